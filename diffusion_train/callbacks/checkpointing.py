@@ -1,0 +1,91 @@
+"""Saves the run: checkpoints to go on from and weights to sample from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from diffusion_train import __version__
+from diffusion_train.training.checkpoint import FORMAT, by_step, remove_strays, save_weights, step_name
+
+
+class Checkpointing(pl.Callback):
+    """Every `every_n_steps` steps and at the last one; keeps the newest `num_kept` and `last.ckpt`, a link to the newest.
+
+    `description` is plain data about the run (its config) that goes into each file. Refuses to go on from a checkpoint
+    of other data, seed or batch size.
+    """
+
+    def __init__(self, run_dir: str | Path, description: dict[str, Any], every_n_steps: int, num_kept: int = 2) -> None:
+        self.run_dir, self.description = Path(run_dir), description
+        self.every_n_steps, self.num_kept = every_n_steps, num_kept
+        self.saved_step = -1
+
+    @property
+    def folder(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    def on_fit_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_strays(self.folder)
+            remove_strays(self.run_dir)
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        self.saved_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            self.save(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if trainer.global_step != self.saved_step:
+            self.save(trainer, module)
+
+    def save(self, trainer: pl.Trainer, module: Any) -> None:
+        step = trainer.global_step
+        trainer.save_checkpoint(self.folder / step_name(step))
+        if trainer.is_global_zero:
+            weights = module.trained() | module.ema.average()
+            save_weights(self.run_dir / "weights.safetensors", weights, self.description | {"step": step})
+            self._point_last_at(step_name(step))
+            for path in by_step(self.folder)[self.num_kept :]:
+                path.unlink(missing_ok=True)
+        self.saved_step = step
+
+    def _point_last_at(self, name: str) -> None:
+        temporary = self.folder / f".last.{os.getpid()}.tmp"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(name)
+        os.replace(temporary, self.folder / "last.ckpt")
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["diffusion_train"] = {
+            "format": FORMAT,
+            "version": __version__,
+            "cursor": trainer.global_step * trainer.datamodule.batch_size,  # type: ignore[attr-defined]
+            **self._identity(trainer, module),
+            **self.description,
+        }
+
+    def _identity(self, trainer: pl.Trainer, module: Any) -> dict[str, Any]:
+        """What may not change between a checkpoint and the run that goes on from it."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        return {"seed": module.seed, "data.batch_size": data.batch_size, "data fingerprint": data.fingerprint}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["diffusion_train"]
+        changed = [
+            f"{name}: {saved[name]} in the checkpoint, {value} now"
+            for name, value in self._identity(trainer, module).items()
+            if saved[name] != value
+        ]
+        if changed:
+            raise ValueError(
+                "the run cannot go on exactly from its checkpoint:\n  "
+                + "\n  ".join(changed)
+                + "\nrestore these, or start again with resume=never or another run_dir"
+            )

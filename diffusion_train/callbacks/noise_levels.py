@@ -1,0 +1,39 @@
+"""The unweighted noise error by noise level: shows where a network learns and where it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from diffusion_train.callbacks.scalars import log
+
+
+class NoiseLevels(pl.Callback):
+    """Logs `train_by_t/<low>-<high>`: noise MSE by equal ranges of t, averaged since the last time.
+
+    Sums are kept on the device; it is read every `every_n_steps` steps alone.
+    """
+
+    def __init__(self, every_n_steps: int = 100, num_levels: int = 10) -> None:
+        self.every_n_steps, self.num_levels = every_n_steps, num_levels
+        self._sums: Tensor | None = None  # (2, num_levels): errors and counts
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        level = (outputs["t"] * self.num_levels).long().clamp(0, self.num_levels - 1)
+        values = torch.stack([outputs["noise_mse"].float(), torch.ones_like(outputs["t"])])
+        if self._sums is None:
+            self._sums = torch.zeros(2, self.num_levels, device=values.device)
+        self._sums.index_add_(1, level, values)
+        if trainer.global_step % self.every_n_steps == 0:
+            self._log(trainer, self._sums)
+            self._sums = None
+
+    def _log(self, trainer: pl.Trainer, sums: Tensor) -> None:
+        if trainer.world_size > 1:
+            sums = trainer.strategy.reduce(sums, reduce_op="sum")
+        means = (sums[0] / sums[1]).tolist()
+        names = [f"train_by_t/{i / self.num_levels:.1f}-{(i + 1) / self.num_levels:.1f}" for i in range(len(means))]
+        log(trainer, {name: mean for name, mean in zip(names, means, strict=True) if mean == mean})

@@ -1,0 +1,63 @@
+"""How good the samples are: distance to the data and faithfulness to the caption."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from diffusion_train.callbacks.progress import say
+from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared, take
+from diffusion_train.callbacks.scalars import log
+from diffusion_train.callbacks.scheduled import Every, Scheduled
+from diffusion_train.guidance.base import Guidance
+from diffusion_train.metric.extractor import Extractor
+from diffusion_train.metric.kid import KID
+from diffusion_train.metric.retrieval import Retrieval
+from diffusion_train.sampler.base import Sampler
+
+
+class Quality(Scheduled):
+    """Logs `quality/<name of the extractor's distance>` and `quality/retrieval` of samples for training captions.
+
+    `num_samples` captions are sampled once each; the distance is taken to `num_real` training images, and retrieval
+    is the share of samples whose nearest image among those of the `num_samples` captions is their own.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        sampler: Sampler,
+        guidance: Guidance,
+        every: Every,
+        num_samples: int = 256,
+        num_real: int = 1024,
+    ) -> None:
+        super().__init__(every)
+        self.extractor, self.sampler, self.guidance = extractor, sampler, guidance
+        self.num_samples, self.num_real = num_samples, num_real
+
+    def act(self, trainer: pl.Trainer, module: Any) -> None:
+        """Every rank samples its share; the figures are then computed on rank 0, from features of all."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        real = data.examples(self.num_real)
+        rows = range(min(self.num_samples, len(real["index"])))
+        with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
+            samples = sample_shared(trainer, pipeline, take(real, rows), list(rows))
+        if trainer.is_global_zero:
+            scalars = self._figures(samples, real["x"])
+            log(trainer, scalars)
+            say("  ".join(f"{name} {value:.3f}" for name, value in scalars.items()))
+
+    def _figures(self, samples: Tensor, real: Tensor) -> dict[str, float]:
+        """Samples (N, ...) and real images (M, ...), of which the first N have the samples' captions."""
+        fake_features, real_features = self.extractor(samples), self.extractor(real)
+        kid, retrieval = KID(), Retrieval()
+        kid.update(fake_features, real=False)
+        kid.update(real_features, real=True)
+        retrieval.update(fake_features, real_features[: len(fake_features)])
+        return {
+            f"quality/KID-{self.extractor.name}": float(kid.compute()),
+            "quality/retrieval": float(retrieval.compute()),
+        }

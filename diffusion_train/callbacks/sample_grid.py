@@ -1,0 +1,56 @@
+"""Sample grids of fixed prompts and seeds, so that pictures compare across steps and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from diffusion_train import picture
+from diffusion_train.callbacks.progress import say
+from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared, take
+from diffusion_train.callbacks.scheduled import Every, Scheduled
+from diffusion_train.guidance.base import Guidance
+from diffusion_train.logger.image import log_image
+from diffusion_train.sampler.base import Sampler
+
+
+class SampleGrid(Scheduled):
+    """`samples/step_00001000.png`: `num_samples` a prompt, sample j of each prompt with seed `seed + j`.
+
+    Without prompts, the conditions of the first held-out samples are used (training samples where none is held out).
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        sampler: Sampler,
+        guidance: Guidance,
+        every: Every,
+        prompts: Sequence[str] = (),
+        num_samples: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(every)
+        self.folder, self.sampler, self.guidance = Path(run_dir) / "samples", sampler, guidance
+        self.prompts, self.num_samples, self.seed = list(prompts), num_samples, seed
+
+    def act(self, trainer: pl.Trainer, module: Any) -> None:
+        conditions = self._conditions(trainer)
+        rows = [row for row in range(len(conditions["caption"])) for _ in range(self.num_samples)]
+        seeds = [self.seed + row % self.num_samples for row in range(len(rows))]
+        with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
+            samples = sample_shared(trainer, pipeline, take(conditions, rows), seeds)
+        if trainer.is_global_zero:
+            path = self.folder / f"step_{trainer.global_step:08d}.png"
+            captions = [conditions["caption"][row] for row in rows]
+            picture.save_png(picture.grid(samples, captions, num_columns=2 * self.num_samples), path)
+            log_image(trainer.loggers, "samples", path, "; ".join(conditions["caption"]), trainer.global_step)
+            say(f"samples: {path}")
+
+    def _conditions(self, trainer: pl.Trainer) -> dict[str, Any]:
+        if self.prompts:
+            return {"caption": self.prompts}
+        return trainer.datamodule.examples(8)  # type: ignore[attr-defined]

@@ -1,0 +1,37 @@
+"""Samples of a two-dimensional distribution, drawn over its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from diffusion_train import picture
+from diffusion_train.callbacks.progress import say
+from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared
+from diffusion_train.callbacks.scheduled import Every, Scheduled
+from diffusion_train.guidance.base import Guidance
+from diffusion_train.logger.image import log_image
+from diffusion_train.sampler.base import Sampler
+
+
+class SampleScatter(Scheduled):
+    """`samples/step_00001000.png`: `num_samples` points over as many data points."""
+
+    def __init__(
+        self, run_dir: str | Path, sampler: Sampler, guidance: Guidance, every: Every, num_samples: int = 2000
+    ) -> None:
+        super().__init__(every)
+        self.folder, self.sampler, self.guidance = Path(run_dir) / "samples", sampler, guidance
+        self.num_samples = num_samples
+
+    def act(self, trainer: pl.Trainer, module: Any) -> None:
+        data = trainer.datamodule.examples(self.num_samples)  # type: ignore[attr-defined]
+        with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
+            samples = sample_shared(trainer, pipeline, data, range(len(data["index"])), batch_size=self.num_samples)
+        if trainer.is_global_zero:
+            path = self.folder / f"step_{trainer.global_step:08d}.png"
+            picture.scatter(samples, data["x"], path, f"step {trainer.global_step}")
+            log_image(trainer.loggers, "samples", path, "samples over data", trainer.global_step)
+            say(f"samples: {path}")

@@ -1,0 +1,54 @@
+"""What callbacks that sample during training share: the averaged weights, and the rows shared out among ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from diffusion_train.guidance.base import Guidance
+from diffusion_train.pipeline import Pipeline
+from diffusion_train.sampler.base import Sampler
+
+
+@contextmanager
+def averaged_pipeline(
+    trainer: pl.Trainer, module: Any, sampler: Sampler, guidance: Guidance
+) -> Iterator[Pipeline]:
+    """A pipeline on the weights of the first EMA, in the precision of training."""
+    shape = tuple(trainer.datamodule.shape)  # type: ignore[attr-defined]
+    parts = (module.network, module.diffusion, module.conditioner, module.autoencoder)
+    with module.ema.averaged(), trainer.precision_plugin.forward_context():
+        yield Pipeline(*parts, sampler=sampler, guidance=guidance, shape=shape)
+
+
+def sample_shared(
+    trainer: pl.Trainer, pipeline: Pipeline, batch: dict[str, Any], seeds: Sequence[int], batch_size: int = 64
+) -> Tensor:
+    """All ranks sample their share of the rows; every rank gets all of them, (N, ...) on the CPU."""
+    mine = range(trainer.global_rank, len(seeds), trainer.world_size)
+    pieces = []
+    for start in range(0, len(mine), batch_size):
+        rows = list(mine[start : start + batch_size])
+        pieces.append(pipeline.sample(take(batch, rows), [seeds[row] for row in rows]).float().cpu())
+    samples = torch.cat(pieces) if pieces else torch.empty(0, *pipeline.shape)
+    if trainer.world_size == 1:
+        return samples
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, samples)
+    everything = torch.empty(len(seeds), *pipeline.shape)
+    for rank, part in enumerate(parts):
+        everything[rank :: trainer.world_size] = part
+    return everything
+
+
+def take(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """Some rows of a batch of tensors and lists."""
+    return {
+        name: value[torch.as_tensor(rows)] if isinstance(value, Tensor) else [value[row] for row in rows]
+        for name, value in batch.items()
+    }

@@ -1,0 +1,62 @@
+"""The scalars of training: the mean over the global batch at each logged step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+
+def log(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
+    """Sends scalars of the current optimizer step to every logger."""
+    for logger in trainer.loggers:
+        logger.log_metrics(scalars, step=trainer.global_step)
+
+
+def is_logged(trainer: pl.Trainer) -> bool:
+    return trainer.global_step % trainer.log_every_n_steps == 0
+
+
+def mean_over_ranks(trainer: pl.Trainer, values: Tensor) -> Tensor:
+    """One collective call for a whole vector of scalars."""
+    return trainer.strategy.reduce(values, reduce_op="mean") if trainer.world_size > 1 else values
+
+
+class NumericalError(RuntimeError):
+    """Training makes no progress because its gradients are not finite."""
+
+
+class Scalars(pl.Callback):
+    """Logs `train/loss`, `train/noise_mse` (without weights), `train/lr` and `train/grad_norm`.
+
+    Reads the device only at logged steps. Raises NumericalError after `max_skipped_steps` skipped steps in a row.
+    """
+
+    def __init__(self, max_skipped_steps: int = 20) -> None:
+        self.max_skipped_steps = max_skipped_steps
+        self.last_loss = float("nan")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not is_logged(trainer):
+            return
+        local = [outputs["loss"].mean(), outputs["noise_mse"].mean(), outputs["grad_norm"], module.skipped_in_a_row]
+        means = mean_over_ranks(trainer, torch.stack([value.double() for value in local]))
+        loss, noise_mse, grad_norm, skipped = means.tolist()
+        self.last_loss = loss
+        log(
+            trainer,
+            {
+                "train/loss": loss,
+                "train/noise_mse": noise_mse,
+                "train/grad_norm": grad_norm,
+                "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            }
+            | ({"train/skipped_in_a_row": skipped} if skipped else {}),
+        )
+        if skipped >= self.max_skipped_steps:
+            raise NumericalError(
+                f"the gradient was not finite for {int(skipped)} steps in a row (last: step {trainer.global_step}); "
+                "no weight was changed by them. Lower optimizer.lr, or use trainer.precision=32-true"
+            )

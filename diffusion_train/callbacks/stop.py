@@ -1,0 +1,59 @@
+"""Stopping in time: Ctrl-C, SIGTERM and a cluster's warning end the run after the step at hand, saved."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed
+
+from diffusion_train.callbacks.progress import say
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class GracefulStop(pl.Callback):
+    """The first signal sets a flag, on which all ranks agree at the end of the step; the second one ends at once."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._asked = False
+        self._group: Any = None
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._ask) for number in SIGNALS}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            self._restore()
+            raise KeyboardInterrupt
+        self._asked = True
+        say(f"{signal.Signals(number).name}: saving after this step; once more to leave at once")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._any_rank_asked():
+            self.stopped = True
+            trainer.should_stop = True
+
+    def _any_rank_asked(self) -> bool:
+        if self._group is None:
+            return self._asked
+        flag = torch.tensor(int(self._asked))  # on the CPU: the device is not made to wait
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
+        return bool(flag)
+
+    def teardown(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}

@@ -1,0 +1,182 @@
+"""Train a model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import warnings
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "train a model"
+EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=runs/short"
+
+# Keys that the code below reads itself; every other key must belong to a part or be referred to by one.
+READ = ("name", "seed", "run_dir", "resume", "pretrained", "condition_dropout", "clip_norm", "channels_last", "compile")
+
+
+def run(cfg: Any) -> int:
+    from diffusion_train.command.exit import Exit
+
+    quiet()
+    import pytorch_lightning as pl
+    import torch
+
+    from diffusion_train import config
+    from diffusion_train.callbacks.scalars import NumericalError
+    from diffusion_train.callbacks.stop import GracefulStop
+
+    config.check(cfg, read=READ)
+    run_dir = Path(cfg.run_dir)
+    claim(run_dir)
+    checkpoint = resume_from(run_dir, cfg.resume)
+
+    torch.set_float32_matmul_precision("high")
+    pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
+    datamodule = config.build(cfg.data.module)
+    module = build_module(cfg)
+    trainer = build_trainer(cfg, run_dir, checkpoint)
+    module.micro_batch_size = datamodule.micro_batch_size
+    datamodule.prepare_data()
+    module.conditioner.warm_up(datamodule.captions())
+    announce(cfg, trainer, module, datamodule, checkpoint)
+    try:
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    except NumericalError as error:
+        logging.getLogger(__name__).error("%s", error)
+        return Exit.NUMERICAL
+    stopped = any(isinstance(c, GracefulStop) and c.stopped for c in trainer.callbacks)
+    farewell(cfg, trainer, run_dir)
+    return Exit.STOPPED if stopped or 0 < trainer.global_step < trainer.max_steps else Exit.DONE
+
+
+def build_module(cfg: Any) -> Any:
+    """The LightningModule of a config, with the weights of `pretrained` if it names any."""
+    from diffusion_train import config
+    from diffusion_train.network.layout import place
+    from diffusion_train.training.module import DiffusionModule
+    from diffusion_train.training.optimizer import Optimization
+
+    network = config.build(cfg.adapter)(config.build(cfg.network))
+    module = DiffusionModule(
+        network=place(network, channels_last=cfg.channels_last, compile=cfg.compile),
+        diffusion=config.build(cfg.diffusion),
+        conditioner=config.build(cfg.conditioner),
+        autoencoder=config.build(cfg.autoencoder),
+        optimization=Optimization(config.build(cfg.optimizer), config.build(cfg.lr_schedule), cfg.clip_norm),
+        ema=config.build(cfg.ema),
+        condition_dropout=cfg.condition_dropout,
+        seed=cfg.seed,
+    )
+    if cfg.pretrained:
+        module.load_trained(pretrained_weights(Path(cfg.pretrained)))
+    return module
+
+
+def pretrained_weights(path: Path) -> dict[str, Any]:
+    """Raises ValueError if there are none at `path`, a run folder or its weights.safetensors."""
+    from diffusion_train.training.checkpoint import load_weights
+
+    file = path / "weights.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"pretrained={path}: no such run folder or safetensors file")
+    return load_weights(file)[0]
+
+
+def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
+    from diffusion_train import config
+    from diffusion_train.training.checkpoint import AtomicCheckpointIO
+    from diffusion_train.training.precision import resolve
+
+    saved = config.redact(cfg)
+    callbacks = {
+        name: config.build(node, **({"description": {"config": saved}} if name == "checkpointing" else {}))
+        for name, node in cfg.callbacks.items()
+    }
+    return config.build(
+        cfg.trainer,
+        precision=resolve(cfg.trainer.precision, cfg.trainer.accelerator),
+        callbacks=list(callbacks.values()),
+        logger=config.build(cfg.logger),
+        plugins=[AtomicCheckpointIO()],
+        max_epochs=-1,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=str(run_dir),
+    )
+
+
+def claim(run_dir: Path) -> None:
+    """Raises ValueError if the run folder cannot be written to."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        probe = run_dir / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"run_dir={run_dir}: cannot be written to ({error}); give another folder") from error
+
+
+def resume_from(run_dir: Path, resume: str) -> Path | None:
+    """The checkpoint to go on from. Raises ValueError if it is not there or would be overwritten."""
+    from diffusion_train.training.checkpoint import newest_whole
+
+    folder = run_dir / "checkpoints"
+    if resume == "auto":
+        return newest_whole(folder)
+    if resume == "never":
+        if any(folder.glob("*.ckpt")):
+            raise ValueError(f"resume=never, but run_dir={run_dir} already holds a run; give another run_dir")
+        return None
+    if "://" in resume or not Path(resume).is_file():
+        raise ValueError(f"resume={resume}: no such checkpoint file; give a path, auto or never")
+    return Path(resume)
+
+
+def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> None:
+    if not trainer.is_global_zero:
+        return
+    from diffusion_train import config
+    from diffusion_train.callbacks.progress import say
+
+    config.save_config(cfg, Path(cfg.run_dir) / "config.yaml")
+    trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
+    say(f"{cfg.name}: {datamodule.num_samples:,} samples, {trained / 1e6:.2f} M trained parameters, ")
+    say(f"run folder {cfg.run_dir}" + (f", going on from {checkpoint}" if checkpoint else ""))
+
+
+def farewell(cfg: Any, trainer: Any, run_dir: Path) -> None:
+    """Where everything is, and the command to run next."""
+    if not trainer.is_global_zero or not (run_dir / "weights.safetensors").exists():
+        return
+    grids = sorted((run_dir / "samples").glob("step_*.png"))
+    rows = {
+        "weights": run_dir / "weights.safetensors",
+        "checkpoint": run_dir / "checkpoints" / "last.ckpt",
+        "samples": grids[-1] if grids else "none drawn yet",
+        "metrics": run_dir / "metrics.csv",
+    }
+    print(f"\nstopped at step {trainer.global_step}" if trainer.global_step < trainer.max_steps else "\ndone")
+    for name, value in rows.items():
+        print(f"  {name:<11}{value}")
+    print("sample from it:\n  " + sample_command(cfg, run_dir))
+
+
+def sample_command(cfg: Any, run_dir: Path) -> str:
+    words = ["python", "sample.py", f"run={run_dir}"]
+    prompts = cfg.callbacks.get("samples", {}).get("prompts")
+    if prompts:
+        listed = ", ".join('"' + prompt.replace('"', '\\"') + '"' for prompt in prompts[:3])
+        words += [f"prompts=[{listed}]"]
+    return shlex.join([*words, "num_samples=4"])
+
+
+def quiet() -> None:
+    """Keeps to what a user can act on: Lightning's advice about its own loops does not apply here."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")

@@ -1,0 +1,1 @@
+"""Verified, ordered, resumable data."""

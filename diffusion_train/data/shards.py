@@ -1,0 +1,77 @@
+"""Write samples as WebDataset tar shards: equal samples give equal bytes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import webdataset
+
+Sample = dict[str, Any]
+
+
+def write_shards(samples: Iterable[Sample], folder: Path, name: str, samples_per_shard: int) -> list[Path]:
+    """Write `folder/name-000000.tar`, ... and return their paths; `folder` appears complete or not at all.
+
+    A sample is `{"__key__": str, "png": bytes, "txt": str, "json": dict}` (any extensions). Where another process
+    completes the same folder first, its files are kept. FileExistsError if the folder has content at the start;
+    ValueError for a key that readers would cut at a dot, a key used twice, or no sample at all.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; shards are written into a folder of their own")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        names = _write_all(_checked(samples), temporary, name, samples_per_shard)
+        temporary.chmod(0o755)
+        _publish(temporary, folder, names)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return [folder / shard for shard in names]
+
+
+def _write_all(samples: Iterator[Sample], folder: Path, name: str, samples_per_shard: int) -> list[str]:
+    names: list[str] = []
+    while shard := list(itertools.islice(samples, samples_per_shard)):
+        names.append(f"{name}-{len(names):06d}.tar")
+        _write_one(shard, folder / names[-1])
+    if not names:
+        raise ValueError(f"no samples to write as {name}-*.tar")
+    return names
+
+
+def _write_one(samples: list[Sample], path: Path) -> None:
+    fixed = {"user": "user", "group": "group", "mode": 0o444, "mtime": 0}
+    with path.open("wb") as file:
+        # pax, because plain ustar refuses names longer than 100 bytes
+        with webdataset.TarWriter(file, compress=False, format="PAX_FORMAT", **fixed) as writer:
+            for sample in samples:
+                writer.write(sample)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(temporary: Path, folder: Path, names: list[str]) -> None:
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        if not all((folder / name).is_file() for name in names):
+            raise
+
+
+def _checked(samples: Iterable[Sample]) -> Iterator[Sample]:
+    seen: set[str] = set()
+    for sample in samples:
+        key = sample["__key__"]
+        if not key or key.endswith("/") or "." in key.rsplit("/", 1)[-1] or "\0" in key:
+            raise ValueError(f"key {key!r}: the last part of a key must be non-empty and without dots")
+        if key in seen:
+            raise ValueError(f"key {key!r} occurs twice")
+        seen.add(key)
+        yield sample

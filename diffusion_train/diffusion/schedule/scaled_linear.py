@@ -1,0 +1,21 @@
+"""Stable Diffusion's schedule: square roots of the betas in a line (Rombach et al. 2022, the released code)."""
+
+from __future__ import annotations
+
+import torch
+
+from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule
+
+
+class ScaledLinear(DiscreteSchedule):
+    def __init__(
+        self,
+        num_steps: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        zero_terminal_snr: bool = False,
+    ) -> None:
+        if beta_start <= 0 or beta_end <= 0:
+            raise ValueError(f"ScaledLinear: beta_start={beta_start:g}, beta_end={beta_end:g} must lie between 0 and 1")
+        roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_steps, dtype=torch.float64)
+        super().__init__(roots.square(), zero_terminal_snr)

@@ -1,0 +1,120 @@
+"""Which noise levels are trained, as inverse distribution functions: u, uniform in [0, 1), -> t.
+
+Logit-normal: Esser et al. 2024, section 3.1. Log-normal: Karras et al. 2022, table 1. Stratified: Kingma et al. 2021,
+"Variational Diffusion Models", appendix I.1.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from diffusion_train.diffusion.schedule.base import Schedule
+from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule
+from diffusion_train.utils.rng import Rng
+
+
+class TimeSampler(ABC):
+    @abstractmethod
+    def __call__(self, u: Tensor) -> Tensor:
+        """u (B,) in [0, 1) -> t (B,) in (0, 1], rising with u."""
+
+    def draw(self, rng: Rng, device: torch.device | str = "cpu") -> Tensor:
+        """Times (B,) of a batch: computed on the CPU, so that they are the same whatever trains."""
+        return self(rng.uniform("time")).to(device)
+
+    def conflicts(self, schedule: Schedule) -> list[str]:
+        """Why this cannot be used with `schedule`, and what to do; empty where it can."""
+        return []
+
+
+class Uniform(TimeSampler):
+    """All times from t_min to 1 alike."""
+
+    def __init__(self, t_min: float = 1e-3) -> None:
+        if not 0 < t_min < 1:
+            raise ValueError(f"Uniform: t_min={t_min:g} must lie between 0 and 1; at t = 0 there is no noise")
+        self.t_min = t_min
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.t_min + (1 - self.t_min) * u
+
+
+class Discrete(TimeSampler):
+    """The N times of a table, all alike: (i + 1) / N."""
+
+    def __init__(self, num_steps: int = 1000) -> None:
+        if num_steps < 1:
+            raise ValueError(f"Discrete: num_steps={num_steps} must be at least 1")
+        self.num_steps = num_steps
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return (torch.floor(u * self.num_steps) + 1) / self.num_steps
+
+    def conflicts(self, schedule: Schedule) -> list[str]:
+        if not isinstance(schedule, DiscreteSchedule) or schedule.num_steps == self.num_steps:
+            return []
+        return [
+            f"time sampler Discrete: num_steps={self.num_steps} with diffusion.schedule.num_steps={schedule.num_steps}: "
+            "set the schedule's, and leave the time sampler's to follow it"
+        ]
+
+
+class LogitNormal(TimeSampler):
+    """logit(t) ~ N(mean, std^2): most weight in the middle."""
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
+        self.mean, self.std = mean, _check_std("LogitNormal", std)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * _normal_quantile(u))
+
+
+class LogNormal(TimeSampler):
+    """ln(sigma / alpha) ~ N(mean, std^2), kept within the schedule's noise levels."""
+
+    def __init__(self, schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> None:
+        self.schedule = schedule
+        self.mean, self.std = mean, _check_std("LogNormal", std)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.schedule.t_at(-2 * (self.mean + self.std * _normal_quantile(u)))
+
+    def conflicts(self, schedule: Schedule) -> list[str]:
+        t = torch.linspace(schedule.t_min, 1, 16)
+        if torch.equal(self.schedule.log_snr(t), schedule.log_snr(t)):
+            return []
+        return [
+            f"time sampler LogNormal was made for another schedule ({type(self.schedule).__name__}) than the process's "
+            f"({type(schedule).__name__}); leave diffusion.time_sampler.schedule=${{diffusion.schedule}}"
+        ]
+
+
+class Stratified(TimeSampler):
+    """Another sampler's times, spread evenly over the global batch: the same distribution at lower variance."""
+
+    def __init__(self, time_sampler: TimeSampler) -> None:
+        self.time_sampler = time_sampler
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.time_sampler(u)
+
+    def draw(self, rng: Rng, device: torch.device | str = "cpu") -> Tensor:
+        return self(rng.stratified("time")).to(device)
+
+    def conflicts(self, schedule: Schedule) -> list[str]:
+        return self.time_sampler.conflicts(schedule)
+
+
+def _normal_quantile(u: Tensor) -> Tensor:
+    """u = 0 counts as half of float32's smallest step above it, so that no time is infinite."""
+    quantile: Tensor = torch.special.ndtri(u.clamp(min=2**-25))
+    return quantile
+
+
+def _check_std(name: str, std: float) -> float:
+    if not 0 < std <= 10:
+        raise ValueError(f"{name}: std={std:g} must lie between 0 and 10")
+    return std

@@ -1,0 +1,82 @@
+"""Classifier-free guidance.
+
+Ho and Salimans 2022, "Classifier-Free Diffusion Guidance" (their w is scale - 1).
+Interval: Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval".
+Rescale: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed", equations 14 to 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffusion_train.diffusion.process import Prediction
+from diffusion_train.diffusion.schedule.base import Schedule
+from diffusion_train.guidance.base import Cond, ConditionalPredict, Guidance, Predict
+from diffusion_train.utils.tensor import expand
+
+
+class ClassifierFree(Guidance):
+    """null + scale * (cond - null): scale 1 is the plain prediction, 0 the unconditional one.
+
+    `interval` holds the times t at which to guide, both ends included; elsewhere the conditional prediction is taken,
+    at half the cost. `rescale` in [0, 1] draws the contrast back to that of the conditional prediction.
+    """
+
+    def __init__(self, scale: float, interval: Sequence[float] = (0.0, 1.0), rescale: float = 0.0) -> None:
+        first, last = interval
+        if not 0 <= first < last <= 1:
+            raise ValueError(f"guidance.interval={[first, last]}: must be two rising times in [0, 1]")
+        if not 0 <= rescale <= 1:
+            raise ValueError(f"guidance.rescale={rescale}: must be in [0, 1]")
+        self.scale = scale
+        self.interval = (first, last)
+        self.rescale = rescale
+
+    def __call__(self, predict: ConditionalPredict, schedule: Schedule, cond: Cond, null: Cond) -> Predict:
+        def guided(xt: Tensor, t: Tensor) -> Prediction:
+            first, last = self.interval
+            inside = (first <= t) & (t <= last)
+            if self.scale == 1 or not cond or not inside.any():
+                return predict(xt, t, **cond)
+            positive, negative = _both(predict, xt, t, cond, null)
+            p = _mix(negative, positive, self.scale)
+            if self.rescale > 0:
+                p = _mix(p, _with_contrast_of(positive, p, xt, *schedule.alpha_sigma(t)), self.rescale)
+            return p if inside.all() else _where(inside, p, positive)
+
+        return guided
+
+
+def _both(
+    predict: ConditionalPredict, xt: Tensor, t: Tensor, cond: Cond, null: Cond
+) -> tuple[Prediction, Prediction]:
+    """One forward pass of 2B rows -> the predictions with and without the condition."""
+    joined = {name: torch.cat([cond[name], null[name]]) for name in cond}
+    p = predict(torch.cat([xt, xt]), torch.cat([t, t]), **joined)
+    (x0, x0_null), (noise, noise_null) = p.x0.chunk(2), p.noise.chunk(2)
+    return Prediction(x0=x0, noise=noise), Prediction(x0=x0_null, noise=noise_null)
+
+
+def _mix(p: Prediction, q: Prediction, weight: float) -> Prediction:
+    """p + weight * (q - p): weights that add to 1 keep xt = alpha * x0 + sigma * noise."""
+    return Prediction(x0=p.x0 + weight * (q.x0 - p.x0), noise=p.noise + weight * (q.noise - p.noise))
+
+
+def _where(rows: Tensor, p: Prediction, q: Prediction) -> Prediction:
+    """rows (B,) bool: p where true, else q."""
+    return Prediction(
+        x0=torch.where(expand(rows, p.x0), p.x0, q.x0), noise=torch.where(expand(rows, p.noise), p.noise, q.noise)
+    )
+
+
+def _with_contrast_of(reference: Prediction, p: Prediction, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+    """p with its v = alpha * noise - sigma * x0 (the paper's prediction) scaled to the reference's deviation a row."""
+    alpha, sigma = expand(alpha, xt), expand(sigma, xt)
+    v = alpha * p.noise - sigma * p.x0
+    v_reference = alpha * reference.noise - sigma * reference.x0
+    v = v * expand(v_reference.flatten(1).std(1) / v.flatten(1).std(1), v)
+    r2 = alpha**2 + sigma**2
+    return Prediction(x0=(alpha * xt - sigma * v) / r2, noise=(sigma * xt + alpha * v) / r2)

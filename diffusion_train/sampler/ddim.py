@@ -1,0 +1,44 @@
+"""DDIM: Song et al. 2021, "Denoising Diffusion Implicit Models", equations 12 and 16, for any alpha and sigma.
+
+With eta = 1 it is DDPM's ancestral sampler (Ho et al. 2020, equations 6 and 7: posterior variance) for any subset of
+times; with eta = 0 it is Euler's method for rectified flow, and for EDM in EDM's own variables.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from torch import Tensor
+
+from diffusion_train.diffusion.schedule.base import Schedule
+from diffusion_train.sampler.base import Level, Predict, Sampler, noise_levels, predict_at
+from diffusion_train.sampler.grid import Grid
+from diffusion_train.utils.rng import Rng
+
+
+class DDIM(Sampler):
+    """`eta` is the share of the posterior's standard deviation that is drawn anew: 0 none, 1 all (DDPM)."""
+
+    def __init__(self, num_steps: int, grid: Grid, clip_x0: bool = False, eta: float = 0.0) -> None:
+        super().__init__(num_steps, grid, clip_x0)
+        if not 0 <= eta <= 1:
+            raise ValueError(f"sampler.eta={eta}: must be in [0, 1]")
+        self.eta = eta
+
+    def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
+        levels = noise_levels(schedule, times, noise.device)
+        x = levels[0].sigma * noise
+        for i, (t, s) in enumerate(pairwise(levels)):
+            p = predict_at(predict, x, t)
+            fresh = self.eta * posterior_std(t, s)
+            x = s.alpha * p.x0 + math.sqrt(s.sigma**2 - fresh**2) * p.noise
+            if fresh > 0:
+                x = x + fresh * rng.normal(f"step{i}", noise.shape[1:], noise.device)
+        return x / levels[-1].alpha
+
+
+def posterior_std(t: Level, s: Level) -> float:
+    """The standard deviation of xs given xt and x0; at most sigma_s, also in floating point."""
+    forward_variance = max(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2, 0.0)  # of xt given xs
+    return s.sigma * min(math.sqrt(forward_variance) / t.sigma, 1.0)

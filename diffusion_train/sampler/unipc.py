@@ -1,0 +1,52 @@
+"""UniPC-2: Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling", B_2(h), data prediction.
+
+The predictor is DPM-Solver++ (2M). The prediction at its result, which the next step needs anyway, first corrects that
+result, so that the order rises to three at no cost. The paper reports FID 3.87 on CIFAR-10 in 10 predictions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+from torch import Tensor
+
+from diffusion_train.diffusion.schedule.base import Schedule
+from diffusion_train.sampler.base import Level, Predict, Sampler, move, noise_levels, predict_at
+from diffusion_train.sampler.dpm_solver import midpoint
+from diffusion_train.utils.rng import Rng
+
+
+class UniPC(Sampler):
+    """Third order with one prediction a step."""
+
+    def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
+        levels = noise_levels(schedule, times, noise.device)
+        x = levels[0].sigma * noise
+        x0 = predict_at(predict, x, levels[0]).x0
+        before, x0_before = replace(levels[0], alpha=0.0), x0  # pure noise, before which nothing is known
+        for t, s in pairwise(levels[:-1]):
+            guess = move(x, midpoint(x0, x0_before, before, t, s), t, s)
+            x0_after = predict_at(predict, guess, s).x0
+            x = move(x, mean_over_step(x0, x0_before, x0_after, before, t, s), t, s)
+            before, x0_before, x0 = t, x0, x0_after
+        t, s = levels[-2:]
+        return move(x, midpoint(x0, x0_before, before, t, s), t, s) / s.alpha
+
+
+def mean_over_step(x0: Tensor, x0_before: Tensor, x0_after: Tensor, before: Level, t: Level, s: Level) -> Tensor:
+    """The mean of x0 over the step t -> s, on the parabola in lambda through three levels.
+
+    The mean is over d(alpha / sigma), that is exp(h * u) du with u from 0 at t to 1 at s; below are the first two
+    moments of u. Without a finite level before t it is the trapezoid.
+    """
+    h = s.half_log_snr - t.half_log_snr
+    r = (before.half_log_snr - t.half_log_snr) / h
+    if not math.isfinite(h) or not math.isfinite(r):
+        return 0.5 * (x0 + x0_after)
+    u = -1 / math.expm1(-h) - 1 / h
+    u2 = -1 / math.expm1(-h) - 2 / h * u
+    weight_before = (u - u2) / (1 - r)  # solves w_before + w_after = u and r * w_before + w_after = u2
+    weight_after = u - weight_before
+    return x0 + weight_before / r * (x0_before - x0) + weight_after * (x0_after - x0)

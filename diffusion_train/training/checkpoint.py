@@ -1,0 +1,137 @@
+"""Checkpoints that are whole or not there, and that run no code when loaded.
+
+A checkpoint is a torch zip file, which holds a CRC-32 of every record: it proves by itself that it is whole. It is
+written beside its final name, flushed to the disk and then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = 1
+TEMPORARY = ".tmp"
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's door to the disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return load(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """`write` fills a temporary file in the same folder, which takes the name `path` only when it is on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        write(temporary)
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Raises ValueError if the file is not a whole checkpoint of ours, or holds more than data."""
+    if problem := damage(path):
+        raise ValueError(f"{path}: {problem}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: refused, it holds objects other than tensors and plain data ({error})") from error
+    written = checkpoint.get("diffusion_train", {}) if isinstance(checkpoint, dict) else {}
+    if "format" not in written:
+        raise ValueError(f"{path}: not a checkpoint of diffusion_train")
+    if written["format"] > FORMAT:
+        raise ValueError(f"{path}: format {written['format']} is newer than this version reads ({FORMAT}); update")
+    return checkpoint
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a file that should be a checkpoint, found by its checksums; None if it is whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        return f"not a whole checkpoint ({error})"
+    return f"record {record} fails its checksum" if record else None
+
+
+def step_name(step: int) -> str:
+    return f"step_{step:08d}.ckpt"
+
+
+def by_step(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, newest step first."""
+    return sorted(folder.glob("step_*.ckpt"), reverse=True)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole. Raises ValueError if there are checkpoints and none is whole."""
+    damaged = []
+    for path in by_step(folder):
+        if not (problem := damage(path)):
+            return path
+        damaged.append(f"{path}: {problem}")
+        warnings.warn(f"{damaged[-1]}; falling back to the one before", stacklevel=2)
+    if damaged:
+        raise ValueError(
+            "every checkpoint of this run is damaged; resume=never starts again:\n  " + "\n  ".join(damaged)
+        )
+    return None
+
+
+def remove_strays(folder: Path) -> None:
+    """Deletes what a killed process left half written."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def save_weights(path: Path, weights: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """A safetensors file that says what it is: `description` (plain data) is kept in its header."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    header = {"diffusion_train": json.dumps({"format": FORMAT, **description})}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """-> weights and description. Raises ValueError if the file is not one of ours."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+    if "diffusion_train" not in header:
+        raise ValueError(f"{path}: has no description of a diffusion_train run in its header")
+    return weights, json.loads(header["diffusion_train"])

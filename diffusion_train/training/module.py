@@ -1,0 +1,164 @@
+"""One optimizer step of noise-prediction training, in data-flow order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from time import monotonic
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from diffusion_train.conditioner.base import Conditioner, drop
+from diffusion_train.diffusion.process import GaussianDiffusion, Loss
+from diffusion_train.training.ema import EMA
+from diffusion_train.training.optimizer import Optimization
+from diffusion_train.utils.rng import Rng, key_seed
+
+Batch = dict[str, Any]
+
+
+class DiffusionModule(pl.LightningModule):
+    """Trains `network` to predict the noise; one Lightning batch is one optimizer step.
+
+    A batch is this rank's slice of the global batch. It is worked off in micro-batches here, not by Lightning's
+    accumulation, so that the step count, the logs and a resumed run mean the same for any micro-batch and rank count.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        diffusion: GaussianDiffusion,
+        conditioner: Conditioner,
+        autoencoder: nn.Module,
+        optimization: Optimization,
+        ema: EMA,
+        condition_dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # frozen weights are not in checkpoints; `load_trained` is strict about the rest
+        self.network, self.conditioner, self.autoencoder = network, conditioner, autoencoder
+        self.diffusion, self.optimization, self.ema = diffusion, optimization, ema
+        self.condition_dropout, self.seed = condition_dropout, seed
+        self.micro_batch_size: int | None = None
+        self.skipped_in_a_row = torch.zeros(())
+        self.idle_since: float | None = None
+        for frozen in (conditioner, autoencoder):
+            frozen.eval().requires_grad_(False)
+
+    def configure_optimizers(self) -> Any:
+        return self.optimization.configure(self.network)
+
+    def on_fit_start(self) -> None:
+        self.ema.attach(self.network)
+
+    def on_train_start(self) -> None:
+        self.network.train()
+        self.conditioner.eval()
+        self.autoencoder.eval()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Lightning calls this after the callbacks: from here on the step waits for data alone."""
+        self.idle_since = monotonic()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """-> loss, noise_mse, t, each (rows of this rank's slice,), and the norm of the gradient ()."""
+        rows, losses = len(batch["index"]), []
+        for number, (micro, rng, last) in enumerate(self._micro_batches(batch)):
+            with self._gradient_sync(last):
+                torch.manual_seed(key_seed(self.seed, "dropout", self.global_step, self.global_rank, number))
+                loss = self.loss(micro, rng)
+                self.manual_backward(loss.loss.sum() / rows)
+            losses.append(loss)
+        norm = self._optimizer_step()
+        return {
+            "loss": torch.cat([loss.loss.detach() for loss in losses]),
+            "noise_mse": torch.cat([loss.noise_mse.detach() for loss in losses]),
+            "t": torch.cat([loss.t for loss in losses]),
+            "grad_norm": norm,
+        }
+
+    def loss(self, batch: Batch, rng: Rng) -> Loss:
+        x0, cond = self.prepare(batch)
+        if self.condition_dropout > 0:
+            keep = rng.uniform("condition", x0.device) >= self.condition_dropout
+            cond = drop(cond, self.conditioner.null(len(x0)), keep)
+        return self.diffusion.loss(self.network, x0, rng, **cond)
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """A batch -> what the network is trained on: clean latents (B, ...) and conditions."""
+        return self.autoencoder.encode(batch["x"]), self.conditioner(batch)
+
+    def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, Rng, bool]]:
+        """Each micro-batch, the randomness of its places in the global batch, and whether it is the last."""
+        rows = len(batch["index"])
+        size = self.micro_batch_size or rows
+        first, num_places = self.global_rank * rows, self.trainer.world_size * rows
+        for start in range(0, rows, size):
+            stop = min(start + size, rows)
+            rng = Rng.at_step(self.seed, self.global_step, range(first + start, first + stop), num_places)
+            yield {name: value[start:stop] for name, value in batch.items()}, rng, stop == rows
+
+    def _gradient_sync(self, last: bool) -> AbstractContextManager[None]:
+        """Ranks exchange gradients once a step, with the last micro-batch."""
+        model = self.trainer.strategy.model
+        return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+
+    def _optimizer_step(self) -> Tensor:
+        """-> norm of the whole gradient, before clipping. A step with a norm that is not finite changes no weight."""
+        optimizer = self.optimizers()
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            scaler.unscale_(optimizer.optimizer)
+        norm = self.optimization.clip(self.network)
+        finite = torch.isfinite(norm)
+        if scaler is None:
+            self.optimization.skip_unless(optimizer.optimizer, finite)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.lr_schedulers().step()
+        self.ema.update(self.global_step, finite)
+        self.skipped_in_a_row = torch.where(finite, 0.0, self.skipped_in_a_row.to(norm.device) + 1)
+        return norm
+
+    def trained(self) -> dict[str, Tensor]:
+        """What training changes: parameters that require a gradient, and buffers, of the network."""
+        names = {name for name, parameter in self.network.named_parameters() if parameter.requires_grad}
+        names |= {name for name, _ in self.network.named_buffers()}
+        return {name: value for name, value in self.network.state_dict().items() if name in names}
+
+    def load_trained(self, weights: dict[str, Tensor]) -> None:
+        """Raises ValueError that lists what is missing, unknown or of another shape."""
+        load_exactly(self.network, weights, self.trained())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {f"network.{name}": value for name, value in self.trained().items()}
+        checkpoint["ema"] = self.ema.state_dict()
+        checkpoint["skipped_in_a_row"] = self.skipped_in_a_row.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        prefix = "network."
+        self.load_trained({name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()})
+        self.ema.load_state_dict(checkpoint["ema"])
+        self.skipped_in_a_row = checkpoint["skipped_in_a_row"]
+
+
+def load_exactly(network: nn.Module, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Copies `weights` into `network`; raises ValueError unless their names and shapes are those of `expected`."""
+    problems = [f"missing: {name}" for name in expected if name not in weights]
+    problems += [f"unknown: {name}" for name in weights if name not in expected]
+    problems += [
+        f"shape of {name}: {tuple(weights[name].shape)} in the file, {tuple(value.shape)} in the network"
+        for name, value in expected.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise ValueError(f"the saved weights are not those of this network:\n  {shown}")
+    network.load_state_dict(weights, strict=False)

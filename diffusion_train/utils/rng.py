@@ -1,0 +1,75 @@
+"""Keyed randomness: every draw is a pure function of names and numbers, never of what was drawn before.
+
+A generator is seeded for each row of a batch from the key of that row, so a row's numbers do not depend on the rows
+beside it, on the process that holds it, or on a restart. Draws are equal on one device type only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KeyPart = int | str
+Key = tuple[KeyPart, ...]
+
+
+def key_seed(*parts: KeyPart) -> int:
+    """A 63-bit seed, the same on every machine; parts of different type or number never collide by concatenation."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True)
+class Rng:
+    """Random numbers for the rows of a batch.
+
+    `rows` holds one key a row, `batch` the key of the whole global batch, `places` the place of each row in the global
+    batch of `num_places` rows.
+    """
+
+    rows: Sequence[Key]
+    batch: Key
+    places: Sequence[int]
+    num_places: int
+
+    @classmethod
+    def at_step(cls, seed: int, step: int, places: Sequence[int], num_places: int) -> Rng:
+        """Training's randomness for some places of the global batch of one optimizer step."""
+        return cls([(seed, step, place) for place in places], (seed, step), places, num_places)
+
+    @classmethod
+    def for_samples(cls, seeds: Sequence[int]) -> Rng:
+        """Sampling's randomness: a row depends on its own seed alone."""
+        return cls([("sample", seed) for seed in seeds], ("sample",), range(len(seeds)), len(seeds))
+
+    def normal(self, purpose: str, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        """Standard normal numbers (B, *shape) in float32; `shape` is one row's."""
+        out = torch.empty(len(self.rows), *shape, dtype=torch.float32, device=device)
+        generator = torch.Generator(device)
+        for row, key in zip(out, self.rows, strict=True):
+            row.normal_(generator=generator.manual_seed(key_seed(purpose, *key)))
+        return out
+
+    def uniform(self, purpose: str, device: torch.device | str = "cpu") -> Tensor:
+        """(B,) in [0, 1), float32."""
+        return torch.tensor([_unit(purpose, *key) for key in self.rows], dtype=torch.float32, device=device)
+
+    def stratified(self, purpose: str, device: torch.device | str = "cpu") -> Tensor:
+        """(B,) in [0, 1): one number in each of `num_places` equal strata of the global batch, all with one shared shift.
+
+        Kingma et al. 2021, "Variational Diffusion Models", appendix I.1.
+        """
+        shift = _unit(purpose, *self.batch)
+        values = [(shift + place / self.num_places) % 1.0 for place in self.places]
+        return torch.tensor(values, dtype=torch.float32, device=device).clamp_max_(_BELOW_ONE)
+
+
+_BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
+
+
+def _unit(*parts: KeyPart) -> float:
+    """A number in [0, 1) that float32 holds exactly."""
+    return (key_seed(*parts) >> 39) * 2.0**-24

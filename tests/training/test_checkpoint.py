@@ -1,0 +1,136 @@
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_train.training import checkpoint as ckpt
+
+WHOLE = {"diffusion_train": {"format": ckpt.FORMAT}, "state_dict": {"w": torch.arange(5000.0)}}
+
+
+def save(path: Path, content=WHOLE) -> Path:
+    ckpt.AtomicCheckpointIO().save_checkpoint(content, path)
+    return path
+
+
+def test_round_trip_leaves_no_other_file(tmp_path: Path) -> None:
+    path = save(tmp_path / ckpt.step_name(1))
+    assert torch.equal(ckpt.load(path)["state_dict"]["w"], WHOLE["state_dict"]["w"])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_cut_file_is_found_and_the_one_before_is_used(tmp_path: Path, share: float) -> None:
+    good, cut = save(tmp_path / ckpt.step_name(1)), save(tmp_path / ckpt.step_name(2))
+    cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * share)])
+    with pytest.warns(UserWarning, match="step_00000002"):
+        assert ckpt.newest_whole(tmp_path) == good
+    with pytest.raises(ValueError, match="step_00000002"):
+        ckpt.load(cut)
+
+
+def test_a_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
+    path = save(tmp_path / ckpt.step_name(1))
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(100.0, 103).numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    assert "checksum" in ckpt.damage(path)
+
+
+def test_all_damaged_is_an_error_and_never_a_fresh_start(tmp_path: Path) -> None:
+    (tmp_path / ckpt.step_name(1)).write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="every checkpoint"):
+        ckpt.newest_whole(tmp_path)
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert ckpt.newest_whole(tmp_path / "absent") is None
+
+
+class Payload:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.mark.parametrize("wrap", [lambda p: p, lambda p: {"state_dict": {"w": [p]}}], ids=["plain", "nested"])
+def test_a_pickle_payload_is_refused_and_does_not_run(tmp_path: Path, wrap) -> None:
+    path, canary = tmp_path / "step_00000001.ckpt", tmp_path / "canary"
+    torch.save(wrap(Payload(canary)), path)
+    with pytest.raises(ValueError, match=r"step_00000001\.ckpt: refused"):
+        ckpt.load(path)
+    assert not canary.exists()
+
+
+def test_a_bare_pickle_is_refused(tmp_path: Path) -> None:
+    path, canary = tmp_path / "model.ckpt", tmp_path / "canary"
+    path.write_bytes(pickle.dumps(Payload(canary)))
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        ckpt.load(path)
+    assert not canary.exists()
+
+
+def test_a_newer_format_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="newer"):
+        ckpt.load(save(tmp_path / "a.ckpt", {"diffusion_train": {"format": ckpt.FORMAT + 1}}))
+    with pytest.raises(ValueError, match="not a checkpoint of diffusion_train"):
+        ckpt.load(save(tmp_path / "b.ckpt", {"state_dict": {}}))
+
+
+def test_the_file_and_the_folder_are_on_disk_before_the_name_is_there(tmp_path: Path, monkeypatch) -> None:
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    path = save(tmp_path / "a.ckpt")
+    assert calls[0].startswith(str(tmp_path / ".a.ckpt"))
+    assert calls[1:] == ["replace", str(path.parent)]
+
+
+SAVER = """
+import sys, torch
+from pathlib import Path
+from diffusion_train.training.checkpoint import AtomicCheckpointIO, FORMAT, step_name
+folder = Path(sys.argv[1])
+print("ready", flush=True)
+for step in range(1, 10000):
+    content = {"diffusion_train": {"format": FORMAT}, "state_dict": {"w": torch.full((1_000_000,), float(step))}}
+    AtomicCheckpointIO().save_checkpoint(content, folder / step_name(step))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.05, 0.11, 0.23, 0.37])
+def test_a_kill_while_saving_leaves_only_whole_checkpoints(tmp_path: Path, after: float) -> None:
+    process = subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    time.sleep(after)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for path in ckpt.by_step(tmp_path):
+        assert ckpt.load(path)["state_dict"]["w"].unique().numel() == 1
+    ckpt.remove_strays(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".ckpt"]
+
+
+def test_weights_describe_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    ckpt.save_weights(path, {"w": torch.ones(2, 3).T}, {"config": {"name": "x"}, "step": 3})
+    weights, description = ckpt.load_weights(path)
+    assert torch.equal(weights["w"], torch.ones(3, 2))
+    assert description == {"format": ckpt.FORMAT, "config": {"name": "x"}, "step": 3}
+
+
+def test_foreign_weights_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"not safetensors")
+    with pytest.raises(ValueError, match=r"weights\.safetensors"):
+        ckpt.load_weights(path)
