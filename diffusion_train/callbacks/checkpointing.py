@@ -9,7 +9,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from diffusion_train import __version__
-from diffusion_train.training.checkpoint import FORMAT, by_step, remove_strays, save_weights, step_name
+from diffusion_train.training.checkpoint import FORMAT, by_step, save_weights, step_name
+from diffusion_train.utils.cache import remove_strays
 
 
 class Checkpointing(pl.Callback):
@@ -50,7 +51,8 @@ class Checkpointing(pl.Callback):
         trainer.save_checkpoint(self.folder / step_name(step))
         if trainer.is_global_zero:
             weights = module.trained() | module.ema.average()
-            save_weights(self.run_dir / "weights.safetensors", weights, self.description | {"step": step})
+            facts = {"step": step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
+            save_weights(self.run_dir / "weights.safetensors", weights, self.description | facts)
             self._point_last_at(step_name(step))
             for path in by_step(self.folder)[self.num_kept :]:
                 path.unlink(missing_ok=True)
@@ -66,6 +68,7 @@ class Checkpointing(pl.Callback):
         checkpoint["diffusion_train"] = {
             "format": FORMAT,
             "version": __version__,
+            "step": trainer.global_step,
             "cursor": trainer.global_step * trainer.datamodule.batch_size,  # type: ignore[attr-defined]
             **self._identity(trainer, module),
             **self.description,
@@ -87,5 +90,6 @@ class Checkpointing(pl.Callback):
             raise ValueError(
                 "the run cannot go on exactly from its checkpoint:\n  "
                 + "\n  ".join(changed)
-                + "\nrestore these, or start again with resume=never or another run_dir"
+                + "\nrestore these, or start again in another run_dir"
             )
+        trainer.datamodule.start_step = saved["step"]  # type: ignore[attr-defined]

@@ -35,8 +35,8 @@ class Epsilon(Parameterization):
         if not schedule.zero_terminal_snr:
             return []
         return [
-            f"parameterization Epsilon with schedule {type(schedule).__name__} of zero terminal SNR: at t = 1 the noise "
-            "says nothing about x0; choose diffusion/parameterization=v (or flow, x0) or a schedule that ends above zero"
+            f"parameterization Epsilon with schedule {type(schedule).__name__} of zero terminal SNR: at t = 1 "
+            "the noise says nothing about x0; choose diffusion/parameterization=v (or flow, x0), or another schedule"
         ]
 
 

@@ -57,8 +57,8 @@ class Discrete(TimeSampler):
         if not isinstance(schedule, DiscreteSchedule) or schedule.num_steps == self.num_steps:
             return []
         return [
-            f"time sampler Discrete: num_steps={self.num_steps} with diffusion.schedule.num_steps={schedule.num_steps}: "
-            "set the schedule's, and leave the time sampler's to follow it"
+            f"time sampler Discrete, num_steps={self.num_steps}, with diffusion.schedule.num_steps="
+            f"{schedule.num_steps}: set the schedule's, and leave the time sampler's to follow it"
         ]
 
 

@@ -50,9 +50,7 @@ class ClassifierFree(Guidance):
         return guided
 
 
-def _both(
-    predict: ConditionalPredict, xt: Tensor, t: Tensor, cond: Cond, null: Cond
-) -> tuple[Prediction, Prediction]:
+def _both(predict: ConditionalPredict, xt: Tensor, t: Tensor, cond: Cond, null: Cond) -> tuple[Prediction, Prediction]:
     """One forward pass of 2B rows -> the predictions with and without the condition."""
     joined = {name: torch.cat([cond[name], null[name]]) for name in cond}
     p = predict(torch.cat([xt, xt]), torch.cat([t, t]), **joined)

@@ -7,11 +7,9 @@ written beside its final name, flushed to the disk and then renamed.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffusion_train.utils.cache import atomic_write
+
 FORMAT = 1
-TEMPORARY = ".tmp"
 
 
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's door to the disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+        with atomic_write(Path(path)) as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -38,27 +38,6 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write` fills a temporary file in the same folder, which takes the name `path` only when it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        write(temporary)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -111,17 +90,12 @@ def newest_whole(folder: Path) -> Path | None:
     return None
 
 
-def remove_strays(folder: Path) -> None:
-    """Deletes what a killed process left half written."""
-    for path in folder.glob(f".*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
-
-
 def save_weights(path: Path, weights: dict[str, Tensor], description: dict[str, Any]) -> None:
     """A safetensors file that says what it is: `description` (plain data) is kept in its header."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     header = {"diffusion_train": json.dumps({"format": FORMAT, **description})}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
+    with atomic_write(path) as file:
+        save_file(tensors, file.name, header)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

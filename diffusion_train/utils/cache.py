@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 import platformdirs
 
+TEMPORARY = ".tmp-"
+
 
 def cache_folder() -> Path:
     """`$DIFFUSION_TRAIN_CACHE`, else the platform's cache folder of this user."""
@@ -22,17 +24,36 @@ def cache_folder() -> Path:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the name `path` once it is complete and on disk, and leaves nothing behind on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        os.close(handle)
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        _flush_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_strays(folder: Path) -> None:
+    """Deletes what killed processes left half written."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        path.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Puts a new name on the disk, where the system can flush folders."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

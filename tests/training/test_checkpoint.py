@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffusion_train.training import checkpoint as ckpt
+from diffusion_train.utils.cache import remove_strays
 
 WHOLE = {"diffusion_train": {"format": ckpt.FORMAT}, "state_dict": {"w": torch.arange(5000.0)}}
 
@@ -91,7 +92,7 @@ def test_the_file_and_the_folder_are_on_disk_before_the_name_is_there(tmp_path: 
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     path = save(tmp_path / "a.ckpt")
-    assert calls[0].startswith(str(tmp_path / ".a.ckpt"))
+    assert calls[0].startswith(str(tmp_path / ".tmp-"))
     assert calls[1:] == ["replace", str(path.parent)]
 
 
@@ -117,7 +118,7 @@ def test_a_kill_while_saving_leaves_only_whole_checkpoints(tmp_path: Path, after
     process.wait()
     for path in ckpt.by_step(tmp_path):
         assert ckpt.load(path)["state_dict"]["w"].unique().numel() == 1
-    ckpt.remove_strays(tmp_path)
+    remove_strays(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".ckpt"]
 
 

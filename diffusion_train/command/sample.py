@@ -1,0 +1,68 @@
+"""Sample from a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "sample images from a run"
+EXAMPLE = """python sample.py run=runs/openmoji/<date_time> prompts='["a red apple"]' num_samples=4 guidance.scale=3"""
+
+
+def run(cfg: Any) -> int:
+    """`cfg` is the run's config with the settings of this command laid over it, those in `cfg.sample` among them."""
+    from diffusion_train.command.train import quiet
+
+    quiet()
+    from diffusion_train.command.exit import Exit
+    from diffusion_train.run_folder import best_device, fingerprint, load_pipeline, weights_file
+
+    ask = cfg.sample
+    file = weights_file(Path(ask.run))
+    prompts = read_prompts(ask.prompts)
+    pipeline = load_pipeline(Path(ask.run), cfg, device=best_device())
+    rows = [(prompt, ask.seed + j) for prompt in prompts for j in range(ask.num_samples)]
+    samples = pipeline.sample_prompts(
+        [prompt for prompt, _ in rows], [seed for _, seed in rows], batch_size=ask.batch_size
+    )
+    facts = {
+        "run": str(cfg.name),
+        "weights": fingerprint(file),
+        "sampler": describe(cfg.sampler),
+        "guidance": describe(cfg.guidance),
+    }
+    write(samples, rows, ask.num_samples, facts, Path(ask.out))
+    return Exit.DONE
+
+
+def read_prompts(prompts: Any) -> list[str]:
+    """A list, or a text file with a prompt a line. Raises ValueError if there is none."""
+    if isinstance(prompts, str):
+        if not Path(prompts).is_file():
+            raise ValueError(f"""prompts={prompts}: no such file; give one, or a list: prompts='["{prompts}"]'""")
+        prompts = [line.strip() for line in Path(prompts).read_text("utf-8").splitlines() if line.strip()]
+    if not prompts:
+        raise ValueError("""prompts is empty; give at least one: prompts='["a red apple"]'""")
+    return [str(prompt) for prompt in prompts]
+
+
+def describe(node: Any) -> str:
+    """A part as one line: its class and plain settings."""
+    settings = [f"{key}={value}" for key, value in node.items() if isinstance(value, (int, float, str)) and key[0] != "_"]
+    return " ".join([str(node["_target_"]).rsplit(".", 1)[-1], *settings])
+
+
+def write(samples: Any, rows: list[tuple[str, int]], num_samples: int, facts: dict[str, str], out: Path) -> None:
+    """A PNG a sample, named in the order of the prompts, and a grid of all; points in a plane make one plot."""
+    from diffusion_train import picture
+
+    if samples.shape[1:] == (2,):
+        picture.scatter(samples, samples[:0], out / "grid.png", facts["run"])
+        print(out / "grid.png")
+        return
+    for number, (x, (prompt, seed)) in enumerate(zip(samples, rows, strict=True)):
+        path = out / f"{number // num_samples:04d}_{number % num_samples:03d}.png"
+        picture.save_png(picture.to_image(x), path, {"prompt": prompt, "seed": str(seed), **facts})
+    grid = picture.grid(samples, [prompt for prompt, _ in rows], num_columns=num_samples)
+    picture.save_png(grid, out / "grid.png", facts)
+    print(f"{len(samples)} samples in {out}, all together in {out / 'grid.png'}")

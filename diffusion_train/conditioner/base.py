@@ -1,0 +1,49 @@
+"""What turns a batch into the conditions that a network is given by keyword."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_train.utils.tensor import expand
+
+Cond = dict[str, Tensor]
+
+
+class Conditioner(nn.Module, ABC):
+    """Frozen, and never part of a checkpoint. Its conditions take the device and precision that the module is moved to."""
+
+    place: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("place", torch.zeros(()), persistent=False)
+
+    @abstractmethod
+    def forward(self, batch: dict[str, Any]) -> Cond:
+        """-> {name: (B, ...)}."""
+
+    def null(self, n: int) -> Cond:
+        """The conditions of n rows without a condition: same names and shapes. By default those of an empty caption."""
+        cond: Cond = self({"caption": [""] * n})
+        return cond
+
+    def warm_up(self, captions: Iterable[str]) -> None:
+        """Do before training what would otherwise be done on the fly; by default there is nothing to do."""
+
+
+def drop(cond: Cond, null: Cond, keep: Tensor) -> Cond:
+    """Rows of `cond` where keep (B,) bool, rows of `null` elsewhere."""
+    assert cond.keys() == null.keys(), f"conditions {sorted(cond)} and their absence {sorted(null)} differ in names"
+    return {name: torch.where(expand(keep, value), value, null[name]) for name, value in cond.items()}
+
+
+def entry(values: Mapping[str, Any], key: str, reader: str) -> Any:
+    """`values[key]`, or ValueError that says what there is instead."""
+    if key not in values:
+        raise ValueError(f"{reader} needs {key!r}, which is not among {', '.join(sorted(values))}")
+    return values[key]

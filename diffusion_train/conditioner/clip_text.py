@@ -1,0 +1,21 @@
+"""CLIP's text encoder, as Stable Diffusion reads it.
+
+Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision".
+"""
+
+from __future__ import annotations
+
+from diffusion_train.conditioner.transformers_encoder import TransformersEncoder, own_pool, pretrained_folder
+
+
+class CLIPText(TransformersEncoder):
+    """text: the last hidden state of all 77 places, padding too, as Stable Diffusion was trained; pooled: that at the end.
+
+    `source` is a folder or a model of the hub; in a Stable Diffusion pipeline weights and tokenizer stand in the
+    subfolders "text_encoder" and "tokenizer".
+    """
+
+    def __init__(self, source: str, max_length: int = 77, subfolder: str = "", tokenizer_subfolder: str = "") -> None:
+        folder = pretrained_folder(source, subfolder, tokenizer_subfolder)
+        weights, tokenizer = folder / subfolder, folder / tokenizer_subfolder
+        super().__init__(weights, tokenizer, "CLIPTextModel", max_length, own_pool, padded=True)

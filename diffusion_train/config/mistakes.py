@@ -1,0 +1,85 @@
+"""What is wrong with a configuration, all of it at once, in words that name the remedy."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from diffusion_train.config.redact import redact_text
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """`where` is the argument or the key it is about."""
+
+    where: str
+    problem: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        text = f"{redact_text(self.where)}\n    {redact_text(self.problem)}"
+        return f"{text}; {redact_text(self.remedy)}" if self.remedy else text
+
+
+class ConfigError(ValueError):
+    """Everything that was found wrong, in `mistakes`."""
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = list(dict.fromkeys(mistakes))
+        count = len(self.mistakes)
+        title = "1 mistake in the configuration" if count == 1 else f"{count} mistakes in the configuration"
+        super().__init__("\n".join([f"{title}:", *(f"  {mistake}" for mistake in self.mistakes)]))
+
+
+def raise_all(mistakes: Sequence[Mistake]) -> None:
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    """The one to three nearest of `candidates` as a question, or "" if none is near."""
+    scores = {candidate: _likeness(word, candidate) for candidate in candidates if candidate != word}
+    best = max(scores.values(), default=0.0)
+    if best < 0.65:
+        return ""
+    nearest = sorted((name for name, score in scores.items() if score > best - 0.03), key=lambda n: -scores[n])
+    return f"did you mean {' or '.join(nearest[:3])}?"
+
+
+def _likeness(word: str, candidate: str) -> float:
+    """Whole names, or their last parts at a small discount: `batch_size` is near `data.batch_size`."""
+    whole = SequenceMatcher(None, word, candidate).ratio()
+    last = SequenceMatcher(None, _last(word), _last(candidate)).ratio()
+    return max(whole, 0.9 * last)
+
+
+def _last(name: str) -> str:
+    return re.split(r"[./]", name)[-1]
+
+
+def quoted(argument: str, parses: Callable[[str], bool]) -> str:
+    """`argument` (key=value) with its value quoted for the override grammar and the shell; "" if that helps nothing."""
+    key, _, value = argument.partition("=")
+    for candidate in (f"{key}={_quote_items(value)}", f"{key}={_quote(value)}"):
+        if parses(candidate):
+            return _shell(candidate)
+    return ""
+
+
+def _quote(value: str) -> str:
+    return "'" + value.replace("'", "\\'") + "'"
+
+
+def _quote_items(value: str) -> str:
+    """[x-{0..9}.tar, y.tar] -> ['x-{0..9}.tar','y.tar']"""
+    if not (value.startswith("[") and value.endswith("]")):
+        return _quote(value)
+    items = [item.strip() for item in re.split(r",(?![^{]*\})", value[1:-1])]
+    return "[" + ",".join(item if item[:1] in "'\"" else _quote(item) for item in items) + "]"
+
+
+def _shell(argument: str) -> str:
+    return shlex.quote(argument) if re.search(r'[$`"\\!]', argument) else f'"{argument}"'

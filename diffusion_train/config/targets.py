@@ -1,0 +1,150 @@
+"""Building objects from a config: which `_target_`s are allowed, and how they are found and called."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from diffusion_train.config.mistakes import Mistake, raise_all
+
+_PARTS = (
+    *("adapter", "autoencoder", "callbacks", "conditioner", "data", "diffusion", "guidance", "logger", "metric"),
+    *("network", "sampler", "training"),
+)
+_PREFIXES = tuple(f"diffusion_train.{part}." for part in _PARTS)
+_NAMES = frozenset(
+    [
+        "pytorch_lightning.Trainer",
+        *(f"torch.optim.{name}" for name in ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")),
+        *(f"pytorch_lightning.loggers.{name}" for name in ("CSVLogger", "TensorBoardLogger", "WandbLogger")),
+        *(
+            f"pytorch_lightning.callbacks.{name}"
+            for name in ("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelSummary", "Timer")
+        ),
+        *(f"pytorch_lightning.strategies.{name}" for name in ("DDPStrategy", "FSDPStrategy")),
+        *(f"pytorch_lightning.profilers.{name}" for name in ("SimpleProfiler", "AdvancedProfiler", "PyTorchProfiler")),
+    ]
+)
+
+_from_command_line: frozenset[str] = frozenset()
+
+
+def allow(entries: Iterable[str]) -> None:
+    """Trusts further targets in this process: `my_package.` and all below it, or one full name.
+
+    Only the command line may call for this; a config or checkpoint could otherwise allow itself anything.
+    """
+    global _from_command_line
+    _from_command_line = frozenset(entries)
+
+
+def is_allowed(name: str) -> bool:
+    if any(part.startswith("_") or not part.isidentifier() for part in name.split(".")):
+        return False
+    if name in _NAMES or name in _from_command_line or name.startswith(_PREFIXES):
+        return True
+    return any(name.startswith(entry.rstrip(".") + ".") for entry in _from_command_line)
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(where it stands, name) of every `_target_` in plain containers."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node["_target_"]
+        for key, value in node.items():
+            yield from targets(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from targets(value, f"{path}[{i}]")
+
+
+def forbidden(node: Any, path: str = "") -> list[Mistake]:
+    """A mistake for every target that is not allowed. Imports nothing."""
+    return [
+        Mistake(
+            f"{where}._target_" if where else "_target_",
+            f"{name!r} is not an allowed target",
+            f"if you trust it, add allow_targets=[{str(name).rpartition('.')[0] or name}.] on the command line",
+        )
+        for where, name in targets(node, path)
+        if not isinstance(name, str) or not is_allowed(name)
+    ]
+
+
+def locate(name: str) -> Callable[..., Any]:
+    """The class or function of an allowed target.
+
+    Raises ValueError if it cannot be found, or is something else that an allowed module merely mentions.
+    """
+    if not is_allowed(name):
+        raise ValueError(f"{name!r} is not an allowed target")
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name!r} cannot be found: {error}") from error
+    if not (inspect.isclass(found) or inspect.isfunction(found)):
+        raise ValueError(f"{name!r} is neither a class nor a function")
+    if not _is_at_home(found, name):
+        home = f"{found.__module__}.{found.__qualname__}"
+        raise ValueError(f"{name!r} is another name of {home!r}, which is not an allowed target")
+    return found
+
+
+def _is_at_home(found: Any, name: str) -> bool:
+    """Defined in an allowed module; an exact name may be re-exported within its package, as torch.optim.AdamW is."""
+    if name in _NAMES:
+        return str(found.__module__).split(".")[0] == name.split(".")[0]
+    return is_allowed(f"{found.__module__}.{found.__qualname__}")
+
+
+def build(node: Any, /, **kwargs: Any) -> Any:
+    """The object a config node describes; `kwargs` are what code alone can give it, passed on untouched.
+
+    Raises ConfigError for targets that are not allowed, before anything is imported, and whatever the target raises.
+    """
+    if not isinstance(node, (DictConfig, ListConfig)):
+        node = OmegaConf.create(node)
+    check_targets(node)
+    try:
+        if not kwargs:
+            return instantiate(node, _convert_="all")
+        if node.get("_partial_", False):
+            return functools.partial(instantiate(node, _convert_="all"), **kwargs)
+        return instantiate(node, _convert_="all", _partial_=True)(**kwargs)
+    except InstantiationException as error:
+        raise _cause(error) from error
+
+
+def check_targets(config: Any) -> None:
+    """Raises ConfigError listing every target that is not allowed, or else every one that is not what it seems."""
+    where = ""
+    if isinstance(config, (DictConfig, ListConfig)):
+        where = str(config._get_full_key(None) or "")
+        config = OmegaConf.to_container(config, resolve=True)
+    raise_all(forbidden(config, where))
+    mistakes = []
+    for path, name in targets(config, where):
+        try:
+            locate(name)
+        except ValueError as error:
+            mistakes.append(Mistake(f"{path}._target_" if path else "_target_", str(error)))
+    raise_all(mistakes)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the target itself raised; Hydra wraps it once a level."""
+    key = ""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        key = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else key
+        error = error.__cause__
+    if key:
+        error.add_note(f"while building {key}")
+    return error

@@ -1,0 +1,147 @@
+"""Global batches for Lightning: step k's samples depend on seed, data set and batch size alone."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from diffusion_train.data.collate import collate
+from diffusion_train.data.dataset import Dataset
+from diffusion_train.data.order import Draw, Order
+from diffusion_train.utils.rng import key_seed
+
+Batch = dict[str, Any]
+
+
+class DataModule(pl.LightningDataModule):
+    """`batch_size` counts samples of one optimizer step over all devices; `order` is `Order` but for data set and size.
+
+    An item of the training loader is this rank's share of one global batch, starting with step `start_step` and going on
+    without end: set `start_step` before the loader is asked for, and give the Trainer `use_distributed_sampler=False`.
+    `num_repeated_batches` goes over the first so many batches again and again, which a network must be able to learn by
+    heart.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        order: Callable[..., Order],
+        batch_size: int,
+        micro_batch_size: int | None = None,
+        num_workers: int = 0,
+        num_repeated_batches: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.holdout = dataset.holdout()
+        self.order = order(fingerprint=dataset.fingerprint, num_samples=len(dataset))
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.num_workers = num_workers
+        self.num_repeated_batches = num_repeated_batches
+        self.start_step = 0
+        self.check()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.dataset.shape
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint
+
+    def check(self, world_size: int = 1) -> None:
+        """Raises ValueError with all that cannot be done with these sizes on so many processes."""
+        wrong = []
+        multiple = math.lcm(world_size, self.order.num_lanes)
+        if self.batch_size < 1 or self.batch_size % multiple:
+            below, above = self.batch_size // multiple * multiple, (self.batch_size // multiple + 1) * multiple
+            wrong.append(
+                f"data.batch_size={self.batch_size} is not divisible over {world_size} process(es) and "
+                f"data.num_lanes={self.order.num_lanes}: use {f'{below} or ' if below > 0 else ''}{above}"
+            )
+        if self.batch_size > self.num_samples:
+            wrong.append(
+                f"data.batch_size={self.batch_size} is more than the {self.num_samples} training samples there are: use 1 "
+                f"to {self.num_samples}"
+            )
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            wrong.append(f"data.micro_batch_size={self.micro_batch_size}: at least 1, or null for the whole share of a process")
+        if self.num_workers < 0:
+            wrong.append(f"data.num_workers={self.num_workers}: at least 0")
+        if self.num_repeated_batches is not None and self.num_repeated_batches < 1:
+            wrong.append(f"data.num_repeated_batches={self.num_repeated_batches}: at least 1, or null for all of the data")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        rank, world_size, cuda = _process(self.trainer)
+        self.check(world_size)
+        share = self.batch_size // world_size
+        return DataLoader(
+            _Reads(self.dataset),
+            batch_sampler=_Draws(self, range(rank * share, (rank + 1) * share)),
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=cuda,
+            # without a generator of its own each iteration would draw from the global one
+            generator=torch.Generator().manual_seed(key_seed("loader", self.order.seed)),
+        )
+
+    def examples(self, num_samples: int) -> Batch:
+        """Training samples spread evenly over the data, always the same: `num_samples`, or all where there are fewer."""
+        count = min(num_samples, self.num_samples)
+        return collate([self.dataset.read(place * self.num_samples // count, 0) for place in range(count)])
+
+    def held_out(self, num_samples: int) -> Batch | None:
+        """The first held-out samples in their fixed order, at most `num_samples`; None where none are held out."""
+        count = min(num_samples, len(self.holdout))
+        return collate([self.holdout.read(index, 0) for index in range(count)]) if count else None
+
+    def captions(self) -> Iterator[str]:
+        """Every caption once or more, of training and held-out samples."""
+        for dataset in (self.dataset, self.holdout):
+            yield from (dataset.caption(index) for index in range(len(dataset)))
+
+
+class _Reads(TorchDataset[Batch]):
+    """(epoch, sample) -> sample: all that a worker does."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        epoch, index = draw
+        return self.dataset.read(index, epoch)
+
+
+class _Draws(Sampler[list[Draw]]):
+    """This process's places of one global batch after another, without end."""
+
+    def __init__(self, data: DataModule, places: Sequence[int]) -> None:
+        self.order, self.batch_size, self.places = data.order, data.batch_size, places
+        self.steps = range(data.start_step, sys.maxsize)
+        self.num_repeated_batches = data.num_repeated_batches or sys.maxsize
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step in self.steps:
+            yield self.order.indices(step % self.num_repeated_batches, self.batch_size, self.places)
+
+
+def _process(trainer: pl.Trainer | None) -> tuple[int, int, bool]:
+    """(rank, number of processes, on CUDA)"""
+    if trainer is None:
+        return 0, 1, False
+    return trainer.global_rank, trainer.world_size, trainer.strategy.root_device.type == "cuda"

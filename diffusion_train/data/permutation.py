@@ -1,0 +1,51 @@
+"""A keyed permutation of 0..n-1, any element of which costs O(1).
+
+A balanced Feistel network over the next power of four, walked until it falls below n: Black and Rogaway 2002, "Ciphers
+with Arbitrary Finite Domains", section 3 (cycle-walking) and 5 (Feistel). Arrays in, arrays out; sizes and keys may
+differ by element. Rounds mix by splitmix64's finaliser: Steele et al. 2014, "Fast Splittable Pseudorandom Number
+Generators".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+U64 = NDArray[np.uint64]
+_ROUNDS = 6
+
+
+def permute(index: U64, size: U64, key: U64, inverse: bool = False) -> U64:
+    """index (m,) < size (m,) -> (m,) < size, a bijection of 0..size-1 for each key (m,)."""
+    half = _half_bits(size)
+    rounds = np.arange(_ROUNDS, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    if inverse:
+        rounds = rounds[::-1]
+    out = _feistel(index, half, key, rounds, inverse)
+    while (outside := out >= size).any():
+        out[outside] = _feistel(out[outside], half[outside], key[outside], rounds, inverse)
+    return out
+
+
+def mix(value: U64) -> U64:
+    """A bijection of 64-bit numbers that leaves no pattern."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _feistel(index: U64, half: U64, key: U64, rounds: U64, inverse: bool) -> U64:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = index >> half, index & mask
+    for constant in rounds:
+        if inverse:
+            left, right = right ^ (mix(left + (key ^ constant)) & mask), left
+        else:
+            left, right = right, left ^ (mix(right + (key ^ constant)) & mask)
+    return (left << half) | right
+
+
+def _half_bits(size: U64) -> U64:
+    """Half the bits of the smallest power of four that holds `size` numbers, 1 at least."""
+    bits = np.frexp((size - np.uint64(1)).astype(np.float64))[1]
+    return np.maximum((bits + 1) // 2, 1).astype(np.uint64)

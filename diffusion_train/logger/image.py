@@ -1,0 +1,15 @@
+"""Pictures in the loggers that show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+
+def log_image(loggers: Iterable[Logger], name: str, path: Path, caption: str, step: int) -> None:
+    """The picture of a file, with its caption, to every logger that shows pictures; the others leave it out."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)], step, caption=[caption])

@@ -1,0 +1,148 @@
+"""W&B through Lightning's logger: offline without being asked, and never in the way of training."""
+
+from __future__ import annotations
+
+import base64
+import json
+import netrc
+import os
+import secrets
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities import rank_zero_only
+
+
+class WandB(WandbLogger):
+    """A run under `run_dir/wandb`, online if there is an API key and the server answers, else offline from the start.
+
+    WANDB_MODE, WANDB_BASE_URL and the other settings of W&B are respected. `id` names the run to continue (`version`
+    of the logger that began it); without one a new run begins. Give `log_hyperparams` a config without secrets: it is
+    sent as it is. W&B's records of the command line and the console are off, because those may hold secrets. A server
+    that does not answer costs a start `timeout_s` seconds at most twice over and an end once.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        project: str,
+        name: str | None = None,
+        id: str | None = None,
+        timeout_s: float = 15.0,
+    ) -> None:
+        id = id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        super().__init__(name=name, save_dir=run_dir, project=project, id=id)
+        self.timeout_s = timeout_s
+        self._next_step = 0
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """W&B's run; begun at the first use."""
+        if self._experiment is None:
+            Path(self.save_dir or ".").mkdir(parents=True, exist_ok=True)
+            self._experiment = start(self._wandb_init, self.timeout_s)
+            self._next_step = self._experiment.step
+        return self._experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """W&B's own step is the optimizer step. Steps that the run logged before it was resumed are not logged again:
+        they repeat exactly."""
+        assert step is not None
+        run = self.experiment
+        if step >= self._next_step:
+            run.log(dict(metrics), step=step)
+
+    @property
+    def where(self) -> str:
+        """Where to look at the run."""
+        run = self.experiment
+        return run.url if run.url else f"wandb leet {Path(self.save_dir or '.') / 'wandb'}"
+
+
+def start(init: Mapping[str, Any], timeout_s: float) -> Any:
+    """A run of W&B by the arguments of `wandb.init`."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a dead server holds up the end by 20 seconds
+    import wandb
+
+    settings = wandb.Settings(
+        init_timeout=timeout_s,
+        finish_timeout=timeout_s,
+        reinit="create_new",
+        silent=True,
+        console="off",
+        save_code=False,
+        disable_git=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+    )
+    known = wandb.setup(wandb.Settings(silent=True)).settings
+    mode = known.mode
+    if mode in ("online", "run", "shared"):
+        mode, reason = online_or_offline(known, timeout_s)
+        if mode == "online":
+            try:
+                return wandb.init(**init, mode="online", settings=settings)
+            except Exception as error:
+                reason, mode = f"{type(error).__name__}: {error}", "offline"
+                wandb.teardown()  # a second init beside the failed one would wait for it
+        if reason:
+            warnings.warn(f"W&B: {reason}; the run is logged offline, for `wandb sync` later", stacklevel=2)
+    return wandb.init(**init, mode=mode, settings=settings)
+
+
+def online_or_offline(settings: Any, timeout_s: float) -> tuple[str, str | None]:
+    """The mode, and what is wrong if the user's key cannot be used now."""
+    key = settings.api_key or netrc_key(settings.base_url)
+    if not key and not settings.identity_token_file:
+        return "offline", None
+    problem = unusable(settings.base_url, key, timeout_s)
+    return ("offline", f"{settings.base_url} {problem}") if problem else ("online", None)
+
+
+def netrc_key(base_url: str) -> str | None:
+    """The key that `wandb login` kept for this server."""
+    hosts = [urlsplit(base_url).netloc]
+    if hosts[0].endswith("forge.coreweave.com"):
+        hosts.append("api.wandb.ai")  # the same server by its older name
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        entries = netrc.netrc(path)
+    except (OSError, netrc.NetrcParseError):
+        return None
+    return next((found[2] for host in hosts if (found := entries.authenticators(host))), None)
+
+
+def unusable(base_url: str, key: str | None, timeout_s: float) -> str | None:
+    """Why no run can be logged to the server now: it does not answer in time, fails, or refuses the key."""
+    answers: list[str | None] = []
+    probe = Thread(target=lambda: answers.append(_ask(base_url, key, timeout_s)), daemon=True)
+    probe.start()
+    probe.join(timeout_s)
+    return answers[0] if answers else f"does not answer within {timeout_s:g} s"
+
+
+def _ask(base_url: str, key: str | None, timeout_s: float) -> str | None:
+    question = json.dumps({"query": "query { viewer { id } }"}).encode()
+    request = Request(f"{base_url.rstrip('/')}/graphql", question, {"Content-Type": "application/json"})
+    if key:  # unredirected: the key goes to this server alone
+        request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(f"api:{key}".encode()).decode())
+    try:
+        with urlopen(request, timeout=timeout_s) as answer:
+            viewer = json.load(answer)["data"]["viewer"]
+    except HTTPError as error:
+        return None if error.code < 500 and not key else f"answers with HTTP error {error.code}"
+    except OSError as error:
+        return f"cannot be reached ({getattr(error, 'reason', error)})"
+    except (ValueError, LookupError, TypeError):
+        return "does not answer as a W&B server does"
+    return "does not accept the API key" if key and not viewer else None

@@ -1,0 +1,100 @@
+"""A UNet2DModel or UNet2DConditionModel of diffusers behind the signature network(x, t, **cond) -> like x."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_train.network.layers import given
+
+NAMES = ("UNet2DModel", "UNet2DConditionModel")
+
+
+class DiffusersUNet(nn.Module):
+    """`model` is a diffusers model, the folder of one (or of a pipeline that holds one in unet/), or a config with
+    `_class_name` for a new one.
+
+    `text` becomes encoder_hidden_states, `text_mask` encoder_attention_mask, `label` class_labels, `concat` further
+    input channels; `pooled` and `size` (B, 6) are Stable Diffusion XL's text_embeds and time_ids. What the model's
+    config does not ask for is ignored.
+    """
+
+    def __init__(self, model: nn.Module | str | Path | Mapping[str, Any], gradient_checkpointing: bool = False) -> None:
+        super().__init__()
+        self.unet = _load(model)
+        if type(self.unet).__name__ not in NAMES:
+            raise ValueError(f"network.model must be one of {', '.join(NAMES)}, but is {type(self.unet).__name__}")
+        self.takes_text = type(self.unet).__name__ == "UNet2DConditionModel"
+        if gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        pooled: Tensor | None = None,
+        size: Tensor | None = None,
+        label: Tensor | None = None,
+        concat: Tensor | None = None,
+    ) -> Tensor:
+        inputs: dict[str, Any] = {}
+        if self.takes_text:
+            inputs["encoder_hidden_states"] = self._given("text", text, "cross_attention_dim").to(x.dtype)
+            inputs["encoder_attention_mask"] = text_mask
+            inputs["added_cond_kwargs"] = self._added(pooled, size)
+        if self.unet.class_embedding is not None:
+            inputs["class_labels"] = self._given("label", label, "num_class_embeds")
+        return self.unet(self._joined(x, concat), t, **inputs).sample
+
+    def _added(self, pooled: Tensor | None, size: Tensor | None) -> dict[str, Tensor] | None:
+        if self.unet.config.addition_embed_type != "text_time":
+            return None
+        return {
+            "text_embeds": self._given("pooled", pooled, "addition_embed_type").to(self.unet.dtype),
+            "time_ids": self._given("size", size, "addition_embed_type"),
+        }
+
+    def _given(self, name: str, value: Tensor | None, key: str) -> Tensor:
+        return given(name, value, f"{key}={self.unet.config[key]}")
+
+    def _joined(self, x: Tensor, concat: Tensor | None) -> Tensor:
+        wanted = self.unet.config.in_channels
+        if x.shape[1] == wanted:
+            return x
+        missing = wanted - x.shape[1]
+        if concat is None or concat.shape[1] != missing:
+            found = 0 if concat is None else concat.shape[1]
+            raise ValueError(
+                f"the diffusers model takes {wanted} channels, x has {x.shape[1]}: `concat` must bring the "
+                f"other {missing}, but brings {found}"
+            )
+        return torch.cat([x, concat.to(x.dtype)], 1)
+
+
+def _load(model: nn.Module | str | Path | Mapping[str, Any]) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, Mapping):
+        return _class(model, "network.model").from_config(dict(model))
+    folder = Path(model) / "unet" if (Path(model) / "unet").is_dir() else Path(model)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"network.model={model}: neither this folder nor its unet/ holds a config.json")
+    found = _class(json.loads((folder / "config.json").read_text()), str(folder))
+    return found.from_pretrained(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False).train()
+
+
+def _class(config: Mapping[str, Any], where: str) -> Any:
+    name = config.get("_class_name")
+    if name not in NAMES:
+        raise ValueError(f"{where}: _class_name must be one of {', '.join(NAMES)}, but is {name}")
+    import diffusers
+
+    return getattr(diffusers, name)

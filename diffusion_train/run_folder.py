@@ -1,0 +1,58 @@
+"""Opening a run folder: its config and weights, put together for sampling."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion_train import config
+from diffusion_train.pipeline import Pipeline
+from diffusion_train.training.checkpoint import load_weights
+from diffusion_train.training.module import load_exactly
+
+
+def weights_file(run: Path) -> Path:
+    """Raises ValueError if `run` is neither a run folder with weights nor such a file."""
+    file = run / "weights.safetensors" if run.is_dir() else run
+    if not file.is_file():
+        raise ValueError(f"run={run}: no weights.safetensors there; they are written with the run's first checkpoint")
+    return file
+
+
+def load_pipeline(run: Path, cfg: Any = None, device: str = "cpu") -> Pipeline:
+    """The model of a run as it is sampled from: with the weights of its first EMA.
+
+    `cfg` is the run's config with other settings of sampling, by default as the run has it. Raises ValueError for
+    files that are not ours, weights of another network, and targets that are not allowed.
+    """
+    weights, description = load_weights(weights_file(run))
+    cfg = config.from_container(description["config"]) if cfg is None else cfg
+    network = config.build(cfg.adapter)(config.build(cfg.network))
+    load_exactly(network, weights, network.state_dict())
+    return Pipeline(
+        network=network.to(device).eval(),
+        diffusion=config.build(cfg.diffusion),
+        conditioner=config.build(cfg.conditioner).to(device).eval(),
+        autoencoder=config.build(cfg.autoencoder).to(device).eval(),
+        sampler=config.build(cfg.sampler),
+        guidance=config.build(cfg.guidance),
+        shape=tuple(description["shape"]),
+    )
+
+
+def fingerprint(file: Path) -> str:
+    """SHA-256 of a file, shortened to 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
