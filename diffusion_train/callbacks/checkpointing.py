@@ -48,7 +48,7 @@ class Checkpointing(pl.Callback):
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:
         step = trainer.global_step
-        trainer.save_checkpoint(self.folder / step_name(step))
+        trainer.save_checkpoint(self.folder / step_name(step), weights_only=False)
         if trainer.is_global_zero:
             weights = module.trained() | module.ema.average()
             facts = {"step": step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]

@@ -50,7 +50,10 @@ class GracefulStop(pl.Callback):
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
         return bool(flag)
 
-    def teardown(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
         self._restore()
 
     def _restore(self) -> None:

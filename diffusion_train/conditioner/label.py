@@ -37,5 +37,7 @@ class Label(Conditioner):
     def _number(self, caption: str) -> int:
         if caption.strip() not in self.numbers:
             known = [name for name in self.numbers if name]
-            raise ValueError(f"{caption!r} is no class; classes are {', '.join(known[:20])}{' ...' * (len(known) > 20)}")
+            raise ValueError(
+                f"{caption!r} is no class; classes are {', '.join(known[:20])}{' ...' * (len(known) > 20)}"
+            )
         return self.numbers[caption.strip()]

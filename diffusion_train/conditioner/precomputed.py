@@ -25,17 +25,23 @@ class Precomputed(Conditioner):
         super().__init__()
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         given = load_file(Path(null)) if null else {name: _nothing(name, shape) for name, shape in self.shapes.items()}
-        self.nothing = {name: self._checked(name, entry(given, name, f"conditioner.null={null}")) for name in self.shapes}
+        self.nothing = {
+            name: self._checked(name, entry(given, name, f"conditioner.null={null}")) for name in self.shapes
+        }
 
     def forward(self, batch: dict[str, Any]) -> Cond:
-        return {name: self._moved(name, self._checked(name, entry(batch, name, "Precomputed"), 1)) for name in self.shapes}
+        return {
+            name: self._moved(name, self._checked(name, entry(batch, name, "Precomputed"), 1)) for name in self.shapes
+        }
 
     def null(self, n: int) -> Cond:
         return {name: self._moved(name, row.expand(n, *row.shape)) for name, row in self.nothing.items()}
 
     def _checked(self, name: str, value: Tensor, axis: int = 0) -> Tensor:
         if value.shape[axis:] != self.shapes[name]:
-            raise ValueError(f"{name!r} has rows of shape {tuple(value.shape[axis:])}, conditioner.shapes says {self.shapes[name]}")
+            raise ValueError(
+                f"{name!r} has rows of shape {tuple(value.shape[axis:])}, conditioner.shapes says {self.shapes[name]}"
+            )
         return value
 
     def _moved(self, name: str, value: Tensor) -> Tensor:

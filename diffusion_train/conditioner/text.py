@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_train.conditioner.base import Cond, Conditioner, entry
@@ -32,8 +31,8 @@ class TextEncoder(ABC):
     def embed(self, captions: Sequence[str], device: torch.device) -> Iterator[tuple[str, Embedding]]:
         """Each caption's embedding in float32 on the CPU, in any order. A caption's row depends on no other caption."""
 
-    def unload(self) -> None:
-        """Give back the memory of the weights."""
+    def unload(self) -> None:  # noqa: B027
+        """Give back the memory of the weights, if they take any."""
 
 
 class Text(Conditioner):

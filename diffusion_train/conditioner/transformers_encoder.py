@@ -31,7 +31,13 @@ class TransformersEncoder(TextEncoder):
     """
 
     def __init__(
-        self, weights: Path, tokenizer: Path, model: str, max_length: int, pool: Callable[[Any], Tensor], padded: bool = False
+        self,
+        weights: Path,
+        tokenizer: Path,
+        model: str,
+        max_length: int,
+        pool: Callable[[Any], Tensor],
+        padded: bool = False,
     ) -> None:
         self.weights, self.tokenizer, self.model = weights, tokenizer, model
         self.max_length, self.pool, self.padded = max_length, pool, padded
@@ -56,9 +62,10 @@ class TransformersEncoder(TextEncoder):
             by_length[len(ids)].append((caption, ids, truncated))
         for _, group in sorted(by_length.items()):
             for start in range(0, len(group), _CAPTIONS_AT_ONCE):
-                names, ids, truncated = zip(*group[start : start + _CAPTIONS_AT_ONCE], strict=True)
-                rows = zip(*_run(model, self.pool, torch.tensor(ids, device=device)), truncated, strict=True)
-                yield from zip(names, (Embedding(*row) for row in rows), strict=True)
+                chunk = group[start : start + _CAPTIONS_AT_ONCE]
+                texts, pooled = _run(model, self.pool, torch.tensor([ids for _, ids, _ in chunk], device=device))
+                for (caption, _, truncated), text, whole in zip(chunk, texts, pooled, strict=True):
+                    yield caption, Embedding(text, whole, truncated)
 
     def unload(self) -> None:
         self._loaded = None
@@ -76,7 +83,9 @@ class TransformersEncoder(TextEncoder):
                 model = model_class.from_pretrained(self.weights, use_safetensors=True, dtype=torch.float32, **safe)
             places = getattr(model.config, "max_position_embeddings", self.max_length)
             if self.max_length > places:
-                raise ValueError(f"conditioner.encoder.max_length={self.max_length}, but the text encoder has {places} places")
+                raise ValueError(
+                    f"conditioner.encoder.max_length={self.max_length}, but the text encoder has {places} places"
+                )
             self._loaded = tokenizer, model.eval().requires_grad_(False)
         return self._loaded
 

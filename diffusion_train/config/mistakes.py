@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+from omegaconf.errors import OmegaConfBaseException
+
 from diffusion_train.config.redact import redact_text
 
 
@@ -83,3 +85,15 @@ def _quote_items(value: str) -> str:
 
 def _shell(argument: str) -> str:
     return shlex.quote(argument) if re.search(r'[$`"\\!]', argument) else f'"{argument}"'
+
+
+def first_lines(error: BaseException) -> str:
+    """What Hydra and OmegaConf say, without their search path and object types."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    lines = [line.strip() for line in str(cause).splitlines()]
+    ends = [i for i, line in enumerate(lines) if re.match(r"(full_key|object_type|Config search path|See http)", line)]
+    return " ".join(line for line in lines[: min(ends, default=len(lines))] if line)
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

@@ -46,8 +46,10 @@ def allow(entries: Iterable[str]) -> None:
 
 
 def is_allowed(name: str) -> bool:
-    if any(part.startswith("_") or not part.isidentifier() for part in name.split(".")):
-        return False
+    return all(part.isidentifier() and part[0] != "_" for part in name.split(".")) and _is_listed(name)
+
+
+def _is_listed(name: str) -> bool:
     if name in _NAMES or name in _from_command_line or name.startswith(_PREFIXES):
         return True
     return any(name.startswith(entry.rstrip(".") + ".") for entry in _from_command_line)
@@ -102,7 +104,7 @@ def _is_at_home(found: Any, name: str) -> bool:
     """Defined in an allowed module; an exact name may be re-exported within its package, as torch.optim.AdamW is."""
     if name in _NAMES:
         return str(found.__module__).split(".")[0] == name.split(".")[0]
-    return is_allowed(f"{found.__module__}.{found.__qualname__}")
+    return _is_listed(f"{found.__module__}.{found.__qualname__}")
 
 
 def build(node: Any, /, **kwargs: Any) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_train.data import tar
-from diffusion_train.data.cache import atomic_write, cache_folder
+from diffusion_train.utils.cache import atomic_write, cache_folder
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_BYTES, ImageError, image_size
 
 FORMAT = 1

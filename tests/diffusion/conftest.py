@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_train.diffusion.parameterization import V, X0, EDMPrediction, Epsilon, Flow, Parameterization
+from diffusion_train.diffusion.parameterization import X0, EDMPrediction, Epsilon, Flow, Parameterization, V
 from diffusion_train.diffusion.schedule.base import Schedule
 from diffusion_train.diffusion.schedule.cosine import Cosine
 from diffusion_train.diffusion.schedule.edm import EDM
@@ -16,7 +16,7 @@ from diffusion_train.diffusion.schedule.linear import Linear
 from diffusion_train.diffusion.schedule.rectified_flow import RectifiedFlow
 from diffusion_train.diffusion.schedule.scaled_linear import ScaledLinear
 from diffusion_train.diffusion.schedule.sigmoid import Sigmoid
-from diffusion_train.diffusion.weighting import P2, Debiased, EDMWeight, MinSNR, Noise, Output, SoftMinSNR, Weighting
+from diffusion_train.diffusion.weighting import P2, Debiased, EDMWeight, MinSNR, Noise, SoftMinSNR, Weighting
 
 DISCRETE: dict[str, Schedule] = {
     "linear": Linear(),
@@ -55,7 +55,10 @@ def legal_pairs() -> dict[str, tuple[Schedule, Parameterization]]:
     return {
         f"{schedule_name}-{name}": (schedule, parameterization)
         for schedule_name, schedule in SCHEDULES.items()
-        for name, parameterization in {**PARAMETERIZATIONS, "edm": EDMPrediction(getattr(schedule, "sigma_data", 0.5))}.items()
+        for name, parameterization in {
+            **PARAMETERIZATIONS,
+            "edm": EDMPrediction(getattr(schedule, "sigma_data", 0.5)),
+        }.items()
         if not parameterization.conflicts(schedule)
     }
 
@@ -81,9 +84,10 @@ def weighting(request: pytest.FixtureRequest) -> Weighting:
     return request.param
 
 
-@pytest.fixture(params=named(WEIGHTINGS | {"output": Output()}))
-def any_weighting(request: pytest.FixtureRequest) -> Weighting:
-    return request.param
+@pytest.fixture
+def weightings() -> dict[str, Weighting]:
+    """All but `Output`, and EDM's for both sigma_data in use."""
+    return WEIGHTINGS | {"edm_unit_data": EDMWeight(sigma_data=1.0)}
 
 
 @pytest.fixture(params=named(legal_pairs()))

@@ -11,7 +11,7 @@ import torch
 from diffusion_train.diffusion.schedule.sigmoid import Sigmoid
 from diffusion_train.sampler.ddim import DDIM
 from diffusion_train.sampler.dpm_solver import DPMSolver
-from diffusion_train.sampler.grid import Karras, Trailing, Uniform
+from diffusion_train.sampler.grid import Karras, Uniform
 from diffusion_train.sampler.heun import Heun
 from diffusion_train.sampler.unipc import UniPC
 from diffusion_train.utils.rng import Rng
@@ -20,25 +20,25 @@ DETERMINISTIC = [DDIM, Heun, DPMSolver, UniPC]
 RNG = Rng.for_samples([0, 1])
 
 
-@pytest.mark.parametrize("grid", [Uniform(), Trailing(), Karras()], ids=["uniform", "trailing", "karras"])
+@pytest.mark.parametrize("grid", [Uniform(), Karras()], ids=["uniform", "karras"])
 @pytest.mark.parametrize("make", DETERMINISTIC)
 def test_mean_and_spread(make, grid, schedule, gaussian):
     """The exact denoiser makes the sampler an affine map of the noise: where 0 and 1 go are its mean and spread."""
     if isinstance(grid, Karras) and schedule.zero_terminal_snr:
         pytest.skip("Karras has no grid for zero terminal SNR")
     noise = torch.tensor([[0.0], [1.0]])
-    at_zero, at_one = make(100, grid).sample(gaussian.predictor(schedule), schedule, noise, RNG).flatten().tolist()
+    at_zero, at_one = make(50, grid).sample(gaussian.predictor(schedule), schedule, noise, RNG).flatten().tolist()
     assert at_zero == pytest.approx(gaussian.mean, abs=0.01)
-    assert at_one - at_zero == pytest.approx(gaussian.std, rel=0.1 if make is DDIM else 0.06)
+    assert at_one - at_zero == pytest.approx(gaussian.std, rel=0.15 if make is DDIM else 0.09)
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_mean_and_spread_with_fresh_noise(eta, schedule, gaussian):
     rng = Rng.for_samples(range(4))
-    x = DDIM(200, Uniform(), eta=eta).sample(gaussian.predictor(schedule), schedule, rng.normal("start", (5000,)), rng)
+    x = DDIM(100, Uniform(), eta=eta).sample(gaussian.predictor(schedule), schedule, rng.normal("start", (5000,)), rng)
     standard_error = gaussian.std / math.sqrt(x.numel())
     assert x.mean().item() == pytest.approx(gaussian.mean, abs=4 * standard_error + 0.005)
-    assert x.std().item() == pytest.approx(gaussian.std, rel=0.08)
+    assert x.std().item() == pytest.approx(gaussian.std, rel=0.15)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])

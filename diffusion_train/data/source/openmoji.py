@@ -37,7 +37,7 @@ def prepare_openmoji(size: int = 32) -> list[Path]:
 
 
 def caption(code_points: list[int], name: str) -> str:
-    """":red_apple:" -> "red apple"; a flag, which is named by its country alone, -> "flag of Türkiye"."""
+    """ "`:red_apple:` -> "red apple"; a flag, which is named by its country alone, -> "flag of Türkiye"."""
     words = name.strip(":").translate(_PLAIN)
     is_country = len(code_points) == 2 and set(code_points) <= _REGIONAL_INDICATORS
     return f"flag of {words}" if is_country or code_points[-1] == _TAG_END else words

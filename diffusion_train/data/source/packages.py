@@ -40,7 +40,9 @@ def draw_svg(svg: str, size: int) -> bytes:
     return out.getvalue()
 
 
-def kept_shards(name: str, packages: list[str], settings: dict[str, Any], make: Callable[[], Iterable[Sample]]) -> list[Path]:
+def kept_shards(
+    name: str, packages: list[str], settings: dict[str, Any], make: Callable[[], Iterable[Sample]]
+) -> list[Path]:
     """Shards of what `make` gives, written into the cache folder once for these versions of packages and settings."""
     key = repr((_FORMAT, [(package, version(package)) for package in packages], sorted(settings.items())))
     folder = cache_folder() / "shards" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

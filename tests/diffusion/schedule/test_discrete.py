@@ -54,7 +54,9 @@ def test_zero_terminal_snr_is_that_of_diffusers(member: Any, reference: dict[str
 def test_cosine_is_the_papers_formula_before_the_clip() -> None:
     t = table_times(1000)[:990]
     f = torch.cos((t.double() + 0.008) / 1.008 * math.pi / 2) ** 2
-    torch.testing.assert_close(alpha_bar(Cosine())[:990], f / math.cos(0.008 / 1.008 * math.pi / 2) ** 2, rtol=2e-4, atol=0)
+    torch.testing.assert_close(
+        alpha_bar(Cosine())[:990], f / math.cos(0.008 / 1.008 * math.pi / 2) ** 2, rtol=2e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize(("start", "end", "tau"), [(-3, 3, 1.0), (0, 3, 0.3), (-3, 3, 1.1)])
@@ -86,7 +88,9 @@ def test_between_table_points_log_alpha_bar_is_linear() -> None:
     schedule = Linear(num_steps=4, beta_start=0.1, beta_end=0.4)
     log_alpha = schedule.alpha_sigma(torch.linspace(0, 1, 13))[0].log()
     corners = torch.tensor([0, *torch.log1p(-torch.tensor([0.1, 0.2, 0.3, 0.4])).cumsum(0) / 2])
-    expected = torch.stack([corners[:-1], (2 * corners[:-1] + corners[1:]) / 3, (corners[:-1] + 2 * corners[1:]) / 3], 1)
+    expected = torch.stack(
+        [corners[:-1], (2 * corners[:-1] + corners[1:]) / 3, (corners[:-1] + 2 * corners[1:]) / 3], 1
+    )
     torch.testing.assert_close(log_alpha, torch.cat([expected.flatten(), corners[-1:]]), rtol=1e-5, atol=1e-6)
 
 

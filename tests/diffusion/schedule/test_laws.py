@@ -60,7 +60,9 @@ def test_answers_are_float32(schedule: Schedule, dtype: torch.dtype) -> None:
     for answer in answers:
         assert answer.dtype == torch.float32
         assert answer.shape == (2,)
-    torch.testing.assert_close(answers, [*schedule.alpha_sigma(t.float()), schedule.label(t.float()), schedule.log_snr(t.float())])
+    torch.testing.assert_close(
+        answers, [*schedule.alpha_sigma(t.float()), schedule.label(t.float()), schedule.log_snr(t.float())]
+    )
 
 
 def test_sigma_is_accurate_where_it_is_small(schedule: Schedule) -> None:

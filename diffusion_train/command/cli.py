@@ -1,0 +1,125 @@
+"""`diffusion-train <command> [overrides]`, and the same for train.py and sample.py.
+
+A command is a file of this folder with a function `run(cfg) -> int` and the texts SUMMARY and EXAMPLE. They are read
+without importing it, so that help and mistakes are told before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion_train import __version__
+from diffusion_train.command.exit import Exit, guarded
+
+
+@dataclass(frozen=True)
+class Command:
+    name: str
+    summary: str
+    example: str
+    description: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    known = commands()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview(known))
+        return Exit.DONE
+    if arguments[0] == "--version":
+        print(f"diffusion_train {__version__}")
+        return Exit.DONE
+    if arguments[0] not in known:
+        from diffusion_train.config.mistakes import did_you_mean
+
+        hint = did_you_mean(arguments[0], known) or "diffusion-train --help lists them"
+        print(f"there is no command {arguments[0]!r}; {hint}", file=sys.stderr)
+        return Exit.WRONG
+    return launch(arguments[0], arguments[1:])
+
+
+def launch(name: str, arguments: Sequence[str]) -> int:
+    """The exit code of a command. Heavy imports wait until the arguments are found to be right."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(help_text(commands()[name], arguments))
+        return Exit.DONE
+
+    def body(cfg: object) -> int:
+        run = importlib.import_module(f"diffusion_train.command.{name}").run
+        return guarded(lambda: run(cfg))
+
+    def start() -> int:
+        from diffusion_train.config.call import read_call
+        from diffusion_train.config.launch import launch as launch_config
+
+        return launch_config(read_call(name, arguments), body)
+
+    return guarded(start)
+
+
+def commands() -> dict[str, Command]:
+    found = (_read(file) for file in sorted(Path(__file__).parent.glob("*.py")))
+    return {command.name: command for command in found if command}
+
+
+def overview(known: dict[str, Command]) -> str:
+    width = max(map(len, known))
+    lines = [f"  {command.name:<{width}}  {command.summary}" for command in known.values()]
+    return "\n".join(
+        [
+            "diffusion-train <command> [key=value ...]",
+            "",
+            *lines,
+            "",
+            "diffusion-train <command> --help shows its settings and an example.",
+        ]
+    )
+
+
+def help_text(command: Command, arguments: Sequence[str] = ()) -> str:
+    from diffusion_train.config.call import read_call
+    from diffusion_train.config.folders import groups
+
+    call = read_call(command.name, [argument for argument in arguments if argument not in ("-h", "--help")])
+    options = groups(call.folders)
+    lines = [f"{command.name}: {command.summary}", ""]
+    if command.description.rstrip(".").lower() != command.summary.lower():
+        lines += [command.description, ""]
+    lines += ["Example:", *(f"  {line}" for line in command.example.splitlines()), ""]
+    lines += ["Settings (key=value):", *(f"  {key}={_shown(value)}" for key, value in _plain(call.settings)), ""]
+    lines += ["Groups (group=option):", *(f"  {group}: {', '.join(names)}" for group, names in options.items()), ""]
+    lines += [
+        "--cfg job prints the whole config; --config-dir FOLDER adds groups and options of your own;",
+        "--multirun runs once for each value of key=a,b. allow_targets=[my_package.] trusts classes of your own.",
+    ]
+    return "\n".join(lines)
+
+
+def _plain(settings: dict[str, object]) -> list[tuple[str, object]]:
+    return [(key, value) for key, value in settings.items() if key != "defaults" and not isinstance(value, dict)]
+
+
+def _shown(value: object) -> str:
+    return "<required>" if value == "???" else "null" if value is None else str(value)
+
+
+def _read(file: Path) -> Command | None:
+    """The command in a file, or None if it holds none."""
+    tree = ast.parse(file.read_text("utf-8"))
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
+        return None
+    texts = {
+        target.id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id in ("SUMMARY", "EXAMPLE")
+    }
+    description = ast.get_docstring(tree) or ""
+    summary = texts.get("SUMMARY", description.split("\n")[0])
+    return Command(file.stem, summary, texts.get("EXAMPLE", f"diffusion-train {file.stem}"), description)

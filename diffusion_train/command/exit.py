@@ -1,0 +1,51 @@
+"""How every command ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Exit(IntEnum):
+    DONE = 0
+    FOUND = 1  # `check` found something; its report is written
+    WRONG = 2  # configuration or data are wrong at the start
+    NUMERICAL = 3  # aborted: loss or gradients are no numbers
+    STORAGE = 4  # aborted: data or checkpoints cannot be read or written
+    STOPPED = 75  # stopped in time and resumable
+
+
+def guarded(body: Callable[[], T]) -> T | Exit:
+    """What `body` returns, or Exit.WRONG after telling a ValueError, which is the user's to mend, without its traceback.
+
+    Everything else passes through. DIFFUSION_TRAIN_DEBUG=1 shows the traceback.
+    """
+    try:
+        return body()
+    except ValueError as error:
+        tell(error)
+        return Exit.WRONG
+
+
+def tell(error: ValueError) -> None:
+    from diffusion_train.config.mistakes import ConfigError
+    from diffusion_train.config.redact import redact_text
+
+    if os.environ.get("DIFFUSION_TRAIN_DEBUG", "") not in ("", "0"):
+        traceback.print_exception(error)
+    notes = [f"    {note}" for note in getattr(error, "__notes__", [])]
+    lines = [redact_text(str(error)), *notes]
+    if not isinstance(error, ConfigError):
+        lines.append(f"    at {_origin(error)}; DIFFUSION_TRAIN_DEBUG=1 shows how it came to this")
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _origin(error: ValueError) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{os.path.basename(frame.filename)}:{frame.lineno}"

@@ -1,0 +1,84 @@
+"""Whether plain data and parts can be what a parameter's annotation says."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from diffusion_train.config.mistakes import Mistake
+from diffusion_train.config.targets import locate
+
+_SEQUENCES = (
+    list,
+    tuple,
+    set,
+    frozenset,
+    collections.abc.Sequence,
+    collections.abc.Collection,
+    collections.abc.Iterable,
+)
+_MAPPINGS = (dict, collections.abc.Mapping)
+
+
+def value_mistakes(key: str, value: Any, annotation: Any) -> Iterator[Mistake]:
+    if isinstance(value, dict) and "_target_" in value:
+        yield from _part_mistakes(key, value, annotation)
+    elif not fits(value, annotation):
+        shown = getattr(annotation, "__name__", None) if inspect.isclass(annotation) else None
+        yield Mistake(key, f"must be {shown or _shown(annotation)}, not {value!r}")
+
+
+def _part_mistakes(key: str, value: dict[str, Any], annotation: Any) -> Iterator[Mistake]:
+    """A part of one kind where another kind belongs, for instance a sampler as a schedule."""
+    wanted = [a for a in (typing.get_args(annotation) or (annotation,)) if inspect.isclass(a)]
+    if not wanted or value.get("_partial_") or getattr(annotation, "_is_protocol", False):
+        return
+    try:
+        part = locate(value["_target_"])
+    except ValueError:
+        return  # told at the part itself
+    builtin = any(a.__module__ in ("builtins", "collections.abc", "typing") and a is not type(None) for a in wanted)
+    origin = typing.get_origin(annotation)
+    if origin not in (None, types.UnionType, typing.Union) or builtin or not inspect.isclass(part):
+        return
+    if not issubclass(part, tuple(wanted)):
+        yield Mistake(key, f"must be a {wanted[0].__name__}, and {part.__name__} is none")
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether plain data can be what an annotation says; True where the annotation says nothing about plain data."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in (None, type(None)):
+        return value is None
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if annotation is bool:
+        return isinstance(value, bool)
+    if annotation in (int, float):
+        return isinstance(value, (int, annotation)) and not isinstance(value, bool)
+    if annotation is str:
+        return isinstance(value, str)
+    if (origin or annotation) in _SEQUENCES:
+        return isinstance(value, list) and _items_fit(value, origin, arguments)
+    if (origin or annotation) in _MAPPINGS:
+        return isinstance(value, dict)
+    return True
+
+
+def _items_fit(values: list[Any], origin: Any, arguments: tuple[Any, ...]) -> bool:
+    if not arguments or any(isinstance(value, dict) for value in values):
+        return True
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return len(values) == len(arguments) and all(map(fits, values, arguments))
+    return all(fits(value, arguments[0]) for value in values)
+
+
+def _shown(annotation: Any) -> str:
+    return re.sub(r"\b[a-z_]+\.(?:[a-z_]+\.)*", "", str(annotation))

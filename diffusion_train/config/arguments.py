@@ -1,0 +1,89 @@
+"""Arguments of a command line, in Hydra's override grammar."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+
+from diffusion_train.config.mistakes import Mistake, first_lines, listed, quoted
+
+_PARSER = OverridesParser.create()
+
+
+def parse(arguments: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
+    """Arguments that follow the override grammar and give a key once, and mistakes for the others."""
+    overrides, mistakes = [], []
+    for argument in arguments:
+        try:
+            override = _PARSER.parse_override(argument)
+        except HydraException as error:
+            mistakes.append(_grammar_mistake(argument, error))
+            continue
+        overrides.append(override)
+    counts = Counter(o.get_key_element() for o in overrides if not o.is_hydra_override())
+    for key, count in counts.items():
+        if count > 1:
+            values = listed([str(o.input_line) for o in overrides if o.get_key_element() == key])
+            mistakes.append(Mistake(key, f"given {count} times: {values}", "give it once"))
+    once = {o.get_key_element(): o for o in overrides}
+    return list(once.values()), mistakes
+
+
+def jobs(arguments: Sequence[str]) -> list[list[str]]:
+    """For a sweep: command lines of single jobs that together try every choice once."""
+    choices: list[list[str]] = []
+    for argument in arguments:
+        try:
+            override = _PARSER.parse_override(argument)
+        except HydraException:
+            choices.append([argument])
+            continue
+        if override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP):
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        elif not override.is_sweep_override():
+            choices.append([argument])
+    count = max((len(choice) for choice in choices), default=1)
+    return [[choice[min(job, len(choice) - 1)] for choice in choices] for job in range(count)]
+
+
+def sweep_mistakes(arguments: Sequence[str]) -> list[Mistake]:
+    """Values such as `a,b`, which mean one run each and need --multirun."""
+    mistakes = []
+    for override in parse(arguments)[0]:
+        if override.is_sweep_override():
+            key, value = override.get_key_element(), override.get_value_string()
+            remedy = (
+                f"""add --multirun for one run each, or write {key}=[{value}] for a list, "{key}='{value}'" for text"""
+            )
+            mistakes.append(Mistake(str(override.input_line), "stands for several values", remedy))
+    return mistakes
+
+
+def _grammar_mistake(argument: str, error: Exception) -> Mistake:
+    key, separator, value = argument.partition("=")
+    if not separator:
+        if key.startswith("-"):
+            return Mistake(argument, "is no option", "--help lists them")
+        return Mistake(argument, "is not of the form key=value", f"write {key}=<value>")
+    if fixed := quoted(argument, _parses):
+        return Mistake(argument, f"the value {value!r} needs quotes", f"write {fixed}")
+    return Mistake(argument, f"cannot be read: {first_lines(error)}")
+
+
+def _parses(argument: str) -> bool:
+    try:
+        _PARSER.parse_override(argument)
+    except HydraException:
+        return False
+    return True
+
+
+def first_word(argument: str) -> str:
+    """`sampler` of `+sampler.num_steps=20` and of `sampler/grid=karras`."""
+    return re.split(r"[./@=]", argument.lstrip("+~"))[0]

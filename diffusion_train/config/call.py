@@ -1,0 +1,84 @@
+"""One call of a command, taken apart: Hydra's flags, overrides, and targets to trust."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.utils import get_args_parser
+
+from diffusion_train.config.arguments import parse
+from diffusion_train.config.folders import conf_folder
+from diffusion_train.config.mistakes import Mistake, raise_all
+
+
+@dataclass(frozen=True)
+class Call:
+    """`overrides` are without `allow_targets`, which is no part of a config: a file must not be able to set it."""
+
+    command: str
+    arguments: tuple[str, ...]
+    flags: argparse.Namespace
+    overrides: tuple[str, ...]
+    allowed: tuple[str, ...]
+    folders: tuple[Path, ...]
+
+    @property
+    def config_name(self) -> str:
+        """That of the command if it has a YAML file of its own; `config` describes a training run."""
+        if self.flags.config_name:
+            return str(self.flags.config_name)
+        return self.command if (self.folders[0] / f"{self.command}.yaml").is_file() else "config"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the config's own file says, without what it includes."""
+        for folder in self.folders:
+            file = folder / f"{self.config_name}.yaml"
+            if file.is_file():
+                return yaml.safe_load(file.read_text("utf-8")) or {}
+        raise ValueError(f"there is no {self.config_name}.yaml in {' or '.join(map(str, self.folders))}")
+
+    @property
+    def flag_arguments(self) -> list[str]:
+        taken = {*self.flags.overrides}
+        return [argument for argument in self.arguments if argument not in taken]
+
+    @property
+    def shows_only(self) -> bool:
+        return bool(self.flags.cfg or self.flags.info or self.flags.hydra_help or self.flags.shell_completion)
+
+
+def read_call(command: str, arguments: Sequence[str]) -> Call:
+    """Raises ConfigError for flags of Hydra's that would replace the config's folder or load a pickle."""
+    flags = get_args_parser().parse_intermixed_args(list(arguments))
+    mistakes = []
+    if flags.experimental_rerun is not None:
+        mistakes.append(Mistake("--experimental-rerun", "loads a pickle, which can run code"))
+    if flags.config_path is not None:
+        mistakes.append(Mistake("--config-path", "would hide the package's own groups", "use --config-dir"))
+    user = [Path(flags.config_dir).resolve()] if flags.config_dir else []
+    if user and not user[0].is_dir():
+        mistakes.append(Mistake(f"--config-dir {flags.config_dir}", "is no folder"))
+    trusting = [argument for argument in flags.overrides if argument.startswith("allow_targets=")]
+    overrides = tuple(argument for argument in flags.overrides if argument not in trusting)
+    allowed, wrong = _entries(trusting)
+    raise_all([*mistakes, *wrong])
+    return Call(command, tuple(arguments), flags, overrides, allowed, (conf_folder(), *user))
+
+
+def _entries(trusting: Sequence[str]) -> tuple[tuple[str, ...], list[Mistake]]:
+    overrides, mistakes = parse(trusting)
+    entries: list[str] = []
+    for override in overrides:
+        value = override.value()
+        if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
+            mistakes.append(Mistake(str(override.input_line), "must be a list", "write allow_targets=[my_package.]"))
+            continue
+        entries += value
+    return tuple(entries), mistakes

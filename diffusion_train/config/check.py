@@ -1,0 +1,121 @@
+"""Comparing a whole config with the signatures of what it names, before data or weights are touched."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from diffusion_train.config.annotations import value_mistakes
+from diffusion_train.config.mistakes import Mistake, did_you_mean, raise_all
+from diffusion_train.config.targets import forbidden, locate
+from diffusion_train.config.values import walk
+
+_HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+_REFERENCE = re.compile(r"\$\{\s*(?:oc\.select:)?\s*(\.*)([\w.\[\]]+)\s*[},]")
+
+
+def check(cfg: DictConfig, read: Collection[str] = (), given: Mapping[str, Collection[str]] | None = None) -> None:
+    """Raises ConfigError listing every target, key and value that does not fit.
+
+    `read`: keys that the calling code reads itself, with all below them. `given`: node -> arguments the code adds to it.
+    """
+    raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
+    mistakes = []
+    for path, node in _target_nodes(cfg, ""):
+        mistakes += _node_mistakes(path, node, (given or {}).get(path, ()))
+    raise_all([*mistakes, *unread(cfg, read)])
+
+
+def unread(cfg: DictConfig, read: Collection[str]) -> list[Mistake]:
+    """Keys outside of all targets that neither the code nor an interpolation reads."""
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    used = [*read, *_references(plain)]
+    return [
+        Mistake(path, "nothing reads this key", did_you_mean(path, used))
+        for path in _plain_leaves(plain)
+        if not any(path == name or path.startswith((f"{name}.", f"{name}[")) for name in used)
+    ]
+
+
+def _target_nodes(parent: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a `_target_`, once: where it stands, not where interpolations repeat it."""
+    if OmegaConf.is_dict(parent) and "_target_" in parent:
+        yield path, parent
+    children: Any = parent.keys() if OmegaConf.is_dict(parent) else range(len(parent))
+    for key in children:
+        if OmegaConf.is_missing(parent, key) or OmegaConf.is_interpolation(parent, key):
+            continue
+        if isinstance(parent[key], (DictConfig, ListConfig)):
+            where = f"{path}[{key}]" if OmegaConf.is_list(parent) else f"{path}.{key}".lstrip(".")
+            yield from _target_nodes(parent[key], where)
+
+
+def _node_mistakes(path: str, node: DictConfig, given: Collection[str]) -> Iterator[Mistake]:
+    where = f"{path}." if path else ""
+    try:
+        target = locate(node["_target_"])
+    except ValueError as error:
+        yield Mistake(f"{where}_target_", str(error))
+        return
+    parameters = _parameters(target)
+    open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    accepted = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    values = {str(key): value for key, value in _resolved(node).items() if key not in _HYDRA_KEYS}
+    name = node["_target_"].rpartition(".")[2]
+    for key, value in values.items():
+        if key in accepted and value != "???":
+            yield from value_mistakes(f"{where}{key}", value, parameters[key].annotation)
+        elif key not in accepted and not open_ended:
+            remedy = did_you_mean(key, accepted) or f"it takes {', '.join(accepted) or 'none'}"
+            yield Mistake(f"{where}{key}", f"{name} has no such setting", remedy)
+    if node.get("_partial_", False):
+        return
+    positional = len(node.get("_args_", ()))
+    for key in accepted[positional:]:
+        if parameters[key].default is inspect.Parameter.empty and values.get(key, "???") == "???" and key not in given:
+            yield Mistake(f"{where}{key}", f"{name} needs this setting", f"add {where}{key}=...")
+
+
+def _resolved(node: DictConfig) -> dict[Any, Any]:
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target, eval_str=True).parameters
+    except (NameError, AttributeError, TypeError):  # annotations that exist for type checkers alone
+        return inspect.signature(target).parameters
+
+
+def _references(plain: Any) -> Iterator[str]:
+    for path, value in walk(plain):
+        for text in _texts(value):
+            for dots, name in _REFERENCE.findall(text):
+                above = path.split(".")[: -len(dots)] if dots else []
+                yield ".".join([*above, name])
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _plain_leaves(node: Any, path: str = "") -> Iterator[str]:
+    """Keys of values, without those that belong to a target."""
+    if isinstance(node, dict) and "_target_" not in node:
+        for key, value in node.items():
+            yield from _plain_leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list) and any(isinstance(item, (dict, list)) for item in node):
+        for i, value in enumerate(node):
+            yield from _plain_leaves(value, f"{path}[{i}]")
+    elif not isinstance(node, dict):
+        yield path

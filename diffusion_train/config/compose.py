@@ -1,0 +1,111 @@
+"""Composing a config from the command line: Hydra stops at its first error, this collects them all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion_train.config import resolvers
+from diffusion_train.config.arguments import parse
+from diffusion_train.config.folders import groups
+from diffusion_train.config.mistakes import ConfigError, Mistake, did_you_mean, first_lines, listed
+from diffusion_train.config.values import hydra_mistakes, keys, type_mistakes, unresolved
+
+
+class Composer:
+    """`folders`: the package's conf folder first, then the user's own."""
+
+    def __init__(self, config_name: str, folders: Sequence[Path], settings: Sequence[str] = ()) -> None:
+        self.config_name, self.settings = config_name, list(settings)
+        self.folders = [Path(folder).resolve() for folder in folders]
+        self.groups = groups(self.folders)
+        resolvers.install()
+
+    def config(self, arguments: Sequence[str]) -> tuple[DictConfig, list[Mistake]]:
+        """The config of all arguments that are right, with its `hydra` node, and what is wrong with the others.
+
+        Raises ConfigError if the YAML files themselves cannot be composed.
+        """
+        overrides, mistakes = parse(arguments)
+        cfg, kept, refused = self._without_refused(overrides)
+        base = self._compose([o for o in kept if self._is_choice(o)])
+        names = [*keys(cfg), *self.groups]
+        lost = tuple(o.key_or_group.replace("/", ".") + "." for o, _ in refused if self._is_choice(o))
+        mistakes += [self._explain(o, error, names) for o, error in refused if not o.key_or_group.startswith(lost)]
+        mistakes += [m for o in kept if self._sets_value(o) for m in type_mistakes(o, base, self.groups)]
+        if not refused:
+            mistakes += unresolved(cfg)
+        return cfg, mistakes + hydra_mistakes(cfg, kept)
+
+    def _compose(self, overrides: Sequence[Override]) -> DictConfig:
+        search = [f"hydra.searchpath={[f'file://{folder}' for folder in self.folders[1:]]}"]
+        lines = [*self.settings, *(search if self.folders[1:] else []), *(str(o.input_line) for o in overrides)]
+        with initialize_config_dir(str(self.folders[0]), version_base="1.3"):
+            return compose(self.config_name, lines, return_hydra_config=True)
+
+    def _without_refused(
+        self, overrides: Sequence[Override]
+    ) -> tuple[DictConfig, list[Override], list[tuple[Override, Exception]]]:
+        kept = sorted(overrides, key=lambda o: not self._is_choice(o))
+        refused = []
+        while True:
+            try:
+                return self._compose(kept), kept, refused
+            except (HydraException, OmegaConfBaseException) as error:
+                culprit = self._culprit(kept, error)
+                if culprit is None:
+                    raise ConfigError([Mistake(self.config_name, first_lines(error))]) from error
+                kept.remove(culprit)
+                refused.append((culprit, error))
+
+    def _culprit(self, overrides: Sequence[Override], error: Exception) -> Override | None:
+        """The override that the message names, or else the last one of the shortest prefix that fails."""
+        wrong_options = [o for o in overrides if o.key_or_group in self.groups and not self._has_option(o)]
+        named = wrong_options or [o for o in overrides if re.search(_mention(o), str(error))]
+        if named:
+            return named[0]
+        for length in range(len(overrides) + 1):
+            try:
+                self._compose(overrides[:length])
+            except (HydraException, OmegaConfBaseException):
+                return overrides[length - 1] if length else None
+        return None
+
+    def _is_choice(self, override: Override) -> bool:
+        group = override.key_or_group
+        return group in self.groups or group.startswith("hydra/") or override.package is not None
+
+    def _sets_value(self, override: Override) -> bool:
+        return override.type == OverrideType.CHANGE and not self._is_choice(override)
+
+    def _has_option(self, override: Override) -> bool:
+        value = override.value()
+        chosen = value if isinstance(value, list) else [value]
+        return override.is_delete() or all(option in self.groups[override.key_or_group] for option in chosen)
+
+    def _explain(self, override: Override, error: Exception, names: Sequence[str]) -> Mistake:
+        line, key = str(override.input_line), override.key_or_group
+        if key in self.groups and not self._has_option(override):
+            if override.value() is None:
+                return Mistake(line, f"group {key!r} cannot be null", f"leave it out with '~{key}'")
+            options = self.groups[key]
+            problem = f"group {key!r} has no option {override.value()!r}"
+            remedy = f"{did_you_mean(str(override.value()), options)} options: {listed(options)}".strip()
+            return Mistake(line, problem, remedy)
+        problem = first_lines(error)
+        if "Could not override" in problem or "Key '" in problem or "does not exist" in problem:
+            remedy = did_you_mean(key, names) or f"a new key needs a plus: +{key}=..."
+            return Mistake(line, f"there is no key or group {key!r}", remedy)
+        return Mistake(line, problem)
+
+
+def _mention(override: Override) -> str:
+    names = [str(override.input_line), override.get_key_element(), override.key_or_group]
+    return "|".join(rf"(?<![\w.\-/]){re.escape(name)}(?![\w.\-/])" for name in names)

@@ -1,0 +1,170 @@
+"""From arguments to a command's config: the first pass over all of them, then Hydra as usual."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from diffusion_train.config import resolvers
+from diffusion_train.config.arguments import first_word, jobs, sweep_mistakes
+from diffusion_train.config.call import Call
+from diffusion_train.config.compose import Composer
+from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all
+from diffusion_train.config.redact import escape, redact
+from diffusion_train.config.run import compose_run
+from diffusion_train.config.targets import allow
+
+Body = Callable[[Any], int]
+
+# Hydra writes no files of its own and leaves logging and the working directory alone.
+_QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.job.chdir=false")
+_IN_RUN_DIR = ("hydra.run.dir=${run_dir}", "hydra.sweep.dir=${run_dir}", "hydra.sweep.subdir=${hydra.job.num}")
+
+# Set by launchers that start every process themselves, so that each would compute a time of its own.
+_PROCESS_COUNTS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+def launch(call: Call, body: Body) -> int:
+    """Runs `body` on the config if there is nothing wrong; the exit code is the highest of all jobs of a sweep.
+
+    Raises ConfigError with every mistake.
+    """
+    resolvers.install()
+    allow(call.allowed)
+    if "run" in call.settings:
+        return _on_run(call, body)
+    cfg = first_pass(call)
+    if not call.shows_only:
+        raise_all(_run_dir_mistakes(cfg))
+    return _through_hydra(call, body)
+
+
+def first_pass(call: Call) -> DictConfig:
+    """The config, `hydra` node included. Raises ConfigError with every mistake."""
+    composer = Composer(call.config_name, call.folders, _hydra_settings(call))
+    mistakes: list[Mistake] = [] if call.flags.multirun else sweep_mistakes(call.overrides)
+    if call.flags.multirun and "run_dir" not in call.settings:
+        mistakes.append(Mistake("--multirun", "needs a command with a run_dir"))
+    for job in jobs(call.overrides):
+        cfg, found = composer.config(job)
+        mistakes += found
+    if "allow_targets" in cfg:
+        mistakes.append(Mistake("allow_targets", "stands in a config file", "give it on the command line alone"))
+    raise_all(_without_missing(mistakes) if call.shows_only else mistakes)
+    return cfg
+
+
+def _hydra_settings(call: Call) -> tuple[str, ...]:
+    return (*_QUIET, *_IN_RUN_DIR) if "run_dir" in call.settings else (*_QUIET, "hydra.run.dir=.")
+
+
+def _without_missing(mistakes: Sequence[Mistake]) -> list[Mistake]:
+    """A config can be looked at before everything is given."""
+    return [mistake for mistake in mistakes if mistake.problem != "must be given"]
+
+
+def _run_dir_mistakes(cfg: DictConfig) -> list[Mistake]:
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(raw, dict)
+    timed = "${now:" in str(raw.get("run_dir")) and raw["hydra"]["run"]["dir"] == "${run_dir}"
+    if timed and any(os.environ.get(name, "1") not in ("", "1") for name in _PROCESS_COUNTS):
+        problem = "every process would make a folder of its own, named by its time"
+        return [Mistake("run_dir", problem, "give run_dir=<folder> when torchrun or srun starts the processes")]
+    folder = Path(str(cfg.hydra.run.dir)).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        return [Mistake(f"run_dir={folder}", f"{existing} cannot be written to", "give another run_dir")]
+    return []
+
+
+def _through_hydra(call: Call, body: Body) -> int:
+    codes: list[int] = []
+    original, allowed, head = list(sys.argv), call.allowed, _program(call)
+    flags = [flag for flag in call.flag_arguments if flag not in ("-m", "--multirun")]
+    trust = [f"allow_targets=[{','.join(allowed)}]"] if allowed else []
+
+    def job(cfg: DictConfig) -> None:
+        resolvers.install()
+        allow(allowed)
+        # What Lightning starts its further processes with: this job alone, not the whole sweep.
+        sys.argv = [*head, *flags, *trust, *HydraConfig.get().overrides.task]
+        folder = _settle_run_dir(cfg)
+        codes.append(int(body(cfg)))
+        with suppress(OSError):
+            folder.rmdir()  # only if nothing was written
+
+    sys.argv = [original[0], *call.flag_arguments, *_hydra_settings(call), *call.overrides]
+    try:
+        hydra.main(version_base="1.3", config_path=str(call.folders[0]), config_name=call.config_name)(job)()
+    finally:
+        sys.argv = original
+    return max(codes, default=0)
+
+
+def _program(call: Call) -> list[str]:
+    """The words before the arguments: `train.py`, or `diffusion-train train`."""
+    count = len(sys.argv) - len(call.arguments)
+    return sys.argv[:count] if tuple(sys.argv[count:]) == call.arguments else sys.argv[:1]
+
+
+def _settle_run_dir(cfg: DictConfig) -> Path:
+    """One folder for everything: the one Hydra made, which processes started by Lightning are told of."""
+    node = HydraConfig.get()
+    folder = str(node.runtime.output_dir)
+    with read_write(node), open_dict(node):
+        node.run.dir = folder
+    if "run_dir" in cfg:
+        with read_write(cfg), open_dict(cfg):
+            cfg.run_dir = folder
+    if node.mode == RunMode.MULTIRUN:
+        _redact_file(Path(str(node.sweep.dir)) / "multirun.yaml")
+    return Path(folder)
+
+
+def _redact_file(path: Path) -> None:
+    """Hydra saves a sweep's settings as they were given."""
+    if path.is_file():
+        settings = redact(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+        path.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
+
+
+def _on_run(call: Call, body: Body) -> int:
+    """The config of the run, with the command's own settings in a node named after the command."""
+    own_arguments = [a for a in call.overrides if first_word(a) in call.settings]
+    run_arguments = [a for a in call.overrides if first_word(a) not in call.settings]
+    mistakes = [Mistake("--multirun", "is for training runs")] if call.flags.multirun else []
+    mistakes += sweep_mistakes(call.overrides)
+    own, found = Composer(call.config_name, call.folders, _hydra_settings(call)).config(own_arguments)
+    mistakes += found
+    cfg = OmegaConf.create({})
+    if not OmegaConf.is_missing(own, "run"):
+        try:
+            cfg = compose_run(Path(str(own.run)), run_arguments, call.folders, words=call.settings)
+        except ConfigError as error:
+            mistakes += error.mistakes
+        except ValueError as error:
+            mistakes.append(Mistake(f"run={own.run}", str(error)))
+    raise_all(_without_missing(mistakes) if call.shows_only else mistakes)
+    settings = {key: value for key, value in own.items() if key != "hydra"} if call.shows_only else _resolved(own)
+    OmegaConf.update(cfg, call.command, settings, force_add=True)
+    if call.shows_only:
+        print(OmegaConf.to_yaml(cfg), end="")
+        return 0
+    return body(cfg)
+
+
+def _resolved(own: DictConfig) -> dict[str, Any]:
+    with open_dict(own):
+        own.pop("hydra")
+    plain = escape(OmegaConf.to_container(own, resolve=True))
+    assert isinstance(plain, dict)
+    return plain

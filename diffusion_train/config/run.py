@@ -1,0 +1,147 @@
+"""The config of a finished or running run, and other settings laid over it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion_train.config.arguments import parse
+from diffusion_train.config.folders import groups
+from diffusion_train.config.mistakes import Mistake, did_you_mean, first_lines, listed, raise_all
+from diffusion_train.config.redact import escape
+from diffusion_train.config.targets import forbidden
+from diffusion_train.config.values import keys, type_mistakes, unresolved
+
+MAX_BYTES = 1 << 20
+
+
+def from_container(container: dict[str, Any]) -> DictConfig:
+    """A config found in a file. It is data: `${...}` in it stays text, and its targets are checked by name.
+
+    Raises ConfigError for targets that are not allowed.
+    """
+    if not isinstance(container, dict):
+        raise ValueError(f"a config is a mapping, not {type(container).__name__}")  # noqa: TRY004
+    raise_all(forbidden(container))
+    return OmegaConf.create(escape(container))
+
+
+def load_run_config(run: Path) -> DictConfig:
+    """The config of a run folder, or of the weights.safetensors of one.
+
+    Raises ValueError if there is none, and ConfigError for targets that are not allowed.
+    """
+    run = Path(run)
+    file = run / "config.yaml" if run.is_dir() else run
+    if not file.is_file():
+        raise ValueError(f"run={run}: {file} is not there; give a run folder or its weights.safetensors")
+    container = _safetensors_config(file) if file.suffix == ".safetensors" else _yaml(file)
+    return from_container(container)
+
+
+def compose_run(run: Path, arguments: Sequence[str], folders: Sequence[Path], words: Iterable[str] = ()) -> DictConfig:
+    """A run's config with `arguments` laid over it: a group's option replaces the run's part, a key sets its value.
+
+    `words`: further keys that a mistyped one may have meant. Raises ConfigError with everything that is wrong.
+    """
+    cfg = load_run_config(run)
+    overrides, mistakes = parse(arguments)
+    known = groups(folders)
+    choices = [o for o in overrides if o.key_or_group in known]
+    wrong = [m for o in choices for m in _choice_mistakes(o, known)]
+    mistakes += wrong
+    if not wrong:
+        try:
+            _exchange_parts(cfg, choices, folders)
+        except (HydraException, OmegaConfBaseException) as error:
+            mistakes.append(Mistake(listed([str(o.input_line) for o in choices]), first_lines(error)))
+    names = [*keys(cfg), *known, *words]
+    for override in overrides:
+        if override not in choices:
+            mistakes += _set(cfg, override, names, known)
+    raise_all([*mistakes, *unresolved(cfg)])
+    raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
+    return cfg
+
+
+def _choice_mistakes(override: Override, known: dict[str, list[str]]) -> list[Mistake]:
+    line, group, value = str(override.input_line), override.key_or_group, override.value()
+    options = known[group]
+    if override.type != OverrideType.CHANGE or override.package:
+        return [Mistake(line, "a part of a run can only be exchanged", f"write {group}=<option>")]
+    if value not in options:
+        remedy = f"{did_you_mean(str(value), options)} options: {listed(options)}".strip()
+        return [Mistake(line, f"group {group!r} has no option {value!r}", remedy)]
+    return []
+
+
+def _exchange_parts(cfg: DictConfig, choices: Sequence[Override], folders: Sequence[Path]) -> None:
+    chosen = {o.key_or_group for o in choices}
+    outer = [group for group in chosen if not any(group.startswith(f"{other}/") for other in chosen)]
+    search = [f"file://{Path(folder).resolve()}" for folder in folders[1:]]
+    lines = [f"hydra.searchpath={search}"] if search else []
+    lines += [f"+{o.input_line}" if o.key_or_group in outer else str(o.input_line) for o in choices]
+    with initialize_config_dir(str(Path(folders[0]).resolve()), version_base="1.3"):
+        parts = compose(None, lines)
+    for group in outer:
+        path = group.replace("/", ".")
+        part = OmegaConf.select(parts, path)
+        if part is None or OmegaConf.select(cfg, path) is None:
+            raise HydraException(f"group {group!r} is no part of a run")
+        OmegaConf.update(cfg, path, OmegaConf.to_container(part, resolve=False), merge=False)
+
+
+def _set(cfg: DictConfig, override: Override, names: Sequence[str], known: dict[str, list[str]]) -> list[Mistake]:
+    line, key = str(override.input_line), override.key_or_group
+    mistakes = list(type_mistakes(override, cfg, known))
+    if override.is_delete() or override.is_sweep_override():
+        return [Mistake(line, "is not possible here", f"write {key}=<value>")]
+    if OmegaConf.select(cfg, key, default=_ABSENT) is _ABSENT and not (override.is_add() or override.is_force_add()):
+        remedy = did_you_mean(key, names) or f"a new key needs a plus: +{key}=..."
+        return [Mistake(line, f"the run has no key {key!r}", remedy)]
+    if not mistakes:
+        OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
+    return mistakes
+
+
+_ABSENT = object()
+
+
+def _yaml(file: Path) -> Any:
+    if file.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{file}: larger than {MAX_BYTES} bytes, which no config is")
+    try:
+        return yaml.load(file.read_text("utf-8"), Loader=_PlainLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file}: cannot be read as YAML: {error}") from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases, which can stand for more data than a machine holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+
+def _safetensors_config(file: Path) -> Any:
+    """From the header (https://github.com/huggingface/safetensors#format), without reading any weights."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > 100 * MAX_BYTES:
+                raise ValueError("its header is too long")
+            header = json.loads(stream.read(length))
+        return json.loads(header["__metadata__"]["diffusion_train"])["config"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file}: has no config of a diffusion_train run in its header") from error

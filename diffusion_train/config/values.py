@@ -1,0 +1,113 @@
+"""The values of a composed config: what is missing, leads nowhere, or has the wrong type."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+from diffusion_train.config.mistakes import Mistake, first_lines, listed
+from diffusion_train.config.targets import forbidden
+
+_SCALARS = {"bool": bool, "int": int, "float": (int, float)}
+
+
+def keys(cfg: DictConfig) -> list[str]:
+    """Every dotted key but those of `hydra`."""
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    return [path for path, _ in walk(plain) if "_target_" not in path]
+
+
+def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every entry of nested dictionaries, containers included."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        child = f"{path}.{key}" if path else str(key)
+        yield child, value
+        yield from walk(value, child)
+
+
+def unresolved(cfg: DictConfig) -> list[Mistake]:
+    """Mandatory values that are not given, and interpolations that lead nowhere."""
+    HydraConfig.instance().cfg = cfg
+    mistakes = [
+        Mistake(key, "must be given", f"add {key}=...")
+        for key in sorted(OmegaConf.missing_keys(cfg))
+        if not key.startswith("hydra.")
+    ]
+    mistakes += [m for key in cfg if key != "hydra" for m in _broken(cfg, key, str(key))]
+    return mistakes
+
+
+def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:
+    if OmegaConf.is_missing(parent, key):
+        return
+    if OmegaConf.is_interpolation(parent, key):
+        try:
+            parent[key]
+        except InterpolationToMissingValueError:
+            return  # told where the value is missing
+        except OmegaConfBaseException as error:
+            raw = OmegaConf.to_container(parent, resolve=False)
+            yield Mistake(path, f"{raw[key]} cannot be resolved: {first_lines(error)}")  # type: ignore[index, call-overload]
+        return
+    child = parent[key]
+    if OmegaConf.is_dict(child):
+        for name in child:
+            yield from _broken(child, name, f"{path}.{name}")
+    elif OmegaConf.islisted(child):
+        for i in range(len(child)):
+            yield from _broken(child, i, f"{path}[{i}]")
+
+
+def hydra_mistakes(cfg: DictConfig, overrides: Sequence[Override]) -> list[Mistake]:
+    """Hydra calls the targets of its own node before any code of ours runs: callbacks, launchers, log handlers."""
+    node = OmegaConf.to_container(cfg.hydra, resolve=False)
+    assert isinstance(node, dict)
+    mistakes = []
+    for path, value in walk(node, "hydra"):
+        if path.rpartition(".")[2] not in ("_target_", "()", "class") or not isinstance(value, str):
+            continue
+        if not value.startswith(("hydra._internal.", "hydra_plugins.", "logging.", "colorlog.")):
+            mistakes += forbidden({"_target_": value}, path.rpartition(".")[0])
+    given = any(o.key_or_group.startswith("hydra.job.env_set") for o in overrides)
+    if node["job"].get("env_set") and not given:
+        mistakes.append(Mistake("hydra.job.env_set", "sets environment variables", "give it on the command line alone"))
+    return mistakes
+
+
+def type_mistakes(override: Override, base: DictConfig, groups: Collection[str]) -> Iterator[Mistake]:
+    """A value of another type than the default that `base` has at its key."""
+    key, value = override.key_or_group, override.value()
+    if value is None or (isinstance(value, str) and "${" in value):
+        return
+    try:
+        default = OmegaConf.select(base, key, throw_on_missing=False)
+    except OmegaConfBaseException:
+        return
+    line = str(override.input_line)
+    if isinstance(default, DictConfig) and not isinstance(value, dict):
+        group = key.replace(".", "/")
+        inside = listed([f"{key}.{child}" for child in default if child != "_target_"])
+        remedy = f"choose an option of the group: {group}={value}" if group in groups else f"it has {inside}"
+        yield Mistake(line, f"{key!r} holds keys, not a single value", remedy)
+    kind = type(default).__name__
+    if kind in _SCALARS and not _is_a(value, kind):
+        yield Mistake(line, f"{key!r} must be {_article(kind)}, not {value!r}", _integer(key, value, kind))
+
+
+def _is_a(value: Any, kind: str) -> bool:
+    return isinstance(value, _SCALARS[kind]) and (kind == "bool" or not isinstance(value, bool))
+
+
+def _article(kind: str) -> str:
+    return {"bool": "true or false", "int": "a whole number", "float": "a number"}[kind]
+
+
+def _integer(key: str, value: Any, kind: str) -> str:
+    return f"write {key}={int(value)}" if kind == "int" and isinstance(value, float) and value.is_integer() else ""

@@ -1,0 +1,101 @@
+"""What watches training must not change it."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_train.callbacks.noise_levels import NoiseLevels
+from diffusion_train.callbacks.sample_scatter import SampleScatter
+from diffusion_train.callbacks.scheduled import Every
+from diffusion_train.callbacks.throughput import Throughput
+from diffusion_train.callbacks.validation import Validation
+from diffusion_train.guidance.none import NoGuidance
+from diffusion_train.sampler.ddim import DDIM
+from diffusion_train.sampler.grid import Uniform
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def column(run_dir: Path, name: str) -> dict[int, float]:
+    return {int(row["step"]): float(row[name]) for row in rows(run_dir) if row.get(name)}
+
+
+def test_sampling_and_validating_leave_training_bit_identical(tmp_path: Path, run_points) -> None:
+    # ancestral sampling draws noise at every step
+    scatter = SampleScatter(tmp_path / "b", DDIM(3, Uniform(), eta=1.0), NoGuidance(), Every(2, first=1), num_samples=16)
+    watched, recorded_watched = run_points(
+        tmp_path / "b", 6, callbacks=(scatter, Validation(Every(2), num_samples=3), NoiseLevels(3), Throughput())
+    )
+    alone, recorded = run_points(tmp_path / "a", 6)
+    assert all(map(torch.equal, recorded.losses, recorded_watched.losses))
+    assert all(map(torch.equal, alone.network.state_dict().values(), watched.network.state_dict().values()))
+    assert [path.name for path in sorted((tmp_path / "b" / "samples").iterdir())] == [
+        f"step_{step:08d}.png" for step in (1, 2, 4, 6)
+    ]
+    Image.open(tmp_path / "b" / "samples" / "step_00000006.png").verify()
+
+
+def test_validation_is_a_function_of_the_weights_alone(tmp_path: Path, run_points) -> None:
+    validation = Validation(Every(2), num_samples=3, batch_size=7)
+    run_points(tmp_path / "a", 6, callbacks=(validation,), lr=0.0)
+    raw, averaged = (column(tmp_path / "a", f"val/noise_mse{suffix}") for suffix in ("", "_ema"))
+    assert sorted(raw) == [2, 4, 6]
+    assert len(set(raw.values())) == 1
+    assert raw == pytest.approx(averaged)
+    other = Validation(Every(2), num_samples=3, batch_size=24)
+    run_points(tmp_path / "b", 6, callbacks=(other,), lr=0.0)
+    assert column(tmp_path / "b", "val/noise_mse") == pytest.approx(raw)
+
+
+def test_validation_of_an_untrained_network_is_that_of_predicting_zero(tmp_path: Path, run_points) -> None:
+    """v = 0 means noise = sigma * xt, whose error alpha^2 * (mean of (sigma * x0 - alpha * noise)^2) is known."""
+    run_points(tmp_path, 1, callbacks=(Validation(Every(1), num_samples=5, num_levels=2, max_log_snr=0.0),), lr=0.0)
+    assert 0.25 * 0.1 < column(tmp_path, "val/noise_mse")[1] < 0.25 * 4  # at log-SNR 0: alpha^2 = 1/2, twice
+
+
+def test_noise_levels_add_up_to_the_mean(tmp_path: Path, run_points) -> None:
+    _, recorded = run_points(tmp_path, 4, callbacks=(NoiseLevels(every_n_steps=4, num_levels=1),))
+    losses = column(tmp_path, "train/noise_mse")
+    assert column(tmp_path, "train_by_t/0.0-1.0")[4] == pytest.approx(sum(losses.values()) / 4, rel=1e-5)
+    assert len(recorded.losses) == 4
+
+
+def test_throughput_is_positive_and_waiting_is_a_share(tmp_path: Path, run_points) -> None:
+    run_points(tmp_path, 3, callbacks=(Throughput(),))
+    assert all(value > 0 for value in column(tmp_path, "perf/samples_per_second").values())
+    assert all(0 <= value <= 1 for value in column(tmp_path, "perf/data_wait").values())
+
+
+def test_an_error_while_sampling_leaves_the_networks_own_weights(tmp_path: Path, run_points) -> None:
+    class Broken(DDIM):
+        def sample(self, *args):
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_points(tmp_path / "a", 6, callbacks=(SampleScatter(tmp_path, Broken(3, Uniform()), NoGuidance(), Every(4)),), every_n_steps=4)
+    alone, _ = run_points(tmp_path / "b", 4)
+    saved = torch.load(tmp_path / "a" / "checkpoints" / "step_00000004.ckpt", weights_only=True)["state_dict"]
+    for name, value in alone.network.state_dict().items():
+        assert torch.equal(saved[f"network.{name}"], value)
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [(Every(4), [4, 8, 10]), (Every(4, at_end=False), [4, 8]), (Every(0), [10]), (Every(5, first=2), [2, 5, 10]), (Every(0, at_end=False), [])],
+    ids=["interval and end", "no end", "end alone", "early one", "never"],
+)
+def test_when_callbacks_act(every: Every, steps: list[int]) -> None:
+    class At:
+        max_steps = 10
+
+        def __init__(self, step: int) -> None:
+            self.global_step = step
+
+    acted = [step for step in range(1, 11) if every.during(At(step))]
+    assert acted + [10] * every.last(At(10)) == steps

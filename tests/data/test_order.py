@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from diffusion_train.data.order import Order
+from diffusion_train.data.permutation import permute
+
+sizes = st.integers(1, 3000)
+
+
+def _u64(values):
+    return np.asarray(values, np.uint64)
+
+
+@given(size=sizes, key=st.integers(0, 2**64 - 1))
+@example(size=1, key=0)
+@example(size=4, key=1)
+@example(size=1025, key=2)
+@settings(max_examples=60, deadline=None)
+def test_a_permutation_is_a_bijection_and_its_inverse_undoes_it(size, key):
+    numbers, full = np.arange(size), _u64(np.full(size, size))
+    keys = _u64(np.full(size, key, np.uint64))
+    out = permute(_u64(numbers), full, keys)
+    assert sorted(out.tolist()) == numbers.tolist()
+    assert permute(out, full, keys, inverse=True).tolist() == numbers.tolist()
+
+
+@given(
+    n=sizes,
+    block=st.integers(1, 400),
+    window=st.integers(1, 20),
+    lanes=st.integers(1, 9),
+    epoch=st.integers(0, 5),
+    seed=st.integers(0, 2**40),
+)
+@example(n=1, block=64, window=256, lanes=3, epoch=0, seed=0)
+@example(n=65, block=64, window=1, lanes=1, epoch=1, seed=0)
+@settings(max_examples=120, deadline=None)
+def test_every_epoch_holds_every_sample_once(n, block, window, lanes, epoch, seed):
+    order = Order(seed, "data", n, block, window, lanes)
+    first, last = epoch * n // lanes, -(-(epoch + 1) * n // lanes)
+    draws = [draw for step in range(first, last) for draw in order.indices(step, lanes)]
+    assert sorted(sample for e, sample in draws if e == epoch) == list(range(n))
+
+
+@given(n=st.integers(1, 300), lanes=st.integers(1, 6), rows=st.integers(1, 5), ranks=st.sampled_from([1, 2, 3, 4]))
+@settings(max_examples=60, deadline=None)
+def test_shares_of_any_number_of_ranks_make_up_the_batch(n, lanes, rows, ranks):
+    batch_size = lanes * rows * ranks
+    order = Order(3, "data", n, 16, 2, lanes)
+    share = batch_size // ranks
+    for step in (0, 1, 7, 10**6):
+        shares = [order.indices(step, batch_size, range(rank * share, (rank + 1) * share)) for rank in range(ranks)]
+        assert sum(shares, []) == order.indices(step, batch_size)
+
+
+@given(n=st.integers(1, 200), batch_size=st.integers(1, 40))
+@settings(max_examples=40, deadline=None)
+def test_one_lane_walks_through_one_epoch_after_the_other(n, batch_size):
+    order = Order(0, "data", n, 8, 3)
+    stream = [draw for step in range(1 + 2 * n // batch_size) for draw in order.indices(step, batch_size)]
+    expected = [(epoch, int(sample)) for epoch in range(3) for sample in order.sequence(epoch, np.arange(n))]
+    assert stream[: 2 * n] == expected[: 2 * n]
+
+
+@pytest.mark.parametrize("lanes", [2, 4])
+def test_a_lane_keeps_to_its_piece_of_an_epoch(lanes):
+    n, batch_size = 4096, 64
+    order = Order(0, "data", n, 16, 8, lanes)
+    piece = order.sequence(0, np.arange(n)).reshape(lanes, -1)
+    seen = [order.indices(step, batch_size) for step in range(n // batch_size)]
+    for lane in range(lanes):
+        rows = slice(lane * batch_size // lanes, (lane + 1) * batch_size // lanes)
+        assert [sample for draws in seen for _, sample in draws[rows]] == piece[lane].tolist()
+
+
+def test_order_depends_on_seed_epoch_and_data_alone():
+    def sequence(seed=0, fingerprint="a", epoch=0):
+        return tuple(Order(seed, fingerprint, 500).sequence(epoch, np.arange(500)))
+
+    assert sequence() == sequence()
+    assert len({sequence(), sequence(seed=1), sequence(fingerprint="b"), sequence(epoch=1)}) == 4
+
+
+def test_reads_stay_within_a_window_of_blocks():
+    order = Order(0, "data", 100_000, block_size=50, window=10)
+    samples = order.sequence(0, np.arange(100_000))
+    for start in (0, 5_000, 50_000):
+        assert len(set(samples[start : start + 500] // 50)) <= 11  # 10, and one more where the short block shifts the edge
+
+
+def test_neighbours_are_uncorrelated_within_a_window():
+    n = 16_384
+    samples = Order(0, "data", n).sequence(0, np.arange(n)).astype(float)
+    for series in (samples[:-1], np.arange(n - 1)):
+        assert abs(np.corrcoef(series, samples[1:])[0, 1]) < 4 / np.sqrt(n)
+
+
+def test_any_position_of_a_billion_samples_costs_little_time_and_memory():
+    order = Order(0, "data", 10**9 + 7, num_lanes=128)
+    order.indices(0, 1024)
+    tracemalloc.start()
+    start = time.perf_counter()
+    draws = [order.indices(step, 1024, range(8)) for step in (1, 10**6, 10**9, 10**12)]
+    seconds = time.perf_counter() - start
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert all(0 <= sample < 10**9 + 7 for batch in draws for _, sample in batch)
+    assert seconds < 1
+    assert peak < 1 << 20
+
+
+def test_the_order_of_a_seed_never_changes():
+    """Runs of earlier versions go on with the samples they would have had."""
+    assert Order(1, "data", 10, 3, 2).indices(0, 12) == REMEMBERED
+
+
+REMEMBERED: list[tuple[int, int]] = []
+
+
+@pytest.mark.parametrize("setting", ["num_samples", "block_size", "window", "num_lanes"])
+def test_impossible_settings_are_refused(setting):
+    settings = {"num_samples": 10, "block_size": 2, "window": 2, "num_lanes": 1} | {setting: 0}
+    with pytest.raises(ValueError, match=f"{setting}=0"):
+        Order(0, "data", **settings)
+
+
+def test_batches_that_lanes_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="batch_size=10 is not divisible by num_lanes=4"):
+        Order(0, "data", 100, num_lanes=4).indices(0, 10)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffusion_train.network.unet import UNet
+
+
+def test_one_entry_a_level() -> None:
+    with pytest.raises(ValueError, match="3, 2 and 3"):
+        UNet(3, [16, 16, 16], [1, 1], [False, False, True])
+
+
+def test_compiles_in_place() -> None:
+    """Keys carry no wrapper's prefix, so that checkpoints load with and without compilation."""
+    from diffusion_train.network.layout import place
+
+    network = UNet(3, [8], [1], [False])
+    keys = list(network.state_dict())
+    place(network, channels_last=False, compile=True)
+    assert list(network.state_dict()) == keys
+    assert network._compiled_call_impl is not None
+
+
+def test_patches_are_blocks_of_pixels() -> None:
+    """Without attention, with patches of 2, a pixel reaches no further than its patch's convolutions do."""
+    torch.manual_seed(0)
+    network = UNet(1, [8], [1], [False], patch_size=2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    for norm in (m for m in network.modules() if isinstance(m, torch.nn.GroupNorm)):
+        norm.forward = lambda v: v  # a norm mixes all pixels
+    x = torch.zeros(1, 1, 64, 64)
+    x[..., 31, 31] = 1
+    zero = torch.zeros(1)
+    rows = (network(x, zero) - network(torch.zeros_like(x), zero)).abs().sum((0, 1, 3)).nonzero().flatten()
+    num_convolutions = 1 + 3 * 2 + 1  # stem; down, middle and up with two each; head
+    assert (rows.min() // 2, rows.max() // 2) == (15 - num_convolutions, 15 + num_convolutions)

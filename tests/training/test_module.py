@@ -1,0 +1,113 @@
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_train.callbacks.scalars import NumericalError
+from diffusion_train.training.checkpoint import load, newest_whole
+
+
+def same(a, b) -> bool:
+    """Whether two checkpoints hold the same numbers, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+STATE = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_seven_and_thirteen_steps_are_twenty(tmp_path: Path, run_points, num_workers: int) -> None:
+    _, whole = run_points(tmp_path / "a", 20)
+    _, first = run_points(tmp_path / "b", 7)
+    _, second = run_points(tmp_path / "b", 20, resume=newest_whole(tmp_path / "b" / "checkpoints"), num_workers=num_workers)
+    assert first.keys + second.keys == whole.keys
+    assert same(first.losses + second.losses, whole.losses)
+    a, b = (load(newest_whole(tmp_path / name / "checkpoints")) for name in "ab")
+    assert all(same(a[name], b[name]) for name in STATE)
+
+
+@pytest.mark.parametrize("broken", ["cursor", "ema", "optimizer"])
+def test_a_broken_restore_is_caught(tmp_path: Path, run_points, broken: str) -> None:
+    _, whole = run_points(tmp_path / "a", 20)
+    run_points(tmp_path / "b", 7)
+    path = newest_whole(tmp_path / "b" / "checkpoints")
+    checkpoint = torch.load(path, weights_only=True)
+    if broken == "cursor":
+        checkpoint["diffusion_train"]["step"] += 1
+    elif broken == "ema":
+        checkpoint["ema"]["averages"].reverse()
+    else:
+        del checkpoint["optimizer_states"][0]["state"][0]
+    torch.save(checkpoint, path)
+    _, second = run_points(tmp_path / "b", 20, resume=path)
+    a, b = (load(newest_whole(tmp_path / name / "checkpoints")) for name in "ab")
+    assert not all(same(a[name], b[name]) for name in STATE)
+
+
+@pytest.mark.parametrize("size", [4, 5, 12, 100])
+def test_micro_batches_change_nothing(tmp_path: Path, run_points, size: int) -> None:
+    whole, recorded = run_points(tmp_path / "a", 5, precision="64-true")
+    split, recorded_split = run_points(tmp_path / "b", 5, precision="64-true", micro_batch_size=size)
+    torch.testing.assert_close(recorded_split.losses, recorded.losses)
+    for name, value in whole.network.state_dict().items():
+        torch.testing.assert_close(split.network.state_dict()[name], value, rtol=0, atol=1e-9)
+
+
+def test_the_row_of_a_step_is_the_mean_over_its_batch(tmp_path: Path, run_points) -> None:
+    _, recorded = run_points(tmp_path, 4, micro_batch_size=5)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
+    assert [float(row["train/loss"]) for row in rows] == pytest.approx([float(loss.mean()) for loss in recorded.losses])
+
+
+def test_the_global_generator_does_not_matter(tmp_path: Path, run_points) -> None:
+    import pytorch_lightning as pl
+
+    class Disturbance(pl.Callback):
+        def on_train_batch_end(self, *args) -> None:
+            torch.rand(3)
+
+    _, quiet = run_points(tmp_path / "a", 5)
+    _, disturbed = run_points(tmp_path / "b", 5, callbacks=(Disturbance(),))
+    assert same(quiet.losses, disturbed.losses)
+
+
+def test_gradients_that_stay_infinite_end_the_run_with_good_weights(tmp_path: Path, run_points) -> None:
+    import pytorch_lightning as pl
+
+    class Poison(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+            if trainer.global_step >= 4:
+                batch["x"].fill_(float("nan"))
+
+    with pytest.raises(NumericalError, match="3 steps in a row"):
+        run_points(tmp_path, 20, callbacks=(Poison(),), every_n_steps=6)
+    checkpoint = load(newest_whole(tmp_path / "checkpoints"))
+    assert checkpoint["global_step"] == 6
+    assert checkpoint["skipped_in_a_row"] == 2
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_other_seed_data_or_batch_are_refused_by_name(tmp_path: Path, run_points) -> None:
+    run_points(tmp_path, 2)
+    path = newest_whole(tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match=r"seed: 0 in the checkpoint, 1 now"):
+        run_points(tmp_path, 4, resume=path, seed=1)
+    with pytest.raises(ValueError, match=r"data fingerprint"):
+        run_points(tmp_path, 4, resume=path, num_samples=41)
+
+
+def test_other_weights_are_refused_with_a_list(tmp_path: Path, run_points) -> None:
+    module, _ = run_points(tmp_path, 1)
+    weights = dict(module.trained())
+    weights["extra"] = weights.pop(next(iter(weights)))
+    with pytest.raises(ValueError, match=r"missing: .*\n.*unknown: extra"):
+        module.load_trained(weights)
