@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import WandbLogger
 
 from diffusion_train import __version__
+from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.training.checkpoint import FORMAT, by_step, save_weights, step_name
 from diffusion_train.utils.cache import remove_strays
 
@@ -69,6 +71,7 @@ class Checkpointing(pl.Callback):
             "format": FORMAT,
             "version": __version__,
             "step": trainer.global_step,
+            "wandb_id": next((logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)), None),
             "cursor": trainer.global_step * trainer.datamodule.batch_size,  # type: ignore[attr-defined]
             **self._identity(trainer, module),
             **self.description,
@@ -93,3 +96,6 @@ class Checkpointing(pl.Callback):
                 + "\nrestore these, or start again in another run_dir"
             )
         trainer.datamodule.start_step = saved["step"]  # type: ignore[attr-defined]
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.rewind(saved["step"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=run
 
 # Keys that the code below reads itself; every other key must belong to a part or be referred to by one.
 READ = ("name", "seed", "run_dir", "resume", "pretrained", "condition_dropout", "clip_norm", "channels_last", "compile")
+# Arguments that the code below gives to a part.
+GIVEN = {"callbacks.checkpointing": ("description",), "data.module.order": ("fingerprint", "num_samples")}
 
 
 def run(cfg: Any) -> int:
@@ -25,30 +28,30 @@ def run(cfg: Any) -> int:
 
     from diffusion_train import config
     from diffusion_train.callbacks.scalars import NumericalError
-    from diffusion_train.callbacks.stop import GracefulStop
+    from diffusion_train.training.precision import resolve
 
-    config.check(cfg, read=READ)
+    cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
+    config.check(cfg, read=READ, given=GIVEN)
     run_dir = Path(cfg.run_dir)
     claim(run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)
 
     torch.set_float32_matmul_precision("high")
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
-    datamodule = config.build(cfg.data.module)
     module = build_module(cfg)
+    datamodule = config.build(cfg.data.module)
     trainer = build_trainer(cfg, run_dir, checkpoint)
+    datamodule.check(trainer.num_devices * trainer.num_nodes)
     module.micro_batch_size = datamodule.micro_batch_size
-    datamodule.prepare_data()
     module.conditioner.warm_up(datamodule.captions())
     announce(cfg, trainer, module, datamodule, checkpoint)
     try:
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     except NumericalError as error:
-        logging.getLogger(__name__).error("%s", error)
+        print(error, file=sys.stderr)
         return Exit.NUMERICAL
-    stopped = any(isinstance(c, GracefulStop) and c.stopped for c in trainer.callbacks)
     farewell(cfg, trainer, run_dir)
-    return Exit.STOPPED if stopped or 0 < trainer.global_step < trainer.max_steps else Exit.DONE
+    return Exit.DONE if trainer.global_step >= trainer.max_steps else Exit.STOPPED
 
 
 def build_module(cfg: Any) -> Any:
@@ -59,8 +62,9 @@ def build_module(cfg: Any) -> Any:
     from diffusion_train.training.optimizer import Optimization
 
     network = config.build(cfg.adapter)(config.build(cfg.network))
+    place(network, channels_last=cfg.channels_last, compile=cfg.compile)
     module = DiffusionModule(
-        network=place(network, channels_last=cfg.channels_last, compile=cfg.compile),
+        network=network,
         diffusion=config.build(cfg.diffusion),
         conditioner=config.build(cfg.conditioner),
         autoencoder=config.build(cfg.autoencoder),
@@ -86,19 +90,15 @@ def pretrained_weights(path: Path) -> dict[str, Any]:
 
 def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
     from diffusion_train import config
-    from diffusion_train.training.checkpoint import AtomicCheckpointIO
-    from diffusion_train.training.precision import resolve
+    from diffusion_train.training.checkpoint import AtomicCheckpointIO, read_facts
 
-    saved = config.redact(cfg)
-    callbacks = {
-        name: config.build(node, **({"description": {"config": saved}} if name == "checkpointing" else {}))
-        for name, node in cfg.callbacks.items()
-    }
+    given = {"checkpointing": {"description": {"config": config.redact(cfg)}}}
+    if checkpoint and "wandb" in cfg.logger and not cfg.logger.wandb.id:
+        given["wandb"] = {"id": read_facts(checkpoint)["wandb_id"]}
     return config.build(
         cfg.trainer,
-        precision=resolve(cfg.trainer.precision, cfg.trainer.accelerator),
-        callbacks=list(callbacks.values()),
-        logger=config.build(cfg.logger),
+        callbacks=[config.build(node, **given.get(name, {})) for name, node in cfg.callbacks.items()],
+        logger=[config.build(node, **given.get(name, {})) for name, node in cfg.logger.items()],
         plugins=[AtomicCheckpointIO()],
         max_epochs=-1,
         use_distributed_sampler=False,
@@ -137,15 +137,18 @@ def resume_from(run_dir: Path, resume: str) -> Path | None:
 
 
 def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> None:
+    """Writes config.yaml, tells every logger the config, and says what is about to be trained."""
     if not trainer.is_global_zero:
         return
     from diffusion_train import config
     from diffusion_train.callbacks.progress import say
 
     config.save_config(cfg, Path(cfg.run_dir) / "config.yaml")
+    for logger in trainer.loggers:
+        logger.log_hyperparams(config.redact(cfg))
     trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
-    say(f"{cfg.name}: {datamodule.num_samples:,} samples, {trained / 1e6:.2f} M trained parameters, ")
-    say(f"run folder {cfg.run_dir}" + (f", going on from {checkpoint}" if checkpoint else ""))
+    say(f"{cfg.name}: {datamodule.num_samples:,} samples, {trained:,} trained parameters, {trainer.precision}")
+    say(f"run folder {cfg.run_dir}" + (f", going on from {checkpoint.name}" if checkpoint else ""))
 
 
 def farewell(cfg: Any, trainer: Any, run_dir: Path) -> None:
@@ -176,7 +179,9 @@ def sample_command(cfg: Any, run_dir: Path) -> str:
 
 def quiet() -> None:
     """Keeps to what a user can act on: Lightning's advice about its own loops does not apply here."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "torch.distributed"):
+    import pytorch_lightning  # noqa: F401  (sets its loggers' levels when imported)
+
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")

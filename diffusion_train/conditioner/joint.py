@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -18,15 +18,20 @@ class Joint(Conditioner):
         self.parts = nn.ModuleDict(dict(parts))
 
     def forward(self, batch: dict[str, Any]) -> Cond:
-        return self._merged({name: part(batch) for name, part in self.parts.items()})
+        return self._merged({name: part(batch) for name, part in self._each()})
 
     def null(self, n: int) -> Cond:
-        return self._merged({name: part.null(n) for name, part in self.parts.items()})
+        return self._merged({name: part.null(n) for name, part in self._each()})
 
     def warm_up(self, captions: Iterable[str]) -> None:
         captions = list(captions)
-        for part in self.parts.values():
+        for _, part in self._each():
             part.warm_up(captions)
+
+    def _each(self) -> Iterator[tuple[str, Conditioner]]:
+        for name, part in self.parts.items():
+            assert isinstance(part, Conditioner)
+            yield name, part
 
     def _merged(self, conds: Mapping[str, Cond]) -> Cond:
         merged: Cond = {}

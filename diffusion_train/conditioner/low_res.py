@@ -23,7 +23,7 @@ class LowRes(Conditioner):
         small = entry(batch, self.key, "LowRes").to(self.place)
         if small.shape[1] != self.channels:
             raise ValueError(f"{self.key!r} has {small.shape[1]} channels, conditioner.channels says {self.channels}")
-        return {"concat": interpolate(small, (self.size, self.size), mode="bicubic").clamp(-1, 1)}
+        return {"concat": interpolate(small, (self.size, self.size), mode="bicubic", antialias=True).clamp(-1, 1)}
 
     def null(self, n: int) -> Cond:
         return {"concat": self.place.new_zeros(n, self.channels, self.size, self.size)}

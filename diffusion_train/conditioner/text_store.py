@@ -106,5 +106,5 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         total.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
-        total.update(memoryview(value.contiguous().view(-1).numpy()).cast("B"))
+        total.update(value.contiguous().numpy().reshape(-1).view("u1").data)
     return total.hexdigest()

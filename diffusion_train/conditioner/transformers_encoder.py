@@ -75,7 +75,7 @@ class TransformersEncoder(TextEncoder):
             import transformers
 
             safe = {"local_files_only": True, "trust_remote_code": False}
-            transformers.utils.logging.disable_progress_bar()
+            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             # Loading draws from the global generator, and happens at one step in one run and at another in the next.
             with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.tokenizer, **safe)

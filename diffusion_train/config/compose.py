@@ -16,7 +16,11 @@ from diffusion_train.config import resolvers
 from diffusion_train.config.arguments import parse
 from diffusion_train.config.folders import groups
 from diffusion_train.config.mistakes import ConfigError, Mistake, did_you_mean, first_lines, listed
-from diffusion_train.config.values import hydra_mistakes, keys, type_mistakes, unresolved
+from diffusion_train.config.values import hydra_mistakes, is_unknown, keys, type_mistakes, unresolved
+
+# Hydra and OmegaConf answer some wrong arguments with plain Python errors.
+ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, AssertionError)
+Refusal = tuple[Override, Exception]
 
 
 class Composer:
@@ -34,13 +38,20 @@ class Composer:
         Raises ConfigError if the YAML files themselves cannot be composed.
         """
         overrides, mistakes = parse(arguments)
-        cfg, kept, refused = self._without_refused(overrides)
-        base = self._compose([o for o in kept if self._is_choice(o)])
-        names = [*keys(cfg), *self.groups]
+        choices, base, refused = self._without_refused([o for o in overrides if not self._sets_value(o)])
+        values = [o for o in overrides if self._sets_value(o)]
+        unknown = [o for o in values if is_unknown(o.key_or_group, base)]
+        kept, cfg, also_refused = choices, base, []
+        if known := [o for o in values if o not in unknown]:
+            kept, cfg, also_refused = self._without_refused([*choices, *known])
+        refused += also_refused
+
         lost = tuple(o.key_or_group.replace("/", ".") + "." for o, _ in refused if self._is_choice(o))
+        names = [*keys(base), *self.groups]
         mistakes += [self._explain(o, error, names) for o, error in refused if not o.key_or_group.startswith(lost)]
+        mistakes += [_no_such_key(o, names) for o in unknown if not o.key_or_group.startswith(lost)]
         mistakes += [m for o in kept if self._sets_value(o) for m in type_mistakes(o, base, self.groups)]
-        if not refused:
+        if not (refused or unknown):
             mistakes += unresolved(cfg)
         return cfg, mistakes + hydra_mistakes(cfg, kept)
 
@@ -50,15 +61,14 @@ class Composer:
         with initialize_config_dir(str(self.folders[0]), version_base="1.3"):
             return compose(self.config_name, lines, return_hydra_config=True)
 
-    def _without_refused(
-        self, overrides: Sequence[Override]
-    ) -> tuple[DictConfig, list[Override], list[tuple[Override, Exception]]]:
-        kept = sorted(overrides, key=lambda o: not self._is_choice(o))
-        refused = []
+    def _without_refused(self, overrides: Sequence[Override]) -> tuple[list[Override], DictConfig, list[Refusal]]:
+        """Overrides that compose together, their config, and the others with Hydra's reason."""
+        refused: list[Refusal] = [(o, ValueError("no such option")) for o in overrides if self._lacks_option(o)]
+        kept = [o for o in overrides if not self._lacks_option(o)]
         while True:
             try:
-                return self._compose(kept), kept, refused
-            except (HydraException, OmegaConfBaseException) as error:
+                return kept, self._compose(kept), refused
+            except ERRORS as error:
                 culprit = self._culprit(kept, error)
                 if culprit is None:
                     raise ConfigError([Mistake(self.config_name, first_lines(error))]) from error
@@ -67,14 +77,13 @@ class Composer:
 
     def _culprit(self, overrides: Sequence[Override], error: Exception) -> Override | None:
         """The override that the message names, or else the last one of the shortest prefix that fails."""
-        wrong_options = [o for o in overrides if o.key_or_group in self.groups and not self._has_option(o)]
-        named = wrong_options or [o for o in overrides if re.search(_mention(o), str(error))]
-        if named:
+        named = [o for o in overrides if re.search(_mention(o), str(error))]
+        if len(named) == 1:
             return named[0]
         for length in range(len(overrides) + 1):
             try:
                 self._compose(overrides[:length])
-            except (HydraException, OmegaConfBaseException):
+            except ERRORS:
                 return overrides[length - 1] if length else None
         return None
 
@@ -85,25 +94,28 @@ class Composer:
     def _sets_value(self, override: Override) -> bool:
         return override.type == OverrideType.CHANGE and not self._is_choice(override)
 
-    def _has_option(self, override: Override) -> bool:
+    def _lacks_option(self, override: Override) -> bool:
+        if override.key_or_group not in self.groups or override.is_delete():
+            return False
         value = override.value()
-        chosen = value if isinstance(value, list) else [value]
-        return override.is_delete() or all(option in self.groups[override.key_or_group] for option in chosen)
+        options = self.groups[override.key_or_group]
+        return not all(option in options for option in (value if isinstance(value, list) else [value]))
 
     def _explain(self, override: Override, error: Exception, names: Sequence[str]) -> Mistake:
-        line, key = str(override.input_line), override.key_or_group
-        if key in self.groups and not self._has_option(override):
-            if override.value() is None:
+        line, key, value = str(override.input_line), override.key_or_group, override.value()
+        if self._lacks_option(override):
+            if value is None:
                 return Mistake(line, f"group {key!r} cannot be null", f"leave it out with '~{key}'")
-            options = self.groups[key]
-            problem = f"group {key!r} has no option {override.value()!r}"
-            remedy = f"{did_you_mean(str(override.value()), options)} options: {listed(options)}".strip()
-            return Mistake(line, problem, remedy)
+            remedy = f"{did_you_mean(str(value), self.groups[key])} options: {listed(self.groups[key])}".strip()
+            return Mistake(line, f"group {key!r} has no option {value!r}", remedy)
         problem = first_lines(error)
-        if "Could not override" in problem or "Key '" in problem or "does not exist" in problem:
-            remedy = did_you_mean(key, names) or f"a new key needs a plus: +{key}=..."
-            return Mistake(line, f"there is no key or group {key!r}", remedy)
-        return Mistake(line, problem)
+        return _no_such_key(override, names) if "Could not override" in problem else Mistake(line, problem)
+
+
+def _no_such_key(override: Override, names: Sequence[str]) -> Mistake:
+    key = override.key_or_group
+    remedy = did_you_mean(key, names) or f"a new key needs a plus: +{override.input_line}"
+    return Mistake(str(override.input_line), f"there is no key or group {key!r}", remedy)
 
 
 def _mention(override: Override) -> str:

@@ -154,17 +154,11 @@ def _on_run(call: Call, body: Body) -> int:
         except ValueError as error:
             mistakes.append(Mistake(f"run={own.run}", str(error)))
     raise_all(_without_missing(mistakes) if call.shows_only else mistakes)
-    settings = {key: value for key, value in own.items() if key != "hydra"} if call.shows_only else _resolved(own)
-    OmegaConf.update(cfg, call.command, settings, force_add=True)
+    with open_dict(own):
+        own.pop("hydra")
+    settings = OmegaConf.to_container(own, resolve=not call.shows_only)
+    OmegaConf.update(cfg, call.command, settings if call.shows_only else escape(settings), force_add=True)
     if call.shows_only:
         print(OmegaConf.to_yaml(cfg), end="")
         return 0
     return body(cfg)
-
-
-def _resolved(own: DictConfig) -> dict[str, Any]:
-    with open_dict(own):
-        own.pop("hydra")
-    plain = escape(OmegaConf.to_container(own, resolve=True))
-    assert isinstance(plain, dict)
-    return plain

@@ -12,14 +12,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_train.config.arguments import parse
+from diffusion_train.config.compose import ERRORS
 from diffusion_train.config.folders import groups
 from diffusion_train.config.mistakes import Mistake, did_you_mean, first_lines, listed, raise_all
 from diffusion_train.config.redact import escape
 from diffusion_train.config.targets import forbidden
-from diffusion_train.config.values import keys, type_mistakes, unresolved
+from diffusion_train.config.values import is_unknown, keys, type_mistakes, unresolved
 
 MAX_BYTES = 1 << 20
 
@@ -62,7 +62,7 @@ def compose_run(run: Path, arguments: Sequence[str], folders: Sequence[Path], wo
     if not wrong:
         try:
             _exchange_parts(cfg, choices, folders)
-        except (HydraException, OmegaConfBaseException) as error:
+        except ERRORS as error:
             mistakes.append(Mistake(listed([str(o.input_line) for o in choices]), first_lines(error)))
     names = [*keys(cfg), *known, *words]
     for override in overrides:
@@ -105,15 +105,12 @@ def _set(cfg: DictConfig, override: Override, names: Sequence[str], known: dict[
     mistakes = list(type_mistakes(override, cfg, known))
     if override.is_delete() or override.is_sweep_override():
         return [Mistake(line, "is not possible here", f"write {key}=<value>")]
-    if OmegaConf.select(cfg, key, default=_ABSENT) is _ABSENT and not (override.is_add() or override.is_force_add()):
+    if override.type == OverrideType.CHANGE and is_unknown(key, cfg):
         remedy = did_you_mean(key, names) or f"a new key needs a plus: +{key}=..."
         return [Mistake(line, f"the run has no key {key!r}", remedy)]
     if not mistakes:
         OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
     return mistakes
-
-
-_ABSENT = object()
 
 
 def _yaml(file: Path) -> Any:

@@ -32,20 +32,30 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from walk(value, child)
 
 
+def is_unknown(key: str, cfg: DictConfig) -> bool:
+    """Whether the way to a dotted key ends in a dictionary that lacks its next part."""
+    node: Any = OmegaConf.to_container(cfg, resolve=False)
+    for part in key.split("."):
+        if not isinstance(node, dict):
+            return False
+        if part not in node:
+            return True
+        node = node[part]
+    return False
+
+
 def unresolved(cfg: DictConfig) -> list[Mistake]:
     """Mandatory values that are not given, and interpolations that lead nowhere."""
-    HydraConfig.instance().cfg = cfg
-    mistakes = [
-        Mistake(key, "must be given", f"add {key}=...")
-        for key in sorted(OmegaConf.missing_keys(cfg))
-        if not key.startswith("hydra.")
-    ]
-    mistakes += [m for key in cfg if key != "hydra" for m in _broken(cfg, key, str(key))]
-    return mistakes
+    before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, cfg  # for ${hydra:...}
+    try:
+        return [mistake for key in cfg if key != "hydra" for mistake in _broken(cfg, key, str(key))]
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:
     if OmegaConf.is_missing(parent, key):
+        yield Mistake(path, "must be given", f"add {path}=...")
         return
     if OmegaConf.is_interpolation(parent, key):
         try:
@@ -60,7 +70,7 @@ def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:
     if OmegaConf.is_dict(child):
         for name in child:
             yield from _broken(child, name, f"{path}.{name}")
-    elif OmegaConf.islisted(child):
+    elif OmegaConf.is_list(child):
         for i in range(len(child)):
             yield from _broken(child, i, f"{path}[{i}]")
 

@@ -37,7 +37,7 @@ class Collection:
         shard = int(np.searchsorted(self._ends, sample, side="right"))
         return shard, sample - (int(self._ends[shard - 1]) if shard else 0)
 
-    def keys(self) -> Iterator[str]:
+    def all_keys(self) -> Iterator[str]:
         return (shard.key(place) for shard in self.shards for place in range(len(shard)))
 
     def sides(self) -> NDArray[np.int32]:
@@ -100,7 +100,8 @@ def _expand(pattern: str) -> tuple[list[Path], list[Problem]]:
         found = sorted(glob.glob(name)) if wild else [name] * os.path.lexists(name)
         paths += [Path(path) for path in found]
         if not found:
-            problems.append(Problem(name, "no such file" if name == pattern and not wild else f"{pattern} matched 0 files here"))
+            plain = name == pattern and not wild
+            problems.append(Problem(name, "no such file" if plain else f"{pattern} matched 0 files here"))
     return paths, problems
 
 

@@ -18,6 +18,7 @@ from diffusion_train.data.transform import ImageTransform
 
 log = logging.getLogger(__name__)
 MissingCaption = Literal["error", "empty"]
+Indices = NDArray[np.int64]
 
 
 class Dataset(Protocol):
@@ -103,27 +104,27 @@ class ShardDataset:
         return hashlib.sha256(f"{self._collection.fingerprint} {chosen}".encode()).hexdigest()
 
 
-def _usable(collection: Collection, min_side: int, image_size: int) -> NDArray[np.int64]:
+def _usable(collection: Collection, min_side: int, image_size: int) -> Indices:
     sides = collection.sides()
     usable = np.flatnonzero(sides >= min_side)
     if not len(usable):
         raise ValueError(f"data.min_side={min_side}: no image is that large; the largest has {sides.max()} pixels")
     if dropped := len(sides) - len(usable):
-        log.warning("%d of %d images have a side below data.min_side=%d and are left out", dropped, len(sides), min_side)
+        log.warning("%d of %d images have a side below data.min_side=%d: left out", dropped, len(sides), min_side)
     if enlarged := int((sides[usable] < image_size).sum()):
         log.warning("%d of %d images are enlarged to data.image_size=%d", enlarged, len(usable), image_size)
     if ignored := sum(shard.num_ignored for shard in collection.shards):
-        log.warning("%d members of the shards are no files of a sample (links, folders, hidden files) and are ignored", ignored)
+        log.warning("%d members of the shards are ignored: links, folders, hidden files", ignored)
     return usable
 
 
-def _split(collection: Collection, usable: NDArray[np.int64], holdout: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _split(collection: Collection, usable: Indices, holdout: float) -> tuple[Indices, Indices]:
     """(training samples in their order, held-out samples in the order of their hashes)"""
     if holdout < 0 or (holdout >= 1 and holdout != int(holdout)):
         raise ValueError(f"data.holdout={holdout}: a share below 1 or a whole number of samples")
     if holdout == 0:
         return usable, usable[:0]
-    hashes = np.array([_hash(key) for key in collection.keys()], np.uint64)[usable]
+    hashes = np.array([_hash(key) for key in collection.all_keys()], np.uint64)[usable]
     by_hash = np.argsort(hashes, kind="stable")
     count = int(holdout) if holdout >= 1 else int((hashes < np.uint64(int(holdout * 2**64))).sum())
     if count >= len(usable):

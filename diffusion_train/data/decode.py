@@ -30,7 +30,8 @@ def image_size(data: bytes) -> tuple[int, int]:
 def decode_image(data: bytes, background: Sequence[int] = WHITE, at_least: int = 0) -> Image.Image:
     """First frame, upright, in RGB, transparent parts over `background`.
 
-    A JPEG may come out smaller than stored, but not below `at_least` pixels a side where it had them. Raises ImageError.
+    A JPEG may come out smaller than stored, but with at least `at_least` pixels a side where it had them. Raises
+    ImageError.
     """
     with _pillow_errors(), _open(data) as image:
         if image.width * image.height > MAX_PIXELS:

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_train.data import tar
-from diffusion_train.utils.cache import atomic_write, cache_folder
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_BYTES, ImageError, image_size
+from diffusion_train.utils.cache import atomic_write, cache_folder
 
 FORMAT = 1
 MEMBER = np.dtype(
@@ -88,7 +88,7 @@ class ShardIndex:
         return {self.extensions[row["ext"]]: (int(row["offset"]), int(row["size"])) for row in rows}
 
     def rows(self, extensions: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """How many members with one of these extensions each sample has (n,), and the row of its first one or -1 (n,)."""
+        """How many members of these extensions each sample has (n,), and the row of its first one or -1 (n,)."""
         wanted = [number for number, name in enumerate(self.extensions) if name in extensions]
         hit = np.isin(self.members["ext"], wanted)
         counts = np.add.reduceat(hit, self.starts[:-1], dtype=np.int64)
@@ -101,7 +101,7 @@ class ShardIndex:
 
 
 def open_index(path: Path) -> ShardIndex:
-    """The kept index of the shard if it still fits, else a new one. Raises DataError with everything wrong in the shard."""
+    """The kept index of the shard if it still fits, else a new one. Raises DataError with all that is wrong in it."""
     try:
         return _load(path) or _keep(build_index(path))
     except OSError as error:
@@ -193,7 +193,7 @@ def _refuse_other_files(file: BinaryIO, size: int) -> None:
         raise tar.TarError(0, "empty file")
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
-            raise tar.TarError(0, f"compressed with {name}: decompress it first, samples are read by their place in the file")
+            raise tar.TarError(0, f"compressed with {name}: decompress it, samples are read by their place in the file")
     if head.lstrip().startswith(b"<"):
         raise tar.TarError(0, f"not a tar: starts with {head.lstrip().decode('ascii', 'replace')!r}")
 
@@ -219,7 +219,7 @@ def _load(path: Path) -> ShardIndex | None:
 
 
 def _keep(index: ShardIndex) -> ShardIndex:
-    """Beside the shard, or where that cannot be written in the cache folder; reading the shard again is the last resort."""
+    """Beside the shard, else in the cache folder; where neither can be written the next start reads the shard again."""
     names = ("file_size", "mtime_ns", "digest", "num_ignored", "extensions")
     meta = json.dumps({"format": FORMAT} | {name: getattr(index, name) for name in names}).encode()
     for place in _places(Path(index.path)):

@@ -23,10 +23,9 @@ Batch = dict[str, Any]
 class DataModule(pl.LightningDataModule):
     """`batch_size` counts samples of one optimizer step over all devices; `order` is `Order` but for data set and size.
 
-    An item of the training loader is this rank's share of one global batch, starting with step `start_step` and going on
-    without end: set `start_step` before the loader is asked for, and give the Trainer `use_distributed_sampler=False`.
-    `num_repeated_batches` goes over the first so many batches again and again, which a network must be able to learn by
-    heart.
+    An item of the training loader is this rank's share of one global batch, from step `start_step` on and without end:
+    set `start_step` before the loader is asked for, and give the Trainer `use_distributed_sampler=False`.
+    `num_repeated_batches` goes over the first so many batches again and again: a network must learn them by heart.
     """
 
     def __init__(
@@ -73,15 +72,15 @@ class DataModule(pl.LightningDataModule):
             )
         if self.batch_size > self.num_samples:
             wrong.append(
-                f"data.batch_size={self.batch_size} is more than the {self.num_samples} training samples there are: use 1 "
-                f"to {self.num_samples}"
+                f"data.batch_size={self.batch_size} is more than the {self.num_samples} training samples: "
+                f"use 1 to {self.num_samples}"
             )
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            wrong.append(f"data.micro_batch_size={self.micro_batch_size}: at least 1, or null for the whole share of a process")
+            wrong.append(f"data.micro_batch_size={self.micro_batch_size}: at least 1, or null for no division")
         if self.num_workers < 0:
             wrong.append(f"data.num_workers={self.num_workers}: at least 0")
         if self.num_repeated_batches is not None and self.num_repeated_batches < 1:
-            wrong.append(f"data.num_repeated_batches={self.num_repeated_batches}: at least 1, or null for all of the data")
+            wrong.append(f"data.num_repeated_batches={self.num_repeated_batches}: at least 1, or null for all")
         if wrong:
             raise ValueError("\n".join(wrong))
 
@@ -101,7 +100,7 @@ class DataModule(pl.LightningDataModule):
         )
 
     def examples(self, num_samples: int) -> Batch:
-        """Training samples spread evenly over the data, always the same: `num_samples`, or all where there are fewer."""
+        """Training samples spread evenly over the data, always the same; at most `num_samples`."""
         count = min(num_samples, self.num_samples)
         return collate([self.dataset.read(place * self.num_samples // count, 0) for place in range(count)])
 

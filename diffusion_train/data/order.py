@@ -1,7 +1,7 @@
 """Which sample stands at which position of an endless training run: a pure function with O(1) time and memory.
 
-An epoch is a permutation of the samples. Blocks of neighbouring samples are permuted, then the samples inside each window
-of `window` consecutive blocks, so that reading stays nearly sequential. Epochs follow one another without a gap.
+An epoch is a permutation of the samples. Blocks of neighbouring samples are permuted, then the samples inside each
+window of `window` consecutive blocks, so that reading stays nearly sequential. Epochs follow one another without a gap.
 
 Words: place = row of the global batch; lane = a group of neighbouring places that keeps to its own piece of each epoch;
 slot = one of a lane's turns, x = 0, 1, 2, ...
@@ -74,7 +74,7 @@ class Order:
         return piece[lane] + slot - begin[lane]
 
     def _slots_before(self, epoch: int) -> I64:
-        """How many slots each lane (num_lanes,) has had before an epoch: #{P < epoch * n with P mod num_lanes == lane}."""
+        """Slots each lane (num_lanes,) has had before an epoch: #{P < epoch * n with P mod num_lanes == lane}."""
         return (epoch * self.num_samples - np.arange(self.num_lanes) + self.num_lanes - 1) // self.num_lanes
 
     def _short_slot(self, key: np.uint64) -> int:

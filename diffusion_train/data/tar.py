@@ -1,6 +1,6 @@
 """Walk the members of a tar file and believe nothing: header checksums, sizes and the end of the archive are verified.
 
-Formats: ustar and pax (POSIX.1-2017, "pax Interchange Format"), GNU long names ("Basic Tar Format" of the GNU tar manual).
+Formats: ustar and pax (POSIX.1-2017, "pax Interchange Format"), GNU long names (GNU tar manual, "Basic Tar Format").
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Header:
 
 
 def walk(file: BinaryIO, file_size: int) -> Iterator[Member]:
-    """The members in the order of the file. Raises TarError; members before the faulty byte have been yielded by then."""
+    """The members in the order of the file. Raises TarError once the members before the faulty byte are yielded."""
     offset = 0
     pax_global: dict[str, str] = {}
     pax: dict[str, str] = {}
@@ -70,8 +70,10 @@ def walk(file: BinaryIO, file_size: int) -> Iterator[Member]:
         if header.type == _GNU_SPARSE:
             member, data = _skip_sparse_map(file, member, block, file_size)
         if data + member.size > file_size:
-            reason = f"member {member.name!r} needs {member.size} bytes, the file has {file_size - data} left: it is torn"
-            raise TarError(offset, reason)
+            left = max(file_size - data, 0)
+            raise TarError(
+                offset, f"member {member.name!r} needs {member.size} bytes, {left} are left: the file is torn"
+            )
         yield member
         pax = {}
         offset = _after(data, member.size)
@@ -178,7 +180,8 @@ def _read(file: BinaryIO, offset: int, file_size: int, size: int, what: str) -> 
     file.seek(offset)
     data = file.read(size)
     if len(data) < size:
-        raise TarError(min(offset, file_size), f"the file ends at byte {file_size} where its {what} should be: it is torn")
+        reason = f"the file ends at byte {file_size} where its {what} should be: it is torn"
+        raise TarError(min(offset, file_size), reason)
     return data
 
 

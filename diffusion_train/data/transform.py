@@ -21,7 +21,7 @@ class Aligned(Protocol):
 
 
 class ImageTransform:
-    """Centre square, resized to `image_size` pixels, perhaps flipped; `aligned` names further tensors of the same view."""
+    """Centre square, resized to `image_size`, perhaps flipped; `aligned` names further tensors of the same view."""
 
     def __init__(
         self,
@@ -69,8 +69,9 @@ class Downscale:
 def centre_square(image: Image.Image, size: int) -> Image.Image:
     """Antialiased bicubic."""
     side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # cropped first: resizing from a box would mix in what lies outside
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -44,8 +44,18 @@ def load(path: Path) -> dict[str, Any]:
     """Raises ValueError if the file is not a whole checkpoint of ours, or holds more than data."""
     if problem := damage(path):
         raise ValueError(f"{path}: {problem}")
+    return _read(path)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a checkpoint says about its run, without reading its tensors. Raises ValueError as `load` does."""
+    facts: dict[str, Any] = _read(path, mmap=True)["diffusion_train"]
+    return facts
+
+
+def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: refused, it holds objects other than tensors and plain data ({error})") from error
     written = checkpoint.get("diffusion_train", {}) if isinstance(checkpoint, dict) else {}

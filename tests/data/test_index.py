@@ -112,6 +112,7 @@ def test_damaged_files_are_named(make_tar, make_png, fault):
 
 def test_all_problems_of_all_shards_are_told_at_once(make_tar, make_png):
     image = make_png(0)
+    space = 512 + -(-len(image) // 512) * 512  # of an image in a tar
     torn = make_tar([("a.png", image)], "torn.tar")
     torn.write_bytes(torn.read_bytes()[:700])
     paths = [
@@ -128,12 +129,12 @@ def test_all_problems_of_all_shards_are_told_at_once(make_tar, make_png):
     found = [(problem.shard.rsplit("/")[-1], problem.offset, problem.reason[:28]) for problem in error.value.problems]
     assert sorted(found, key=str) == sorted(
         [
-            ("torn.tar", 0, "member 'a.png' needs 1019 by"[:28]),
-            ("twice.tar", 3072, "member 'a.txt' again, first "),
-            ("twice.tar", 4096, "member 'a.png' again, first "),
+            ("torn.tar", 0, f"member 'a.png' needs {len(image)} by"),
+            ("twice.tar", space + 1024, "member 'a.txt' again, first "),
+            ("twice.tar", space + 2048, "member 'a.png' again, first "),
             ("lacking.tar", 512, "sample 'a': no image (jpg, j"),
             ("lacking.tar", 1024, "sample 'b': no caption (txt;"),
-            ("lacking.tar", 2560, "sample 'c': more than one im"),
+            ("lacking.tar", 1024 + space, "sample 'c': more than one im"),
             ("broken.tar", 512, "sample 'a': the image cannot"),
             ("absent.tar", None, "no such file"),
             ("x.tar", None, "https:// cannot be read; sha"),
@@ -226,7 +227,12 @@ def test_patterns_name_files(tmp_path, patterns, names):
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("absent-{0..1}.tar", "matched 0 files"), ("absent-*.tar", "matched 0 files"), ("x-{0..1.tar", "braces"), ([], "no sh")],
+    [
+        ("absent-{0..1}.tar", "matched 0 files"),
+        ("absent-*.tar", "matched 0 files"),
+        ("x-{0..1.tar", "braces"),
+        ([], "no sh"),
+    ],
     ids=["braces", "wildcards", "unbalanced", "none"],
 )
 def test_patterns_that_match_nothing_are_named(pattern, message):

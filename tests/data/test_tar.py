@@ -42,10 +42,12 @@ def test_agrees_with_tarfile(name):
 
 
 @given(
-    names=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=120), max_size=5),
+    names=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=60), max_size=3
+    ),
     size=st.integers(0, 1500),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_agrees_with_tarfile_on_any_name(names, size):
     data = _archive([(name, b"x" * size) for name in names], tarfile.PAX_FORMAT)
     assert [(member.name, member.size) for member in _walk(data)] == [(name, size) for name in names]
@@ -54,7 +56,14 @@ def test_agrees_with_tarfile_on_any_name(names, size):
 def test_members_that_are_no_files_are_marked():
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.REGTYPE):
+        for kind in (
+            tarfile.DIRTYPE,
+            tarfile.SYMTYPE,
+            tarfile.LNKTYPE,
+            tarfile.FIFOTYPE,
+            tarfile.CHRTYPE,
+            tarfile.REGTYPE,
+        ):
             info = tarfile.TarInfo(f"type{kind.decode()}.txt")
             info.type, info.linkname = kind, "elsewhere" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
             archive.addfile(info)
@@ -66,12 +75,21 @@ def test_every_cut_before_the_end_marker_is_found(name):
     data = _archive([(member, b"contents" * 90) for member in NAMES[name]], FORMATS[name])
     whole = _walk(data)
     end = len(data.rstrip(b"\0")) // 512 * 512 + 512
-    for cut in {edge + shift for edge in range(512, end + 1024, 512) for shift in (-1, 0, 1)} - {end + 1024, end + 1025}:
-        seen = []
-        with pytest.raises(TarError):
-            for member in walk(io.BytesIO(data[:cut]), cut):
-                seen.append(member)
+    cuts = {edge + shift for edge in range(512, end + 1024, 512) for shift in (-1, 0, 1)}
+    for cut in cuts:
+        seen, error = _walk_until_error(data[:cut])
+        assert error is not None
         assert seen == whole[: len(seen)]
+
+
+def _walk_until_error(data: bytes) -> tuple[list, TarError | None]:
+    members = walk(io.BytesIO(data), len(data))
+    seen = []
+    try:
+        seen.extend(members)
+    except TarError as error:
+        return seen, error
+    return seen, None
 
 
 def test_every_bit_of_a_header_counts():
@@ -106,7 +124,7 @@ def test_a_claim_of_a_terabyte_is_refused():
 
 
 @given(st.binary(max_size=1600), st.integers(0, 1535))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_bytes_end_in_members_or_a_tar_error(noise, place):
     data = _archive([("a" * 150 + ".txt", b"one")], tarfile.PAX_FORMAT)
     data = data[:place] + noise + data[place + len(noise) :]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from diffusion_train.network.layout import place
 from diffusion_train.network.unet import UNet
 
 
@@ -11,15 +12,17 @@ def test_one_entry_a_level() -> None:
         UNet(3, [16, 16, 16], [1, 1], [False, False, True])
 
 
+@pytest.mark.slow
 def test_compiles_in_place() -> None:
-    """Keys carry no wrapper's prefix, so that checkpoints load with and without compilation."""
-    from diffusion_train.network.layout import place
-
+    """Same numbers; and keys without a wrapper's prefix, so that checkpoints load with and without compilation."""
+    torch.manual_seed(0)
     network = UNet(3, [8], [1], [False])
-    keys = list(network.state_dict())
+    torch.nn.init.normal_(network.head[2].weight)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 500.0])
+    keys, plain = list(network.state_dict()), network(x, t)
     place(network, channels_last=False, compile=True)
     assert list(network.state_dict()) == keys
-    assert network._compiled_call_impl is not None
+    torch.testing.assert_close(network(x, t), plain, rtol=0, atol=1e-5)
 
 
 def test_patches_are_blocks_of_pixels() -> None:

