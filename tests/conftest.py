@@ -25,9 +25,8 @@ from diffusion_train.diffusion.time_sampler import Uniform
 from diffusion_train.diffusion.weighting import Output
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.network.mlp import MLP
-from diffusion_train.training import lr_schedule
 from diffusion_train.training.checkpoint import AtomicCheckpointIO
-from diffusion_train.training.ema import EMA
+from diffusion_train.training import ema, lr_schedule
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization, adamw
 
@@ -71,7 +70,7 @@ def points_run(
         NoCondition(),
         Identity(),
         Optimization(functools.partial(adamw, lr=lr), lr_schedule.Cosine(20, 2)),
-        EMA([0.3, 0.9]),
+        ema.constant([0.3, 0.9]),
         seed=seed,
     )
     module.micro_batch_size = micro_batch_size

@@ -34,9 +34,9 @@ class Validation(Scheduled):
         held_out = trainer.datamodule.held_out(self.num_samples)  # type: ignore[attr-defined]
         if held_out is None:
             return
-        decays = module.ema.decays
-        names = ["val/noise_mse", "val/noise_mse_ema", *(f"val/noise_mse_ema_{decay}" for decay in decays[1:])]
-        contexts = [nullcontext(), *(module.ema.averaged(number) for number in range(len(decays)))]
+        averages = module.ema.names
+        names = ["val/noise_mse", "val/noise_mse_ema", *(f"val/noise_mse_ema_{name}" for name in averages[1:])]
+        contexts = [nullcontext(), *(module.ema.averaged(number) for number in range(len(averages)))]
         scalars = {}
         for name, weights in zip(names, contexts, strict=True):
             with weights, torch.no_grad(), trainer.precision_plugin.forward_context():

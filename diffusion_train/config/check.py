@@ -21,7 +21,8 @@ _REFERENCE = re.compile(r"\$\{\s*(?:oc\.select:)?\s*(\.*)([\w.\[\]]+)\s*[},]")
 def check(cfg: DictConfig, read: Collection[str] = (), given: Mapping[str, Collection[str]] | None = None) -> None:
     """Raises ConfigError listing every target, key and value that does not fit.
 
-    `read`: keys that the calling code reads itself, with all below them. `given`: node -> arguments the code adds to it.
+    `read`: keys that the calling code reads itself, with all below them. `given`: node -> arguments that the code
+    gives to it when it is built, whatever the config says of them.
     """
     raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
     mistakes = []
@@ -67,6 +68,8 @@ def _node_mistakes(path: str, node: DictConfig, given: Collection[str]) -> Itera
     values = {str(key): value for key, value in _resolved(node).items() if key not in _HYDRA_KEYS}
     name = node["_target_"].rpartition(".")[2]
     for key, value in values.items():
+        if key in given:
+            continue
         if key in accepted and value != "???":
             yield from value_mistakes(f"{where}{key}", value, parameters[key].annotation)
         elif key not in accepted and not open_ended:

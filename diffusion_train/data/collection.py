@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import braceexpand
 import numpy as np
+from braceexpand import braceexpand
 from numpy.typing import NDArray
 
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_PIXELS
@@ -91,8 +91,8 @@ def _expand(pattern: str) -> tuple[list[Path], list[Problem]]:
     if os.path.exists(pattern):
         return [Path(pattern)], []
     try:
-        names = list(braceexpand.braceexpand(pattern, escape=False))
-    except braceexpand.UnbalancedBracesError:
+        names = list(braceexpand(pattern, escape=False))
+    except ValueError:
         return [], [Problem(pattern, "braces do not match")]
     paths, problems = [], []
     for name in names:

@@ -22,8 +22,10 @@ def permute(index: U64, size: U64, key: U64, inverse: bool = False) -> U64:
     if inverse:
         rounds = rounds[::-1]
     out = _feistel(index, half, key, rounds, inverse)
-    while (outside := out >= size).any():
+    outside: NDArray[np.int64] = np.flatnonzero(out >= size)
+    while len(outside):
         out[outside] = _feistel(out[outside], half[outside], key[outside], rounds, inverse)
+        outside = outside[out[outside] >= size[outside]]
     return out
 
 
@@ -35,7 +37,7 @@ def mix(value: U64) -> U64:
 
 
 def _feistel(index: U64, half: U64, key: U64, rounds: U64, inverse: bool) -> U64:
-    mask = (np.uint64(1) << half) - np.uint64(1)
+    mask: U64 = (np.uint64(1) << half) - np.uint64(1)
     left, right = index >> half, index & mask
     for constant in rounds:
         if inverse:
@@ -47,5 +49,5 @@ def _feistel(index: U64, half: U64, key: U64, rounds: U64, inverse: bool) -> U64
 
 def _half_bits(size: U64) -> U64:
     """Half the bits of the smallest power of four that holds `size` numbers, 1 at least."""
-    bits = np.frexp((size - np.uint64(1)).astype(np.float64))[1]
+    bits: NDArray[np.int32] = np.frexp((size - np.uint64(1)).astype(np.float64))[1]
     return np.maximum((bits + 1) // 2, 1).astype(np.uint64)

@@ -34,10 +34,11 @@ class Epsilon(Parameterization):
     def conflicts(self, schedule: Schedule) -> list[str]:
         if not schedule.zero_terminal_snr:
             return []
-        return [
-            f"parameterization Epsilon with schedule {type(schedule).__name__} of zero terminal SNR: at t = 1 "
-            "the noise says nothing about x0; choose diffusion/parameterization=v (or flow, x0), or another schedule"
-        ]
+        conflict = (
+            f"parameterization Epsilon with schedule {type(schedule).__name__} of zero terminal SNR: at t = 1 the noise "
+            "says nothing about x0; choose diffusion/parameterization=v (or flow, x0), or another schedule"
+        )
+        return [conflict]
 
 
 class X0(Parameterization):
@@ -80,7 +81,8 @@ def sigma_data_conflicts(part: str, sigma_data: float, schedule: Schedule) -> li
     """One fact in two places: the EDM schedule and the parts that follow it must name the same sigma_data."""
     if not isinstance(schedule, EDM) or schedule.sigma_data == sigma_data:
         return []
-    return [
+    conflict = (
         f"diffusion.{part}.sigma_data={sigma_data:g} with diffusion.schedule.sigma_data={schedule.sigma_data:g}: "
         f"set the schedule's, and leave the {part}'s to follow it"
-    ]
+    )
+    return [conflict]

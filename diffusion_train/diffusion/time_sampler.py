@@ -56,10 +56,11 @@ class Discrete(TimeSampler):
     def conflicts(self, schedule: Schedule) -> list[str]:
         if not isinstance(schedule, DiscreteSchedule) or schedule.num_steps == self.num_steps:
             return []
-        return [
+        conflict = (
             f"time sampler Discrete, num_steps={self.num_steps}, with diffusion.schedule.num_steps="
             f"{schedule.num_steps}: set the schedule's, and leave the time sampler's to follow it"
-        ]
+        )
+        return [conflict]
 
 
 class LogitNormal(TimeSampler):
@@ -86,10 +87,11 @@ class LogNormal(TimeSampler):
         t = torch.linspace(schedule.t_min, 1, 16)
         if torch.equal(self.schedule.log_snr(t), schedule.log_snr(t)):
             return []
-        return [
+        conflict = (
             f"time sampler LogNormal was made for another schedule ({type(self.schedule).__name__}) than the process's "
             f"({type(schedule).__name__}); leave diffusion.time_sampler.schedule=${{diffusion.schedule}}"
-        ]
+        )
+        return [conflict]
 
 
 class Stratified(TimeSampler):

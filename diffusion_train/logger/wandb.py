@@ -62,11 +62,12 @@ class WandB(WandbLogger):
         if step >= self._next_step:
             run.log(dict(metrics), step=step)
 
-    @property
-    def where(self) -> str:
-        """Where to look at the run."""
-        run = self.experiment
-        return run.url if run.url else f"wandb leet {Path(self.save_dir or '.') / 'wandb'}"
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Ends W&B's run when Lightning ends the fit; another one of the same id may follow in this process."""
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=int(status != "success"))
+            self._experiment = None
 
 
 def start(init: Mapping[str, Any], timeout_s: float) -> Any:

@@ -1,34 +1,64 @@
-"""Exponential moving averages of the trained weights: float32 shadows, several decays at once."""
+"""Exponential moving averages of the trained weights: float32 shadows, several at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 
-class EMA:
-    """Averages with decay `min(decay, (1 + k) / (10 + k))` at step k, so that a short run forgets its start.
+Profile = Callable[[int], float]  # step (from 1) -> decay
 
-    The first decay is the one that is sampled from and written to weights.safetensors.
+
+def constant(decays: Sequence[float] = (0.9999,)) -> EMA:
+    """Decay `min(decay, (1 + k) / (10 + k))` at step k, so that a short run forgets its start."""
+    if not decays or not all(0 <= decay < 1 for decay in decays):
+        raise ValueError(f"ema.decays={list(decays)}: give one or more numbers in [0, 1), for example [0.999]")
+
+    def profile(decay: float) -> Profile:
+        return lambda step: min(decay, (1 + step) / (10 + step))
+
+    return EMA({f"{decay:g}": profile(decay) for decay in decays})
+
+
+def power(relative_stds: Sequence[float] = (0.1,)) -> EMA:
+    """Averages whose length grows with the run: over a share of it, whenever it is stopped.
+
+    Weights of step k count as k^gamma; `relative_stds` are the standard deviations of that profile as shares of the
+    run. Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", equations 1 to 3.
     """
+    if not relative_stds or not all(0 < std < 0.28 for std in relative_stds):
+        raise ValueError(f"ema.relative_stds={list(relative_stds)}: give one or more numbers in (0, 0.28), such as [0.1]")
 
-    def __init__(self, decays: Sequence[float] = (0.9999,)) -> None:
-        if not decays or not all(0 <= decay < 1 for decay in decays):
-            raise ValueError(f"ema.decays={list(decays)}: give one or more numbers in [0, 1), for example [0.999]")
-        self.decays = [float(decay) for decay in decays]
+    def profile(std: float) -> Profile:
+        gamma = max(np.roots([1, 7, 16 - std**-2, 12 - std**-2]).real)
+        return lambda step: float((1 - 1 / step) ** (gamma + 1))
+
+    return EMA({f"power_{std:g}": profile(std) for std in relative_stds})
+
+
+class EMA:
+    """One average a profile. The first one is sampled from and written to weights.safetensors."""
+
+    def __init__(self, profiles: Mapping[str, Profile]) -> None:
+        self.profiles = dict(profiles)
         self._parameters: dict[str, nn.Parameter] = {}
         self._shadows: list[dict[str, Tensor]] = []
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.profiles)
 
     def attach(self, network: nn.Module) -> None:
         """Starts averaging the parameters that require a gradient, from loaded averages where there are any."""
         self._parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         if not self._shadows:
             self._shadows = [
-                {name: p.detach().to(_wide(p), copy=True) for name, p in self._parameters.items()} for _ in self.decays
+                {name: p.detach().to(_wide(p), copy=True) for name, p in self._parameters.items()} for _ in self.profiles
             ]
         for shadow in self._shadows:
             if shadow.keys() != self._parameters.keys():
@@ -39,9 +69,9 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int, stepped: Tensor) -> None:
         """Moves the averages toward the weights after optimizer step `step` (from 1), unless `stepped` () is false."""
-        for decay, shadow in zip(self.decays, self._shadows, strict=True):
+        for decay, shadow in zip(self.profiles.values(), self._shadows, strict=True):
             averages = list(shadow.values())
-            share = (stepped * (1 - min(decay, (1 + step) / (10 + step)))).to(averages[0])
+            share = (stepped * (1 - decay(step))).to(averages[0])
             weights = [p.detach().to(shadow[name].dtype) for name, p in self._parameters.items()]
             moves = torch._foreach_sub(weights, averages)
             torch._foreach_mul_(moves, share)
@@ -66,11 +96,11 @@ class EMA:
             p.copy_(weights[name])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"decays": self.decays, "averages": self._shadows}
+        return {"names": self.names, "averages": self._shadows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["decays"] != self.decays:
-            raise ValueError(f"ema.decays={self.decays}: the checkpoint was averaged with {state['decays']}; give those")
+        if state["names"] != self.names:
+            raise ValueError(f"ema: the checkpoint holds the averages {state['names']}, the config asks for {self.names}")
         self._shadows = [dict(shadow) for shadow in state["averages"]]
 
 

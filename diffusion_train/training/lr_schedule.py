@@ -46,6 +46,22 @@ class Linear:
         return _warmup(step, self.warmup_steps) * (self.final + (1 - self.final) * line)
 
 
+@dataclass(frozen=True)
+class InverseSqrt:
+    """Linear warm-up, constant to `constant_steps`, then as 1 / sqrt(step): needs no horizon, so a run may end any time.
+
+    Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", equation 67. `num_steps`
+    only says how long a run is by default.
+    """
+
+    num_steps: int
+    warmup_steps: int = 0
+    constant_steps: int = 1
+
+    def __call__(self, step: int) -> float:
+        return _warmup(step, self.warmup_steps) / math.sqrt(max(1.0, step / max(1, self.constant_steps)))
+
+
 def _warmup(step: int, warmup_steps: int) -> float:
     return min(1.0, (step + 1) / (warmup_steps + 1))
 

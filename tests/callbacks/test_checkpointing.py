@@ -5,7 +5,9 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
+from diffusion_train.callbacks.scheduled import Every, Scheduled
 from diffusion_train.callbacks.stop import GracefulStop
+from diffusion_train.callbacks.time_budget import TimeBudget
 from diffusion_train.training.checkpoint import load, load_weights
 
 
@@ -54,3 +56,23 @@ def test_a_signal_saves_after_the_step_at_hand_and_handlers_are_put_back(tmp_pat
         assert len(recorded.losses) == 5
         assert names(run_dir / "checkpoints") == ["last.ckpt", "step_00000005.ckpt"]
         assert signal.getsignal(number) == before
+
+
+def test_a_time_budget_ends_the_run_as_complete_and_counts_over_restarts(tmp_path: Path, run_points) -> None:
+    budget = TimeBudget(minutes=1)
+    budget.load_state_dict({"seconds": 59.9})
+    grid = Counter(Every(0))
+    run_points(tmp_path, 100_000, callbacks=(budget, grid))
+    step = load(tmp_path / "checkpoints" / "last.ckpt")["global_step"]
+    assert 0 < step < 100_000
+    assert grid.steps == [step]
+    assert load(tmp_path / "checkpoints" / "last.ckpt")["callbacks"]["TimeBudget"]["seconds"] >= 60
+
+
+class Counter(Scheduled):
+    def __init__(self, every: Every) -> None:
+        super().__init__(every)
+        self.steps: list[int] = []
+
+    def act(self, trainer, module) -> None:
+        self.steps.append(trainer.global_step)

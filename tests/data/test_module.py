@@ -103,9 +103,8 @@ class _Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-@pytest.mark.parametrize("num_samples", [6, 7, 12, 17, 18], ids=lambda n: f"{n}-samples")
-def test_lightning_trains_on_without_end(num_samples, tmp_path):
-    data, module = _points(num_samples, num_workers=0), _Recorder()
+def _fit(data, folder):
+    module = _Recorder()
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=8,
@@ -115,17 +114,23 @@ def test_lightning_trains_on_without_end(num_samples, tmp_path):
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        default_root_dir=tmp_path,
+        default_root_dir=folder,
     )
     trainer.fit(module, data)
+    return module
+
+
+@pytest.mark.parametrize("num_samples", [6, 7, 12, 17, 18], ids=lambda n: f"{n}-samples")
+def test_lightning_trains_on_without_end(num_samples, tmp_path):
+    module = _fit(_points(num_samples), tmp_path)
     assert module.seen == _indices(_take(_points(num_samples), 8))
 
 
 def test_a_fault_in_a_worker_reaches_the_user(make_images, tmp_path):
-    data = make_images(num_workers=2)
+    data = make_images(num_workers=1)
     next((tmp_path / "shards").glob("*1.tar")).write_bytes(b"other")
     with pytest.raises(DataError, match="changed since it was indexed"):
-        _take(data, 5)
+        _fit(data, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -261,7 +262,7 @@ def test_illegal_pairs_are_refused_by_name(
     offset_noise: float,
     names: list[str],
 ) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(names[0])) as error:
         GaussianDiffusion(schedule, parameterization, weighting, time_sampler, offset_noise)
     for name in names:
         assert name in str(error.value)

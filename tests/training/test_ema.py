@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_train.training.ema import EMA
+from diffusion_train.training.ema import constant, power
 
 YES = torch.tensor(True)
 
@@ -16,7 +16,7 @@ def linear(value: float) -> nn.Linear:
 
 def test_follows_the_recursion_for_each_decay() -> None:
     network, decays = linear(0.0), [0.5, 0.9]
-    ema = EMA(decays)
+    ema = constant(decays)
     ema.attach(network)
     expected = [0.0, 0.0]
     for step in range(1, 6):
@@ -31,7 +31,7 @@ def test_follows_the_recursion_for_each_decay() -> None:
 
 def test_a_skipped_step_does_not_move_it() -> None:
     network = linear(0.0)
-    ema = EMA([0.9])
+    ema = constant([0.9])
     ema.attach(network)
     nn.init.ones_(network.weight)
     ema.update(5, torch.tensor(False))
@@ -40,7 +40,7 @@ def test_a_skipped_step_does_not_move_it() -> None:
 
 def test_shadows_of_bfloat16_weights_are_float32_and_move() -> None:
     network = linear(0.0).bfloat16()
-    ema = EMA([0.9999])
+    ema = constant([0.9999])
     ema.attach(network)
     nn.init.ones_(network.weight)
     ema.update(10**6, YES)
@@ -51,14 +51,14 @@ def test_shadows_of_bfloat16_weights_are_float32_and_move() -> None:
 def test_only_trained_parameters_are_averaged() -> None:
     network = linear(0.0)
     network.bias.requires_grad_(False)
-    ema = EMA()
+    ema = constant()
     ema.attach(network)
     assert list(ema.average()) == ["weight"]
 
 
 def test_own_weights_come_back_after_an_error() -> None:
     network = linear(1.0)
-    ema = EMA([0.9])
+    ema = constant([0.9])
     ema.attach(network)
     nn.init.constant_(network.weight, 7.0)
     with pytest.raises(RuntimeError), ema.averaged():
@@ -68,7 +68,7 @@ def test_own_weights_come_back_after_an_error() -> None:
 
 
 def test_state_survives_a_restart() -> None:
-    first, second = EMA([0.9]), EMA([0.9])
+    first, second = constant([0.9]), constant([0.9])
     first.attach(linear(3.0))
     second.load_state_dict(first.state_dict())
     second.attach(linear(0.0))
@@ -76,11 +76,26 @@ def test_state_survives_a_restart() -> None:
 
 
 def test_other_decays_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"ema\.decays=\[0\.99\].*\[0\.9\]"):
-        EMA([0.99]).load_state_dict({"decays": [0.9], "averages": []})
+    with pytest.raises(ValueError, match=r"\['0\.9'\].*\['0\.99'\]"):
+        constant([0.99]).load_state_dict({"names": ["0.9"], "averages": []})
 
 
 @pytest.mark.parametrize("decays", [[], [1.0], [-0.1]])
 def test_impossible_decays_are_refused(decays: list[float]) -> None:
     with pytest.raises(ValueError, match=r"ema\.decays"):
-        EMA(decays)
+        constant(decays)
+
+
+@pytest.mark.parametrize("std", [0.05, 0.1, 0.2])
+def test_the_power_profile_has_the_asked_spread_at_any_length(std: float) -> None:
+    """Averaging the step number itself, and its square, gives the mean and spread of the profile."""
+    for num_steps in (1000, 4000):
+        ema = power([std])
+        network = nn.Linear(1, 2, bias=False).double()
+        ema.attach(network)
+        for step in range(1, num_steps + 1):
+            with torch.no_grad():
+                network.weight.copy_(torch.tensor([[step / num_steps], [(step / num_steps) ** 2]]))
+            ema.update(step, YES)
+        mean, square = ema.average()["weight"].flatten().tolist()
+        assert (square - mean**2) ** 0.5 == pytest.approx(std, rel=0.01)

@@ -1,0 +1,43 @@
+"""A run that is as long as it may take, on any machine."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+import pytorch_lightning as pl
+
+from diffusion_train.callbacks.scalars import is_logged
+
+
+class TimeBudget(pl.Callback):
+    """After `minutes` of fitting, counted over restarts, the run is complete, as at `trainer.max_steps`.
+
+    `trainer.max_time` stops a run that is to go on later; this one ends it. It changes no step before, so it goes with
+    a learning rate that needs no horizon.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        if not minutes > 0:
+            raise ValueError(f"callbacks.time_budget.minutes={minutes:g}: must be positive")
+        self.minutes = minutes
+        self._spent = 0.0  # seconds before this start
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        self._start = monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not is_logged(trainer):
+            return  # ranks agree at logged steps, where they wait for each other anyway
+        if trainer.strategy.reduce_boolean_decision(self.seconds >= 60 * self.minutes, all=False):
+            trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
+
+    @property
+    def seconds(self) -> float:
+        return self._spent + monotonic() - self._start
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._spent = state_dict["seconds"]

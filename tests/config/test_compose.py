@@ -1,0 +1,174 @@
+"""Every mistake of a command line is told at once, by its right name; right ones compose as Hydra does."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffusion_train.config.compose import Composer
+from diffusion_train.config.mistakes import ConfigError, did_you_mean
+
+
+@pytest.fixture
+def told(conf):
+    def told(*arguments: str) -> list[str]:
+        return [str(mistake) for mistake in Composer("config", [conf]).config(arguments)[1]]
+
+    return told
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("network=mpl", "no option 'mpl'; did you mean mlp? options: mlp, unet"),
+        ("network=null", "leave it out with '~network'"),
+        ("netwrk=mlp", "did you mean network?"),
+        ("grid=karras", "did you mean sampler/grid?"),
+        ("network.widht=3", "did you mean network.width?"),
+        ("max_steps=3", "did you mean trainer.max_steps?"),
+        ("brand_new=3", "+brand_new=3"),
+        ("trainer.max_steps=abc", "'trainer.max_steps' must be a whole number, not 'abc'"),
+        ("trainer.max_steps=1e3", "write trainer.max_steps=1000"),
+        ("seed=true", "must be a whole number"),
+        ("rate=fast", "must be a number"),
+        ("fast=1", "must be true or false"),
+        ("trainer=3", "it has trainer.max_steps, trainer.log_every_n_steps"),
+        ("sampler.grid=karras", "sampler/grid=karras"),
+        ("shards=x-{0..9}.tar", "write \"shards='x-{0..9}.tar'\""),
+        ("shards=http://a/b?c=d", "write \"shards='http://a/b?c=d'\""),
+        ("shards=[x-{0..9}.tar,y.tar]", "write \"shards=['x-{0..9}.tar','y.tar']\""),
+        ("seed", "write seed=<value>"),
+        ("+seed=3", "already"),
+        ("~sed", "sed"),
+        ("extra=lnog", "did you mean long?"),
+    ],
+)
+def test_a_mistake_is_told_with_its_remedy(told, argument, words):
+    mistakes = told(argument, "name=right")
+    assert len(mistakes) == 1, mistakes
+    assert mistakes[0].startswith(argument)
+    assert words in mistakes[0]
+
+
+def test_all_mistakes_are_told_at_once_and_what_is_right_is_not(told):
+    arguments = ["seed=x", "network=unt", "name=ok", "trainer.max_step=1", "rate=1", "shards=a=b", "fast=yes please"]
+    mistakes = told(*arguments)
+    assert sorted(m.split("\n")[0] for m in mistakes) == sorted(a for a in arguments if a not in ("name=ok", "rate=1"))
+
+
+def test_keys_of_a_part_that_was_not_found_are_no_further_mistakes(told):
+    assert len(told("network=unt", "network.channels=3")) == 1
+
+
+def test_a_key_given_twice_is_told_once(told):
+    assert told("seed=1", "seed=2") == ["seed\n    given 2 times: seed=1, seed=2; give it once"]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "seed=null",
+        "seed=${trainer.max_steps}",
+        "rate=2",
+        "name=3",
+        "shards=[a.tar,b.tar]",
+        "shards='x-{0..9}.tar'",
+        "shards=a b",
+        "~shards",
+        "+new.key=3",
+        "++seed=3",
+        "+extra=long",
+        "extra=long",
+        "network=unet",
+        "hydra.verbose=true",
+    ],
+)
+def test_what_hydra_accepts_is_right(told, argument):
+    assert told(argument) == []
+
+
+def test_the_config_is_that_of_the_right_arguments(conf):
+    cfg, mistakes = Composer("config", [conf]).config(
+        ["network=unet", "network.channels=16", "extra=long", "sampler/grid=karras", "seed=x", "nmae=y"]
+    )
+    assert len(mistakes) == 2
+    assert cfg.network == {"_target_": "diffusion_train.network.unet.UNet", "channels": 16}
+    assert cfg.trainer.max_steps == 1000
+    assert cfg.sampler.grid.rho == 7.0
+    assert cfg.name == "run"
+
+
+def test_the_type_of_a_value_is_that_of_the_chosen_part(conf, write):
+    write(conf, {"network/named.yaml": "width: wide\n"})
+    told = Composer("config", [conf]).config
+    assert told(["network=named", "network.width=narrow"])[1] == []
+    assert len(told(["network.width=narrow"])[1]) == 1
+
+
+def test_values_that_must_be_given_and_references_that_lead_nowhere(conf, write):
+    write(conf, {"network/odd.yaml": "width: ???\ndepth: ${nowhere}\nlist: [1, '${seed}', '${gone.away}']\n"})
+    mistakes = [str(m) for m in Composer("config", [conf]).config(["network=odd"])[1]]
+    assert [m.split("\n")[0] for m in mistakes] == ["network.width", "network.depth", "network.list[2]"]
+    assert "add network.width=..." in mistakes[0]
+    assert "nowhere" in mistakes[1]
+    assert "gone.away" in mistakes[2]
+
+
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "PATH", "AWS_SECRET_ACCESS_KEY"])
+def test_the_environment_is_closed_to_configs(conf, write, monkeypatch, name):
+    monkeypatch.setenv(name, "canary")
+    write(conf, {"network/leaky.yaml": f"width: '${{oc.env:{name}}}'\n"})
+    (mistake,) = Composer("config", [conf]).config(["network=leaky"])[1]
+    assert name in mistake.problem
+    assert "canary" not in str(mistake)
+
+
+def test_the_environment_tells_where_the_program_runs(conf, write, monkeypatch):
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    write(conf, {"network/here.yaml": "folder: ${oc.env:SCRATCH}/x\n"})
+    cfg, mistakes = Composer("config", [conf]).config(["network=here"])
+    assert (cfg.network.folder, mistakes) == ("/scratch/me/x", [])
+
+
+def test_a_users_folder_adds_groups_and_options(conf, tmp_path, write):
+    user = {"network/mine.yaml": "width: 3\n", "experiment/try.yaml": "# @package _global_\nname: tried\n"}
+    folder = write(tmp_path / "my conf", user)
+    cfg, mistakes = Composer("config", [conf, folder]).config(["network=mine", "+experiment=try"])
+    assert (cfg.network, cfg.name, mistakes) == ({"width": 3}, "tried", [])
+    (mistake,) = Composer("config", [conf, folder]).config(["network=mien"])[1]
+    assert "mine" in mistake.remedy
+
+
+def test_broken_yaml_files_are_told_as_such(conf, write):
+    write(conf, {"config.yaml": "defaults: [nothing_here]\n"})
+    with pytest.raises(ConfigError, match="nothing_here"):
+        Composer("config", [conf]).config([])
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "hydra: {callbacks: {x: {_target_: webdataset.gopen, url: 'pipe:touch canary'}}}",
+        "hydra: {job_logging: {handlers: {x: {(): os.system, command: touch canary}}}}",
+        "hydra: {launcher: {_target_: subprocess.run}}",
+        "hydra: {job: {env_set: {LD_PRELOAD: /tmp/x.so}}}",
+    ],
+    ids=["callback", "log handler", "launcher", "environment"],
+)
+def test_hydras_own_node_cannot_run_code_from_a_config_file(conf, write, hostile):
+    write(conf, {"extra/evil.yaml": f"# @package _global_\n{hostile}\n"})
+    mistakes = Composer("config", [conf]).config(["+extra=evil"])[1]
+    assert len(mistakes) == 1
+    assert mistakes[0].where.startswith("hydra.")
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("data.batchsize", "did you mean data.batch_size?"),
+        ("batch_size", "did you mean data.batch_size?"),
+        ("trainer.max_step", "did you mean trainer.max_steps?"),
+        ("zebra", ""),
+    ],
+)
+def test_did_you_mean(word, answer):
+    assert did_you_mean(word, ["data.batch_size", "trainer.max_steps", "trainer.max_time", "network"]) == answer

@@ -1,0 +1,156 @@
+"""A clean command line goes through Hydra as usual; one run has one folder, and no stray files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffusion_train.config.call import read_call
+from diffusion_train.config.launch import launch
+from diffusion_train.config.mistakes import ConfigError
+from diffusion_train.config.targets import is_allowed
+
+
+@pytest.fixture
+def start(conf, tmp_path, monkeypatch):
+    """Runs a command on the small conf tree; keeps what its body was given."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def start(*arguments, command="train", body=lambda cfg: 0):
+        seen = []
+
+        def keep(cfg):
+            seen.append((OmegaConf.to_container(cfg, resolve=True), list(sys.argv)))
+            return body(cfg)
+
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        call = read_call(command, arguments)
+        code = launch(dataclasses.replace(call, folders=(conf, *call.folders[1:])), keep)
+        return code, seen
+
+    return start
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_one_run_in_its_folder(start, tmp_path, conf):
+    before = files(tmp_path)
+    cwd = os.getcwd()
+    code, [(cfg, _)] = start("run_dir=my runs/a=b{1}".replace("my runs/a=b{1}", "'my runs/a=b{1}'"), "seed=3")
+    assert code == 0
+    assert cfg["run_dir"] == str(tmp_path / "my runs" / "a=b{1}")
+    assert (cfg["seed"], "hydra" in cfg) == (3, False)
+    assert files(tmp_path) == before
+    assert os.getcwd() == cwd
+    assert not (tmp_path / "my runs" / "a=b{1}").exists()  # empty folders are removed again
+
+
+def test_processes_that_lightning_starts_share_the_folder(start):
+    _, [(parent, argv)] = start("seed=4", "--config-dir", ".")
+    told = [*argv[1:], f'hydra.run.dir="{parent["run_dir"]}"', "hydra.job.name=child", "hydra.output_subdir=null"]
+    _, [(child, _)] = start(*told)
+    assert child == parent
+
+
+def test_a_sweep_has_a_folder_a_job_and_each_job_its_own_arguments(start, tmp_path):
+    code, seen = start("-m", "seed=1,2", "run_dir=sweep", "allow_targets=[mine.]", body=lambda cfg: cfg.seed)
+    assert code == 2
+    assert [cfg["seed"] for cfg, _ in seen] == [1, 2]
+    assert [cfg["run_dir"] for cfg, _ in seen] == [str(tmp_path / "sweep" / "0"), str(tmp_path / "sweep" / "1")]
+    assert seen[1][1] == ["train.py", "allow_targets=[mine.]", "seed=2", "run_dir=sweep"]
+
+
+def test_a_sweeps_record_holds_no_secrets(start, tmp_path):
+    start("-m", "seed=1,2", "run_dir=sweep", "+hub_token=CANARY")
+    assert files(tmp_path / "sweep") == ["multirun.yaml"]
+    assert "CANARY" not in (tmp_path / "sweep" / "multirun.yaml").read_text()
+
+
+def test_every_choice_of_a_sweep_is_checked_first(start):
+    with pytest.raises(ConfigError) as error:
+        start("-m", "network=mlp,unt", "seed=1,2,x", "run_dir=sweep")
+    assert [mistake.where for mistake in error.value.mistakes] == ["network=unt", "seed=x"]
+
+
+def test_values_with_commas_need_multirun_or_quotes(start):
+    with pytest.raises(ConfigError, match=r"--multirun .*shards=\[a,b\].*shards='a,b'"):
+        start("shards=a,b")
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_processes_started_from_outside_need_a_run_dir(start, monkeypatch, variable):
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(ConfigError, match="give run_dir="):
+        start()
+    monkeypatch.setenv(variable, "2")
+    assert start("run_dir=here")[0] == 0
+
+
+def test_a_run_dir_that_cannot_be_written(start, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="give another run_dir"):
+        start("run_dir=file/run")
+
+
+def test_targets_are_allowed_by_the_command_line_alone(start, conf, write):
+    start("run_dir=a", "allow_targets=[my_own.]", body=lambda cfg: not is_allowed("my_own.X"))
+    assert is_allowed("my_own.X")
+    start("run_dir=a")
+    assert not is_allowed("my_own.X")
+    write(conf, {"extra/self.yaml": "# @package _global_\nallow_targets: [os.]\n"})
+    with pytest.raises(ConfigError, match="command line alone"):
+        start("extra=self", "run_dir=a")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--experimental-rerun", "x.pickle"], "pickle"),
+        (["--config-path", "x"], "--config-dir"),
+        (["--config-dir", "nowhere"], "is no folder"),
+        (["allow_targets=os"], "must be a list"),
+    ],
+    ids=["pickle", "path", "folder", "no list"],
+)
+def test_refused_flags(start, arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        start(*arguments)
+
+
+def test_cfg_shows_the_config_and_runs_nothing(start, capsys, tmp_path, conf):
+    before = files(tmp_path)
+    code, seen = start("--cfg", "job", "seed=9", "network=unet")
+    assert (code, seen) == (0, [])
+    assert "seed: 9" in capsys.readouterr().out
+    assert files(tmp_path) == before
+
+
+def test_a_command_on_a_run_gets_the_runs_config_and_its_own_settings(start, tmp_path, conf):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("name: x\nseed: 5\nsampler: {num_steps: 50, eta: 0.0}\n")
+    prompts = """prompts=["a red apple", "flag of Türkiye"]"""
+    code, [(cfg, _)] = start("run=run", prompts, "sampler=heun", "sampler.num_steps=20", "seed=3", command="sample")
+    assert code == 0
+    assert cfg["sample"]["prompts"] == ["a red apple", "flag of Türkiye"]
+    assert (cfg["seed"], cfg["sample"]["seed"]) == (5, 3)
+    assert (cfg["sampler"]["num_steps"], cfg["sampler"]["_target_"]) == (20, "diffusion_train.sampler.heun.Heun")
+    assert not (tmp_path / "samples").exists()
+
+
+def test_a_command_on_a_run_tells_all_mistakes_at_once(start, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("sampler: {num_steps: 50}\n")
+    arguments = ["num_samples=x", "sampler=huen", "promts=[a]", "sampler.num_step=3"]
+    with pytest.raises(ConfigError) as error:
+        start("run=run", *arguments, command="sample")
+    assert sorted(mistake.where for mistake in error.value.mistakes) == sorted(arguments)
+    with pytest.raises(ConfigError, match="run\n    must be given"):
+        start(command="sample")

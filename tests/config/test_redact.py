@@ -1,0 +1,73 @@
+"""No secret outlives redaction, and nothing else is lost."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffusion_train import config
+
+SECRET = "CANARY0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "key",
+    "token hub_token hf-token password db_passwd secret client_secret api_key wandbApiKey WANDB_API_KEY access_key "
+    "aws_secret_access_key authorization credentials private_key accountKey auth sas".split(),
+)
+def test_secrets_by_name(key):
+    assert config.redact({"a": [{key: SECRET, "b": 1}]}) == {"a": [{key: "***", "b": 1}]}
+    assert config.redact({key: {"inner": SECRET}}) == {key: {"inner": "***"}}
+    assert config.redact_text(f"{key}={SECRET}") == f"{key}=***"
+    assert config.redact_text(f"+logger.wandb.{key}='{SECRET}'") == f"+logger.wandb.{key}=***"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (f"https://me:{SECRET}@host/x.tar", "https://***@host/x.tar"),
+        (f"s3://{SECRET}@bucket/x", "s3://***@bucket/x"),
+        (f"https://h/x?X-Amz-Date=1&X-Amz-Signature={SECRET}#f", "https://h/x?X-Amz-Date=***&X-Amz-Signature=***#f"),
+        (f"https://h/x?sv=2&sig={SECRET}", "https://h/x?sv=2&sig=***"),
+        (f"https://h/x?a=1&token={SECRET}", "https://h/x?a=1&token=***"),
+        (f"https://h/x?X-Goog-Credential={SECRET}", "https://h/x?X-Goog-Credential=***"),
+        (f"Bearer {SECRET}", "Bearer ***"),
+        (f"use hf_{SECRET} there", "use *** there"),
+    ],
+)
+def test_secrets_by_form(text, wanted):
+    assert config.redact({"a": [text]}) == {"a": [wanted]}
+    assert config.redact_text(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {"num_tokens": 77, "max_tokens": 5, "tokenizer": "clip", "token_dim": 8, "pad_token": "<pad>"},
+        {"token": 3, "secret": None, "password": ""},
+        {"url": "https://host/a@b/x.tar?page=3", "path": "/home/me@work/x", "key": "openmoji", "keys": ["a", "b"]},
+        {"prompt": "a token of love, secretly = passwords", "author": "x", "monkey": "y", "keyboard": "z"},
+    ],
+)
+def test_what_is_no_secret_stays(plain):
+    assert config.redact(plain) == plain
+
+
+def test_a_config_becomes_plain_and_resolved():
+    cfg = OmegaConf.create({"a": 1, "b": {"c": "${a}", "hub_token": SECRET}, "d": ["${a}"]})
+    assert config.redact(cfg) == {"a": 1, "b": {"c": 1, "hub_token": "***"}, "d": [1]}
+
+
+def test_a_saved_config_loads_as_it_was_without_secrets(tmp_path):
+    cfg = OmegaConf.create({"name": "x", "n": "${name}", "text": r"\${odd} {x} = 'y'", "rate": 1e-4, "api_key": SECRET})
+    path = tmp_path / "new folder" / "config.yaml"
+    config.save_config(cfg, path)
+    loaded = config.load_run_config(path.parent)
+    assert OmegaConf.to_container(loaded, resolve=True) == config.redact(cfg)
+    assert SECRET not in path.read_text()
+    assert [file.name for file in path.parent.iterdir()] == ["config.yaml"]
+
+
+def test_mistakes_show_no_secrets():
+    error = config.ConfigError([config.Mistake(f"logger.wandb.apikey={SECRET}", "no", f"write x_token={SECRET}")])
+    assert SECRET not in str(error)

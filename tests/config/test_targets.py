@@ -1,0 +1,148 @@
+"""What a config may call, and that nothing else is even imported."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffusion_train import config
+from diffusion_train.config.mistakes import ConfigError
+from diffusion_train.config.targets import is_allowed, locate
+
+HOSTILE = [
+    "os.system",
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.open",
+    "subprocess.run",
+    "webdataset.gopen",
+    "torch.load",
+    "torch.hub.load",
+    "torch.utils.cpp_extension.load",
+    "numpy.load",
+    "pickle.loads",
+    "importlib.import_module",
+    "functools.partial",
+    "hydra.utils.instantiate",
+    "hydra.utils.get_method",
+    "diffusion_train.data.index.os.system",
+    "diffusion_train.data.os.system",
+    "diffusion_train.sampler.grid.torch.load",
+    "diffusion_train.sampler.grid.Uniform.__init__",
+    "diffusion_train.config.targets.allow",
+    "diffusion_train.command.cli.main",
+    "diffusion_train.utils.rng.Rng",
+    "diffusion_trainer.evil",
+    "diffusion_train.sampler",
+    "diffusion_train.sampler..grid.Uniform",
+    "torch.optim.AdamW.step",
+    "",
+    None,
+    7,
+    ["os.system"],
+]
+
+
+@pytest.mark.parametrize("target", HOSTILE, ids=str)
+@pytest.mark.parametrize("depth", ["at the top", "inside"])
+def test_hostile_targets_are_refused_by_name(tmp_path, target, depth):
+    canary = tmp_path / "canary"
+    call = {"_target_": target, "_args_": [f"touch {canary}"]}
+    node = call if depth == "at the top" else {"_target_": "diffusion_train.sampler.grid.Karras", "rho": [{"a": call}]}
+    with pytest.raises(ConfigError, match=r"_target_") as error:
+        config.build(OmegaConf.create(node))
+    assert str(target) in str(error.value)
+    assert not canary.exists()
+
+
+def test_targets_behind_references_are_checked_too():
+    cfg = OmegaConf.create({"evil": "os.system", "grid": {"_target_": "${evil}", "_args_": ["true"]}})
+    with pytest.raises(ConfigError, match=r"'os.system' is not an allowed target"):
+        config.build(cfg.grid)
+
+
+def test_nothing_is_imported_while_one_target_is_not_allowed(tmp_path, monkeypatch):
+    canary = tmp_path / "canary"
+    (tmp_path / "evil_module.py").write_text(f"open({str(canary)!r}, 'w')\ndef f(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        config.build([{"_target_": "evil_module.f"}, {"_target_": "os.system"}])
+    assert len(error.value.mistakes) == 2
+    assert not canary.exists()
+
+
+@pytest.fixture
+def my_package(tmp_path, monkeypatch):
+    package = tmp_path / "my_package_for_targets"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .inner import Network\n")
+    (package / "inner.py").write_text(
+        "import os\nfrom os import system\nfrom subprocess import run, Popen\n"
+        "class Network:\n    def __init__(self, width):\n        self.width = width\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return package.name
+
+
+def test_the_users_package_is_trusted_once_allowed(my_package):
+    node = {"_target_": f"{my_package}.inner.Network", "width": 3}
+    with pytest.raises(ConfigError, match=r"allow_targets="):
+        config.build(node)
+    config.allow([f"{my_package}."])
+    assert config.build(node).width == 3
+    assert config.build({**node, "_target_": f"{my_package}.Network"}).width == 3
+
+
+@pytest.mark.parametrize("alias", ["inner.system", "inner.os.system", "inner.run", "inner.Popen", "inner.os"])
+def test_an_allowed_module_gives_no_way_to_what_it_imports(my_package, alias):
+    config.allow([f"{my_package}."])
+    with pytest.raises(ConfigError, match=r"another name of|cannot be found|neither a class nor"):
+        config.build({"_target_": f"{my_package}.{alias}", "_args_": ["true"]})
+
+
+def test_an_entry_without_a_dot_is_no_prefix_of_other_names():
+    config.allow(["my_pack"])
+    assert is_allowed("my_pack.x.Y")
+    assert not is_allowed("my_package.x.Y")
+
+
+@pytest.mark.parametrize("name", ["torch.optim.AdamW", "pytorch_lightning.Trainer", "diffusion_train.sampler.ddim.DDIM"])
+def test_what_recipes_need_is_allowed(name):
+    assert locate(name).__name__ == name.rpartition(".")[2]
+
+
+def test_arguments_of_code_reach_the_target_untouched_and_win():
+    grid, items = object(), [object()]
+    node = {"_target_": "diffusion_train.sampler.heun.Heun", "num_steps": 3, "grid": "???"}
+    sampler = config.build(node, grid=grid)
+    assert (sampler.num_steps, sampler.grid) == (3, grid)
+    assert config.build(node, grid=items, num_steps=5).grid is items
+
+
+def test_parts_inside_parts_are_built_and_data_is_plain():
+    node = OmegaConf.create(
+        {"a": 4, "part": {"_target_": "diffusion_train.sampler.heun.Heun", "num_steps": "${a}", "grid": None}}
+    )
+    node.part.grid = {"_target_": "diffusion_train.sampler.grid.Karras", "rho": 5.0}
+    sampler = config.build(node.part)
+    assert (sampler.num_steps, sampler.grid.rho) == (4, 5.0)
+    built = config.build({"one": node.part, "two": {"x": [1, {"y": 2}]}})
+    assert type(built) is dict
+    assert built["two"] == {"x": [1, {"y": 2}]}
+    assert type(built["two"]["x"]) is list
+
+
+def test_a_partial_waits_for_the_rest():
+    node = {"_target_": "diffusion_train.sampler.heun.Heun", "_partial_": True, "num_steps": 3}
+    make = config.build(node)
+    assert isinstance(make, functools.partial)
+    assert make(grid=None).num_steps == 3
+    assert config.build(node, num_steps=7)(grid=None).num_steps == 7
+
+
+def test_what_a_part_raises_is_not_wrapped():
+    schedule = {"_target_": "diffusion_train.diffusion.schedule.linear.Linear", "beta_start": 7.0}
+    with pytest.raises(ValueError, match="beta"):
+        config.build({"inside": {"deep": schedule}})
