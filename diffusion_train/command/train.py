@@ -43,7 +43,7 @@ def run(cfg: Any) -> int:
     trainer = build_trainer(cfg, run_dir, checkpoint)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
     module.micro_batch_size = datamodule.micro_batch_size
-    module.conditioner.warm_up(datamodule.captions())
+    module.conditioner.warm_up([*datamodule.captions(), *prompts(cfg)])
     announce(cfg, trainer, module, datamodule, checkpoint)
     try:
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -170,11 +170,15 @@ def farewell(cfg: Any, trainer: Any, run_dir: Path) -> None:
 
 def sample_command(cfg: Any, run_dir: Path) -> str:
     words = ["python", "sample.py", f"run={run_dir}"]
-    prompts = cfg.callbacks.get("samples", {}).get("prompts")
-    if prompts:
-        listed = ", ".join('"' + prompt.replace('"', '\\"') + '"' for prompt in prompts[:3])
+    if chosen := prompts(cfg)[:3]:
+        listed = ", ".join('"' + prompt.replace('"', '\\"') + '"' for prompt in chosen)
         words += [f"prompts=[{listed}]"]
     return shlex.join([*words, "num_samples=4"])
+
+
+def prompts(cfg: Any) -> list[str]:
+    """Those of the sample grids."""
+    return list(cfg.callbacks.get("samples", {}).get("prompts", []))
 
 
 def quiet() -> None:

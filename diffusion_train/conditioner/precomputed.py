@@ -16,17 +16,21 @@ from diffusion_train.conditioner.base import Cond, Conditioner, entry
 class Precomputed(Conditioner):
     """Passes on what stands in the batch under the names of `shapes`, one row's shape each; masks end in "_mask".
 
-    "No condition" is read from the safetensors file `null` (same names, a row's shape: for text, the embedding of an
+    "No condition" is read from the safetensors file `null_file` (same names, a row's shape: for text, the embedding of an
     empty caption). Without one it is zero, and a mask shows its first place alone. ValueError for a missing name or
     another shape.
     """
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]], null: str = "") -> None:
+    def __init__(self, shapes: Mapping[str, Sequence[int]], null_file: str = "") -> None:
         super().__init__()
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        given = load_file(Path(null)) if null else {name: _nothing(name, shape) for name, shape in self.shapes.items()}
+        given = (
+            load_file(Path(null_file))
+            if null_file
+            else {name: _nothing(name, shape) for name, shape in self.shapes.items()}
+        )
         self.nothing = {
-            name: self._checked(name, entry(given, name, f"conditioner.null={null}")) for name in self.shapes
+            name: self._checked(name, entry(given, name, f"conditioner.null_file={null_file}")) for name in self.shapes
         }
 
     def forward(self, batch: dict[str, Any]) -> Cond:

@@ -77,7 +77,7 @@ class TransformersEncoder(TextEncoder):
             safe = {"local_files_only": True, "trust_remote_code": False}
             transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             # Loading draws from the global generator, and happens at one step in one run and at another in the next.
-            with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+            with torch.random.fork_rng(devices=[]):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.tokenizer, **safe)
                 model_class = getattr(transformers, self.model)
                 model = model_class.from_pretrained(self.weights, use_safetensors=True, dtype=torch.float32, **safe)
@@ -143,6 +143,6 @@ def no_pool(output: Any) -> Tensor:
 
 def _run(model: Any, pool: Callable[[Any], Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
     """ids (B, l) -> text (B, l, D), pooled (B, P), in float32 on the CPU whatever context the caller is in."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
         output = model(input_ids=ids)
         return output.last_hidden_state.cpu(), pool(output).cpu()

@@ -1,7 +1,6 @@
 """Configuration: composed from YAML and the command line, checked, and made into objects. Only here Hydra is known."""
 
 from diffusion_train.config.check import check
-from diffusion_train.config.check import unread as check_unread
 from diffusion_train.config.mistakes import ConfigError, Mistake
 from diffusion_train.config.redact import redact, redact_text, save_config
 from diffusion_train.config.run import compose_run, from_container, load_run_config

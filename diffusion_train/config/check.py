@@ -25,7 +25,7 @@ def check(cfg: DictConfig, read: Collection[str] = (), given: Mapping[str, Colle
     gives to it when it is built, whatever the config says of them.
     """
     raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
-    mistakes = []
+    mistakes: list[Mistake] = []
     for path, node in _target_nodes(cfg, ""):
         mistakes += _node_mistakes(path, node, (given or {}).get(path, ()))
     raise_all([*mistakes, *unread(cfg, read)])

@@ -41,10 +41,10 @@ class Composer:
         choices, base, refused = self._without_refused([o for o in overrides if not self._sets_value(o)])
         values = [o for o in overrides if self._sets_value(o)]
         unknown = [o for o in values if is_unknown(o.key_or_group, base)]
-        kept, cfg, also_refused = choices, base, []
+        kept, cfg = choices, base
         if known := [o for o in values if o not in unknown]:
             kept, cfg, also_refused = self._without_refused([*choices, *known])
-        refused += also_refused
+            refused += also_refused
 
         lost = tuple(o.key_or_group.replace("/", ".") + "." for o, _ in refused if self._is_choice(o))
         names = [*keys(base), *self.groups]

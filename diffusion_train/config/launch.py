@@ -118,7 +118,7 @@ def _program(call: Call) -> list[str]:
 
 def _settle_run_dir(cfg: DictConfig) -> Path:
     """One folder for everything: the one Hydra made, which processes started by Lightning are told of."""
-    node = HydraConfig.get()
+    node: Any = HydraConfig.get()
     folder = str(node.runtime.output_dir)
     with read_write(node), open_dict(node):
         node.run.dir = folder

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 HIDDEN = "***"
@@ -54,7 +55,7 @@ def save_config(config: Any, path: Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(escape(redact(config)))), encoding="utf-8")
+    temporary.write_text(yaml.safe_dump(redact(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -74,4 +75,4 @@ def _redacted(node: Any, secret: bool) -> Any:
         return [_redacted(value, secret) for value in node]
     if isinstance(node, str):
         return HIDDEN if secret and node else redact_text(node)
-    return node
+    return node if node is None or isinstance(node, (bool, int, float)) else str(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from diffusion_train.config.targets import forbidden
 from diffusion_train.config.values import is_unknown, keys, type_mistakes, unresolved
 
 MAX_BYTES = 1 << 20
+MAX_DEPTH = 100
 
 
 def from_container(container: dict[str, Any]) -> DictConfig:
@@ -32,7 +34,8 @@ def from_container(container: dict[str, Any]) -> DictConfig:
     if not isinstance(container, dict):
         raise ValueError(f"a config is a mapping, not {type(container).__name__}")  # noqa: TRY004
     raise_all(forbidden(container))
-    return OmegaConf.create(escape(container))
+    cfg: DictConfig = OmegaConf.create(escape(container))
+    return cfg
 
 
 def load_run_config(run: Path) -> DictConfig:
@@ -116,13 +119,21 @@ def _set(cfg: DictConfig, override: Override, names: Sequence[str], known: dict[
 def _yaml(file: Path) -> Any:
     if file.stat().st_size > MAX_BYTES:
         raise ValueError(f"{file}: larger than {MAX_BYTES} bytes, which no config is")
+    text = file.read_text("utf-8", errors="replace")
+    if _depth(text) > MAX_DEPTH:
+        raise ValueError(f"{file}: is nested more deeply than any config")
     try:
-        return yaml.load(file.read_text("utf-8"), Loader=_PlainLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        return yaml.load(text, Loader=_PlainLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{file}: cannot be read as YAML: {error}") from error
 
 
-class _PlainLoader(yaml.SafeLoader):
+def _depth(text: str) -> int:
+    """Of brackets, counted before the parser sees them: its time grows with the square of it."""
+    return max(accumulate((c in "[{") - (c in "]}") for c in text), default=0)
+
+
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
     """Without aliases, which can stand for more data than a machine holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:

@@ -13,7 +13,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from diffusion_train.config.mistakes import Mistake, first_lines, listed
 from diffusion_train.config.targets import forbidden
 
-_SCALARS = {"bool": bool, "int": int, "float": (int, float)}
+_SCALARS: dict[str, Any] = {"bool": bool, "int": int, "float": (int, float)}
 
 
 def keys(cfg: DictConfig) -> list[str]:
@@ -46,11 +46,12 @@ def is_unknown(key: str, cfg: DictConfig) -> bool:
 
 def unresolved(cfg: DictConfig) -> list[Mistake]:
     """Mandatory values that are not given, and interpolations that lead nowhere."""
-    before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, cfg  # for ${hydra:...}
+    known: Any = HydraConfig.instance()  # which ${hydra:...} refers to
+    before, known.cfg = known.cfg, cfg
     try:
         return [mistake for key in cfg if key != "hydra" for mistake in _broken(cfg, key, str(key))]
     finally:
-        HydraConfig.instance().cfg = before
+        known.cfg = before
 
 
 def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:
@@ -63,8 +64,8 @@ def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:
         except InterpolationToMissingValueError:
             return  # told where the value is missing
         except OmegaConfBaseException as error:
-            raw = OmegaConf.to_container(parent, resolve=False)
-            yield Mistake(path, f"{raw[key]} cannot be resolved: {first_lines(error)}")  # type: ignore[index, call-overload]
+            raw: Any = OmegaConf.to_container(parent, resolve=False)
+            yield Mistake(path, f"{raw[key]} cannot be resolved: {first_lines(error)}")
         return
     child = parent[key]
     if OmegaConf.is_dict(child):
@@ -103,7 +104,7 @@ def type_mistakes(override: Override, base: DictConfig, groups: Collection[str])
     line = str(override.input_line)
     if isinstance(default, DictConfig) and not isinstance(value, dict):
         group = key.replace(".", "/")
-        inside = listed([f"{key}.{child}" for child in default if child != "_target_"])
+        inside = listed([f"{key}.{child!s}" for child in default if child != "_target_"])
         remedy = f"choose an option of the group: {group}={value}" if group in groups else f"it has {inside}"
         yield Mistake(line, f"{key!r} holds keys, not a single value", remedy)
     kind = type(default).__name__

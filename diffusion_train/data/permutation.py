@@ -17,6 +17,7 @@ _ROUNDS = 6
 
 def permute(index: U64, size: U64, key: U64, inverse: bool = False) -> U64:
     """index (m,) < size (m,) -> (m,) < size, a bijection of 0..size-1 for each key (m,)."""
+    assert (index < size).all()  # the walk below would not end
     half = _half_bits(size)
     rounds = np.arange(_ROUNDS, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     if inverse:

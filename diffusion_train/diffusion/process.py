@@ -75,7 +75,7 @@ class GaussianDiffusion:
     def loss_at(self, network: Network, x0: Tensor, noise: Tensor, t: Tensor, **cond: Tensor) -> Loss:
         """The loss for given noise (B, ...) and t (B,)."""
         alpha, sigma, _, _, det = self._mix(t)
-        output = network(self.add_noise(x0, noise, t), self.schedule.label(t), **cond)
+        output = network(self.add_noise(x0, noise, t).to(x0.dtype), self.schedule.label(t), **cond)
         mse = row_mean((_checked(output, x0) - self.target(x0, noise, t)).square())
         loss = self.weighting(alpha, sigma, det) / det.square() * mse
         return Loss(loss, ((alpha / det).square() * mse).detach(), t)

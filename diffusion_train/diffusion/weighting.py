@@ -51,7 +51,7 @@ class MinSNR(Weighting):
 
 
 class SoftMinSNR(Weighting):
-    """SNR * gamma / (SNR + gamma) on x0 (Crowson et al. 2024, "Hourglass Diffusion Transformers", section 4.5)."""
+    """SNR * gamma / (SNR + gamma) on x0 (Crowson et al. 2024, "Hourglass Diffusion Transformers")."""
 
     def __init__(self, gamma: float = 4.0) -> None:
         self.gamma = _positive("SoftMinSNR: gamma", gamma)
@@ -72,6 +72,24 @@ class EDMWeight(Weighting):
 
     def conflicts(self, schedule: Schedule) -> list[str]:
         return sigma_data_conflicts("weighting", self.sigma_data, schedule)
+
+
+class Velocity(Weighting):
+    """(1 + sqrt(SNR))^power on x0, at most `max_weight`, whatever the network predicts.
+
+    Power 2 is plain MSE on a flow's velocity (Liu et al. 2022), and with a network that predicts x0 the loss of Li and He
+    2025, "Back to Basics: Let Denoising Generative Models Denoise" (who cap it at 400); power 0 is plain MSE on x0.
+    """
+
+    def __init__(self, power: float = 2.0, max_weight: float = 400.0) -> None:
+        if not 0 <= power <= 2:
+            raise ValueError(f"Velocity: power={power:g} must lie in [0, 2]")
+        self.power = power
+        self.max_weight = _positive("Velocity: max_weight", max_weight)
+
+    def __call__(self, alpha: Tensor, sigma: Tensor, det: Tensor) -> Tensor:
+        weight = sigma ** (2 - self.power) * (alpha + sigma) ** self.power
+        return torch.minimum(weight, self.max_weight * sigma.square())
 
 
 class P2(Weighting):

@@ -16,8 +16,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
 
@@ -87,27 +87,27 @@ def start(init: Mapping[str, Any], timeout_s: float) -> Any:
         x_disable_machine_info=True,
     )
     known = wandb.setup(wandb.Settings(silent=True)).settings
-    mode = known.mode
-    if mode in ("online", "run", "shared"):
-        mode, reason = online_or_offline(known, timeout_s)
-        if mode == "online":
-            try:
-                return wandb.init(**init, mode="online", settings=settings)
-            except Exception as error:
-                reason, mode = f"{type(error).__name__}: {error}", "offline"
-                wandb.teardown()  # a second init beside the failed one would wait for it
-        if reason:
-            warnings.warn(f"W&B: {reason}; the run is logged offline, for `wandb sync` later", stacklevel=2)
-    return wandb.init(**init, mode=mode, settings=settings)
+    if known.mode in ("offline", "dryrun", "disabled"):
+        return wandb.init(**init, settings=settings)
+    online, problem = judge(known, timeout_s)
+    if online:
+        try:
+            return wandb.init(**init, mode="online", settings=settings)
+        except Exception as error:  # noqa: BLE001  W&B may fail in any way, but training goes on
+            problem = f"{type(error).__name__}: {error}"
+            wandb.teardown()  # a second init beside the failed one would wait for it
+    if problem:
+        warnings.warn(f"W&B: {problem}; the run is logged offline, for `wandb sync` later", stacklevel=2)
+    return wandb.init(**init, mode="offline", settings=settings)
 
 
-def online_or_offline(settings: Any, timeout_s: float) -> tuple[str, str | None]:
-    """The mode, and what is wrong if the user's key cannot be used now."""
+def judge(settings: Any, timeout_s: float) -> tuple[bool, str | None]:
+    """Whether to go online, and what is wrong if the user's key cannot be used now."""
     key = settings.api_key or netrc_key(settings.base_url)
     if not key and not settings.identity_token_file:
-        return "offline", None
+        return False, None
     problem = unusable(settings.base_url, key, timeout_s)
-    return ("offline", f"{settings.base_url} {problem}") if problem else ("online", None)
+    return problem is None, problem and f"{settings.base_url} {problem}"
 
 
 def netrc_key(base_url: str) -> str | None:

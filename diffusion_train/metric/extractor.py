@@ -56,7 +56,7 @@ class EfficientNetLite0(Extractor):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Any number of images, taken `batch_size` at a time."""
-        return torch.cat([self._features(batch) for batch in images.split(self.batch_size)])
+        return torch.cat([self._features(batch) for batch in torch.split(images, self.batch_size)])
 
     def _features(self, images: Tensor) -> Tensor:
         device = next(self.network.parameters()).device
@@ -64,7 +64,8 @@ class EfficientNetLite0(Extractor):
         large = F.interpolate(levels.expand(-1, 3, -1, -1), size=(128, 128), mode="bicubic", antialias=True)
         inputs = ((large - 127) / 128).contiguous(memory_format=torch.channels_last)
         pooled = self.network.extract_features(inputs).mean((2, 3))
-        return F.normalize(pooled) * pooled.shape[1] ** 0.5
+        features: Tensor = F.normalize(pooled) * pooled.shape[1] ** 0.5
+        return features
 
 
 def check_sha256(path: Path, expected: str) -> None:

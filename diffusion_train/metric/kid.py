@@ -53,4 +53,4 @@ def _mean_of_pairs(x: Tensor) -> Tensor:
 
 
 def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    return torch.stack([((rows @ y.T / x.shape[1] + 1) ** 3).sum() for rows in x.split(CHUNK)]).sum()
+    return torch.stack([((rows @ y.T / x.shape[1] + 1) ** 3).sum() for rows in torch.split(x, CHUNK)]).sum()

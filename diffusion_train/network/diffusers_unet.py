@@ -79,7 +79,7 @@ class DiffusersUNet(nn.Module):
         return torch.cat([x, concat.to(x.dtype)], 1)
 
 
-def _load(model: nn.Module | str | Path | Mapping[str, Any]) -> nn.Module:
+def _load(model: nn.Module | str | Path | Mapping[str, Any]) -> Any:
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, Mapping):

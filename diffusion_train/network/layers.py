@@ -81,16 +81,14 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int, num_sinusoids: int = 256) -> None:
         super().__init__()
-        self.half = num_sinusoids // 2
+        self.num_frequencies = num_sinusoids // 2
         self.mlp = nn.Sequential(nn.Linear(num_sinusoids, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         dtype = torch.promote_types(t.dtype, torch.float32)
-        frequency = torch.exp(
-            torch.arange(self.half, device=t.device, dtype=dtype) * (-math.log(MAX_PERIOD) / self.half)
-        )
-        angle = t.to(dtype)[:, None] * frequency
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], 1).to(self.mlp[0].weight.dtype))
+        place = torch.arange(self.num_frequencies, device=t.device, dtype=dtype) / self.num_frequencies
+        angle = t.to(dtype)[:, None] * MAX_PERIOD**-place
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], 1).to(_dtype(self.mlp)))
 
 
 class Conditions(nn.Module):
@@ -119,11 +117,11 @@ class Conditions(nn.Module):
             vector = vector + self.label(given("label", label, f"num_labels={self.label.num_embeddings - 1}"))
         if self.pooled is not None:
             pooled = given("pooled", pooled, f"pooled_dim={self.pooled.in_features}")
-            vector = vector + self.pooled(pooled.to(self.pooled.weight.dtype))
+            vector = vector + self.pooled(pooled.to(_dtype(self.pooled)))
         if self.text is None or self.mean is None:
             return vector, None, None
         text = given("text", text, f"text_dim={self.text[1].in_features}")
-        tokens = self.text(text.to(self.text[1].weight.dtype))
+        tokens = self.text(text.to(_dtype(self.text)))
         return vector + self.mean(masked_mean(tokens, mask)), tokens, mask
 
 
@@ -132,7 +130,11 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return tokens.mean(1)
     weight = mask.to(tokens.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
-    return (tokens * weight[..., None].to(tokens.dtype)).sum(1)
+    return (tokens * weight[..., None]).sum(1)
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
 
 
 def num_heads(width: int) -> int:
@@ -167,7 +169,9 @@ class Attention(nn.Module):
             text_k, text_v = self._heads(self.text_kv(text), 2)
             k, v = torch.cat([k, self.norm_k(text_k)], 2), torch.cat([v, text_v], 2)
             mask = mask if mask is None else F.pad(mask, (x.shape[1], 0), value=True)[:, None, None]
-        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
+        out = F.scaled_dot_product_attention(
+            q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask
+        )  # norms may be wider than v
         return self.out(out.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor, count: int) -> tuple[Tensor, ...]:

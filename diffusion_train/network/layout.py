@@ -10,6 +10,6 @@ def place(network: nn.Module, channels_last: bool, compile: bool) -> None:
     """Change the network in place. `channels_last` keeps the channels of a pixel together, which convolutions like;
     `compile` pays for itself only in long runs, and compiles anew for each new shape."""
     if channels_last:
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compile:
         network.compile()

@@ -23,6 +23,8 @@ from diffusion_train.network.layers import (
     zero,
 )
 
+Cond = tuple[Tensor, Tensor | None, Tensor | None]  # vector (B, D), text (B, L, D), its mask (B, L)
+
 
 class UNet(nn.Module):
     """`channels`, `num_blocks` and `attention` say one thing a level, from the finest to the coarsest.
@@ -80,21 +82,16 @@ class UNet(nn.Module):
         cond = self.conditions(t, text, text_mask, pooled, label)
         h = self.stem(F.pixel_unshuffle(join(x, concat, self.concat_channels), self.patch_size))
         skips: list[Tensor] = []
-        for down in self.encoder:
-            h = down.resample(h)
-            for block in down.blocks:
-                h = run(block, h, *cond, checkpointing=self.gradient_checkpointing)
-                skips.append(h)
+        for level in self.encoder:
+            h = level(h, skips, cond, self.gradient_checkpointing)
         h = run(self.middle, h, *cond, checkpointing=self.gradient_checkpointing)
-        for up in self.decoder:
-            for merge, block in zip(up.merges, up.blocks, strict=True):
-                h = run(block, h + merge(skips.pop()), *cond, checkpointing=self.gradient_checkpointing)
-            h = up.resample(h)
+        for level in self.decoder:
+            h = level(h, skips, cond, self.gradient_checkpointing)
         return F.pixel_shuffle(self.head(h), self.patch_size)
 
 
 class Downward(nn.Module):
-    """A level on the way down: halve, then `num_blocks` blocks."""
+    """A level on the way down: halve, then `num_blocks` blocks, each of which leaves a skip."""
 
     def __init__(
         self, finer: int, channels: int, halve: bool, num_blocks: int, width: int, text_width: int | None, attends: bool
@@ -102,6 +99,13 @@ class Downward(nn.Module):
         super().__init__()
         self.resample = nn.Conv2d(finer, channels, 2, stride=2) if halve else nn.Identity()
         self.blocks = nn.ModuleList(Block(channels, width, text_width, attends) for _ in range(num_blocks))
+
+    def forward(self, h: Tensor, skips: list[Tensor], cond: Cond, checkpointing: bool) -> Tensor:
+        h = self.resample(h)
+        for block in self.blocks:
+            h = run(block, h, *cond, checkpointing=checkpointing)
+            skips.append(h)
+        return h
 
 
 class Upward(nn.Module):
@@ -122,6 +126,11 @@ class Upward(nn.Module):
         self.blocks = nn.ModuleList(Block(channels, width, text_width, attends) for _ in range(num_blocks))
         enlarge = nn.Upsample(scale_factor=2, mode="nearest")  # after the convolution: the same sum, a quarter the work
         self.resample = nn.Sequential(nn.Conv2d(channels, finer, 1), enlarge) if double else nn.Identity()
+
+    def forward(self, h: Tensor, skips: list[Tensor], cond: Cond, checkpointing: bool) -> Tensor:
+        for merge, block in zip(self.merges, self.blocks, strict=True):
+            h = run(block, h + merge(skips.pop()), *cond, checkpointing=checkpointing)
+        return self.resample(h)
 
 
 class Block(nn.Module):

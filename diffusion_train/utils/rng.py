@@ -19,7 +19,8 @@ Key = tuple[KeyPart, ...]
 
 def key_seed(*parts: KeyPart) -> int:
     """A 63-bit seed, the same on every machine; parts of different type or number never collide by concatenation."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+    plain = tuple(part if isinstance(part, str) else int(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=8).digest(), "big") >> 1
 
 
 @dataclass(frozen=True)

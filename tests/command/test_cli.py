@@ -16,6 +16,10 @@ from diffusion_train.config.folders import conf_folder, groups
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def python(*arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def test_the_overview_lists_every_command_with_its_summary(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
@@ -56,7 +60,7 @@ def test_three_mistakes_are_named_at_once_and_soon():
     )
     arguments = ["data.batchsize=8", "network=unett", "trainer.max_step=3"]
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = python("-c", code, *arguments)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     for words in [*arguments, "data.batch_size", "did you mean unet?", "trainer.max_steps"]:
@@ -66,7 +70,7 @@ def test_three_mistakes_are_named_at_once_and_soon():
 
 @pytest.mark.parametrize("script", ["train", "sample"])
 def test_scripts_reach_their_command(script):
-    done = subprocess.run([sys.executable, f"{script}.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    done = python(f"{script}.py", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{script}: ")
 

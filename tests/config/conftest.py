@@ -50,9 +50,14 @@ def write_files(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write():
     return write_files
+
+
+@pytest.fixture(scope="session")
+def files() -> dict[str, str]:
+    return FILES
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from diffusion_train import config
 from diffusion_train.config.annotations import fits
+from diffusion_train.config.check import unread
 from diffusion_train.config.mistakes import ConfigError
 
 HEUN = {
@@ -29,7 +30,7 @@ def told(cfg: dict[str, Any], **kwargs: Any) -> list[str]:
 
 
 def test_a_right_config_passes():
-    assert told({"seed": 1, "sampler": HEUN, "grid": "${sampler}"}, read=["seed"]) == []
+    assert told({"seed": 1, "sampler": HEUN, "again": [HEUN]}, read=["seed"]) == []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_a_partial_may_lack_settings_but_not_misname_them():
 )
 def test_keys_that_nothing_reads(cfg, read, dead):
     cfg = OmegaConf.create(cfg)
-    assert [mistake.where for mistake in config.check_unread(cfg, read)] == dead
+    assert [mistake.where for mistake in unread(cfg, read)] == dead
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,10 @@ def test_the_header_of_weights_serves_as_well(tmp_path):
         ("a: {_target_: os.system, command: touch canary}", "'os.system' is not an allowed target"),
         ("a: [{b: {_target_: diffusion_train.command.cli.main}}]", "not an allowed target"),
         ("a: '" + "x" * 2_000_000 + "'", "larger"),
-        ("a: " + "[" * 5000, "YAML"),
+        ("a: " + "[" * 100_000, "nested"),
+        ("- " * 100_000, "YAML|nested"),
     ],
-    ids=["code", "broken", "bomb", "list", "empty", "shell", "own command", "huge", "nested"],
+    ids=["code", "broken", "bomb", "list", "empty", "shell", "own command", "huge", "nested", "nested lists"],
 )
 def test_hostile_run_configs_are_refused_by_file(tmp_path, monkeypatch, text, words):
     monkeypatch.chdir(tmp_path)

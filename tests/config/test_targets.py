@@ -44,6 +44,8 @@ HOSTILE = [
     ["os.system"],
 ]
 
+HEUN = {"_target_": "diffusion_train.sampler.heun.Heun", "num_steps": 3}
+
 
 @pytest.mark.parametrize("target", HOSTILE, ids=str)
 @pytest.mark.parametrize("depth", ["at the top", "inside"])
@@ -108,34 +110,37 @@ def test_an_entry_without_a_dot_is_no_prefix_of_other_names():
     assert not is_allowed("my_package.x.Y")
 
 
-@pytest.mark.parametrize("name", ["torch.optim.AdamW", "pytorch_lightning.Trainer", "diffusion_train.sampler.ddim.DDIM"])
+@pytest.mark.parametrize(
+    "name", ["torch.optim.AdamW", "pytorch_lightning.Trainer", "diffusion_train.sampler.ddim.DDIM"]
+)
 def test_what_recipes_need_is_allowed(name):
     assert locate(name).__name__ == name.rpartition(".")[2]
 
 
 def test_arguments_of_code_reach_the_target_untouched_and_win():
     grid, items = object(), [object()]
-    node = {"_target_": "diffusion_train.sampler.heun.Heun", "num_steps": 3, "grid": "???"}
+    node = {**HEUN, "grid": "???"}
     sampler = config.build(node, grid=grid)
     assert (sampler.num_steps, sampler.grid) == (3, grid)
     assert config.build(node, grid=items, num_steps=5).grid is items
 
 
-def test_parts_inside_parts_are_built_and_data_is_plain():
-    node = OmegaConf.create(
-        {"a": 4, "part": {"_target_": "diffusion_train.sampler.heun.Heun", "num_steps": "${a}", "grid": None}}
-    )
-    node.part.grid = {"_target_": "diffusion_train.sampler.grid.Karras", "rho": 5.0}
-    sampler = config.build(node.part)
+def test_parts_inside_parts_are_built_with_what_they_refer_to():
+    grid = {"_target_": "diffusion_train.sampler.grid.Karras", "rho": 5.0}
+    cfg = OmegaConf.create({"a": 4, "part": {**HEUN, "num_steps": "${a}", "grid": grid}})
+    sampler = config.build(cfg.part)
     assert (sampler.num_steps, sampler.grid.rho) == (4, 5.0)
-    built = config.build({"one": node.part, "two": {"x": [1, {"y": 2}]}})
-    assert type(built) is dict
-    assert built["two"] == {"x": [1, {"y": 2}]}
+
+
+def test_data_is_plain():
+    built = config.build({"one": {**HEUN, "grid": [1, {"x": [2]}]}, "two": {"x": [1]}})
+    assert type(built["one"].grid) is list
+    assert type(built["one"].grid[1]) is dict
     assert type(built["two"]["x"]) is list
 
 
 def test_a_partial_waits_for_the_rest():
-    node = {"_target_": "diffusion_train.sampler.heun.Heun", "_partial_": True, "num_steps": 3}
+    node = {**HEUN, "_partial_": True}
     make = config.build(node)
     assert isinstance(make, functools.partial)
     assert make(grid=None).num_steps == 3

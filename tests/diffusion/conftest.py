@@ -16,7 +16,7 @@ from diffusion_train.diffusion.schedule.linear import Linear
 from diffusion_train.diffusion.schedule.rectified_flow import RectifiedFlow
 from diffusion_train.diffusion.schedule.scaled_linear import ScaledLinear
 from diffusion_train.diffusion.schedule.sigmoid import Sigmoid
-from diffusion_train.diffusion.weighting import P2, Debiased, EDMWeight, MinSNR, Noise, SoftMinSNR, Weighting
+from diffusion_train.diffusion.weighting import P2, Debiased, EDMWeight, MinSNR, Noise, SoftMinSNR, Velocity, Weighting
 
 DISCRETE: dict[str, Schedule] = {
     "linear": Linear(),
@@ -41,6 +41,8 @@ WEIGHTINGS: dict[str, Weighting] = {
     "min_snr": MinSNR(),
     "soft_min_snr": SoftMinSNR(),
     "edm": EDMWeight(),
+    "velocity": Velocity(),
+    "velocity_power_1": Velocity(1, 50),
     "p2": P2(),
     "p2_gamma_half": P2(gamma=0.5),
     "debiased": Debiased(),

@@ -32,6 +32,7 @@ def names(process: GaussianDiffusion) -> list[str]:
     [
         ("ddpm", ["Linear", "Epsilon", "Noise", "Discrete"]),
         ("flow", ["RectifiedFlow", "Flow", "Output", "LogitNormal"]),
+        ("x0_flow", ["RectifiedFlow", "X0", "Velocity", "LogitNormal"]),
         ("v_cosine", ["Cosine", "V", "Output", "Uniform"]),
         ("edm", ["EDM", "EDMPrediction", "EDMWeight", "LogNormal"]),
     ],
@@ -41,7 +42,7 @@ def test_preset_is_what_its_name_says(preset: str, parts: list[str]) -> None:
 
 
 def test_every_preset_is_tested() -> None:
-    assert PRESETS == ["ddpm", "edm", "flow", "v_cosine"]
+    assert PRESETS == ["ddpm", "edm", "flow", "v_cosine", "x0_flow"]
 
 
 @pytest.mark.parametrize(("group", "name"), MEMBERS, ids=lambda value: value)

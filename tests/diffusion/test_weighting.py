@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from diffusion_train.diffusion.parameterization import X0, EDMPrediction, Epsilon, Flow, Parameterization, V
-from diffusion_train.diffusion.weighting import P2, Debiased, EDMWeight, MinSNR, Noise, Output, SoftMinSNR, Weighting
+from diffusion_train.diffusion.weighting import (
+    P2,
+    Debiased,
+    EDMWeight,
+    MinSNR,
+    Noise,
+    Output,
+    SoftMinSNR,
+    Velocity,
+    Weighting,
+)
 
 SNR = torch.logspace(-4, 4, 33, dtype=torch.float64)
 
@@ -35,6 +45,9 @@ PAPERS = [
     pytest.param(P2(1, 1), Epsilon(), lambda snr: 1 / (1 + snr), id="p2 on epsilon"),
     pytest.param(P2(2, 0.5), Epsilon(), lambda snr: 1 / (2 + snr).sqrt(), id="p2 with k and gamma"),
     pytest.param(Debiased(), Epsilon(), lambda snr: 1 / snr.sqrt(), id="debiased on epsilon"),
+    pytest.param(Velocity(), Flow(), lambda snr: (400 / (1 + snr.sqrt()) ** 2).clamp(max=1), id="velocity on flow"),
+    pytest.param(Velocity(1, 50), X0(), lambda snr: (1 + snr.sqrt()).clamp(max=50), id="velocity to the power 1 on x0"),
+    pytest.param(Velocity(0, 50), X0(), torch.ones_like, id="velocity to the power 0 on x0"),
     pytest.param(EDMWeight(0.5), X0(), lambda snr: (1 / snr + 0.25) / (1 / snr * 0.25), id="edm on x0"),
 ]
 
@@ -80,6 +93,8 @@ def test_weights_are_finite_at_both_ends(weighting: Weighting, alpha: float, sig
         pytest.param(MinSNR, {"gamma": 0}, "gamma=0", id="min-snr"),
         pytest.param(SoftMinSNR, {"gamma": -1}, "gamma=-1", id="soft-min-snr"),
         pytest.param(EDMWeight, {"sigma_data": 0}, "sigma_data=0", id="edm"),
+        pytest.param(Velocity, {"power": 3}, "power=3", id="velocity power"),
+        pytest.param(Velocity, {"max_weight": 0}, "max_weight=0", id="velocity cap"),
         pytest.param(P2, {"k": 0}, "k=0", id="p2 k"),
         pytest.param(P2, {"gamma": float("nan")}, "gamma=nan", id="p2 gamma"),
     ],

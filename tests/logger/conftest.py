@@ -14,7 +14,7 @@ Answer = Callable[[str], tuple[int, object] | None]
 
 
 class Server:
-    """Answers each POST as `answer(body)` says: a status and JSON, or nothing at all. Keeps what it was asked."""
+    """Answers as `answer(body)` says: a status and JSON (302: an address), or nothing at all. Keeps what it was asked."""
 
     def __init__(self, answer: Answer) -> None:
         self.asked: list[tuple[str, str]] = []
@@ -23,7 +23,7 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode(errors="replace")
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode(errors="replace")
                 outer.asked.append((self.path, self.headers.get("Authorization", "")))
                 reply = answer(body)
                 if reply is None:
@@ -31,9 +31,13 @@ class Server:
                     return
                 content = json.dumps(reply[1]).encode()
                 self.send_response(reply[0])
+                if reply[0] == 302:
+                    self.send_header("Location", str(reply[1]))
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
+
+            do_GET = do_POST
 
             def log_message(self, *args: object) -> None:
                 pass

@@ -125,6 +125,6 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_another_file_of_that_name_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("name,price\napple,3\n")
-    with pytest.raises(ValueError, match="not a metrics file.*'name'"):
+    with pytest.raises(ValueError, match=r"not a metrics file.*'name'"):
         MetricsFile(tmp_path).log_metrics({"a": 1.0}, step=1)
     assert (tmp_path / "metrics.csv").read_text() == "name,price\napple,3\n"

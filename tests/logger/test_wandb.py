@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,10 +22,9 @@ KEY = "0123456789abcdef" * 2 + "01234567"
 
 
 def records(run_dir: Path, kind: str) -> list[dict[str, Any]]:
-    """What W&B's own reader finds in the only run of the folder."""
-    (path,) = (run_dir / "wandb").glob("*run-*/*.wandb")
+    """What W&B's own reader finds in the newest run of the folder."""
     reader = Path(wandb.__file__).parent / "bin" / "wandb-core"  # what `wandb leet` starts
-    command = [str(reader), "leet", "inspect", "--json", str(path)]
+    command = [str(reader), "leet", "inspect", "-no-observability", "-json", str(run_dir / "wandb")]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return [record[kind] for record in map(json.loads, text.splitlines()) if record["type"] == kind]
 
@@ -64,19 +62,30 @@ def test_without_a_key_the_run_is_offline_and_silent(tmp_path: Path, capfd: pyte
     assert {"data": {"batch_size": 64}} in [record["update"] for record in records(tmp_path, "config")]
 
 
-def test_a_process_of_its_own_imports_wandb_late_finishes_by_itself_and_keeps_secrets_of_its_command_line(tmp_path: Path) -> None:
-    program = (
-        "import sys\nfrom diffusion_train.logger.wandb import WandB\nassert 'wandb' not in sys.modules\n"
-        "log = WandB(sys.argv[1], project='p')\nlog.log_metrics({'a': 1.0}, step=1)\nprint(log.version)"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path), "token=canary-4711"]
-    done = subprocess.run(command, env=os.environ | {"CANARY": "canary-4711"}, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+def test_secrets_of_the_command_line_and_the_environment_stay_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "token=canary-4711"])
+    monkeypatch.setenv("TOKEN", "canary-4711")
+    log = WandB(tmp_path, project="p")
+    log.log_metrics({"a": 1.0}, step=1)
+    log.finalize("success")
+    wandb.teardown()  # everything is in the files then
     files = [path for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     assert [path for path in files if b"canary-4711" in path.read_bytes()] == []
-    assert history(tmp_path)[0]["a"] == 1  # the end of the process finished the run
-    assert records(tmp_path, "run")[0]["run_id"] == done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_finishes_its_run_and_imports_wandb_only_for_it(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom diffusion_train.logger.wandb import WandB\nassert 'wandb' not in sys.modules\n"
+        "log = WandB(sys.argv[1], project='p')\nlog.log_metrics({'a': 1.0}, step=1)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert history(tmp_path)[0]["a"] == 1
+    assert len(records(tmp_path, "exit")) == 1
 
 
 def test_a_resumed_run_has_the_same_id_and_later_steps(tmp_path: Path) -> None:
@@ -142,6 +151,36 @@ def test_a_server_that_cannot_be_used_makes_the_run_offline_from_the_start(
     assert KEY not in "".join(path.read_text("latin-1") for path in tmp_path.rglob("*") if path.is_file())
 
 
+def beginning(body: str) -> tuple[int, object] | None:
+    """A server that lets a run begin, and then answers nothing more."""
+    where = {"id": "1", "name": "p", "entity": {"id": "2", "name": "me"}}
+    if "RunResumeStatus" in body:
+        return 200, {"data": {"model": where | {"bucket": None}}}
+    if "UpsertBucket" in body:
+        bucket = {"id": "3", "name": "abc", "displayName": "n", "config": "{}", "project": where}
+        return 200, {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
+    return healthy(body)
+
+
+def test_a_server_that_dies_during_the_run_holds_up_neither_training_nor_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", serve(beginning).url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    log = WandB(tmp_path, project="p", timeout_s=3.0)
+    log.log_metrics({"a": 0.0}, step=0)
+    assert log.experiment.settings.mode == "online"
+    began = time.monotonic()
+    for step in range(1, 50):
+        log.log_metrics({"a": float(step)}, step=step)
+    assert time.monotonic() - began < 2
+    began = time.monotonic()
+    log.finalize("success")
+    assert time.monotonic() - began < 6
+    wandb.teardown()  # as at the end of the process
+    assert [row["_step"] for row in history(tmp_path)] == list(range(50))
+
+
 def test_a_server_that_is_not_there_is_told_at_once() -> None:
     began = time.monotonic()
     assert "cannot be reached" in str(unusable("http://127.0.0.1:9", KEY, timeout_s=5))
@@ -149,10 +188,12 @@ def test_a_server_that_is_not_there_is_told_at_once() -> None:
 
 
 def test_the_key_is_sent_to_its_server_and_to_none_that_it_points_to(serve: Callable[..., Any]) -> None:
-    server = serve(healthy)
+    elsewhere = serve(lambda body: (200, {"data": {"viewer": {"id": "someone"}}}))
+    server = serve(lambda body: (302, elsewhere.url))
     assert unusable(server.url, KEY, timeout_s=5) is None
     expected = "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
     assert server.asked == [("/graphql", expected)]
+    assert [key for _, key in elsewhere.asked] == [""]
 
 
 @pytest.mark.parametrize(

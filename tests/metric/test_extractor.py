@@ -22,7 +22,8 @@ def images() -> Tensor:
 
 def test_features_have_the_norm_of_a_standard_normal_vector(extractor: EfficientNetLite0, images: Tensor) -> None:
     features = extractor(images)
-    assert features.shape == (3, 1280) and features.dtype == torch.float32
+    assert features.shape == (3, 1280)
+    assert features.dtype == torch.float32
     torch.testing.assert_close(features.norm(dim=1), torch.full((3,), 1280**0.5))
 
 
@@ -67,7 +68,7 @@ def test_stays_frozen_when_told_to_train(extractor: EfficientNetLite0, images: T
 def test_weights_that_are_not_the_known_ones_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="weights.pth: SHA-256 is .* refused"):
+    with pytest.raises(ValueError, match=r"weights.pth: SHA-256 is .* refused"):
         check_sha256(path, EfficientNetLite0.SHA256)
 
 
@@ -87,7 +88,8 @@ def test_kid_on_these_features_orders_damages_of_real_images(extractor: Efficien
     real = extractor(x[48:])
     distances = {name: distance(real, extractor(images)) for name, images in damaged.items()}
     assert sorted(distances, key=distances.__getitem__) == list(distances), distances
-    assert abs(distances["none"]) < 0.1 and 5 < distances["noise alone"] < 7
+    assert abs(distances["none"]) < 0.1
+    assert 5 < distances["noise alone"] < 7
 
 
 def distance(real: Tensor, generated: Tensor) -> float:

@@ -28,14 +28,21 @@ def test_output_is_like_x(build: Build, size: tuple[int, int], dtype: torch.dtyp
     assert out.std() > 0
 
 
-def test_float64_conditions_are_not_rounded_on_the_way(
-    build: Build, sizes: dict[str, int], x: Tensor, t: Tensor, cond: Cond
+@pytest.mark.parametrize("name", ["x", "text", "pooled", "concat"])
+def test_double_precision_is_kept_all_the_way(
+    build: Build, sizes: dict[str, int], x: Tensor, t: Tensor, cond: Cond, name: str
 ) -> None:
-    single = build(**sizes)(x, t, **cond)
-    double = build(**sizes).double()(x.double(), t, **cond)
-    assert double.dtype == torch.float64
-    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
-    assert (single.double() - double).any(), "float64 gave what float32 gives: something was computed in float32"
+    """Differences over 1e-5 give the slope to 1e-6 of it; one float32 on the way would leave an error near 1e-2."""
+    network = build(**sizes).double()
+    inputs = {k: v.double() if v.is_floating_point() else v for k, v in ({"x": x} | cond).items()}
+    direction = torch.randn_like(inputs[name])
+
+    def value(step: float | Tensor) -> Tensor:
+        return network(t=t, **(inputs | {name: inputs[name] + step * direction})).square().sum()
+
+    step = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(value(step), step)
+    torch.testing.assert_close((value(1e-5) - value(-1e-5)) / 2e-5, slope, rtol=1e-6, atol=0)
 
 
 def test_runs_under_autocast(build: Build, sizes: dict[str, int], x: Tensor, t: Tensor, cond: Cond) -> None:
@@ -99,7 +106,7 @@ def test_gradient_checkpointing_changes_no_gradient(
 
     (plain, kept), (again, kept_less) = gradients(False), gradients(True)
     torch.testing.assert_close(again, plain, rtol=0, atol=0)
-    assert kept_less < 0.5 * kept
+    assert kept_less < 0.25 * kept
 
 
 @pytest.mark.parametrize("name", ["text", "pooled", "label", "concat"])

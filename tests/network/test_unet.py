@@ -12,6 +12,20 @@ def test_one_entry_a_level() -> None:
         UNet(3, [16, 16, 16], [1, 1], [False, False, True])
 
 
+def test_channels_last_reaches_activations() -> None:
+    network = UNet(3, [8, 16], [1, 1], [False, False])
+    place(network, channels_last=True, compile=False)
+    seen: list[bool] = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.in_channels > 3:
+            module.register_forward_pre_hook(
+                lambda _, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+            )
+    network(torch.randn(2, 3, 8, 8), torch.zeros(2))
+    assert len(seen) > 10
+    assert all(seen)
+
+
 @pytest.mark.slow
 def test_compiles_in_place() -> None:
     """Same numbers; and keys without a wrapper's prefix, so that checkpoints load with and without compilation."""

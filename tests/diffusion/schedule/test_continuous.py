@@ -30,7 +30,7 @@ def test_shift_is_that_of_stable_diffusion_3() -> None:
 
 
 def test_shift_moves_log_snr_by_twice_its_log() -> None:
-    """Esser et al., section 5.3.2: log SNR(t_m) = log SNR(t_n) - 2 log shift."""
+    """Esser et al. 2024: log SNR(t_m) = log SNR(t_n) - 2 log shift."""
     t = torch.linspace(0.01, 0.99, 50)
     expected = RectifiedFlow().log_snr(t) - 2 * math.log(3)
     torch.testing.assert_close(RectifiedFlow(shift=3).log_snr(t), expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,109 @@
+"""The commands as a user gives them, on points: seconds each."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_train.training.checkpoint import load, load_weights
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "experiment=points logger=none debug=record_samples trainer=cpu data.batch_size=24 data.num_samples=100 "
+    "data.holdout=4 network.width=16 network.depth=1 callbacks.samples.num_samples=8 trainer.log_every_n_steps=1"
+).split()
+
+
+def train(run_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "train.py", *SMALL, f"run_dir={run_dir}", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def seen(run_dir: Path) -> tuple[list[list[str]], torch.Tensor]:
+    """Keys and losses (steps, batch) of each step."""
+    rows = [json.loads(line) for line in (run_dir / "samples_seen.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["keys"] for row in rows], torch.tensor([row["losses"] for row in rows], dtype=torch.float64)
+
+
+def test_train_then_sample_twice(tmp_path: Path) -> None:
+    done = train(tmp_path / "run", "trainer.max_steps=3")
+    assert done.returncode == 0, done.stderr
+    assert "python sample.py run=" in done.stdout
+    for name in ("config.yaml", "metrics.csv", "weights.safetensors", "checkpoints/last.ckpt", "samples/step_00000003.png"):
+        assert (tmp_path / "run" / name).is_file(), name
+    for out in ("a", "b"):
+        command = [sys.executable, "sample.py", f"run={tmp_path / 'run'}", f"out={tmp_path / out}", "prompts=['']", "num_samples=5"]
+        subprocess.run([*command, "sampler=dpm_solver", "sampler.num_steps=4"], cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "a" / "grid.png").read_bytes() == (tmp_path / "b" / "grid.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_resume_as_one(tmp_path: Path) -> None:
+    """Equal keys, losses and (in float64) weights; then 2 processes go on as 1."""
+    exact = "trainer.precision=64-true"
+    for arguments in (["one", "trainer.max_steps=8"], ["two", "trainer.max_steps=5", "trainer=ddp_cpu"]):
+        done = train(tmp_path / arguments[0], exact, *arguments[1:])
+        assert done.returncode == 0, done.stderr
+    done = train(tmp_path / "two", exact, "trainer.max_steps=8")
+    assert done.returncode == 0, done.stderr
+    (keys, losses), (keys_two, losses_two) = seen(tmp_path / "one"), seen(tmp_path / "two")
+    assert keys == keys_two
+    torch.testing.assert_close(losses_two, losses, rtol=1e-9, atol=0)
+    one, two = (load(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_two_processes_in_float32_agree_in_every_loss(tmp_path: Path) -> None:
+    for arguments in (["one"], ["two", "trainer=ddp_cpu"]):
+        done = train(tmp_path / arguments[0], "trainer.max_steps=6", *arguments[1:])
+        assert done.returncode == 0, done.stderr
+    (keys, losses), (keys_two, losses_two) = seen(tmp_path / "one"), seen(tmp_path / "two")
+    assert keys == keys_two
+    torch.testing.assert_close(losses_two.mean(1), losses.mean(1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_samples", [24, 25, 47, 61, 72])
+def test_two_processes_never_hang_on_small_data(tmp_path: Path, num_samples: int) -> None:
+    done = train(tmp_path / "run", "trainer=ddp_cpu", "trainer.max_steps=4", f"data.num_samples={num_samples}")
+    assert done.returncode == 0, done.stderr
+    keys, _ = seen(tmp_path / "run")
+    drawn = [key for step in keys for key in step]
+    for start in range(0, 96 - num_samples + 1, num_samples):  # every whole epoch holds every sample once
+        assert len(set(drawn[start : start + num_samples])) == num_samples
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_ctrl_c_saves_says_how_to_sample_and_exits_75(tmp_path: Path, trainer: str) -> None:
+    command = [sys.executable, "train.py", *SMALL, f"run_dir={tmp_path}", f"trainer={trainer}", "trainer.max_steps=1000000"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    log = tmp_path / "samples_seen.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 75, error
+    assert "python sample.py run=" in out
+    _, description = load_weights(tmp_path / "weights.safetensors")
+    assert description["step"] == load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] > 0
+
+
+def test_what_cannot_be_is_told_before_the_first_step(tmp_path: Path) -> None:
+    done = train(tmp_path, "data.batch_size=7", "trainer.devices=2", "trainer.strategy=ddp")
+    assert done.returncode == 2
+    assert "data.batch_size=7" in done.stderr
+    assert "6 or 8" in done.stderr
