@@ -42,21 +42,22 @@ class Quality(Scheduled):
         """Every rank samples its share; the figures are then computed on rank 0, from features of all."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         real = data.examples(self.num_real)
-        rows = range(min(self.num_samples, len(real["index"])))
+        count = min(self.num_samples, len(real["index"]))
+        rows = [place * len(real["index"]) // count for place in range(count)]  # spread over the data
         with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
-            samples = sample_shared(trainer, pipeline, take(real, rows), list(rows))
+            samples = sample_shared(trainer, pipeline, take(real, rows), rows)
         if trainer.is_global_zero:
-            scalars = self._figures(samples, real["x"])
+            scalars = self._figures(samples, real["x"], rows)
             log(trainer, scalars)
             say("  ".join(f"{name} {value:.3f}" for name, value in scalars.items()))
 
-    def _figures(self, samples: Tensor, real: Tensor) -> dict[str, float]:
-        """Samples (N, ...) and real images (M, ...), of which the first N have the samples' captions."""
+    def _figures(self, samples: Tensor, real: Tensor, rows: list[int]) -> dict[str, float]:
+        """Samples (N, ...) for the captions of `rows` of the real images (M, ...)."""
         fake_features, real_features = self.extractor(samples), self.extractor(real)
-        kid, retrieval = KID(), Retrieval()
+        kid, retrieval = KID(sync_on_compute=False), Retrieval(sync_on_compute=False)  # this rank has everything
         kid.update(fake_features, real=False)
         kid.update(real_features, real=True)
-        retrieval.update(fake_features, real_features[: len(fake_features)])
+        retrieval.update(fake_features, real_features[rows])
         return {
             f"quality/KID-{self.extractor.name}": float(kid.compute()),
             "quality/retrieval": float(retrieval.compute()),

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
-from diffusion_train.config.mistakes import Mistake, first_lines, listed, quoted
+from diffusion_train.config.mistakes import Mistake, first_lines, quoted
 
 _PARSER = OverridesParser.create()
 
 
 def parse(arguments: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
-    """Arguments that follow the override grammar and give a key once, and mistakes for the others."""
+    """Arguments that follow the override grammar, and mistakes for the others."""
     overrides, mistakes = [], []
     for argument in arguments:
         try:
@@ -25,13 +25,21 @@ def parse(arguments: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
             mistakes.append(_grammar_mistake(argument, error))
             continue
         overrides.append(override)
-    counts = Counter(o.get_key_element() for o in overrides if not o.is_hydra_override())
-    for key, count in counts.items():
-        if count > 1:
-            values = listed([str(o.input_line) for o in overrides if o.get_key_element() == key])
-            mistakes.append(Mistake(key, f"given {count} times: {values}", "give it once"))
-    once = {o.get_key_element(): o for o in overrides}
-    return list(once.values()), mistakes
+    return overrides, mistakes
+
+
+def last_of_each_key(arguments: Sequence[str]) -> tuple[str, ...]:
+    """A setting that is given again replaces the one before, so that a script may append its own."""
+    last: dict[Any, str] = {}
+    for number, argument in enumerate(arguments):
+        try:
+            override = _PARSER.parse_override(argument)
+            key: Any = (override.type, override.get_key_element())
+        except HydraException:
+            key = number
+        last.pop(key, None)
+        last[key] = argument
+    return tuple(last.values())
 
 
 def jobs(arguments: Sequence[str]) -> list[list[str]]:

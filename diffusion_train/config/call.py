@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from hydra._internal.utils import get_args_parser
 
-from diffusion_train.config.arguments import parse
+from diffusion_train.config.arguments import last_of_each_key, parse
 from diffusion_train.config.folders import conf_folder
 from diffusion_train.config.mistakes import Mistake, raise_all
 
@@ -66,7 +66,7 @@ def read_call(command: str, arguments: Sequence[str]) -> Call:
     if user and not user[0].is_dir():
         mistakes.append(Mistake(f"--config-dir {flags.config_dir}", "is no folder"))
     trusting = [argument for argument in flags.overrides if argument.startswith("allow_targets=")]
-    overrides = tuple(argument for argument in flags.overrides if argument not in trusting)
+    overrides = last_of_each_key([argument for argument in flags.overrides if argument not in trusting])
     allowed, wrong = _entries(trusting)
     raise_all([*mistakes, *wrong])
     return Call(command, tuple(arguments), flags, overrides, allowed, (conf_folder(), *user))

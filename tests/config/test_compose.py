@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from diffusion_train.config.arguments import last_of_each_key
 from diffusion_train.config.compose import Composer
 from diffusion_train.config.mistakes import ConfigError, did_you_mean
 
@@ -75,8 +76,9 @@ def test_keys_of_a_part_that_was_not_found_are_no_further_mistakes(told):
     assert len(told("network=unt", "network.channels=3")) == 1
 
 
-def test_a_key_given_twice_is_told_once(told):
-    assert told("seed=1", "seed=2") == ["seed\n    given 2 times: seed=1, seed=2; give it once"]
+def test_of_a_key_given_twice_the_last_one_counts():
+    given = ["seed=1", "network=unet", "+new=1", "seed=2", "network=mlp", "broken=[", "seed=3"]
+    assert last_of_each_key(given) == ("+new=1", "network=mlp", "broken=[", "seed=3")
 
 
 @pytest.mark.parametrize(

