@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -36,4 +37,4 @@ class NoiseLevels(pl.Callback):
             sums = trainer.strategy.reduce(sums, reduce_op="sum")
         means = (sums[0] / sums[1]).tolist()
         names = [f"train_by_t/{i / self.num_levels:.1f}-{(i + 1) / self.num_levels:.1f}" for i in range(len(means))]
-        log(trainer, {name: mean for name, mean in zip(names, means, strict=True) if mean == mean})
+        log(trainer, {name: mean for name, mean in zip(names, means, strict=True) if not math.isnan(mean)})

@@ -1,8 +1,9 @@
-"""One line of progress: loss, samples a second, time left."""
+"""One line of progress: step, loss, samples a second, time left."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from time import monotonic
 from typing import Any
@@ -12,40 +13,49 @@ from tqdm import tqdm
 
 from diffusion_train.callbacks.scalars import Scalars
 from diffusion_train.callbacks.throughput import Throughput
+from diffusion_train.callbacks.time_budget import TimeBudget
 
 
 class Progress(pl.Callback):
-    """A tqdm line on a terminal; elsewhere (a log file) a plain line every `every_n_seconds`."""
+    """A bar on a terminal; elsewhere (a log file) a plain line every `every_n_seconds`."""
 
-    def __init__(self, every_n_seconds: float = 30.0) -> None:
+    def __init__(self, every_n_seconds: float = 15.0) -> None:
         self.every_n_seconds = every_n_seconds
         self._bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        self._first_step, self._start, self._printed = trainer.global_step, monotonic(), monotonic()
-        if not trainer.is_global_zero:
-            return
-        total = trainer.max_steps if trainer.max_steps > 0 else None
-        if sys.stderr is not None and sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=trainer.global_step, unit="step", dynamic_ncols=True, leave=True)
+        self._first_step, self._start, self._shown = trainer.global_step, monotonic(), monotonic()
+        if trainer.is_global_zero and sys.stderr is not None and sys.stderr.isatty():
+            shape = "{percentage:3.0f}%|{bar:20}| {postfix}"
+            self._bar = tqdm(total=1.0, bar_format=shape, dynamic_ncols=True, mininterval=0.2)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not trainer.is_global_zero:
             return
-        figures = _figures(trainer)
         if self._bar is not None:
-            self._bar.set_postfix_str(figures, refresh=False)
-            self._bar.update()
-        elif monotonic() - self._printed > self.every_n_seconds or trainer.global_step == trainer.max_steps:
-            self._printed = monotonic()
-            total = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
-            say(f"step {trainer.global_step}{total}  {figures}{self._left(trainer)}")
+            self._bar.set_postfix_str(self._line(trainer), refresh=False)
+            self._bar.update(max(0.0, self._share_done(trainer) - self._bar.n))
+        elif monotonic() - self._shown > self.every_n_seconds or trainer.global_step == trainer.max_steps:
+            self._shown = monotonic()
+            say(self._line(trainer))
 
-    def _left(self, trainer: pl.Trainer) -> str:
-        done, left = trainer.global_step - self._first_step, trainer.max_steps - trainer.global_step
-        if left <= 0 or not done:
-            return ""
-        return f"  {timedelta(seconds=round((monotonic() - self._start) / done * left))} left"
+    def _line(self, trainer: pl.Trainer) -> str:
+        parts = [f"step {trainer.global_step:,}", *_figures(trainer)]
+        if (left := self._seconds_left(trainer)) is not None:
+            parts.append(f"{timedelta(seconds=round(left))} left")
+        return "  ".join(parts)
+
+    def _share_done(self, trainer: pl.Trainer) -> float:
+        shares = [trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0]
+        shares += [budget.seconds / (60 * budget.minutes) for budget in _budgets(trainer)]
+        return min(1.0, max(shares))
+
+    def _seconds_left(self, trainer: pl.Trainer) -> float | None:
+        left = [60 * budget.minutes - budget.seconds for budget in _budgets(trainer)]
+        if trainer.max_steps > 0:
+            pace = (monotonic() - self._start) / (trainer.global_step - self._first_step)
+            left.append(pace * (trainer.max_steps - trainer.global_step))
+        return max(0.0, min(left)) if left else None
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         self._close()
@@ -59,19 +69,21 @@ class Progress(pl.Callback):
             self._bar = None
 
 
-def _figures(trainer: pl.Trainer) -> str:
+def _budgets(trainer: pl.Trainer) -> list[TimeBudget]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, TimeBudget)]  # type: ignore[attr-defined]
+
+
+def _figures(trainer: pl.Trainer) -> list[str]:
     figures = []
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Scalars) and callback.last_loss == callback.last_loss:
+        if isinstance(callback, Scalars) and callback.last_loss is not None:
             figures.append(f"loss {callback.last_loss:.4f}")
         if isinstance(callback, Throughput) and callback.samples_per_second:
             figures.append(f"{callback.samples_per_second:,.0f} samples/s")
-    return "  ".join(figures)
+    return figures
 
 
 def say(text: str) -> None:
     """A line on stderr that leaves a progress line whole; a closed stream is no error."""
-    try:
+    with suppress(OSError, ValueError, AttributeError):
         tqdm.write(text, file=sys.stderr)
-    except (OSError, ValueError, AttributeError):
-        pass

@@ -16,9 +16,7 @@ from diffusion_train.sampler.base import Sampler
 
 
 @contextmanager
-def averaged_pipeline(
-    trainer: pl.Trainer, module: Any, sampler: Sampler, guidance: Guidance
-) -> Iterator[Pipeline]:
+def averaged_pipeline(trainer: pl.Trainer, module: Any, sampler: Sampler, guidance: Guidance) -> Iterator[Pipeline]:
     """A pipeline on the weights of the first EMA, in the precision of training."""
     shape = tuple(trainer.datamodule.shape)  # type: ignore[attr-defined]
     parts = (module.network, module.diffusion, module.conditioner, module.autoencoder)

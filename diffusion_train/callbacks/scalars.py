@@ -36,7 +36,7 @@ class Scalars(pl.Callback):
 
     def __init__(self, max_skipped_steps: int = 20) -> None:
         self.max_skipped_steps = max_skipped_steps
-        self.last_loss = float("nan")
+        self.last_loss: float | None = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not is_logged(trainer):

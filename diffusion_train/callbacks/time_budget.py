@@ -22,6 +22,7 @@ class TimeBudget(pl.Callback):
             raise ValueError(f"callbacks.time_budget.minutes={minutes:g}: must be positive")
         self.minutes = minutes
         self._spent = 0.0  # seconds before this start
+        self._start = monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._start = monotonic()

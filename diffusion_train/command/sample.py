@@ -48,7 +48,9 @@ def read_prompts(prompts: Any) -> list[str]:
 
 def describe(node: Any) -> str:
     """A part as one line: its class and plain settings."""
-    settings = [f"{key}={value}" for key, value in node.items() if isinstance(value, (int, float, str)) and key[0] != "_"]
+    settings = [
+        f"{key}={value}" for key, value in node.items() if isinstance(value, (int, float, str)) and key[0] != "_"
+    ]
     return " ".join([str(node["_target_"]).rsplit(".", 1)[-1], *settings])
 
 

@@ -83,7 +83,14 @@ class Text(Conditioner):
     def _embedded(self, captions: list[str], progress: bool = False) -> dict[str, Embedding]:
         rows = {}
         embedded = self.encoder.embed(captions, self.place.device) if captions else iter(())
-        bar = tqdm(embedded, "Embedding captions", len(captions), unit="caption", mininterval=0.5, disable=None if progress else True)
+        bar = tqdm(
+            embedded,
+            "Embedding captions",
+            len(captions),
+            unit="caption",
+            mininterval=0.5,
+            disable=None if progress else True,
+        )
         for caption, row in bar:
             rows[caption] = row
             self.store.add(caption, row)

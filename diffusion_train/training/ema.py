@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-
 Profile = Callable[[int], float]  # step (from 1) -> decay
 
 
@@ -32,7 +31,9 @@ def power(relative_stds: Sequence[float] = (0.1,)) -> EMA:
     run. Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", equations 1 to 3.
     """
     if not relative_stds or not all(0 < std < 0.28 for std in relative_stds):
-        raise ValueError(f"ema.relative_stds={list(relative_stds)}: give one or more numbers in (0, 0.28), such as [0.1]")
+        raise ValueError(
+            f"ema.relative_stds={list(relative_stds)}: give one or more numbers in (0, 0.28), such as [0.1]"
+        )
 
     def profile(std: float) -> Profile:
         gamma = max(np.roots([1, 7, 16 - std**-2, 12 - std**-2]).real)
@@ -58,7 +59,8 @@ class EMA:
         self._parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         if not self._shadows:
             self._shadows = [
-                {name: p.detach().to(_wide(p), copy=True) for name, p in self._parameters.items()} for _ in self.profiles
+                {name: p.detach().to(_wide(p), copy=True) for name, p in self._parameters.items()}
+                for _ in self.profiles
             ]
         for shadow in self._shadows:
             if shadow.keys() != self._parameters.keys():
@@ -70,12 +72,8 @@ class EMA:
     def update(self, step: int, stepped: Tensor) -> None:
         """Moves the averages toward the weights after optimizer step `step` (from 1), unless `stepped` () is false."""
         for decay, shadow in zip(self.profiles.values(), self._shadows, strict=True):
-            averages = list(shadow.values())
-            share = (stepped * (1 - decay(step))).to(averages[0])
             weights = [p.detach().to(shadow[name].dtype) for name, p in self._parameters.items()]
-            moves = torch._foreach_sub(weights, averages)
-            torch._foreach_mul_(moves, share)
-            torch._foreach_add_(averages, moves)
+            _move(list(shadow.values()), weights, stepped * (1 - decay(step)))
 
     @contextmanager
     def averaged(self, number: int = 0) -> Iterator[None]:
@@ -100,8 +98,20 @@ class EMA:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["names"] != self.names:
-            raise ValueError(f"ema: the checkpoint holds the averages {state['names']}, the config asks for {self.names}")
+            raise ValueError(
+                f"ema: the checkpoint holds the averages {state['names']}, the config asks for {self.names}"
+            )
         self._shadows = [dict(shadow) for shadow in state["averages"]]
+
+
+def _move(averages: list[Tensor], weights: list[Tensor], share: Tensor) -> None:
+    """averages += share * (weights - averages), without making a GPU wait for `share` ()."""
+    if share.device.type == "cpu":
+        torch._foreach_lerp_(averages, weights, float(share))
+        return
+    moves = torch._foreach_sub(weights, averages)
+    torch._foreach_mul_(moves, share.to(averages[0]))
+    torch._foreach_add_(averages, moves)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

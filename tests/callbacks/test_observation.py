@@ -1,6 +1,7 @@
 """What watches training must not change it."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from diffusion_train.callbacks.noise_levels import NoiseLevels
+from diffusion_train.callbacks.progress import Progress
 from diffusion_train.callbacks.sample_scatter import SampleScatter
 from diffusion_train.callbacks.scheduled import Every
 from diffusion_train.callbacks.throughput import Throughput
@@ -28,7 +30,9 @@ def column(run_dir: Path, name: str) -> dict[int, float]:
 
 def test_sampling_and_validating_leave_training_bit_identical(tmp_path: Path, run_points) -> None:
     # ancestral sampling draws noise at every step
-    scatter = SampleScatter(tmp_path / "b", DDIM(3, Uniform(), eta=1.0), NoGuidance(), Every(2, first=1), num_samples=16)
+    scatter = SampleScatter(
+        tmp_path / "b", DDIM(3, Uniform(), eta=1.0), NoGuidance(), Every(2, first=1), num_samples=16
+    )
     watched, recorded_watched = run_points(
         tmp_path / "b", 6, callbacks=(scatter, Validation(Every(2), num_samples=3), NoiseLevels(3), Throughput())
     )
@@ -78,7 +82,12 @@ def test_an_error_while_sampling_leaves_the_networks_own_weights(tmp_path: Path,
             raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        run_points(tmp_path / "a", 6, callbacks=(SampleScatter(tmp_path, Broken(3, Uniform()), NoGuidance(), Every(4)),), every_n_steps=4)
+        run_points(
+            tmp_path / "a",
+            6,
+            callbacks=(SampleScatter(tmp_path, Broken(3, Uniform()), NoGuidance(), Every(4)),),
+            every_n_steps=4,
+        )
     alone, _ = run_points(tmp_path / "b", 4)
     saved = torch.load(tmp_path / "a" / "checkpoints" / "step_00000004.ckpt", weights_only=True)["state_dict"]
     for name, value in alone.network.state_dict().items():
@@ -87,7 +96,13 @@ def test_an_error_while_sampling_leaves_the_networks_own_weights(tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("every", "steps"),
-    [(Every(4), [4, 8, 10]), (Every(4, at_end=False), [4, 8]), (Every(0), [10]), (Every(5, first=2), [2, 5, 10]), (Every(0, at_end=False), [])],
+    [
+        (Every(4), [4, 8, 10]),
+        (Every(4, at_end=False), [4, 8]),
+        (Every(0), [10]),
+        (Every(5, first=2), [2, 5, 10]),
+        (Every(0, at_end=False), []),
+    ],
     ids=["interval and end", "no end", "end alone", "early one", "never"],
 )
 def test_when_callbacks_act(every: Every, steps: list[int]) -> None:
@@ -99,3 +114,10 @@ def test_when_callbacks_act(every: Every, steps: list[int]) -> None:
 
     acted = [step for step in range(1, 11) if every.during(At(step))]
     assert acted + [10] * every.last(At(10)) == steps
+
+
+def test_progress_tells_step_loss_speed_and_time_left(tmp_path: Path, run_points, capfd) -> None:
+    run_points(tmp_path, 3, callbacks=(Throughput(), Progress(every_n_seconds=0)))
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("step ")]
+    assert len(lines) == 3
+    assert re.fullmatch(r"step 3  loss \d+\.\d{4}  [\d,]+ samples/s  0:00:00 left", lines[-1])

@@ -14,16 +14,25 @@ import torch
 from diffusion_train.training.checkpoint import load, load_weights
 
 ROOT = Path(__file__).parents[2]
-SMALL = (
-    "experiment=points logger=none debug=record_samples trainer=cpu data.batch_size=24 data.num_samples=100 "
-    "data.holdout=4 network.width=16 network.depth=1 callbacks.samples.num_samples=8 trainer.log_every_n_steps=1"
-).split()
+SMALL = [
+    "experiment=points",
+    "logger=none",
+    "debug=record_samples",
+    "trainer=cpu",
+    "data.batch_size=24",
+    "data.num_samples=100",
+    "data.holdout=4",
+    "network.width=16",
+    "network.depth=1",
+    "callbacks.samples.num_samples=8",
+    "trainer.log_every_n_steps=1",
+]
 
 
 def train(run_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "train.py", *SMALL, f"run_dir={run_dir}", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def seen(run_dir: Path) -> tuple[list[list[str]], torch.Tensor]:
@@ -37,11 +46,26 @@ def test_train_then_sample_twice(tmp_path: Path) -> None:
     done = train(tmp_path / "run", "trainer.max_steps=3")
     assert done.returncode == 0, done.stderr
     assert "python sample.py run=" in done.stdout
-    for name in ("config.yaml", "metrics.csv", "weights.safetensors", "checkpoints/last.ckpt", "samples/step_00000003.png"):
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "weights.safetensors",
+        "checkpoints/last.ckpt",
+        "samples/step_00000003.png",
+    ):
         assert (tmp_path / "run" / name).is_file(), name
     for out in ("a", "b"):
-        command = [sys.executable, "sample.py", f"run={tmp_path / 'run'}", f"out={tmp_path / out}", "prompts=['']", "num_samples=5"]
-        subprocess.run([*command, "sampler=dpm_solver", "sampler.num_steps=4"], cwd=ROOT, check=True, capture_output=True)
+        command = [
+            sys.executable,
+            "sample.py",
+            f"run={tmp_path / 'run'}",
+            f"out={tmp_path / out}",
+            "prompts=['']",
+            "num_samples=5",
+        ]
+        subprocess.run(
+            [*command, "sampler=dpm_solver", "sampler.num_steps=4"], cwd=ROOT, check=True, capture_output=True
+        )
     assert (tmp_path / "a" / "grid.png").read_bytes() == (tmp_path / "b" / "grid.png").read_bytes()
 
 
@@ -86,7 +110,14 @@ def test_two_processes_never_hang_on_small_data(tmp_path: Path, num_samples: int
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
 def test_ctrl_c_saves_says_how_to_sample_and_exits_75(tmp_path: Path, trainer: str) -> None:
-    command = [sys.executable, "train.py", *SMALL, f"run_dir={tmp_path}", f"trainer={trainer}", "trainer.max_steps=1000000"]
+    command = [
+        sys.executable,
+        "train.py",
+        *SMALL,
+        f"run_dir={tmp_path}",
+        f"trainer={trainer}",
+        "trainer.max_steps=1000000",
+    ]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

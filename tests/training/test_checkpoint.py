@@ -46,7 +46,7 @@ def test_a_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
 
 def test_all_damaged_is_an_error_and_never_a_fresh_start(tmp_path: Path) -> None:
     (tmp_path / ckpt.step_name(1)).write_bytes(b"")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="every checkpoint"):
+    with pytest.warns(UserWarning, match="step_00000001"), pytest.raises(ValueError, match="every checkpoint"):
         ckpt.newest_whole(tmp_path)
 
 

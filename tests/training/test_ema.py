@@ -56,14 +56,19 @@ def test_only_trained_parameters_are_averaged() -> None:
     assert list(ema.average()) == ["weight"]
 
 
+def fail_while_averaged(ema, network: nn.Linear) -> None:
+    with ema.averaged():
+        assert network.weight.max() == 1
+        raise RuntimeError("sampling failed")
+
+
 def test_own_weights_come_back_after_an_error() -> None:
     network = linear(1.0)
     ema = constant([0.9])
     ema.attach(network)
     nn.init.constant_(network.weight, 7.0)
-    with pytest.raises(RuntimeError), ema.averaged():
-        assert network.weight.max() == 1
-        raise RuntimeError("sampling failed")
+    with pytest.raises(RuntimeError, match="sampling failed"):
+        fail_while_averaged(ema, network)
     assert network.weight.min() == 7
 
 

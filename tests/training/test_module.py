@@ -26,7 +26,9 @@ STATE = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step"
 def test_seven_and_thirteen_steps_are_twenty(tmp_path: Path, run_points, num_workers: int) -> None:
     _, whole = run_points(tmp_path / "a", 20)
     _, first = run_points(tmp_path / "b", 7)
-    _, second = run_points(tmp_path / "b", 20, resume=newest_whole(tmp_path / "b" / "checkpoints"), num_workers=num_workers)
+    _, second = run_points(
+        tmp_path / "b", 20, resume=newest_whole(tmp_path / "b" / "checkpoints"), num_workers=num_workers
+    )
     assert first.keys + second.keys == whole.keys
     assert same(first.losses + second.losses, whole.losses)
     a, b = (load(newest_whole(tmp_path / name / "checkpoints")) for name in "ab")
@@ -35,7 +37,7 @@ def test_seven_and_thirteen_steps_are_twenty(tmp_path: Path, run_points, num_wor
 
 @pytest.mark.parametrize("broken", ["cursor", "ema", "optimizer"])
 def test_a_broken_restore_is_caught(tmp_path: Path, run_points, broken: str) -> None:
-    _, whole = run_points(tmp_path / "a", 20)
+    run_points(tmp_path / "a", 20)
     run_points(tmp_path / "b", 7)
     path = newest_whole(tmp_path / "b" / "checkpoints")
     checkpoint = torch.load(path, weights_only=True)
@@ -46,7 +48,7 @@ def test_a_broken_restore_is_caught(tmp_path: Path, run_points, broken: str) -> 
     else:
         del checkpoint["optimizer_states"][0]["state"][0]
     torch.save(checkpoint, path)
-    _, second = run_points(tmp_path / "b", 20, resume=path)
+    run_points(tmp_path / "b", 20, resume=path)
     a, b = (load(newest_whole(tmp_path / name / "checkpoints")) for name in "ab")
     assert not all(same(a[name], b[name]) for name in STATE)
 

@@ -1,0 +1,69 @@
+"""The real configuration: everything composes, resolves, and fits the signatures of what it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diffusion_train import config
+from diffusion_train.command.train import GIVEN, READ
+from diffusion_train.config.compose import Composer
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+PARTS = [
+    "data",
+    "diffusion",
+    "network",
+    "conditioner",
+    "autoencoder",
+    "adapter",
+    "guidance",
+    "sampler",
+    "callbacks",
+    "logger",
+]
+NOT_PARTS = {"experiment", "trainer", "debug", "optimizer", "lr_schedule", "ema"}
+OPTIONS = [
+    f"{group}={file.stem}"
+    for group in ("trainer", "debug", "lr_schedule", "ema", "sampler", "guidance", "autoencoder", "adapter", "logger")
+    for file in sorted((CONF / group).glob("*.yaml"))
+]
+
+
+def composed(*arguments: str):
+    settings = ("hydra.run.dir=${run_dir}",)
+    cfg, mistakes = Composer("config", [CONF], settings).config([*arguments, "run_dir=somewhere"])
+    assert not [mistake for mistake in mistakes if mistake.problem != "must be given"], mistakes
+    cfg.pop("hydra")
+    cfg.trainer.precision = "32-true"
+    if "shards" in cfg.data and not arguments[0].endswith(("openmoji", "brand_logos", "super_resolution")):
+        cfg.data.shards = "some.tar"
+    return cfg
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_fits_what_it_names(experiment: str) -> None:
+    config.check(composed(f"experiment={experiment}"), read=READ, given=GIVEN)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_fits_what_it_names(option: str) -> None:
+    config.check(composed("experiment=points", option), read=READ, given=GIVEN)
+
+
+def test_groups_are_the_packages_folders() -> None:
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    assert groups == {*PARTS, *NOT_PARTS}
+    assert all((ROOT / "diffusion_train" / group).is_dir() for group in PARTS)
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*/**/*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
+def test_targets_of_a_group_lie_in_its_folder(file: Path) -> None:
+    group = file.relative_to(CONF).parts[0]
+    target = (yaml.safe_load(file.read_text("utf-8")) or {}).get("_target_", "")
+    if group in PARTS and target:
+        assert target.startswith(f"diffusion_train.{group}.")

@@ -1,0 +1,71 @@
+"""Every command that README.md gives runs, shortened."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusion_train.data.source.openmoji import OpenMoji
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+COMMANDS = [
+    line.split("#")[0].split("&&")[-1].strip()
+    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if re.search(r"(^|&& )(python (train|sample)\.py|diffusion-train)", line)
+]
+LINKS = re.findall(r"\]\((?!http)([^)]+)\)", README)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short default run, as the README's first command makes one."""
+    folder = tmp_path_factory.mktemp("runs") / "openmoji"
+    assert call(["train.py", f"run_dir={folder}", "trainer.max_steps=2", "callbacks=images"]).returncode == 0
+    return folder
+
+
+def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "WANDB_MODE": "offline"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_the_readme_shows_both_first_commands() -> None:
+    assert 'pip install -e ".[demo]" && python train.py' in README
+    assert 'pip install -e ".[dev]" && pytest' in README
+    assert "python train.py" in COMMANDS
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(command: str, run_folder: Path, tmp_path: Path) -> None:
+    shards = next(iter(OpenMoji(32)))
+    command = command.replace("<run folder>", str(run_folder)).replace("my_images-{000..099}.tar", str(shards))
+    _, *arguments = shlex.split(command)
+    if "sample.py" in arguments:
+        done = call([*arguments, f"out={tmp_path}", "sampler.num_steps=2"])
+        assert len(list(tmp_path.glob("*.png"))) == 13
+    elif "unett" in command:
+        done = call(arguments)
+        assert done.returncode == 2
+        assert [word in done.stderr for word in ("batch_size", "unet", "max_steps")] == [True] * 3
+        return
+    elif "num_nodes" in command or "--help" in command:
+        done = call([*arguments, *([] if "--help" in command else ["--cfg", "job"])])
+    else:
+        small = ["data.batch_size=2", "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}", "callbacks=images"]
+        done = call([*arguments, *small, "callbacks.samples.num_samples=1", "sampler.num_steps=2"])
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,53 @@
+"""The installed wheel: its commands and its configuration files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import torch, time; start = time.perf_counter(); import diffusion_train; print(time.perf_counter() - start)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.2
+
+
+@pytest.mark.slow
+def test_the_wheel_finds_its_configuration_away_from_the_repository(tmp_path: Path) -> None:
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(wheel, check=True)
+    (file,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(file).extractall(tmp_path / "site")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+    code = "import sys; from diffusion_train.command.cli import main; sys.exit(main())"
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert "super_resolution" in command("train", "--help").stdout
+    done = command("train", "experiment=points", "trainer.max_steps=2", "run_dir=run", "logger=none", "trainer=cpu")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+def test_help_needs_no_torch() -> None:
+    start = time.perf_counter()
+    code = "import sys; from diffusion_train.command.cli import main; main(['train', '--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert time.perf_counter() - start < 20  # two seconds on an idle machine
