@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffusion_train.autoencoder.base import Autoencoder
 from diffusion_train.conditioner.base import Conditioner
-from diffusion_train.diffusion.process import GaussianDiffusion
+from diffusion_train.diffusion.process import GaussianDiffusion, Prediction
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.sampler.base import Sampler
 from diffusion_train.utils.rng import Rng
@@ -29,29 +29,27 @@ class Pipeline:
     guidance: Guidance
     shape: tuple[int, ...]
 
-    def using(self, **parts: Any) -> Pipeline:
-        """The same pipeline with some parts exchanged, for instance `sampler` or `guidance`."""
-        return replace(self, **parts)
-
     @torch.no_grad()
-    def sample(self, batch: dict[str, Any], seeds: Sequence[int]) -> Tensor:
+    def sample(self, batch: dict[str, Any], seeds: Sequence[int], batch_size: int = 64) -> Tensor:
         """Conditions as in a training batch (captions and what else the conditioner reads), a seed a row -> (B, ...).
 
-        A row's noise depends on its seed alone.
+        A row's noise depends on its seed alone; `batch_size` rows are worked on at once. The result is on the CPU.
         """
         was_training = self.network.training
         self.network.eval()
         try:
-            return self._sample(batch, Rng.for_samples(seeds))
+            parts = [range(start, min(start + batch_size, len(seeds))) for start in range(0, len(seeds), batch_size)]
+            rows = [self._sample(take(batch, part), Rng.for_samples([seeds[row] for row in part])) for part in parts]
         finally:
             self.network.train(was_training)
+        return torch.cat([samples.float().cpu() for samples in rows]) if rows else torch.empty(0, *self.shape)
 
     def _sample(self, batch: dict[str, Any], rng: Rng) -> Tensor:
         device = next(self.network.parameters()).device
         cond = self.conditioner({k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()})
         null = self.conditioner.null(len(rng.rows))
 
-        def predict(xt: Tensor, t: Tensor, **cond: Tensor) -> Any:
+        def predict(xt: Tensor, t: Tensor, **cond: Tensor) -> Prediction:
             return self.diffusion.predict(self.network, xt, t, **cond)
 
         schedule = self.diffusion.schedule
@@ -59,10 +57,10 @@ class Pipeline:
         latents = self.sampler.sample(self.guidance(predict, schedule, cond, null), schedule, noise, rng)
         return self.autoencoder.decode(latents)
 
-    def sample_prompts(self, prompts: Sequence[str], seeds: Sequence[int], batch_size: int = 64) -> Tensor:
-        """A prompt and a seed a row -> (len(prompts), ...), on the CPU."""
-        starts = range(0, len(prompts), batch_size)
-        pieces = [
-            self.sample({"caption": list(prompts[i : i + batch_size])}, seeds[i : i + batch_size]).cpu() for i in starts
-        ]
-        return torch.cat(pieces)
+
+def take(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """Some rows of a batch of tensors and lists."""
+    return {
+        name: value[torch.as_tensor(rows)] if isinstance(value, Tensor) else [value[row] for row in rows]
+        for name, value in batch.items()
+    }

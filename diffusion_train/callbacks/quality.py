@@ -8,13 +8,14 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from diffusion_train.callbacks.progress import say
-from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared, take
+from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared
 from diffusion_train.callbacks.scalars import log
 from diffusion_train.callbacks.scheduled import Every, Scheduled
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.metric.extractor import Extractor
 from diffusion_train.metric.kid import KID
 from diffusion_train.metric.retrieval import Retrieval
+from diffusion_train.pipeline import take
 from diffusion_train.sampler.base import Sampler
 
 

@@ -10,10 +10,11 @@ import pytorch_lightning as pl
 
 from diffusion_train import picture
 from diffusion_train.callbacks.progress import say
-from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared, take
+from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared
 from diffusion_train.callbacks.scheduled import Every, Scheduled
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.logger.image import log_image
+from diffusion_train.pipeline import take
 from diffusion_train.sampler.base import Sampler
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion_train.guidance.base import Guidance
-from diffusion_train.pipeline import Pipeline
+from diffusion_train.pipeline import Pipeline, take
 from diffusion_train.sampler.base import Sampler
 
 
@@ -29,11 +29,7 @@ def sample_shared(
 ) -> Tensor:
     """All ranks sample their share of the rows; every rank gets all of them, (N, ...) on the CPU."""
     mine = range(trainer.global_rank, len(seeds), trainer.world_size)
-    pieces = []
-    for start in range(0, len(mine), batch_size):
-        rows = list(mine[start : start + batch_size])
-        pieces.append(pipeline.sample(take(batch, rows), [seeds[row] for row in rows]).float().cpu())
-    samples = torch.cat(pieces) if pieces else torch.empty(0, *pipeline.shape)
+    samples = pipeline.sample(take(batch, mine), [seeds[row] for row in mine], batch_size)
     if trainer.world_size == 1:
         return samples
     parts: list[Any] = [None] * trainer.world_size
@@ -42,11 +38,3 @@ def sample_shared(
     for rank, part in enumerate(parts):
         everything[rank :: trainer.world_size] = part
     return everything
-
-
-def take(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """Some rows of a batch of tensors and lists."""
-    return {
-        name: value[torch.as_tensor(rows)] if isinstance(value, Tensor) else [value[row] for row in rows]
-        for name, value in batch.items()
-    }

@@ -9,9 +9,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from diffusion_train.callbacks.sampling import take
 from diffusion_train.callbacks.scalars import log
 from diffusion_train.callbacks.scheduled import Every, Scheduled
+from diffusion_train.pipeline import take
 from diffusion_train.utils.rng import Rng
 
 

@@ -10,39 +10,59 @@ EXAMPLE = """python sample.py run=runs/openmoji/<date_time> prompts='["a red app
 
 
 def run(cfg: Any) -> int:
-    """`cfg` is the run's config with the settings of this command laid over it, those in `cfg.sample` among them."""
+    """`cfg` is the run's config with the settings of this command laid over it, its own in `cfg.sample`."""
+    from diffusion_train.command.exit import Exit
     from diffusion_train.command.train import quiet
 
     quiet()
-    from diffusion_train.command.exit import Exit
+    from diffusion_train.pipeline import take
     from diffusion_train.run_folder import best_device, fingerprint, load_pipeline, weights_file
 
     ask = cfg.sample
     file = weights_file(Path(ask.run))
-    prompts = read_prompts(ask.prompts)
+    conditions = read_conditions(cfg)
     pipeline = load_pipeline(Path(ask.run), cfg, device=best_device())
-    rows = [(prompt, ask.seed + j) for prompt in prompts for j in range(ask.num_samples)]
-    samples = pipeline.sample_prompts(
-        [prompt for prompt, _ in rows], [seed for _, seed in rows], batch_size=ask.batch_size
-    )
+    rows = [row for row in range(len(conditions["caption"])) for _ in range(ask.num_samples)]
+    seeds = [ask.seed + number % ask.num_samples for number in range(len(rows))]
+    samples = pipeline.sample(take(conditions, rows), seeds, ask.batch_size)
     facts = {
         "run": str(cfg.name),
         "weights": fingerprint(file),
         "sampler": describe(cfg.sampler),
         "guidance": describe(cfg.guidance),
     }
-    write(samples, rows, ask.num_samples, facts, Path(ask.out))
+    prompts = [conditions["caption"][row] for row in rows]
+    write(samples, list(zip(prompts, seeds, strict=True)), ask.num_samples, facts, Path(ask.out))
     return Exit.DONE
 
 
+def read_conditions(cfg: Any) -> dict[str, Any]:
+    """A batch with a row a prompt, a row an image of `images`, or one without either."""
+    prompts, images = read_prompts(cfg.sample.prompts), list(cfg.sample.images)
+    if not images:
+        return {"caption": prompts or [""]}
+    from diffusion_train import config
+    from diffusion_train.data.collate import collate
+    from diffusion_train.data.decode import decode_image
+
+    if prompts and len(prompts) != len(images):
+        raise ValueError(f"prompts has {len(prompts)} entries for {len(images)} images; give one for each, or none")
+    transform = config.build(cfg.data.module.dataset.transform)
+    captions = prompts or [Path(image).stem for image in images]
+    return collate(
+        [
+            {**transform(decode_image(Path(image).read_bytes(), transform.background), 0, 0), "caption": caption}
+            for image, caption in zip(images, captions, strict=True)
+        ]
+    )
+
+
 def read_prompts(prompts: Any) -> list[str]:
-    """A list, or a text file with a prompt a line. Raises ValueError if there is none."""
+    """A list, or a text file with a prompt a line."""
     if isinstance(prompts, str):
         if not Path(prompts).is_file():
             raise ValueError(f"""prompts={prompts}: no such file; give one, or a list: prompts='["{prompts}"]'""")
         prompts = [line.strip() for line in Path(prompts).read_text("utf-8").splitlines() if line.strip()]
-    if not prompts:
-        raise ValueError("""prompts is empty; give at least one: prompts='["a red apple"]'""")
     return [str(prompt) for prompt in prompts]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shlex
+import socket
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +24,26 @@ GIVEN = {"callbacks.checkpointing": ("description",), "data.module.order": ("fin
 
 
 def run(cfg: Any) -> int:
-    from diffusion_train.command.exit import Exit
-
     quiet()
+    from diffusion_train import config
+    from diffusion_train.training.precision import resolve
+
+    cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
+    config.check(cfg, read=READ, given=GIVEN)
+    with claimed(Path(cfg.run_dir)):
+        return train(cfg)
+
+
+def train(cfg: Any) -> int:
     import pytorch_lightning as pl
     import torch
 
     from diffusion_train import config
     from diffusion_train.callbacks.scalars import NumericalError
-    from diffusion_train.training.precision import resolve
+    from diffusion_train.command.exit import Exit
 
-    cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
-    config.check(cfg, read=READ, given=GIVEN)
     run_dir = Path(cfg.run_dir)
-    claim(run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)
-
     torch.set_float32_matmul_precision("high")
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg)
@@ -50,6 +58,10 @@ def run(cfg: Any) -> int:
     except NumericalError as error:
         print(error, file=sys.stderr)
         return Exit.NUMERICAL
+    except ValueError as error:
+        if checkpoint is None and trainer.global_step == 0:
+            raise  # told as a mistake in the settings, without a traceback
+        raise RuntimeError(f"training ended at step {trainer.global_step}: {error}") from error
     farewell(cfg, trainer, run_dir)
     return Exit.DONE if trainer.global_step >= trainer.max_steps else Exit.STOPPED
 
@@ -109,15 +121,34 @@ def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
     )
 
 
-def claim(run_dir: Path) -> None:
-    """Raises ValueError if the run folder cannot be written to."""
+@contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """The run folder, which no other run may write to meanwhile. Raises ValueError if it cannot be had.
+
+    The system lifts the lock when the process ends, however it ends.
+    """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        probe = run_dir / f".writable.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        file = (run_dir / ".lock").open("a+")
     except OSError as error:
         raise ValueError(f"run_dir={run_dir}: cannot be written to ({error}); give another folder") from error
+    with file:
+        if first_process():
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise ValueError(f"run_dir={run_dir} is in use by {file.read()}; give another run_dir") from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
+
+
+def first_process() -> bool:
+    """Whether this is the one process, or the first of those that a launcher started."""
+    ranks = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
 def resume_from(run_dir: Path, resume: str) -> Path | None:

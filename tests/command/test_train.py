@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusion_train.command.train import claimed
 from diffusion_train.training.checkpoint import load, load_weights
 
 ROOT = Path(__file__).parents[2]
@@ -138,3 +139,39 @@ def test_what_cannot_be_is_told_before_the_first_step(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "data.batch_size=7" in done.stderr
     assert "6 or 8" in done.stderr
+
+
+def test_a_folder_in_use_is_refused_and_free_again_when_its_process_is_gone(tmp_path: Path) -> None:
+    holder = "import sys, time; from pathlib import Path; from diffusion_train.command.train import claimed\n"
+    holder += "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match=f"in use by process {process.pid} on"), claimed(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    with claimed(tmp_path):
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} ")
+
+
+def test_an_image_takes_the_place_of_a_prompt(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    arguments = [
+        "experiment=super_resolution",
+        "trainer.max_steps=1",
+        "logger=none",
+        "network.channels=[8,8,8]",
+        "callbacks=training",
+    ]
+    command = [sys.executable, "train.py", *arguments, f"run_dir={tmp_path / 'run'}", "data.batch_size=2"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    command = [sys.executable, "sample.py", f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "sampler.num_steps=2"]
+    subprocess.run(
+        [*command, f"images=[{tmp_path / 'red.png'}]", "num_samples=2"], cwd=ROOT, check=True, capture_output=True
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000_000.png", "0000_001.png", "grid.png"]
