@@ -74,8 +74,8 @@ def scatter(points: Tensor, data: Tensor, path: Path, title: str) -> None:
 
     figure = Figure(figsize=(5, 5), dpi=120)
     axes = figure.add_subplot()
-    axes.scatter(*data.T.tolist(), s=4, c="lightgray", label="data")
-    axes.scatter(*points.T.tolist(), s=4, c="tab:blue", alpha=0.6, label="samples")
+    axes.scatter(data[:, 0].tolist(), data[:, 1].tolist(), s=4, c="lightgray", label="data")
+    axes.scatter(points[:, 0].tolist(), points[:, 1].tolist(), s=4, c="tab:blue", alpha=0.6, label="samples")
     axes.set(title=title, aspect="equal")
     axes.legend(loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)

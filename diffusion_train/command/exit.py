@@ -18,6 +18,7 @@ class Exit(IntEnum):
     WRONG = 2  # configuration or data are wrong at the start
     NUMERICAL = 3  # aborted: loss or gradients are no numbers
     STORAGE = 4  # aborted: data or checkpoints cannot be read or written
+    INTERRUPTED = 130  # by Ctrl-C before the first step, or by a second one
     STOPPED = 75  # stopped in time and resumable
 
 
@@ -31,6 +32,9 @@ def guarded(body: Callable[[], T]) -> T | Exit:
     except ValueError as error:
         tell(error)
         return Exit.WRONG
+    except KeyboardInterrupt:
+        print("\ninterrupted before the first step", file=sys.stderr)
+        return Exit.INTERRUPTED
 
 
 def tell(error: ValueError) -> None:

@@ -30,7 +30,9 @@ class PackagedText(TransformersEncoder):
 
     def __init__(self, max_length: int = 16, normalized: bool = True) -> None:
         folder = _folder()
-        super().__init__(folder, folder, "BertModel", max_length, mean_pool, normalize=Normalize() if normalized else None)
+        super().__init__(
+            folder, folder, "BertModel", max_length, mean_pool, normalize=Normalize() if normalized else None
+        )
 
 
 class Normalize:

@@ -48,7 +48,14 @@ class TransformersEncoder(TextEncoder):
 
     @cached_property
     def fingerprint(self) -> str:
-        settings = (_FORMAT, version("transformers"), self.model, self.max_length, self.padded, self.normalize is not None)
+        settings = (
+            _FORMAT,
+            version("transformers"),
+            self.model,
+            self.max_length,
+            self.padded,
+            self.normalize is not None,
+        )
         total = hashlib.sha256(repr(settings).encode())
         for folder in (self.weights, self.tokenizer):
             for file in sorted({file for kind in _KINDS for file in folder.glob(kind)}):

@@ -53,7 +53,7 @@ def decay_groups(network: nn.Module) -> list[dict[str, Any]]:
     trained = [p for p in network.parameters() if p.requires_grad]
     decayed = [p for p in trained if p.ndim > 1 and id(p) not in tables]
     plain = [p for p in trained if p.ndim <= 1 or id(p) in tables]
-    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 

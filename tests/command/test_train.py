@@ -175,3 +175,27 @@ def test_an_image_takes_the_place_of_a_prompt(tmp_path: Path) -> None:
         [*command, f"images=[{tmp_path / 'red.png'}]", "num_samples=2"], cwd=ROOT, check=True, capture_output=True
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000_000.png", "0000_001.png", "grid.png"]
+
+
+@pytest.mark.slow
+def test_the_default_run_goes_on_bit_for_bit_with_another_number_of_workers(tmp_path: Path) -> None:
+    def default(name: str, *arguments: str) -> None:
+        command = [sys.executable, "train.py", f"run_dir={tmp_path / name}", "debug=record_samples", "callbacks=images"]
+        subprocess.run([*command, "logger=none", *arguments], cwd=ROOT, check=True, capture_output=True)
+
+    default("a", "trainer.max_steps=20")
+    default("b", "trainer.max_steps=7")
+    default("b", "trainer.max_steps=20", "data.num_workers=2")
+    assert (tmp_path / "a" / "samples_seen.jsonl").read_text() == (tmp_path / "b" / "samples_seen.jsonl").read_text()
+    a, b = (load(tmp_path / name / "checkpoints" / "last.ckpt") for name in "ab")
+    for part in ("state_dict", "ema", "optimizer_states"):
+        assert flat(a[part]) == flat(b[part])
+
+
+def flat(node: object) -> object:
+    """Containers with the bytes of their tensors, which can be compared."""
+    if isinstance(node, torch.Tensor):
+        return node.numpy().tobytes()
+    if isinstance(node, dict):
+        return {key: flat(value) for key, value in node.items()}
+    return [flat(value) for value in node] if isinstance(node, list | tuple) else node
