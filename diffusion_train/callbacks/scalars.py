@@ -16,7 +16,7 @@ def log(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
 
 
 def is_logged(trainer: pl.Trainer) -> bool:
-    return trainer.global_step % trainer.log_every_n_steps == 0
+    return bool(trainer.global_step % trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]
 
 
 def mean_over_ranks(trainer: pl.Trainer, values: Tensor) -> Tensor:

@@ -112,7 +112,8 @@ class DiffusionModule(pl.LightningModule):
 
     def _optimizer_step(self) -> Tensor:
         """-> norm of the whole gradient, before clipping. A step with a norm that is not finite changes no weight."""
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
+        lr_schedule: Any = self.lr_schedulers()
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)
@@ -122,7 +123,7 @@ class DiffusionModule(pl.LightningModule):
             self.optimization.skip_unless(optimizer.optimizer, finite)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        self.lr_schedulers().step()
+        lr_schedule.step()
         self.ema.update(self.global_step, finite)
         self.skipped_in_a_row = torch.where(finite, 0.0, self.skipped_in_a_row.to(norm.device) + 1)
         return norm
