@@ -18,7 +18,18 @@ SUMMARY = "train a model"
 EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=runs/short"
 
 # Keys that the code below reads itself; every other key must belong to a part or be referred to by one.
-READ = ("name", "seed", "run_dir", "resume", "pretrained", "condition_dropout", "clip_norm", "channels_last", "compile")
+READ = (
+    "name",
+    "seed",
+    "run_dir",
+    "resume",
+    "pretrained",
+    "condition",  # for networks that take conditions
+    "condition_dropout",
+    "clip_norm",
+    "channels_last",
+    "compile",
+)
 # Arguments that the code below gives to a part.
 GIVEN = {"callbacks.checkpointing": ("description",), "data.module.order": ("fingerprint", "num_samples")}
 

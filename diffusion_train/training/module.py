@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from diffusion_train.autoencoder.base import Autoencoder
 from diffusion_train.conditioner.base import Conditioner, drop
 from diffusion_train.diffusion.process import GaussianDiffusion, Loss
 from diffusion_train.training.ema import EMA
@@ -33,7 +34,7 @@ class DiffusionModule(pl.LightningModule):
         network: nn.Module,
         diffusion: GaussianDiffusion,
         conditioner: Conditioner,
-        autoencoder: nn.Module,
+        autoencoder: Autoencoder,
         optimization: Optimization,
         ema: EMA,
         condition_dropout: float = 0.0,

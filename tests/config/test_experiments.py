@@ -53,8 +53,29 @@ def test_every_experiment_fits_what_it_names(experiment: str) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_fits_what_it_names(option: str) -> None:
-    own = ["~ema.decays"] if option == "ema=power" else []  # what the experiment sets for another option
-    config.check(composed("experiment=points", option, *own), read=READ, given=GIVEN)
+    config.check(composed("experiment=points", option), read=READ, given=GIVEN)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "network=dit",
+        "network=unet",
+        "diffusion=ddpm",
+        "diffusion=edm",
+        "diffusion/schedule=cosine",
+        "lr_schedule=cosine",
+        "ema=constant",
+        "guidance=none",
+        "sampler=heun",
+        "callbacks=images",
+        "conditioner=label",
+    ],
+)
+def test_parts_of_the_default_experiment_can_be_exchanged_by_a_word(option: str) -> None:
+    """What an experiment sets must fit every option, or stand in an option of its own."""
+    classes = ["conditioner.num_classes=3"] if option == "conditioner=label" else []
+    config.check(composed("experiment=openmoji", option, *classes), read=READ, given=GIVEN)
 
 
 def test_groups_are_the_packages_folders() -> None:
