@@ -45,12 +45,17 @@ class Pipeline:
         return torch.cat([samples.float().cpu() for samples in rows]) if rows else torch.empty(0, *self.shape)
 
     def _sample(self, batch: dict[str, Any], rng: Rng) -> Tensor:
-        device = next(self.network.parameters()).device
+        weight = next(self.network.parameters())
+        device = weight.device
         cond = self.conditioner({k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()})
         null = self.conditioner.null(len(rng.rows))
 
+        def network(xt: Tensor, label: Tensor, **cond: Tensor) -> Tensor:
+            output: Tensor = self.network(xt.to(weight.dtype), label, **cond)
+            return output
+
         def predict(xt: Tensor, t: Tensor, **cond: Tensor) -> Prediction:
-            return self.diffusion.predict(self.network, xt, t, **cond)
+            return self.diffusion.predict(network, xt, t, **cond)
 
         schedule = self.diffusion.schedule
         noise = rng.normal("noise", self.autoencoder.latent_shape(self.shape), device)

@@ -67,5 +67,7 @@ def test_command_runs(command: str, run_folder: Path, tmp_path: Path) -> None:
         done = call([*arguments, *([] if "--help" in command else ["--cfg", "job"])])
     else:
         small = ["data.batch_size=2", "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}", "callbacks=images"]
-        done = call([*arguments, *small, "callbacks.samples.num_samples=1", "sampler.num_steps=2"])
+        small += ["callbacks.samples.num_samples=1", "callbacks.validation.num_samples=2", "sampler.num_steps=2"]
+        small += ["network.width=64", "network.depth=2"] if "network=dit" in arguments else []
+        done = call([*arguments, *small])
     assert done.returncode == 0, done.stderr

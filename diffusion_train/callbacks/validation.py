@@ -63,6 +63,7 @@ class Validation(Scheduled):
         batch = take(held_out, samples)
         batch = {name: v.to(module.device) if isinstance(v, Tensor) else v for name, v in batch.items()}
         x0, cond = module.prepare(batch)
+        x0 = x0.to(next(module.network.parameters()).dtype)
         log_snr = torch.linspace(-self.max_log_snr, self.max_log_snr, self.num_levels)[list(levels)]
         t = module.diffusion.schedule.t_at(log_snr).to(x0.device)
         rng = Rng([("validation", row) for row in rows], ("validation",), rows, len(rows))
