@@ -22,8 +22,11 @@ class TimeSampler(ABC):
         """u (B,) in [0, 1) -> t (B,) in (0, 1], rising with u."""
 
     def draw(self, rng: Rng, device: torch.device | str = "cpu") -> Tensor:
-        """Times (B,) of a batch: computed on the CPU, so that they are the same whatever trains."""
-        return self(rng.uniform("time")).to(device)
+        """Times (B,) of a batch: computed on the CPU, so that they are the same whatever trains.
+
+        In float64 and then rounded: in float32 a function's last bit depends on a number's place in the tensor.
+        """
+        return self(rng.uniform("time").double()).float().to(device)
 
     def conflicts(self, schedule: Schedule) -> list[str]:
         """Why this cannot be used with `schedule`, and what to do; empty where it can."""
@@ -104,7 +107,7 @@ class Stratified(TimeSampler):
         return self.time_sampler(u)
 
     def draw(self, rng: Rng, device: torch.device | str = "cpu") -> Tensor:
-        return self(rng.stratified("time")).to(device)
+        return self(rng.stratified("time").double()).float().to(device)
 
     def conflicts(self, schedule: Schedule) -> list[str]:
         return self.time_sampler.conflicts(schedule)
