@@ -50,8 +50,8 @@ class Pipeline:
         cond = self.conditioner({k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()})
         null = self.conditioner.null(len(rng.rows))
 
-        def network(xt: Tensor, label: Tensor, **cond: Tensor) -> Tensor:
-            output: Tensor = self.network(xt.to(weight.dtype), label, **cond)
+        def network(xt: Tensor, told: Tensor, /, **cond: Tensor) -> Tensor:
+            output: Tensor = self.network(xt.to(weight.dtype), told, **cond)
             return output
 
         def predict(xt: Tensor, t: Tensor, **cond: Tensor) -> Prediction:
