@@ -74,7 +74,7 @@ class GaussianDiffusion:
 
     def loss_at(self, network: Network, x0: Tensor, noise: Tensor, t: Tensor, **cond: Tensor) -> Loss:
         """The loss for given noise (B, ...) and t (B,)."""
-        alpha, sigma, _, _, det = self._mix(t)
+        alpha, sigma, _, _, det = (values.to(_at_least_float32(x0)) for values in self._mix(t))
         output = network(self.add_noise(x0, noise, t).to(x0.dtype), self.schedule.label(t), **cond)
         mse = row_mean((_checked(output, x0) - self.target(x0, noise, t)).square())
         loss = self.weighting(alpha, sigma, det) / det.square() * mse
@@ -117,4 +117,8 @@ def _checked(output: Tensor, like: Tensor) -> Tensor:
     """The network's output in float32 at least."""
     if output.shape != like.shape:
         raise ValueError(f"the network answers shape {tuple(output.shape)} for an input of {tuple(like.shape)}")
-    return output.to(torch.promote_types(output.dtype, torch.float32))
+    return output.to(_at_least_float32(output))
+
+
+def _at_least_float32(like: Tensor) -> torch.dtype:
+    return torch.promote_types(like.dtype, torch.float32)

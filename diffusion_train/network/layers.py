@@ -85,7 +85,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(num_sinusoids, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        dtype = torch.promote_types(t.dtype, torch.float32)
+        dtype = torch.promote_types(_dtype(self.mlp), torch.promote_types(t.dtype, torch.float32))
         place = torch.arange(self.num_frequencies, device=t.device, dtype=dtype) / self.num_frequencies
         angle = t.to(dtype)[:, None] * MAX_PERIOD**-place
         return self.mlp(torch.cat([angle.cos(), angle.sin()], 1).to(_dtype(self.mlp)))

@@ -145,6 +145,7 @@ class DiffusionModule(pl.LightningModule):
         checkpoint["skipped_in_a_row"] = self.skipped_in_a_row.cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.trainer.precision_plugin.convert_module(self.network)  # Lightning restores first: float64 would be rounded
         prefix = "network."
         self.load_trained({name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()})
         self.ema.load_state_dict(checkpoint["ema"])

@@ -22,13 +22,14 @@ def same(a, b) -> bool:
 STATE = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_seven_and_thirteen_steps_are_twenty(tmp_path: Path, run_points, num_workers: int) -> None:
-    _, whole = run_points(tmp_path / "a", 20)
-    _, first = run_points(tmp_path / "b", 7)
-    _, second = run_points(
-        tmp_path / "b", 20, resume=newest_whole(tmp_path / "b" / "checkpoints"), num_workers=num_workers
-    )
+@pytest.mark.parametrize(
+    ("num_workers", "precision"), [(0, "32-true"), (2, "32-true"), (0, "64-true"), (0, "bf16-true"), (0, "bf16-mixed")]
+)
+def test_seven_and_thirteen_steps_are_twenty(tmp_path: Path, run_points, num_workers: int, precision: str) -> None:
+    _, whole = run_points(tmp_path / "a", 20, precision=precision)
+    _, first = run_points(tmp_path / "b", 7, precision=precision)
+    newest = newest_whole(tmp_path / "b" / "checkpoints")
+    _, second = run_points(tmp_path / "b", 20, resume=newest, num_workers=num_workers, precision=precision)
     assert first.keys + second.keys == whole.keys
     assert same(first.losses + second.losses, whole.losses)
     a, b = (load(newest_whole(tmp_path / name / "checkpoints")) for name in "ab")
