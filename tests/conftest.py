@@ -59,12 +59,14 @@ def points_run(
     every_n_steps: int = 1000,
     lr: float = 1e-3,
     seed: int = 0,
+    batch_size: int = 12,
+    allow_mismatch: tuple[str, ...] = (),
 ) -> tuple[DiffusionModule, Recorder]:
     torch.manual_seed(seed)
     data = DataModule(
         PointsDataset("two_moons", num_samples, num_holdout=5),
         functools.partial(Order, seed=seed),
-        batch_size=12,
+        batch_size=batch_size,
         num_workers=num_workers,
     )
     module = DiffusionModule(
@@ -85,7 +87,12 @@ def points_run(
         max_epochs=-1,
         precision=precision,
         log_every_n_steps=1,
-        callbacks=[Scalars(max_skipped_steps=3), recorder, Checkpointing(run_dir, {}, every_n_steps), *callbacks],
+        callbacks=[
+            Scalars(max_skipped_steps=3),
+            recorder,
+            Checkpointing(run_dir, {}, every_n_steps, allow_mismatch=allow_mismatch),
+            *callbacks,
+        ],
         logger=MetricsFile(run_dir),
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,34 @@ from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.training.checkpoint import FORMAT, by_step, save_weights, step_name
 from diffusion_train.utils.cache import remove_strays
 
+_BEGINS_ANEW = ("seed", "data", "data.order")  # another order of samples altogether
+_GOES_ON = ("data.batch_size", "trainer.precision")
+
 
 class Checkpointing(pl.Callback):
     """Every `every_n_steps` steps and at the last one; keeps the newest `num_kept` and `last.ckpt`, a link to the newest.
 
     `description` is plain data about the run (its config) that goes into each file. Refuses to go on from a checkpoint
-    of other data, seed or batch size.
+    of other data, seed, batch size or precision, but for what `allow_mismatch` names: with another batch size the order
+    goes on where it was, with other data or another seed it begins anew.
     """
 
-    def __init__(self, run_dir: str | Path, description: dict[str, Any], every_n_steps: int, num_kept: int = 2) -> None:
+    def __init__(
+        self,
+        run_dir: str | Path,
+        description: dict[str, Any],
+        every_n_steps: int,
+        num_kept: int = 2,
+        allow_mismatch: Sequence[str] = (),
+    ) -> None:
+        if unknown := set(allow_mismatch) - {*_BEGINS_ANEW, *_GOES_ON}:
+            raise ValueError(
+                f"allow_mismatch: unknown {', '.join(sorted(unknown))}; one or more of "
+                + ", ".join((*_BEGINS_ANEW, *_GOES_ON))
+            )
         self.run_dir, self.description = Path(run_dir), description
         self.every_n_steps, self.num_kept = every_n_steps, num_kept
+        self.allow_mismatch = frozenset(allow_mismatch)
         self.saved_step = -1
 
     @property
@@ -72,30 +90,29 @@ class Checkpointing(pl.Callback):
             "version": __version__,
             "step": trainer.global_step,
             "wandb_id": next((logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)), None),
-            "cursor": trainer.global_step * trainer.datamodule.batch_size,  # type: ignore[attr-defined]
-            **self._identity(trainer, module),
+            "cursor": trainer.datamodule.position(trainer.global_step),  # type: ignore[attr-defined]
+            "identity": self._identity(trainer),
             **self.description,
         }
 
-    def _identity(self, trainer: pl.Trainer, module: Any) -> dict[str, Any]:
+    def _identity(self, trainer: pl.Trainer) -> dict[str, Any]:
         """What may not change between a checkpoint and the run that goes on from it."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        return {"seed": module.seed, "data.batch_size": data.batch_size, "data fingerprint": data.fingerprint}
+        return {"trainer.precision": trainer.precision, **trainer.datamodule.identity}  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["diffusion_train"]
-        changed = [
-            f"{name}: {saved[name]} in the checkpoint, {value} now"
-            for name, value in self._identity(trainer, module).items()
-            if saved[name] != value
-        ]
-        if changed:
+        now = self._identity(trainer)
+        changed = [name for name, value in now.items() if saved["identity"][name] != value]
+        if refused := [name for name in changed if name not in self.allow_mismatch]:
+            table = [f"{name}: {saved['identity'][name]} in the checkpoint, {now[name]} now" for name in refused]
             raise ValueError(
                 "the run cannot go on exactly from its checkpoint:\n  "
-                + "\n  ".join(changed)
-                + "\nrestore these, or start again in another run_dir"
+                + "\n  ".join(table)
+                + "\nrestore these, start again in another run_dir, or go on all the same with "
+                f"allow_mismatch=[{','.join(changed)}]"
             )
-        trainer.datamodule.start_step = saved["step"]  # type: ignore[attr-defined]
+        anew = any(name in _BEGINS_ANEW for name in changed)
+        trainer.datamodule.go_on(saved["step"], 0 if anew else saved["cursor"])  # type: ignore[attr-defined]
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.rewind(saved["step"])

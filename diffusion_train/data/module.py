@@ -1,4 +1,4 @@
-"""Global batches for Lightning: step k's samples depend on seed, data set and batch size alone."""
+"""Global batches for Lightning: their samples depend on seed, data set, batch size and position alone."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Batch = dict[str, Any]
 class DataModule(pl.LightningDataModule):
     """`batch_size` counts samples of one optimizer step over all devices; `order` is `Order` but for data set and size.
 
-    An item of the training loader is this rank's share of one global batch, from step `start_step` on and without end:
-    set `start_step` before the loader is asked for, and give the Trainer `use_distributed_sampler=False`.
+    An item of the training loader is this rank's share of one global batch, without end from where `go_on` put the start;
+    give the Trainer `use_distributed_sampler=False`.
     `num_repeated_batches` goes over the first so many batches again and again: a network must learn them by heart.
     """
 
@@ -45,7 +45,7 @@ class DataModule(pl.LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.num_workers = num_workers
         self.num_repeated_batches = num_repeated_batches
-        self.start_step = 0
+        self.start_step, self.start_position = 0, 0
         self.check()
 
     @property
@@ -59,6 +59,24 @@ class DataModule(pl.LightningDataModule):
     @property
     def fingerprint(self) -> str:
         return self.dataset.fingerprint
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides, with the position, which samples a batch holds."""
+        return {
+            "seed": self.order.seed,
+            "data": self.fingerprint,
+            "data.order": self.order.settings,
+            "data.batch_size": self.batch_size,
+        }
+
+    def position(self, step: int) -> int:
+        """How many samples of the order went into the steps before `step`."""
+        return self.start_position + (step - self.start_step) * self.batch_size
+
+    def go_on(self, step: int, position: int) -> None:
+        """The loader's next batch is that of `step` and comes after `position` samples of the order."""
+        self.start_step, self.start_position = step, position
 
     def check(self, world_size: int = 1) -> None:
         """Raises ValueError with all that cannot be done with these sizes on so many processes."""
@@ -131,12 +149,12 @@ class _Draws(Sampler[list[Draw]]):
 
     def __init__(self, data: DataModule, places: Sequence[int]) -> None:
         self.order, self.batch_size, self.places = data.order, data.batch_size, places
-        self.steps = range(data.start_step, sys.maxsize)
-        self.num_repeated_batches = data.num_repeated_batches or sys.maxsize
+        self.positions = range(data.start_position, sys.maxsize, data.batch_size)
+        self.repeated = (data.num_repeated_batches or sys.maxsize) * data.batch_size
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for step in self.steps:
-            yield self.order.indices(step % self.num_repeated_batches, self.batch_size, self.places)
+        for position in self.positions:
+            yield self.order.indices(position % self.repeated, self.batch_size, self.places)
 
 
 def _process(trainer: pl.Trainer | None) -> tuple[int, int, bool]:

@@ -36,17 +36,20 @@ class Order:
         self.block_size = min(block_size, num_samples)
         self.window = window
         self.num_lanes = num_lanes
+        self.settings = f"block_size={block_size}, window={window}, num_lanes={num_lanes}"
         self._num_blocks = -(-num_samples // self.block_size)
         self._missing = self._num_blocks * self.block_size - num_samples  # what the last block lacks
 
-    def indices(self, step: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
-        """(epoch, sample) of all or some places of the global batch of one step."""
-        if batch_size % self.num_lanes:
-            raise ValueError(f"batch_size={batch_size} is not divisible by num_lanes={self.num_lanes}")
+    def indices(self, position: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
+        """(epoch, sample) of all or some places of the global batch that comes after `position` samples."""
+        if batch_size % self.num_lanes or position % self.num_lanes:
+            raise ValueError(
+                f"batch_size={batch_size} or position={position} is not divisible by num_lanes={self.num_lanes}"
+            )
         chosen = np.arange(batch_size) if places is None else np.asarray(places, np.int64)
         width = batch_size // self.num_lanes
         lane, offset = chosen // width, chosen % width
-        slot = np.int64(step) * width + offset
+        slot = np.int64(position) // self.num_lanes + offset
         epoch = (slot * self.num_lanes + lane) // self.num_samples
         samples = np.empty_like(epoch)
         for number in np.unique(epoch):

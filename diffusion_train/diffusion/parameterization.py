@@ -63,7 +63,10 @@ class Flow(Parameterization):
 
 
 class EDMPrediction(Parameterization):
-    """Their F, in D = c_skip * x + c_out * F. det = -(sigma^2 + sigma_data^2 * alpha^2) / sigma_data."""
+    """Their F, in D = c_skip * x + c_out * F, with any schedule. det = -sqrt(sigma^2 + sigma_data^2 * alpha^2) / sigma_data.
+
+    F is x0 / sigma_data where noise prevails and the noise, negated, where data prevails.
+    """
 
     def __init__(self, sigma_data: float = 0.5) -> None:
         if not sigma_data > 0:
@@ -71,7 +74,8 @@ class EDMPrediction(Parameterization):
         self.sigma_data = sigma_data
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return sigma / self.sigma_data, -self.sigma_data * alpha
+        norm = torch.sqrt(sigma.square() + (self.sigma_data * alpha).square())  # 1 with the EDM schedule
+        return sigma / (self.sigma_data * norm), -self.sigma_data * alpha / norm
 
     def conflicts(self, schedule: Schedule) -> list[str]:
         return sigma_data_conflicts("parameterization", self.sigma_data, schedule)

@@ -194,8 +194,9 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 class ResidualBlock(nn.Module):
     """x (B, C, H, W), vector (B, D) -> (B, C, H, W). The identity at the start."""
 
-    def __init__(self, channels: int, vector_width: int) -> None:
+    def __init__(self, channels: int, vector_width: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.norm1 = group_norm(channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulation = nn.Linear(vector_width, 2 * channels)
@@ -206,7 +207,7 @@ class ResidualBlock(nn.Module):
         shift, scale = self.modulation(F.silu(vector))[:, :, None, None].chunk(2, 1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = modulate(self.norm2(h), shift, scale)
-        return x + self.conv2(F.silu(h))
+        return x + self.conv2(F.dropout(F.silu(h), self.dropout, self.training))
 
 
 class ImageAttention(nn.Module):

@@ -7,7 +7,8 @@ instead of concatenated, and the number of channels changes in the resampling al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,25 +45,29 @@ class UNet(nn.Module):
         pooled_dim: int | None = None,
         num_labels: int | None = None,
         concat_channels: int = 0,
+        dropout: float = 0.0,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"network.dropout={dropout:g} must lie in [0, 1)")
         _check_levels(channels, num_blocks, attention)
         self.patch_size, self.concat_channels = patch_size, concat_channels
         self.gradient_checkpointing = gradient_checkpointing
         self.factor = patch_size * 2 ** (len(channels) - 1)
         width = 4 * channels[0]
-        text_width = width if text_dim else None
         area = patch_size**2
+        block = partial(Block, vector_width=width, text_width=width if text_dim else None, dropout=dropout)
 
         self.conditions = Conditions(width, text_dim, pooled_dim, num_labels)
         self.stem = nn.Conv2d((in_channels + concat_channels) * area, channels[0], 3, padding=1)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         for i, (size, count, attends) in enumerate(zip(channels, num_blocks, attention, strict=True)):
             finer = channels[max(i - 1, 0)]
-            self.encoder.append(Downward(finer, size, i > 0, count, width, text_width, attends))
-            self.decoder.insert(0, Upward(size, finer, i > 0, count, width, text_width, attends))
-        self.middle = Block(channels[-1], width, text_width, attention[-1])
+            blocks = [[block(size, attends) for _ in range(count)] for _ in range(2)]
+            self.encoder.append(Downward(finer, size, i > 0, blocks[0]))
+            self.decoder.insert(0, Upward(size, finer, i > 0, blocks[1]))
+        self.middle = block(channels[-1], attention[-1])
         self.head = nn.Sequential(
             group_norm(channels[0]), nn.SiLU(), zero(nn.Conv2d(channels[0], in_channels * area, 3, padding=1))
         )
@@ -91,14 +96,12 @@ class UNet(nn.Module):
 
 
 class Downward(nn.Module):
-    """A level on the way down: halve, then `num_blocks` blocks, each of which leaves a skip."""
+    """A level on the way down: halve, then the blocks, each of which leaves a skip."""
 
-    def __init__(
-        self, finer: int, channels: int, halve: bool, num_blocks: int, width: int, text_width: int | None, attends: bool
-    ) -> None:
+    def __init__(self, finer: int, channels: int, halve: bool, blocks: Iterable[Block]) -> None:
         super().__init__()
         self.resample = nn.Conv2d(finer, channels, 2, stride=2) if halve else nn.Identity()
-        self.blocks = nn.ModuleList(Block(channels, width, text_width, attends) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, h: Tensor, skips: list[Tensor], cond: Cond, checkpointing: bool) -> Tensor:
         h = self.resample(h)
@@ -109,21 +112,12 @@ class Downward(nn.Module):
 
 
 class Upward(nn.Module):
-    """A level on the way up: `num_blocks` blocks, each after taking a skip in, then double."""
+    """A level on the way up: the blocks, each after taking a skip in, then double."""
 
-    def __init__(
-        self,
-        channels: int,
-        finer: int,
-        double: bool,
-        num_blocks: int,
-        width: int,
-        text_width: int | None,
-        attends: bool,
-    ) -> None:
+    def __init__(self, channels: int, finer: int, double: bool, blocks: Iterable[Block]) -> None:
         super().__init__()
-        self.merges = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(num_blocks))
-        self.blocks = nn.ModuleList(Block(channels, width, text_width, attends) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(blocks)
+        self.merges = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in self.blocks)
         enlarge = nn.Upsample(scale_factor=2, mode="nearest")  # after the convolution: the same sum, a quarter the work
         self.resample = nn.Sequential(nn.Conv2d(channels, finer, 1), enlarge) if double else nn.Identity()
 
@@ -136,9 +130,9 @@ class Upward(nn.Module):
 class Block(nn.Module):
     """A residual block, and attention where the level attends."""
 
-    def __init__(self, channels: int, width: int, text_width: int | None, attends: bool) -> None:
+    def __init__(self, channels: int, attends: bool, vector_width: int, text_width: int | None, dropout: float) -> None:
         super().__init__()
-        self.residual = ResidualBlock(channels, width)
+        self.residual = ResidualBlock(channels, vector_width, dropout)
         self.attention = ImageAttention(channels, text_width) if attends else None
 
     def forward(self, x: Tensor, vector: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:

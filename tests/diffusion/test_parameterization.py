@@ -15,7 +15,7 @@ ALPHA, SIGMA = torch.tensor([0.8]), torch.tensor([0.6])
         pytest.param(X0(), (1, 0), id="x0"),
         pytest.param(V(), (-0.6, 0.8), id="v"),
         pytest.param(Flow(), (-1, 1), id="flow"),
-        pytest.param(EDMPrediction(0.5), (1.2, -0.4), id="edm"),
+        pytest.param(EDMPrediction(0.5), (1.2 / 0.52**0.5, -0.4 / 0.52**0.5), id="edm"),
     ],
 )
 def test_coefficients_of_the_papers(parameterization: Parameterization, expected: tuple[float, float]) -> None:

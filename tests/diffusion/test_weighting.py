@@ -69,9 +69,11 @@ def test_soft_min_snr_stays_below_min_snr_and_meets_it_at_both_ends() -> None:
     torch.testing.assert_close(soft[[0, -1]], hard[[0, -1]], rtol=1e-3, atol=0)
 
 
-def test_edm_weighs_its_own_output_by_one() -> None:
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0, 1.3])
+def test_edm_weighs_its_own_output_by_one(sigma_data: float) -> None:
     """Karras et al., section 5: lambda = 1 / c_out^2. True for data of any sigma_data and any scale of the levels."""
-    torch.testing.assert_close(weight_on(EDMPrediction(1.0), EDMWeight(1.0)), torch.ones_like(SNR), rtol=1e-9, atol=0)
+    weight = weight_on(EDMPrediction(sigma_data), EDMWeight(sigma_data))
+    torch.testing.assert_close(weight, torch.ones_like(SNR), rtol=1e-9, atol=0)
 
 
 def test_weights_scale_with_the_levels(weighting: Weighting) -> None:

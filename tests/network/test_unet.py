@@ -53,3 +53,16 @@ def test_patches_are_blocks_of_pixels() -> None:
     rows = (network(x, zero) - network(torch.zeros_like(x), zero)).abs().sum((0, 1, 3)).nonzero().flatten()
     num_convolutions = 1 + 3 * 2 + 1  # stem; down, middle and up with two each; head
     assert (rows.min() // 2, rows.max() // 2) == (15 - num_convolutions, 15 + num_convolutions)
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    torch.manual_seed(0)
+    network = UNet(3, [8], [1], [False], dropout=0.5)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 500.0])
+    assert not torch.equal(network(x, t), network(x, t))
+    network.eval()
+    assert torch.equal(network(x, t), network(x, t))
+    with pytest.raises(ValueError, match=r"network\.dropout=1"):
+        UNet(3, [8], [1], [False], dropout=1)

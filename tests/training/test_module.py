@@ -43,7 +43,7 @@ def test_a_broken_restore_is_caught(tmp_path: Path, run_points, broken: str) -> 
     path = newest_whole(tmp_path / "b" / "checkpoints")
     checkpoint = torch.load(path, weights_only=True)
     if broken == "cursor":
-        checkpoint["diffusion_train"]["step"] += 1
+        checkpoint["diffusion_train"]["cursor"] += 1
     elif broken == "ema":
         checkpoint["ema"]["averages"].reverse()
     else:
@@ -99,13 +99,50 @@ def test_gradients_that_stay_infinite_end_the_run_with_good_weights(tmp_path: Pa
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
 
 
-def test_other_seed_data_or_batch_are_refused_by_name(tmp_path: Path, run_points) -> None:
+OTHER = {
+    "seed": {"seed": 1},
+    "data": {"num_samples": 41},
+    "data.batch_size": {"batch_size": 8},
+    "trainer.precision": {"precision": "bf16-mixed"},
+}
+
+
+def test_what_differs_from_the_checkpoint_is_refused_by_name_unless_allowed(tmp_path: Path, run_points) -> None:
     run_points(tmp_path, 2)
     path = newest_whole(tmp_path / "checkpoints")
-    with pytest.raises(ValueError, match=r"seed: 0 in the checkpoint, 1 now"):
-        run_points(tmp_path, 4, resume=path, seed=1)
-    with pytest.raises(ValueError, match=r"data fingerprint"):
-        run_points(tmp_path, 4, resume=path, num_samples=41)
+    for name, settings in OTHER.items():
+        with pytest.raises(ValueError, match=rf"{name}: .* in the checkpoint.*\n.*allow_mismatch=\[{name}\]"):
+            run_points(tmp_path, 4, resume=path, **settings)
+        module, recorded = run_points(tmp_path, 4, resume=path, allow_mismatch=(name,), **settings)
+        assert module.trainer.global_step == 4
+        assert len(recorded.losses) == 2
+
+
+def test_another_batch_size_goes_on_with_the_samples_that_come_next(tmp_path: Path, run_points) -> None:
+    _, whole = run_points(tmp_path / "a", 10)
+    run_points(tmp_path / "b", 2)
+    keys = []
+    for stop, batch_size in ((5, 8), (9, 6), (13, 8)):
+        newest = newest_whole(tmp_path / "b" / "checkpoints")
+        _, recorded = run_points(
+            tmp_path / "b", stop, resume=newest, batch_size=batch_size, allow_mismatch=("data.batch_size",)
+        )
+        keys += [key for step in recorded.keys for key in step]
+    assert keys == [key for step in whole.keys for key in step][24 : 24 + len(keys)]
+    assert len(keys) == 3 * 8 + 4 * 6 + 4 * 8
+
+
+def test_other_data_begins_its_first_epoch(tmp_path: Path, run_points) -> None:
+    run_points(tmp_path, 2)
+    newest = newest_whole(tmp_path / "checkpoints")
+    _, recorded = run_points(tmp_path, 7, resume=newest, num_samples=60, allow_mismatch=("data",))
+    keys = [key for step in recorded.keys for key in step]
+    assert sorted(keys) == [f"{index:09d}" for index in range(60)]
+
+
+def test_what_cannot_be_allowed_to_differ_is_named(tmp_path: Path, run_points) -> None:
+    with pytest.raises(ValueError, match="allow_mismatch: unknown network"):
+        run_points(tmp_path, 1, allow_mismatch=("network",))
 
 
 def test_other_weights_are_refused_with_a_list(tmp_path: Path, run_points) -> None:
