@@ -15,6 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from diffusion_train.data.collate import collate
 from diffusion_train.data.dataset import Dataset
 from diffusion_train.data.order import Draw, Order
+from diffusion_train.data.problem import Problem
 from diffusion_train.utils.rng import key_seed
 
 Batch = dict[str, Any]
@@ -59,6 +60,18 @@ class DataModule(pl.LightningDataModule):
     @property
     def fingerprint(self) -> str:
         return self.dataset.fingerprint
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """What was left out of the data as faulty."""
+        return self.dataset.problems
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the record of a run: exactly which data, under which rights, goes into it."""
+        return {"fingerprint": self.fingerprint, "samples": self.num_samples, "held_out": len(self.holdout)} | dict(
+            self.dataset.facts
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -112,6 +125,7 @@ class DataModule(pl.LightningDataModule):
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            multiprocessing_context=self.dataset.start_method if self.num_workers else None,
             pin_memory=cuda,
             # without a generator of its own each iteration would draw from the global one
             generator=torch.Generator().manual_seed(key_seed("loader", self.order.seed)),
@@ -120,28 +134,27 @@ class DataModule(pl.LightningDataModule):
     def examples(self, num_samples: int) -> Batch:
         """Training samples spread evenly over the data, always the same; at most `num_samples`."""
         count = min(num_samples, self.num_samples)
-        return collate([self.dataset.read(place * self.num_samples // count, 0) for place in range(count)])
+        return collate(self.dataset.read([Draw(0, place * self.num_samples // count) for place in range(count)]))
 
     def held_out(self, num_samples: int) -> Batch | None:
         """The first held-out samples in their fixed order, at most `num_samples`; None where none are held out."""
         count = min(num_samples, len(self.holdout))
-        return collate([self.holdout.read(index, 0) for index in range(count)]) if count else None
+        return collate(self.holdout.read([Draw(0, index) for index in range(count)])) if count else None
 
     def captions(self) -> Iterator[str]:
-        """Every caption once or more, of training and held-out samples."""
+        """Every caption once or more, of training and held-out samples, where they can be listed."""
         for dataset in (self.dataset, self.holdout):
-            yield from (dataset.caption(index) for index in range(len(dataset)))
+            yield from dataset.captions()
 
 
 class _Reads(TorchDataset[Batch]):
-    """(epoch, sample) -> sample: all that a worker does."""
+    """The draws of a batch -> their samples: all that a worker does."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, draw: Draw) -> Batch:
-        epoch, index = draw
-        return self.dataset.read(index, epoch)
+    def __getitems__(self, draws: list[Draw]) -> list[Batch]:
+        return self.dataset.read(draws)
 
 
 class _Draws(Sampler[list[Draw]]):

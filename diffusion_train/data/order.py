@@ -10,6 +10,7 @@ slot = one of a lane's turns, x = 0, 1, 2, ...
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,11 @@ from diffusion_train.data.permutation import mix, permute
 from diffusion_train.utils.rng import key_seed
 
 I64 = NDArray[np.int64]
-Draw = tuple[int, int]  # (epoch, sample)
+
+
+class Draw(NamedTuple):
+    epoch: int
+    sample: int
 
 
 class Order:
@@ -55,7 +60,7 @@ class Order:
         for number in np.unique(epoch):
             now = epoch == number
             samples[now] = self.sequence(int(number), self._position(int(number), lane[now], slot[now]))
-        return list(zip(epoch.tolist(), samples.tolist(), strict=True))
+        return list(map(Draw, epoch.tolist(), samples.tolist()))
 
     def sequence(self, epoch: int, position: I64) -> I64:
         """Samples at positions (m,) of an epoch's shuffled sequence."""
