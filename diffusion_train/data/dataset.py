@@ -26,7 +26,7 @@ from diffusion_train.data.transform import ImageTransform
 from diffusion_train.utils.rng import key_seed
 
 Sample = dict[str, Any]
-Shape = tuple[int, int]
+Data = Mapping[str, tuple[bytes, Range, int]]  # member: contents, where they lie, the checksum they should have
 _MAX_SUBSTITUTES = 16
 _CHUNK = 1024  # samples whose captions are read at once
 
@@ -42,7 +42,7 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, draws: Sequence[Draw], shape: Shape | None = None) -> list[Sample]:
+    def read(self, draws: Sequence[Draw]) -> list[Sample]:
         """{"x": tensor, "caption": str, "key": str, "index": int, ...} for each draw; its epoch keys augmentation."""
 
     def captions(self) -> Iterator[str]:
@@ -119,13 +119,13 @@ class ShardDataset:
         other._use(self.chosen.held_out)
         return other
 
-    def read(self, draws: Sequence[Draw], shape: Shape | None = None) -> list[Sample]:
+    def read(self, draws: Sequence[Draw]) -> list[Sample]:
         wanted = [self._members(draw.sample) for draw in draws]
         parts = iter(self.storage.read([place for members in wanted for place, _ in members.values()]))
         samples = []
         for draw, members in zip(draws, wanted, strict=True):
             data = {name: (next(parts), place, crc) for name, (place, crc) in members.items()}
-            samples.append(self._made_or_replaced(draw, data, shape))
+            samples.append(self._made_or_replaced(draw, data))
         return samples
 
     def captions(self) -> Iterator[str]:
@@ -144,26 +144,26 @@ class ShardDataset:
         wanted = {*self.caption_source.extensions, *(IMAGE_EXTENSIONS if images else ())}
         return {name: found for name, found in members.items() if name in wanted}
 
-    def _made_or_replaced(self, draw: Draw, data: Mapping[str, tuple[bytes, Range, int]], shape: Shape | None) -> Sample:
+    def _made_or_replaced(self, draw: Draw, data: Data) -> Sample:
         try:
-            return self._made(draw, data, shape)
+            return self._made(draw, data)
         except BadSample as error:
-            return self._substitute(draw, shape, error)
+            return self._substitute(draw, error)
 
-    def _substitute(self, draw: Draw, shape: Shape | None, bad: BadSample) -> Sample:
+    def _substitute(self, draw: Draw, bad: BadSample) -> Sample:
         for attempt in range(_MAX_SUBSTITUTES):
             index = key_seed("substitute", self.fingerprint, draw.sample, attempt) % len(self)
-            other = Draw(draw.epoch, index)
+            other = draw._replace(sample=index)
             members = self._members(index)
             parts = self.storage.read([place for place, _ in members.values()])
             data = {name: (part, *found) for part, (name, found) in zip(parts, members.items(), strict=True)}
             try:
-                return {**self._made(other, data, shape), "bad": bad.told()}
+                return {**self._made(other, data), "bad": bad.told()}
             except BadSample:
                 continue
         raise DataError(f"{bad}; none of {_MAX_SUBSTITUTES} other samples tried in its place can be read either")
 
-    def _made(self, draw: Draw, data: Mapping[str, tuple[bytes, Range, int]], shape: Shape | None) -> Sample:
+    def _made(self, draw: Draw, data: Data) -> Sample:
         sample = int(self.samples[draw.sample])
         key = self.collection.key(sample)
         name = next(name for name in data if name in IMAGE_EXTENSIONS)
@@ -171,13 +171,13 @@ class ShardDataset:
         image_bytes = self._checked(key, *data[name])
         try:
             caption = self.caption_source(texts, key, draw.epoch, draw.sample)
-            image = self._decoded(image_bytes, shape)
+            image = self._decoded(image_bytes, draw.shape)
         except ValueError as error:
             raise BadSample(key, data[name][1], str(error)) from error
-        tensors = self.transform(image, draw.epoch, draw.sample, shape)
+        tensors = self.transform(image, draw.epoch, draw.sample, draw.shape)
         return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}
 
-    def _decoded(self, data: bytes, shape: Shape | None) -> Image.Image:
+    def _decoded(self, data: bytes, shape: tuple[int, int] | None) -> Image.Image:
         side = max(shape or self.transform.shape[1:])
         return decode_image(data, self.transform.background, at_least=side)
 

@@ -35,10 +35,10 @@ class PointsDataset:
     def __len__(self) -> int:
         return len(self.points)
 
-    def read(self, draws: Sequence[Draw], shape: object = None) -> list[dict[str, Any]]:
+    def read(self, draws: Sequence[Draw]) -> list[dict[str, Any]]:
         return [
-            {"x": self.points[index], "caption": "", "key": f"{index:09d}", "index": index, "bad": ""}
-            for _, index in draws
+            {"x": self.points[i], "caption": "", "key": f"{i:09d}", "index": i, "bad": ""}
+            for i in (draw.sample for draw in draws)
         ]
 
     def captions(self) -> Iterator[str]:

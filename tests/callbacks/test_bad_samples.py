@@ -16,7 +16,7 @@ from diffusion_train.training.checkpoint import newest_whole
 class Damaged(PointsDataset):
     """Every tenth point cannot be read."""
 
-    def read(self, draws: Sequence[Draw], shape: Any = None) -> list[dict[str, Any]]:
+    def read(self, draws: Sequence[Draw]) -> list[dict[str, Any]]:
         samples = super().read(draws)
         for sample in samples:
             if sample["index"] % 10 == 0:
