@@ -140,8 +140,7 @@ class _Reads(TorchDataset[Batch]):
         self.dataset = dataset
 
     def __getitem__(self, draw: Draw) -> Batch:
-        epoch, index = draw
-        return self.dataset.read(index, epoch)
+        return self.dataset.read(draw.sample, draw.epoch)
 
 
 class _Draws(Sampler[list[Draw]]):

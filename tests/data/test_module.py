@@ -59,7 +59,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(make_images):
 def test_a_restart_goes_on_with_the_same_batches(start):
     data = _points()
     whole = _indices(_take(data, 12))
-    assert whole == [[sample for _, sample in data.order.indices(6 * step, 6)] for step in range(12)]
+    assert whole == [[draw.sample for draw in data.order.indices(6 * step, 6)] for step in range(12)]
     data.go_on(start, 6 * start)
     assert _indices(_take(data, 12 - start)) == whole[start:]
 
