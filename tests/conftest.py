@@ -18,6 +18,7 @@ from diffusion_train.autoencoder.identity import Identity
 from diffusion_train.callbacks.checkpointing import Checkpointing
 from diffusion_train.callbacks.scalars import Scalars
 from diffusion_train.conditioner.none import NoCondition
+from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.dataset import Dataset
 from diffusion_train.data.module import DataModule
 from diffusion_train.data.order import Order
@@ -67,7 +68,7 @@ def points_run(
     torch.manual_seed(seed)
     data = DataModule(
         dataset or PointsDataset("two_moons", num_samples, num_holdout=5),
-        functools.partial(Order, seed=seed),
+        Arrangement(functools.partial(Order, seed=seed)),
         batch_size=batch_size,
         num_workers=num_workers,
     )

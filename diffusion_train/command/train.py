@@ -54,7 +54,7 @@ def train(cfg: Any) -> int:
     from diffusion_train.callbacks.bad_samples import TooManyBadSamples
     from diffusion_train.callbacks.scalars import NumericalError
     from diffusion_train.command.exit import Exit
-    from diffusion_train.data.storage import StorageError
+    from diffusion_train.data.storage.base import StorageError
 
     run_dir = Path(cfg.run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)

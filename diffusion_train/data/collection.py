@@ -25,10 +25,14 @@ from tqdm import tqdm
 
 from diffusion_train.data.index import FORMAT, ShardIndex, build_index, keep_index, load_index
 from diffusion_train.data.problem import DataError, Problem
-from diffusion_train.data.storage import SCHEMES, Range, Stat, Storage, StorageError, is_local, open_storage, shown
+from diffusion_train.data.storage.base import Range, Stat, Storage, StorageError
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.urls import SCHEMES, is_local
 from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.redact import redact_url
 
-Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Patterns = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
 Array = NDArray[Any]
 _PROBES = 32  # shards asked for at once
 
@@ -37,11 +41,12 @@ _PROBES = 32  # shards asked for at once
 class Collection:
     """Samples 0..n-1 over the shards in their order; the members of sample i are `members[starts[i]:starts[i + 1]]`.
 
-    `arrays` may be maps of files in `folder`, which processes of one machine share.
+    `sources` says how many shards each source has, in the same order. `arrays` may be maps of files in `folder`, which processes of one machine share.
     """
 
     urls: list[str]
     versions: list[str]
+    sources: Mapping[str, int]
     meta: Mapping[str, Any]
     arrays: Mapping[str, Array]
     folder: Path | None = None
@@ -51,18 +56,23 @@ class Collection:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         arrays = {} if self.folder else self.arrays
-        return _reopened, (self.urls, self.versions, self.meta, arrays, self.folder)
+        return _reopened, (self.urls, self.versions, self.sources, self.meta, arrays, self.folder)
 
     @property
     def problems(self) -> list[Problem]:
         """What was left out of the shards."""
         facts = self.meta["problems"]
-        return [Problem(**{**one, "shard": shown(self.urls[shard])}) for shard, one in facts]
+        return [Problem(**{**one, "shard": redact_url(self.urls[shard])}) for shard, one in facts]
 
     @property
     def fingerprint(self) -> str:
         """A hash of what the shards hold, whatever they are called and wherever they lie."""
         return hashlib.sha256("".join(self.meta["digests"]).encode()).hexdigest()
+
+    def source_ends(self) -> dict[str, int]:
+        """The number of the first sample after each source."""
+        ends = np.concatenate([[0], self.arrays["shard_ends"]])
+        return dict(zip(self.sources, ends[np.cumsum(list(self.sources.values()))].tolist(), strict=True))
 
     def shard(self, sample: int) -> int:
         return int(np.searchsorted(self.arrays["shard_ends"], sample, side="right"))
@@ -98,26 +108,33 @@ class Collection:
 
 def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
     """Raises one DataError for all that cannot be found or read; faults inside shards are in `problems`."""
-    storage = storage or open_storage()
-    urls, problems = find_shards(shards)
+    storage = storage or StorageByScheme()
+    sources: dict[str, int] = {}
+    urls: list[str] = []
+    problems: list[Problem] = []
+    for name, patterns in (shards if isinstance(shards, Mapping) else {"shards": shards}).items():
+        found, faults = find_shards(patterns)
+        sources[name], urls, problems = len(found), urls + found, problems + faults
     stats, unreadable = _probe(urls, storage)
     if problems := problems + unreadable:
         raise DataError.listing(problems)
-    identity = repr((FORMAT, [(url.split("?")[0], stat.size, stat.version) for url, stat in zip(urls, stats, strict=True)]))
+    identity = repr(
+        (FORMAT, [(url.split("?")[0], stat.size, stat.version) for url, stat in zip(urls, stats, strict=True)])
+    )
     folder = cache_folder() / "collection" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     versions = [stat.version for stat in stats]
     with _alone(folder):
-        if found := _kept(urls, versions, folder):
-            return found
+        if kept := _kept(urls, versions, sources, folder):
+            return kept
         indexes = list(_indexes(urls, stats, storage))
         meta, arrays = _joined(indexes)
         if not len(arrays["hashes"]):
             raise DataError.listing([problem for index in indexes for problem in index.problems])
-        folder_or_none = _keep(meta, arrays, folder)
-    return (folder_or_none and _kept(urls, versions, folder)) or Collection(urls, versions, meta, arrays)
+        written = _keep(meta, arrays, folder)
+    return (written and _kept(urls, versions, sources, folder)) or Collection(urls, versions, sources, meta, arrays)
 
 
-def find_shards(shards: Shards) -> tuple[list[str], list[Problem]]:
+def find_shards(shards: Patterns) -> tuple[list[str], list[Problem]]:
     """Paths and URLs meant by patterns with braces (or, for local files, wildcards), in the order given."""
     patterns = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
     urls: list[str] = []
@@ -130,7 +147,7 @@ def find_shards(shards: Shards) -> tuple[list[str], list[Problem]]:
     for url in urls:
         real = os.path.realpath(url) if is_local(url) else url
         if real in seen:
-            problems.append(Problem("duplicate-shard", shown(url), "given twice"))
+            problems.append(Problem("duplicate-shard", redact_url(url), "given twice"))
         seen.add(real)
     return urls, problems
 
@@ -139,13 +156,13 @@ def _expand(pattern: str) -> tuple[list[str], list[Problem]]:
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://|(pipe):", pattern)
     if scheme and (scheme[1] or scheme[2]) not in SCHEMES:
         detail = f"{scheme[0]} cannot be read; shards are local files or {', '.join(SCHEMES)} addresses"
-        return [], [Problem("unreadable-shard", shown(pattern), detail)]
+        return [], [Problem("unreadable-shard", redact_url(pattern), detail)]
     if not scheme and os.path.exists(pattern):
         return [pattern], []
     try:
         names = list(braceexpand(pattern, escape=False))
     except ValueError:
-        return [], [Problem("missing-shard", shown(pattern), "braces do not match")]
+        return [], [Problem("missing-shard", redact_url(pattern), "braces do not match")]
     return (names, []) if scheme and scheme[1] != "file" else _local_files(pattern, names)
 
 
@@ -157,7 +174,9 @@ def _local_files(pattern: str, names: Iterable[str]) -> tuple[list[str], list[Pr
         paths += found
         if not found:
             plain = name == pattern and not wild
-            problems.append(Problem("missing-shard", name, "no such file" if plain else f"{pattern} matched 0 files here"))
+            problems.append(
+                Problem("missing-shard", name, "no such file" if plain else f"{pattern} matched 0 files here")
+            )
     return paths, problems
 
 
@@ -172,7 +191,7 @@ def _stat(url: str, storage: Storage) -> Stat | Problem:
     try:
         return storage.stat(url)
     except StorageError as error:
-        return Problem("unreadable-shard", shown(url), str(error).removeprefix(f"{shown(url)}: "))
+        return Problem("unreadable-shard", redact_url(url), str(error).removeprefix(f"{redact_url(url)}: "))
 
 
 def _indexes(urls: Sequence[str], stats: Sequence[Stat], storage: Storage) -> Iterator[ShardIndex]:
@@ -193,7 +212,9 @@ def _build(urls: Sequence[str], storage: Storage) -> list[ShardIndex]:
             built.append(keep_index(build_index(url, storage)))
             bar.update()
         return built
-    context = multiprocessing.get_context("spawn")  # forking beside the threads of torch and of a store's client can hang
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # forking beside the threads of torch and of a store's client can hang
     with ProcessPoolExecutor(min(os.cpu_count() or 1, len(urls)), context) as pool, bar:
         futures: list[Future[ShardIndex]] = [pool.submit(_build_one, url, storage) for url in urls]
         for _ in as_completed(futures):
@@ -265,12 +286,12 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _keep(meta: Mapping[str, Any], arrays: Mapping[str, Array], folder: Path) -> Path | None:
-    """None where nothing can be written: the table then stays in memory."""
+def _keep(meta: Mapping[str, Any], arrays: Mapping[str, Array], folder: Path) -> bool:
+    """False where nothing can be written: the table then stays in memory."""
     try:
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
     except OSError:
-        return None
+        return False
     try:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
@@ -279,19 +300,21 @@ def _keep(meta: Mapping[str, Any], arrays: Mapping[str, Array], folder: Path) ->
         os.replace(temporary, folder)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
-        return None
-    return folder
+        return False
+    return True
 
 
-def _kept(urls: list[str], versions: list[str], folder: Path) -> Collection | None:
+def _kept(urls: list[str], versions: list[str], sources: Mapping[str, int], folder: Path) -> Collection | None:
     try:
-        return _reopened(urls, versions, json.loads((folder / "meta.json").read_text("utf-8")), {}, folder)
+        return _reopened(urls, versions, sources, json.loads((folder / "meta.json").read_text("utf-8")), {}, folder)
     except (OSError, ValueError, KeyError):
         return None  # absent or damaged: made again
 
 
-def _reopened(urls: list[str], versions: list[str], meta: Any, arrays: Any, folder: Path | None) -> Collection:
+def _reopened(
+    urls: list[str], versions: list[str], sources: Mapping[str, int], meta: Any, arrays: Any, folder: Path | None
+) -> Collection:
     names = ("shard_ends", "members", "starts", "keys", "key_ends", "license", "hashes")
     if folder:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
-    return Collection(urls, versions, meta, arrays, folder)
+    return Collection(urls, versions, sources, meta, arrays, folder)

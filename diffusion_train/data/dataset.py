@@ -20,9 +20,11 @@ from diffusion_train.data.collection import Shards, open_shards
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, decode_image
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import DataError, Problem
-from diffusion_train.data.selection import Selection
-from diffusion_train.data.storage import Range, Storage, is_local, open_storage, shown
+from diffusion_train.data.selection import Selection, sizes
+from diffusion_train.data.storage.base import Range, Storage
+from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.transform import ImageTransform
+from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
 
 Sample = dict[str, Any]
@@ -44,6 +46,13 @@ class Dataset(Protocol):
 
     def read(self, draws: Sequence[Draw]) -> list[Sample]:
         """{"x": tensor, "caption": str, "key": str, "index": int, ...} for each draw; its epoch keys augmentation."""
+
+    @property
+    def sources(self) -> Mapping[str, int]:
+        """How many samples each source has, in the order of their numbers."""
+
+    def sizes(self) -> NDArray[np.int64] | None:
+        """Width and height of each sample (n, 2) in pixels, where samples are images of several sizes."""
 
     def captions(self) -> Iterator[str]:
         """Every caption that any sample can have; of a sample with too many to list, none."""
@@ -69,7 +78,7 @@ class ShardDataset:
         storage: Storage | None = None,
         verify: bool = True,
     ) -> None:
-        self.transform, self.storage, self.verify = transform, storage or open_storage(), verify
+        self.transform, self.storage, self.verify = transform, storage or StorageByScheme(), verify
         self.caption_source = captions or Captions(TextMember())
         self.collection = open_shards(shards, self.storage)
         self.chosen = (selection or Selection()).choose(self.collection, self.caption_source)
@@ -95,6 +104,15 @@ class ShardDataset:
         return None if all(map(is_local, self.collection.urls)) else "forkserver"
 
     @property
+    def sources(self) -> Mapping[str, int]:
+        ends = self.collection.source_ends()
+        counts = np.diff(np.searchsorted(self.samples, list(ends.values())), prepend=0)
+        return dict(zip(ends, counts.tolist(), strict=True))
+
+    def sizes(self) -> NDArray[np.int64]:
+        return np.stack(sizes(self.collection), 1)[self.samples]
+
+    @property
     def problems(self) -> Sequence[Problem]:
         return self.chosen.problems
 
@@ -104,11 +122,14 @@ class ShardDataset:
         counts = np.bincount(place[self.samples] + 1, minlength=len(names) + 1).tolist()
         meta = self.collection.meta
         return {
+            "sources": dict(self.sources),
             "left_out": dict(self.chosen.left_out),
             "licenses": {name: count for name, count in zip(["unknown", *names], counts, strict=True) if count},
             "shards": [
-                {"shard": shown(url), "version": version, "digest": digest}
-                for url, version, digest in zip(self.collection.urls, self.collection.versions, meta["digests"], strict=True)
+                {"shard": redact_url(url), "version": version, "digest": digest}
+                for url, version, digest in zip(
+                    self.collection.urls, self.collection.versions, meta["digests"], strict=True
+                )
             ],
         }
 
@@ -191,8 +212,8 @@ class BadSample(Exception):
     """A sample that is not what was indexed or cannot be decoded."""
 
     def __init__(self, key: str, place: Range, reason: str) -> None:
-        super().__init__(f"{shown(place.url)} at byte {place.offset}: sample {key!r}: {reason}")
-        self.problem = Problem("bad-sample", shown(place.url), reason, key, place.offset)
+        super().__init__(f"{redact_url(place.url)} at byte {place.offset}: sample {key!r}: {reason}")
+        self.problem = Problem("bad-sample", redact_url(place.url), reason, key, place.offset)
 
     def told(self) -> str:
         """A line of JSON: plain text travels from worker processes and through Lightning unchanged."""

@@ -11,11 +11,10 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,12 @@ from numpy.typing import NDArray
 from diffusion_train.data import tar
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_BYTES, ImageError, image_size
 from diffusion_train.data.problem import Problem
-from diffusion_train.data.storage import Stat, Storage, is_local, local_path, open_storage, shown
+from diffusion_train.data.storage.base import Stat, Storage
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.files import ShardFile, read_whole
+from diffusion_train.data.storage.urls import is_local, local_path
 from diffusion_train.utils.cache import atomic_write, cache_folder
+from diffusion_train.utils.redact import redact_url
 
 FORMAT = 2
 MEMBER = np.dtype(
@@ -75,14 +78,14 @@ class ShardIndex:
 
 def open_index(url: str | os.PathLike[str], storage: Storage | None = None) -> ShardIndex:
     """The kept index of the shard if it still fits, else a new one, kept. Raises StorageError."""
-    url, storage = os.fspath(url), storage or open_storage()
+    url, storage = os.fspath(url), storage or StorageByScheme()
     stat = storage.stat(url)
     return load_index(url, stat, storage) or keep_index(build_index(url, storage))
 
 
 def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> ShardIndex:
     """Reads the whole shard once; what is faulty is told by its `problems`. Raises StorageError."""
-    url, storage = os.fspath(url), storage or open_storage()
+    url, storage = os.fspath(url), storage or StorageByScheme()
     stat = storage.stat(url)
     found = _Found(url)
     with _open(url, stat, storage) as file:
@@ -101,8 +104,8 @@ def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> 
     return found.index(stat)
 
 
-def _open(url: str, stat: Stat, storage: Storage) -> IO[bytes]:
-    return open(local_path(url), "rb", _CHUNK) if is_local(url) else storage.open(url, stat)
+def _open(url: str, stat: Stat, storage: Storage) -> BinaryIO:
+    return open(local_path(url), "rb", _CHUNK) if is_local(url) else ShardFile(storage, url, stat.version, stat.size)
 
 
 @dataclass
@@ -134,7 +137,7 @@ class _Found:
         self.digest.update(json.dumps([member.name, member.size, crc]).encode())
 
     def problem(self, rule: str, detail: str, key: str | None = None, offset: int | None = None) -> None:
-        self.problems.append(Problem(rule, shown(self.url), detail, key, offset))
+        self.problems.append(Problem(rule, redact_url(self.url), detail, key, offset))
 
     def _contents(self, file: BinaryIO, member: tar.Member, key: str, extension: str) -> tuple[int, int, int]:
         """Checksum, and width and height of an image, 0 where they cannot be read."""
@@ -224,7 +227,7 @@ def load_index(url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
 def _loaded(place: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
     data = Path(place).read_bytes() if is_local(place) and Path(place).is_file() else None
     if not is_local(place):
-        data = storage.read_whole(place, _MAX_SIDECAR)
+        data = read_whole(storage, place, _MAX_SIDECAR)
     if data is None:
         return None
     try:
@@ -234,7 +237,7 @@ def _loaded(place: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | 
         fits = meta.pop("format") == FORMAT and meta["size"] == stat.size
         if not fits or (is_local(place) and meta["version"] != stat.version):
             return None
-        problems = [Problem(**{**facts, "shard": shown(url)}) for facts in meta.pop("problems")]
+        problems = [Problem(**{**facts, "shard": redact_url(url)}) for facts in meta.pop("problems")]
         return ShardIndex(**{**meta, "url": url, "version": stat.version, "problems": problems}, **arrays)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None  # damaged or of another time: it is only a copy of what the shard says
@@ -254,4 +257,3 @@ def keep_index(index: ShardIndex) -> ShardIndex:
         except OSError:
             continue
     return index
-

@@ -41,6 +41,13 @@ class PointsDataset:
             for i in (draw.sample for draw in draws)
         ]
 
+    @property
+    def sources(self) -> dict[str, int]:
+        return {self.kind: len(self)}
+
+    def sizes(self) -> None:
+        return None
+
     def captions(self) -> Iterator[str]:
         return iter([""])
 

@@ -57,6 +57,7 @@ class Resolution:
         pairs = [(0, schedule)] if isinstance(schedule, int) else [(int(step), int(size)) for step, size in schedule]
         self.steps, self.sizes = [step for step, _ in pairs], [size for _, size in pairs]
         self.ratios = ratios or AspectRatios()
+        self.settings = f"resolution {schedule}"
         if self.steps[:1] != [0] or self.steps != sorted(set(self.steps)):
             raise ValueError(
                 f"data.resolution={schedule}: the first step must be 0, and each later than the one before"

@@ -16,7 +16,7 @@ from diffusion_train.data.collection import Collection
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_PIXELS
 from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.source.rights import decide
-from diffusion_train.data.storage import shown
+from diffusion_train.utils.redact import redact_url
 
 log = logging.getLogger(__name__)
 
@@ -167,5 +167,5 @@ def _told(collection: Collection, faults: Sequence[tuple[str, str, Mask]]) -> It
     offsets, starts = collection.arrays["members"]["offset"], collection.arrays["starts"]
     for rule, detail, samples in faults:
         for sample in np.flatnonzero(samples).tolist():
-            url = shown(collection.urls[collection.shard(sample)])
+            url = redact_url(collection.urls[collection.shard(sample)])
             yield Problem(rule, url, detail, collection.key(sample), int(offsets[starts[sample]]))

@@ -96,7 +96,9 @@ def _walk(file: BinaryIO, offset: int, file_size: int) -> Iterator[Member]:
         if data + member.size > file_size:
             left = max(file_size - data, 0)
             raise TarError(
-                offset, f"member {member.name!r} needs {member.size} bytes, {left} are left: the file is torn", "torn-shard"
+                offset,
+                f"member {member.name!r} needs {member.size} bytes, {left} are left: the file is torn",
+                "torn-shard",
             )
         yield member
         pax = {}

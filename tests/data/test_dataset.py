@@ -15,7 +15,7 @@ from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import DataError
 from diffusion_train.data.selection import Selection
-from diffusion_train.data.storage import StorageError
+from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.transform import Downscale, ImageTransform, to_tensor
 
 

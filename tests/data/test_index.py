@@ -142,7 +142,12 @@ def test_damaged_files_are_named(make_tar, make_png, fault):
 
 
 def test_a_license_in_the_json_is_known(make_tar, make_png):
-    members = [("a.json", b'{"license": "CC0-1.0"}'), ("b.json", b"{}"), ("c.json", b"[" * 100_000), ("d.png", make_png(0))]
+    members = [
+        ("a.json", b'{"license": "CC0-1.0"}'),
+        ("b.json", b"{}"),
+        ("c.json", b"[" * 100_000),
+        ("d.png", make_png(0)),
+    ]
     shard = build_index(make_tar(members))
     assert shard.licenses == ["CC0-1.0"]
     assert shard.license.tolist() == [0, -1, -1, -1]
@@ -168,7 +173,7 @@ def test_an_index_of_another_time_is_made_anew(make_tar, make_png, monkeypatch, 
         make_tar([("b.png", make_png(0)), ("c.png", make_png(1))])
     elif change == "time":
         make_tar([("b.png", make_png(0))])
-        os.utime(path, ns=(0, int(old.version.split(':')[1]) + 1))
+        os.utime(path, ns=(0, int(old.version.split(":")[1]) + 1))
     elif change == "format":
         monkeypatch.setattr(index, "FORMAT", index.FORMAT + 1)
     else:

@@ -8,17 +8,18 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.module import DataModule
 from diffusion_train.data.order import Order
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.data.selection import Selection
-from diffusion_train.data.storage import StorageError
+from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.transform import ImageTransform
 
 
 def _points(num_samples=20, batch_size=6, num_lanes=1, **options):
-    order = partial(Order, seed=0, block_size=4, window=2, num_lanes=num_lanes)
+    order = Arrangement(partial(Order, seed=0, block_size=4, window=2, num_lanes=num_lanes))
     return DataModule(PointsDataset("spiral", num_samples, num_holdout=5), order, batch_size, **options)
 
 
@@ -26,7 +27,7 @@ def _points(num_samples=20, batch_size=6, num_lanes=1, **options):
 def make_images(make_shards):
     def make(**options):
         dataset = ShardDataset(make_shards(14, 4), ImageTransform(16, flip=True), selection=Selection(holdout=2))
-        return DataModule(dataset, partial(Order, seed=0, block_size=2, window=2), 4, **options)
+        return DataModule(dataset, Arrangement(partial(Order, seed=0, block_size=2, window=2)), 4, **options)
 
     return make
 
@@ -163,7 +164,7 @@ def test_held_out_samples_come_in_their_order_and_no_more_than_there_are():
     assert data.held_out(3)["index"].tolist() == [0, 1, 2]
     assert len(data.held_out(99)["index"]) == 5
     assert not torch.isin(data.held_out(5)["x"], data.examples(20)["x"]).any()
-    assert DataModule(PointsDataset("spiral", 8), partial(Order, seed=0), 4).held_out(3) is None
+    assert DataModule(PointsDataset("spiral", 8), Arrangement(partial(Order, seed=0)), 4).held_out(3) is None
 
 
 def test_examples_are_spread_over_the_data():

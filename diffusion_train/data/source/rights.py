@@ -91,7 +91,9 @@ def terms(name: str) -> tuple[str, ...]:
 
 
 _TERMS = {
-    "share-alike": re.compile(r"-SA(-|$)|^[AL]?GPL-|^GFDL|^ODbL-|^CDLA-Sharing-|^LAL-|^MPL-|^EUPL-|^OSL-|^EPL-|^CECILL-2"),
+    "share-alike": re.compile(
+        r"-SA(-|$)|^[AL]?GPL-|^GFDL|^ODbL-|^CDLA-Sharing-|^LAL-|^MPL-|^EUPL-|^OSL-|^EPL-|^CECILL-2"
+    ),
     "non-commercial": re.compile(r"-NC(-|$)|^PolyForm-Noncommercial"),
     "no-derivatives": re.compile(r"-ND(-|$)"),
 }
