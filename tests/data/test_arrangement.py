@@ -61,5 +61,5 @@ def test_settings_name_all_that_decides_the_order():
 
 
 def test_buckets_need_known_sizes():
-    with pytest.raises(ValueError, match="data.buckets.max_ratio: this data set has no images of known sizes"):
+    with pytest.raises(ValueError, match=r"data\.buckets\.max_ratio: this data set has no images of known sizes"):
         _arrange({"all": 5}, ratios=AspectRatios(2))

@@ -47,7 +47,9 @@ def test_no_rhythm_is_left(counts):
     """What is logged every k-th step must not show one kind alone."""
     kinds, _ = _row(counts, 1)
     for every in (2, 5, 10):
-        shares = np.array([[np.mean(kinds[start::every] == kind) for kind in range(len(counts))] for start in range(every)])
+        shares = np.array(
+            [[np.mean(kinds[start::every] == kind) for kind in range(len(counts))] for start in range(every)]
+        )
         assert np.abs(shares - np.array(counts) / 1000).max() < 0.12
     assert (kinds != _row(counts, 2)[0]).mean() > 0.1
 

@@ -60,9 +60,7 @@ def test_fractional_repeats_are_exact_in_the_long_run_and_no_tail_is_dropped(siz
 def test_any_stretch_keeps_to_the_weights_but_for_a_few_samples(sizes, data, start, length):
     weights = data.draw(st.lists(tenths, min_size=len(sizes), max_size=len(sizes)))
     names = [str(number) for number in range(len(sizes))]
-    repeats = repeats_of(
-        dict(zip(names, sizes, strict=True)), None, dict(zip(names, map(float, weights), strict=True))
-    )
+    repeats = repeats_of(dict(zip(names, sizes, strict=True)), None, dict(zip(names, map(float, weights), strict=True)))
     mix = _mix(sizes, repeats)
     assert mix.epoch_size == sum(sizes)
     _, sample = mix.at(np.arange(start, start + length))
