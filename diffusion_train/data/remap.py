@@ -28,6 +28,7 @@ def last_epochs(order: BatchOrder, earlier: I64, position: int, batch_size: int)
     """The last epoch in which each sample (n,) was drawn in the first `position` draws; `earlier` where it was not.
 
     Walks back from `position` until each sample was met: through two passes of the slowest source or bucket at most.
+    The last epoch stands for all before it, which holds where a source has many more samples than there are lanes.
     """
     newest, met = earlier.copy(), np.zeros(len(earlier), bool)
     for start in range(position - batch_size, -batch_size, -batch_size):
