@@ -82,7 +82,7 @@ class ShardDataset:
         data = self._reader.read(shard, row)
         key = self._collection.shards[shard].key(place)
         try:
-            image = decode_image(data, self.transform.background, at_least=self.transform.image_size)
+            image = decode_image(data, self.transform.background, at_least=self.transform.shape[1:])
         except ImageError as error:
             where = self._collection.shards[shard]
             offset = where.members["offset"][row]

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_train.data import tar
-from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_BYTES, ImageError, image_size
+from diffusion_train.data.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.header import MAX_BYTES, ImageError, image_size
 from diffusion_train.utils.cache import atomic_write, cache_folder
 
 FORMAT = 1
