@@ -115,7 +115,7 @@ def _incomplete(shard: ShardIndex, captions_required: bool) -> list[Problem]:
         "more than one image": images > 1,
         "the image cannot be decoded": (images == 1) & (width * height == 0),
         f"the image has more than {MAX_PIXELS} pixels": (images == 1) & (width * height > MAX_PIXELS),
-        f"no caption ({', '.join(CAPTION_EXTENSIONS)}; data.missing_caption=empty trains without)": (captions == 0)
+        f"no caption ({', '.join(CAPTION_EXTENSIONS)}; data.captions.missing=empty trains without)": (captions == 0)
         & captions_required,
     }
     problems = []

@@ -5,20 +5,24 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.caption.fault import CaptionError
+from diffusion_train.data.caption.source import TextMember
 from diffusion_train.data.collection import Collection, Shards, open_shards
-from diffusion_train.data.decode import ImageError, decode_caption, decode_image
+from diffusion_train.data.decode import ImageError, decode_image
 from diffusion_train.data.index import DataError
 from diffusion_train.data.reader import ShardReader
 from diffusion_train.data.transform import ImageTransform
 
 log = logging.getLogger(__name__)
-MissingCaption = Literal["error", "empty"]
 Indices = NDArray[np.int64]
+TEXT_BESIDE = Captions(TextMember())
 
 
 class Dataset(Protocol):
@@ -32,7 +36,8 @@ class Dataset(Protocol):
     def read(self, index: int, draw: int) -> dict[str, Any]:
         """{"x": tensor, "caption": str, "key": str, "index": int, ...}; `draw` (the epoch) keys augmentation."""
 
-    def caption(self, index: int) -> str: ...
+    def captions(self, index: int) -> Iterator[str]:
+        """Each caption that this sample can come with, as far as they can be listed."""
 
     def holdout(self) -> Dataset:
         """The samples kept out of this data set, without augmentation."""
@@ -51,14 +56,17 @@ class ShardDataset:
         transform: ImageTransform,
         holdout: float = 0,
         min_side: int = 1,
-        missing_caption: MissingCaption = "error",
+        captions: Captions = TEXT_BESIDE,
         verify: bool = True,
     ) -> None:
-        if missing_caption not in get_args(MissingCaption):
-            raise ValueError(f"data.missing_caption={missing_caption}: one of {', '.join(get_args(MissingCaption))}")
         self.transform = transform
         self.shape = transform.shape
-        self._collection = open_shards(shards, captions_required=missing_caption == "error")
+        self._captions = captions
+        self._collection = open_shards(shards, captions.missing == "error" and captions.extensions == ("txt",))
+        self._caption_rows = [
+            {extension: shard.rows((extension,))[1] for extension in captions.extensions}
+            for shard in self._collection.shards
+        ]
         self._reader = ShardReader(self._collection.shards, verify)
         usable = _usable(self._collection, min_side, transform.image_size)
         self._samples, self._held_out = _split(self._collection, usable, holdout)
@@ -88,14 +96,19 @@ class ShardDataset:
             offset = where.members["offset"][row]
             raise DataError(f"{where.path} at byte {offset}: image of sample {key!r}: {error}") from error
         tensors = self.transform(image, draw, index)
-        return {**tensors, "caption": self._caption(shard, place), "key": key, "index": index}
+        try:
+            caption = self._captions(self._texts(shard, place), key, draw, index)
+        except CaptionError as error:
+            raise DataError(f"{self._collection.shards[shard].path}: sample {key!r}: {error}") from error
+        return {**tensors, "caption": caption, "key": key, "index": index}
 
-    def caption(self, index: int) -> str:
-        return self._caption(*self._collection.locate(int(self._samples[index])))
+    def captions(self, index: int) -> Iterator[str]:
+        shard, place = self._collection.locate(int(self._samples[index]))
+        return self._captions.every(self._texts(shard, place), self._collection.shards[shard].key(place))
 
-    def _caption(self, shard: int, place: int) -> str:
-        row = self._collection.caption_rows[shard][place]
-        return decode_caption(self._reader.read(shard, row)) if row >= 0 else ""
+    def _texts(self, shard: int, place: int) -> dict[str, bytes]:
+        rows = {extension: rows[place] for extension, rows in self._caption_rows[shard].items()}
+        return {extension: self._reader.read(shard, row) for extension, row in rows.items() if row >= 0}
 
     def _fingerprint(self) -> str:
         if len(self._samples) == len(self._collection):

@@ -128,9 +128,10 @@ class DataModule(pl.LightningDataModule):
         return collate([self.holdout.read(index, 0) for index in range(count)]) if count else None
 
     def captions(self) -> Iterator[str]:
-        """Every caption once or more, of training and held-out samples."""
+        """Every caption that can be listed once or more, of training and held-out samples."""
         for dataset in (self.dataset, self.holdout):
-            yield from (dataset.caption(index) for index in range(len(dataset)))
+            for index in range(len(dataset)):
+                yield from dataset.captions(index)
 
 
 class _Reads(TorchDataset[Batch]):

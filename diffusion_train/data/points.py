@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -33,8 +33,8 @@ class PointsDataset:
     def read(self, index: int, draw: int) -> dict[str, Any]:
         return {"x": self.points[index], "caption": "", "key": f"{index:09d}", "index": index}
 
-    def caption(self, index: int) -> str:
-        return ""
+    def captions(self, index: int) -> Iterator[str]:
+        yield ""
 
     def holdout(self) -> PointsDataset:
         """Other points of the same distribution."""

@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.caption.source import JsonMember, TextMember
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.index import DataError
 from diffusion_train.data.transform import Downscale, ImageTransform, to_tensor
@@ -31,7 +33,7 @@ def test_a_sample_is_an_image_with_its_own_caption(make_dataset, make_png):
         image = Image.open(io.BytesIO(make_png(index))).crop((2, 0, 18, 16))
         assert torch.equal(sample["x"], to_tensor(image))
         assert (sample["key"], sample["caption"], sample["index"]) == (f"k{index:05d}", f"caption {index}", index)
-        assert dataset.caption(index) == sample["caption"]
+        assert list(dataset.captions(index)) == [sample["caption"]]
 
 
 @pytest.mark.parametrize(("holdout", "count"), [(0, 0), (3, 3), (0.25, None)], ids=["none", "count", "share"])
@@ -74,9 +76,17 @@ def test_small_images_are_enlarged_and_counted_or_left_out(make_tar, make_png, c
 
 def test_missing_captions_are_empty_where_asked_for(make_tar, make_png):
     path = make_tar([("a.png", make_png(0))])
-    with pytest.raises(DataError, match=r"data\.missing_caption=empty"):
+    with pytest.raises(DataError, match=r"data\.captions\.missing=empty"):
         ShardDataset(path, ImageTransform(8))
-    assert ShardDataset(path, ImageTransform(8), missing_caption="empty").read(0, 0)["caption"] == ""
+    captions = Captions(TextMember(), missing="empty")
+    assert ShardDataset(path, ImageTransform(8), captions=captions).read(0, 0)["caption"] == ""
+
+
+def test_captions_are_drawn_by_epoch_and_all_listed(make_dataset):
+    captions = Captions(JsonMember("number"), templates=["number {caption}", "{caption}"])
+    dataset = make_dataset(captions=captions)
+    drawn = {dataset.read(3, epoch)["caption"] for epoch in range(12)}
+    assert drawn == set(dataset.captions(3)) == {"number 3", "3"}
 
 
 def test_aligned_tensors_travel_with_the_sample(make_shards):
@@ -108,9 +118,8 @@ def test_a_pickled_data_set_reads_the_same(make_dataset):
         ({"holdout": -1}, "data.holdout=-1"),
         ({"holdout": 2.5}, "data.holdout=2.5"),
         ({"min_side": 99}, "data.min_side=99: no image is that large; the largest has 16"),
-        ({"missing_caption": "drop"}, "data.missing_caption=drop: one of error, empty"),
     ],
-    ids=["all-held-out", "negative", "broken-count", "all-too-small", "policy"],
+    ids=["all-held-out", "negative", "broken-count", "all-too-small"],
 )
 def test_impossible_settings_are_refused(make_dataset, options, message):
     with pytest.raises(ValueError, match=message):

@@ -34,7 +34,7 @@ class TextMember:
 
     def __init__(self, extension: str = "txt", lines: bool = False) -> None:
         self.lines = lines
-        self.extensions = (_extension(extension),)
+        self.extensions: tuple[str, ...] = (_extension(extension),)
         self.name = f"caption ({extension})"
         self.settings = f"{extension}, lines={lines}"
 
@@ -59,7 +59,7 @@ class JsonMember:
 
     def __init__(self, field: str = "caption", extension: str = "json") -> None:
         self.path = parse_path(field, "data.captions.source.field")
-        self.extensions = (_extension(extension),)
+        self.extensions: tuple[str, ...] = (_extension(extension),)
         self.name = f"{field} in {extension}"
         self.settings = f"{extension}: {field}"
 
