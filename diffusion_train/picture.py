@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from diffusion_train.utils.text import shown
+
 
 def to_image(x: Tensor) -> Image.Image:
     """(C, H, W) in [-1, 1], C = 1 or 3 -> picture."""
@@ -41,7 +43,7 @@ def grid(images: Tensor, captions: Sequence[str], num_columns: int, min_side: in
         left = gap + (number % num_columns) * cell_w
         top = gap + (number // num_columns) * cell_h
         canvas.paste(to_image(x).resize((width, height), Image.Resampling.NEAREST), (left, top))
-        for row, text in enumerate(_lines(caption, font, width)):
+        for row, text in enumerate(_lines(shown(" ".join(caption.split()), 200), font, width)):
             draw.text((left, top + height + 1 + row * line), text, fill="black", font=font)
     return canvas
 

@@ -32,7 +32,7 @@ READ = (
     "compile",
 )
 # Arguments that the code below gives to a part.
-GIVEN = {"callbacks.checkpointing": ("description",), "data.module.order": ("fingerprint", "num_samples")}
+GIVEN = {"callbacks.checkpointing": ("description",), "data.module.arrangement.order": ("fingerprint", "num_samples")}
 
 
 def run(cfg: Any) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +14,13 @@ import torch
 from tqdm import tqdm
 
 from diffusion_train.conditioner.base import Cond, Conditioner, entry
-from diffusion_train.conditioner.text_store import Embedding, TextStore
+from diffusion_train.conditioner.text_store import MAX_BYTES, Embedding, TextStore
 from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.text import shown
+
+log = logging.getLogger(__name__)
+
+MAX_COUNTED = 100_000
 
 
 class TextEncoder(ABC):
@@ -29,7 +35,10 @@ class TextEncoder(ABC):
 
     @abstractmethod
     def embed(self, captions: Sequence[str], device: torch.device) -> Iterator[tuple[str, Embedding]]:
-        """Each caption's embedding in float32 on the CPU, in any order. A caption's row depends on no other caption."""
+        """Each caption's embedding in float32 on the CPU, in any order.
+
+        A caption's row depends, to the last bit, on no other caption: one that is embedded now equals one that was kept.
+        """
 
     def unload(self) -> None:  # noqa: B027
         """Give back the memory of the weights, if they take any."""
@@ -38,52 +47,69 @@ class TextEncoder(ABC):
 class Text(Conditioner):
     """`text` (B, max_length, D), `text_mask` (B, max_length) and, where the encoder has one, `pooled` (B, P).
 
-    An embedding, once kept, is the one that is used, in this run and the next: it cannot change in its last bits with
-    the captions beside it. `warm_up` keeps embeddings in a file of the cache folder; a caption that it did not see is
-    embedded when it comes, and kept in memory.
+    `warm_up` keeps embeddings in a file of the cache folder, for this run and the next; a caption that it did not see is
+    embedded when it comes. `max_bytes` of embeddings at most stay in the memory of a process.
     """
 
-    def __init__(self, encoder: TextEncoder) -> None:
+    def __init__(self, encoder: TextEncoder, max_bytes: int = MAX_BYTES) -> None:
         super().__init__()
         self.encoder = encoder
-        self.warned = False
-        self.cut: set[str] = set()
+        self.max_bytes = max_bytes
+        self.long_captions = LongCaptions(encoder.max_length)
 
     @property
     def num_truncated(self) -> int:
         """How many different captions so far were longer than the encoder takes."""
-        return len(self.cut)
+        return len(self.long_captions)
 
     @cached_property
     def store(self) -> TextStore:
-        return TextStore(cache_folder() / "text" / f"{self.encoder.fingerprint}.safetensors")
+        return TextStore(cache_folder() / "text" / f"{self.encoder.fingerprint}.safetensors", self.max_bytes)
 
     def forward(self, batch: dict[str, Any]) -> Cond:
         captions = list(entry(batch, "caption", "Text"))
         rows = self._kept(captions)
-        rows |= self._embedded([caption for caption in dict.fromkeys(captions) if caption not in rows])
-        self._note(rows)
+        for caption, row in self._embedded([caption for caption in dict.fromkeys(captions) if caption not in rows]):
+            rows[caption] = row
+            self.store.add(caption, row)
+        self.long_captions.add(rows)
+        self.long_captions.report()
         return self._padded([rows[caption] for caption in captions])
 
     def warm_up(self, captions: Iterable[str]) -> None:
         wanted = list(dict.fromkeys(["", *captions]))
-        self.store.renew(wanted)
         rows = self._kept(wanted)
+        self.long_captions.add(rows)
         if missing := [caption for caption in wanted if caption not in rows]:
             try:
-                rows |= self._embedded(missing, progress=os.environ.get("LOCAL_RANK", "0") == "0")
+                self._fill(missing, sum(row.num_bytes for row in rows.values()))
             finally:
                 self.store.save()
                 self.encoder.unload()
-        self._note(rows)
+        self.long_captions.report()
 
     def _kept(self, captions: Iterable[str]) -> dict[str, Embedding]:
         return {caption: row for caption in captions if (row := self.store.get(caption)) is not None}
 
-    def _embedded(self, captions: list[str], progress: bool = False) -> dict[str, Embedding]:
-        rows = {}
+    def _fill(self, captions: list[str], num_bytes: int) -> None:
+        """Embeds captions until there are `max_bytes`; `num_bytes` are there already."""
+        progress = os.environ.get("LOCAL_RANK", "0") == "0"
+        for number, (caption, row) in enumerate(self._embedded(captions, progress)):
+            num_bytes += row.num_bytes
+            if num_bytes > self.max_bytes:
+                log.warning(
+                    "conditioner.max_bytes=%d: no room for the embeddings of %d of the captions; they are embedded anew "
+                    "each time they come",
+                    self.max_bytes,
+                    len(captions) - number,
+                )
+                return
+            self.long_captions.add({caption: row})
+            self.store.add(caption, row)
+
+    def _embedded(self, captions: list[str], progress: bool = False) -> Iterable[tuple[str, Embedding]]:
         embedded = self.encoder.embed(captions, self.place.device) if captions else iter(())
-        bar = tqdm(
+        bar: Iterable[tuple[str, Embedding]] = tqdm(
             embedded,
             "Embedding captions",
             len(captions),
@@ -91,10 +117,7 @@ class Text(Conditioner):
             mininterval=0.5,
             disable=None if progress else True,
         )
-        for caption, row in bar:
-            rows[caption] = row
-            self.store.add(caption, row)
-        return rows
+        return bar
 
     def _padded(self, rows: list[Embedding]) -> Cond:
         length = self.encoder.max_length
@@ -108,12 +131,30 @@ class Text(Conditioner):
             cond["pooled"] = torch.stack([row.pooled for row in rows]).to(self.place)
         return cond
 
-    def _note(self, rows: dict[str, Embedding]) -> None:
-        self.cut |= {caption for caption, row in rows.items() if row.truncated}
-        if self.cut and not self.warned:
-            self.warned = True
+
+class LongCaptions:
+    """Different captions that were longer than an encoder takes; told once, counted up to MAX_COUNTED."""
+
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+        self.reported = False
+        self._example = ""
+        self._hashes: set[int] = set()  # of the captions, for there may be ever more of them
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def add(self, rows: Mapping[str, Embedding]) -> None:
+        for caption, row in rows.items():
+            if row.truncated and len(self) < MAX_COUNTED:
+                self._example = self._example or shown(caption)
+                self._hashes.add(hash(caption))
+
+    def report(self) -> None:
+        if self._hashes and not self.reported:
+            self.reported = True
             warnings.warn(
-                f"{self.num_truncated} captions are longer than the {self.encoder.max_length} tokens that the text encoder "
-                f"takes and were cut, for instance {min(self.cut)[:80]!r}; the encoder's max_length sets it",
+                f"{len(self)} captions are longer than the {self.max_length} tokens that the text encoder takes and were "
+                f"cut, for instance '{self._example}'; the encoder's max_length sets it",
                 stacklevel=3,
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,32 +31,42 @@ class Embedding:
     def num_bytes(self) -> int:
         return self.text.nbytes + self.pooled.nbytes
 
+    def copy(self) -> Embedding:
+        """With memory of its own: a row of a larger tensor keeps all of that alive."""
+        return Embedding(self.text.clone(), self.pooled.clone(), self.truncated)
+
 
 class TextStore:
-    """Caption -> embedding. What was added first goes first where `max_bytes` are exceeded.
+    """Caption -> embedding. What was not asked for the longest goes first where `max_bytes` are exceeded.
 
     A file that is damaged or cannot be written costs time, never an error: embeddings can always be made again.
     """
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
         self.path, self.max_bytes = path, max_bytes
-        self.rows = _read(path) if path.exists() else {}
-        self.num_bytes = sum(row.num_bytes for row in self.rows.values())
+        self.rows: dict[bytes, Embedding] = {}
+        self.num_bytes = 0
+        if path.exists():
+            for digest, row in _read(path).items():
+                self._keep(digest, row)
 
     def get(self, caption: str) -> Embedding | None:
-        return self.rows.get(_digest(caption))
+        digest = _digest(caption)
+        row = self.rows.pop(digest, None)
+        if row is not None:
+            self.rows[digest] = row  # now the last to go
+        return row
 
     def add(self, caption: str, row: Embedding) -> None:
-        self.rows[_digest(caption)] = row
+        self._keep(_digest(caption), row)
+
+    def _keep(self, digest: bytes, row: Embedding) -> None:
+        if digest in self.rows:
+            self.num_bytes -= self.rows.pop(digest).num_bytes
+        self.rows[digest] = row.copy()
         self.num_bytes += row.num_bytes
         while self.num_bytes > self.max_bytes and len(self.rows) > 1:
             self.num_bytes -= self.rows.pop(next(iter(self.rows))).num_bytes
-
-    def renew(self, captions: Iterable[str]) -> None:
-        """Make these the last to go."""
-        for digest in map(_digest, captions):
-            if digest in self.rows:
-                self.rows[digest] = self.rows.pop(digest)
 
     def save(self) -> None:
         """Replaces the file whole; of several processes that save at once the last one's rows remain."""

@@ -16,8 +16,9 @@ from torch import Tensor
 from diffusion_train.conditioner.text import TextEncoder
 from diffusion_train.conditioner.text_store import Embedding
 
-_FORMAT = 1  # raised when the same files would give other embeddings
-_CAPTIONS_AT_ONCE = 32
+_FORMAT = 2  # raised when the same files would give other embeddings
+_ROWS = 8  # embedded at once, always: products of matrices of another shape may round otherwise
+_TOKENIZED_AT_ONCE = 10_000
 _KINDS = ("*.safetensors", "*.json", "*.txt", "*.model")  # of files that decide an embedding
 
 
@@ -65,17 +66,16 @@ class TransformersEncoder(TextEncoder):
     def embed(self, captions: Sequence[str], device: torch.device) -> Iterator[tuple[str, Embedding]]:
         tokenizer, model = self._load()
         model.to(device)
-        by_length = defaultdict(list)
-        for caption, ids, truncated in self._tokenized(tokenizer, captions):
-            by_length[len(ids)].append((caption, ids, truncated))
-        for _, group in sorted(by_length.items()):
-            for start in range(0, len(group), _CAPTIONS_AT_ONCE):
-                chunk = group[start : start + _CAPTIONS_AT_ONCE]
-                texts, pooled = _run(model, self.pool, torch.tensor([ids for _, ids, _ in chunk], device=device))
-                if self.normalize is not None:
-                    texts, pooled = self.normalize(texts, pooled)
-                for (caption, _, truncated), text, whole in zip(chunk, texts, pooled, strict=True):
-                    yield caption, Embedding(text, whole, truncated)
+        for start in range(0, len(captions), _TOKENIZED_AT_ONCE):
+            by_length = defaultdict(list)
+            for caption, ids, truncated in self._tokenized(tokenizer, captions[start : start + _TOKENIZED_AT_ONCE]):
+                by_length[len(ids)].append((caption, ids, truncated))
+            for _, group in sorted(by_length.items()):
+                for first in range(0, len(group), _ROWS):
+                    chunk = group[first : first + _ROWS]
+                    rows = self._rows(model, [ids for _, ids, _ in chunk], device)
+                    for (caption, _, truncated), row in zip(chunk, rows, strict=True):
+                        yield caption, Embedding(*row, truncated)
 
     def unload(self) -> None:
         self._loaded = None
@@ -99,12 +99,26 @@ class TransformersEncoder(TextEncoder):
             self._loaded = tokenizer, model.eval().requires_grad_(False)
         return self._loaded
 
+    def _rows(self, model: Any, ids: list[list[int]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """(text, pooled) of captions of equal length, with more rows beside them up to `_ROWS`."""
+        filled = [*ids, *[ids[-1]] * (_ROWS - len(ids))]
+        texts, pooled = _run(model, self.pool, torch.tensor(filled, device=device))
+        if self.normalize is not None:
+            texts, pooled = self.normalize(texts, pooled)
+        return list(zip(texts, pooled, strict=True))[: len(ids)]
+
     def _tokenized(self, tokenizer: Any, captions: Sequence[str]) -> Iterator[tuple[str, list[int], bool]]:
         padding = "max_length" if self.padded else False
-        whole = tokenizer(list(captions), padding=False, truncation=False, verbose=False)["input_ids"]
-        cut = tokenizer(list(captions), padding=padding, truncation=True, max_length=self.max_length)["input_ids"]
+        texts = list(map(_encodable, captions))
+        whole = tokenizer(texts, padding=False, truncation=False, verbose=False)["input_ids"]
+        cut = tokenizer(texts, padding=padding, truncation=True, max_length=self.max_length)["input_ids"]
         for caption, all_ids, ids in zip(captions, whole, cut, strict=True):
             yield caption, ids, len(all_ids) > self.max_length
+
+
+def _encodable(caption: str) -> str:
+    """Lone halves of surrogate pairs, which no tokenizer takes, replaced by U+FFFD."""
+    return caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def pretrained_folder(source: str, *subfolders: str) -> Path:

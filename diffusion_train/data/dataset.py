@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,20 +13,22 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
 from diffusion_train.data.collection import Shards, open_shards
-from diffusion_train.data.decode import IMAGE_EXTENSIONS, decode_image
+from diffusion_train.data.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.header import ImageError
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.selection import Selection, sizes
 from diffusion_train.data.storage.base import Range, Storage
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-from diffusion_train.data.transform import ImageTransform
+from diffusion_train.data.view import View
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
+
+log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 Data = Mapping[str, tuple[bytes, Range, int]]  # member: contents, where they lie, the checksum they should have
@@ -65,24 +68,29 @@ class ShardDataset:
     """The training samples of shards.
 
     A sample that cannot be read as it was indexed, or whose image or caption cannot be decoded, is replaced by another
-    one, always the same for it; "bad" tells of it. DataError for faulty shards, all at once; StorageError where they
-    cannot be read.
+    one, always the same for it; "bad" tells of it. `images` names further image members of a sample, such as
+    {"mask": "mask.png"}. DataError for faulty shards, all at once; StorageError where they cannot be read.
     """
+
+    start_method = None
 
     def __init__(
         self,
         shards: Shards,
-        transform: ImageTransform,
+        view: View,
         captions: Captions | None = None,
         selection: Selection | None = None,
         storage: Storage | None = None,
+        images: Mapping[str, str] | None = None,
         verify: bool = True,
     ) -> None:
-        self.transform, self.storage, self.verify = transform, storage or StorageByScheme(), verify
+        self.view, self.storage, self.verify = view, storage or StorageByScheme(), verify
         self.caption_source = captions or Captions(TextMember())
+        self.images = dict(images or {})
         self.collection = open_shards(shards, self.storage)
         self.chosen = (selection or Selection()).choose(self.collection, self.caption_source)
         self._use(self.chosen.train)
+        self._tell_enlarged()
 
     def _use(self, samples: NDArray[np.int64]) -> None:
         self.samples = samples
@@ -96,12 +104,7 @@ class ShardDataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.transform.shape
-
-    @property
-    def start_method(self) -> str | None:
-        """The client of a remote store does not survive a fork."""
-        return None if all(map(is_local, self.collection.urls)) else "forkserver"
+        return self.view.transform.shape
 
     @property
     def sources(self) -> Mapping[str, int]:
@@ -136,7 +139,7 @@ class ShardDataset:
     def holdout(self) -> ShardDataset:
         """In the order of their hashes, so that the first N stay the first N."""
         other = copy.copy(self)
-        other.transform = self.transform.without_augmentation()
+        other.view = self.view.without_augmentation()
         other._use(self.chosen.held_out)
         return other
 
@@ -159,10 +162,18 @@ class ShardDataset:
                 with suppress(ValueError):  # a bad sample, told when it is read
                     yield from self.caption_source.every(texts, self.collection.key(int(self.samples[index])))
 
+    def _tell_enlarged(self) -> None:
+        """Images below the size trained at come in, but not in silence."""
+        side = self.view.transform.image_size
+        if count := int((self.sizes().min(1) < side).sum()):
+            log.warning("%d of %d images are enlarged to data.image_size=%d", count, len(self), side)
+
     def _members(self, index: int, images: bool = True) -> dict[str, tuple[Range, int]]:
-        """What is read of a sample: its image, what its caption is made of, further images."""
+        """What is read of a sample: its image, further images, what its caption and view are made of."""
         members = self.collection.members(int(self.samples[index]))
-        wanted = {*self.caption_source.extensions, *(IMAGE_EXTENSIONS if images else ())}
+        wanted = {*self.caption_source.extensions}
+        if images:
+            wanted |= {*IMAGE_EXTENSIONS, *self.images.values(), *self.view.extensions}
         return {name: found for name, found in members.items() if name in wanted}
 
     def _made_or_replaced(self, draw: Draw, data: Data) -> Sample:
@@ -185,22 +196,21 @@ class ShardDataset:
         raise DataError(f"{bad}; none of {_MAX_SUBSTITUTES} other samples tried in its place can be read either")
 
     def _made(self, draw: Draw, data: Data) -> Sample:
-        sample = int(self.samples[draw.sample])
-        key = self.collection.key(sample)
-        name = next(name for name in data if name in IMAGE_EXTENSIONS)
-        texts = {other: self._checked(key, *found) for other, found in data.items() if other not in IMAGE_EXTENSIONS}
-        image_bytes = self._checked(key, *data[name])
+        key = self.collection.key(int(self.samples[draw.sample]))
+        members = {name: self._checked(key, *found) for name, found in data.items()}
+        image = next(name for name in members if name in IMAGE_EXTENSIONS)
         try:
-            caption = self.caption_source(texts, key, draw.epoch, draw.sample)
-            image = self._decoded(image_bytes, draw.shape)
+            caption = self.caption_source(members, key, draw.epoch, draw.sample)
+            others = {name: self._other(members, extension) for name, extension in self.images.items()}
+            tensors = self.view(members[image], draw, caption, others, members.get("json"))
         except ValueError as error:
-            raise BadSample(key, data[name][1], str(error)) from error
-        tensors = self.transform(image, draw.epoch, draw.sample, draw.shape)
+            raise BadSample(key, data[image][1], str(error)) from error
         return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}
 
-    def _decoded(self, data: bytes, shape: tuple[int, int] | None) -> Image.Image:
-        side = max(shape or self.transform.shape[1:])
-        return decode_image(data, self.transform.background, at_least=side)
+    def _other(self, members: Mapping[str, bytes], extension: str) -> bytes:
+        if extension not in members:
+            raise ImageError(f"no {extension}")
+        return members[extension]
 
     def _checked(self, key: str, data: bytes, place: Range, crc: int) -> bytes:
         if self.verify and zlib.crc32(data) != crc:

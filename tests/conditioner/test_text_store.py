@@ -50,13 +50,37 @@ def test_a_damaged_file_is_made_again(path, damage, caplog):
     assert TextStore(path).get("a") is not None
 
 
-def test_memory_is_bounded_and_renewed_rows_stay(tmp_path):
+def test_memory_is_bounded_and_what_is_asked_for_stays(tmp_path):
     store = TextStore(tmp_path / "x", max_bytes=3 * row(1).num_bytes)
     for caption in "abc":
         store.add(caption, row(1))
-    store.renew(["a"])
+    store.get("a")
     store.add("d", row(1))
     assert [caption for caption in "abcd" if store.get(caption)] == ["a", "c", "d"]
+
+
+def test_adding_a_caption_again_takes_no_more_memory(tmp_path):
+    store = TextStore(tmp_path / "x")
+    for length in (5, 2):
+        store.add("a", row(length))
+    assert store.num_bytes == row(2).num_bytes
+
+
+def held(store):
+    """Bytes of all that the rows keep alive."""
+    tensors = [tensor for row in store.rows.values() for tensor in (row.text, row.pooled)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def test_rows_keep_nothing_alive_but_themselves(path):
+    store = TextStore(path)
+    for caption, text in zip("abcdefgh", torch.randn(8, 3, 4), strict=True):
+        store.add(caption, Embedding(text, torch.zeros(2), False))
+    store.save()
+    few = TextStore(path, max_bytes=3 * store.num_bytes // 8)
+    assert len(few.rows) == 3
+    assert held(few) == few.num_bytes == 3 * held(store) // 8 == 3 * store.num_bytes // 8
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, caplog):

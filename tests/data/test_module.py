@@ -16,6 +16,7 @@ from diffusion_train.data.points import PointsDataset
 from diffusion_train.data.selection import Selection
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.transform import ImageTransform
+from diffusion_train.data.view import View
 
 
 def _points(num_samples=20, batch_size=6, num_lanes=1, **options):
@@ -26,7 +27,7 @@ def _points(num_samples=20, batch_size=6, num_lanes=1, **options):
 @pytest.fixture
 def make_images(make_shards):
     def make(**options):
-        dataset = ShardDataset(make_shards(14, 4), ImageTransform(16, flip=True), selection=Selection(holdout=2))
+        dataset = ShardDataset(make_shards(14, 4), View(ImageTransform(16, flip=True)), selection=Selection(holdout=2))
         return DataModule(dataset, Arrangement(partial(Order, seed=0, block_size=2, window=2)), 4, **options)
 
     return make

@@ -45,7 +45,7 @@ def test_without_a_key_the_run_is_offline_and_silent(tmp_path: Path, capfd: pyte
     log.log_metrics({"train/lr": 0.25}, step=10)
     log.log_metrics({"train/loss": 0.125}, step=20)
     Image.new("RGB", (8, 8), "red").save(tmp_path / "grid.png")
-    log_image([MetricsFile(tmp_path), log], "samples", tmp_path / "grid.png", "a <b>red</b> flag", step=20)
+    log_image([MetricsFile(tmp_path), log], "samples", tmp_path / "grid.png", "a <b>red</b> flag\x1b[2J\ud800", step=20)
     began = time.monotonic()
     log.finalize("success")
     assert time.monotonic() - began < 5
@@ -56,7 +56,7 @@ def test_without_a_key_the_run_is_offline_and_silent(tmp_path: Path, capfd: pyte
     assert (second["_step"], second["train/loss"]) == (20, 0.125)
     picture = {name.removeprefix("samples."): value for name, value in second.items() if name.startswith("samples")}
     picture = picture.get("samples", picture)
-    assert "a <b>red</b> flag" in json.dumps(picture)
+    assert json.dumps(r"a <b>red</b> flag\x1b[2J\ud800") in json.dumps(picture)
     (run,) = records(tmp_path, "run")
     assert (run["run_id"], run["project"], run["display_name"]) == ("abc123", "flags", "first")
     assert {"data": {"batch_size": 64}} in [record["update"] for record in records(tmp_path, "config")]

@@ -1,0 +1,66 @@
+"""Encoded images of a sample -> the tensors that are trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from PIL import Image
+from torch import Tensor
+
+from diffusion_train.data.caption.flip import FlipGuard
+from diffusion_train.data.decode import Animated, decode_image
+from diffusion_train.data.header import ImageError
+from diffusion_train.data.order import Draw
+from diffusion_train.data.transform import ImageTransform
+
+
+class View:
+    """Decodes, then transforms. `may_flip(caption)` forbids mirror images of what has a left and right to keep.
+
+    With `data.crop=focal` a sample's point stands in its json as "focal": [x, y], shares of width and height.
+    """
+
+    def __init__(
+        self,
+        transform: ImageTransform,
+        may_flip: Callable[[str], bool] | None = None,
+        animated: Animated = "first",
+    ) -> None:
+        self.transform, self.may_flip, self.animated = transform, may_flip or FlipGuard(), animated
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Members that are read beside the images."""
+        return ("json",) if self.transform.crop == "focal" else ()
+
+    def without_augmentation(self) -> View:
+        return View(self.transform.without_augmentation(), self.may_flip, self.animated)
+
+    def __call__(
+        self, image: bytes, draw: Draw, caption: str, others: Mapping[str, bytes], metadata: bytes | None
+    ) -> dict[str, Tensor]:
+        """Raises ImageError."""
+        shape = draw.shape or self.transform.shape[1:]
+        decode = {name: self._decoded(data, shape) for name, data in others.items()}
+        focal = _focal(metadata) if self.transform.crop == "focal" else None
+        flip = self.transform.flip and self.may_flip(caption)
+        return self.transform(
+            self._decoded(image, shape), draw.epoch, draw.sample, shape, may_flip=flip, focal=focal, others=decode
+        )
+
+    def _decoded(self, data: bytes, shape: tuple[int, ...]) -> Image.Image:
+        return decode_image(data, self.transform.background, at_least=shape, animated=self.animated)
+
+
+def _focal(metadata: bytes | None) -> list[float] | None:
+    try:
+        facts = json.loads(metadata or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise ImageError("its json, which should hold the focal point, cannot be read") from error
+    point = facts.get("focal") if isinstance(facts, dict) else None
+    if point is None:
+        return None
+    if not isinstance(point, list) or not all(isinstance(share, int | float) for share in point):
+        raise ImageError(f"focal point {str(point)[:50]}: two numbers in [0, 1], from the left and from the top")
+    return point
