@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -65,7 +66,7 @@ def train(cfg: Any) -> int:
     trainer = build_trainer(cfg, run_dir, checkpoint)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
     module.micro_batch_size = datamodule.micro_batch_size
-    module.conditioner.warm_up([*datamodule.captions(), *prompts(cfg)])
+    module.conditioner.warm_up(itertools.chain(prompts(cfg), datamodule.captions()))  # not read where not asked for
     announce(cfg, trainer, module, datamodule, checkpoint)
     try:
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)

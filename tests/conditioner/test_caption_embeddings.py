@@ -10,7 +10,8 @@ import torch
 from diffusion_train.conditioner.clip_text import CLIPText
 from diffusion_train.conditioner.packaged_text import PackagedText
 from diffusion_train.conditioner.t5 import T5
-from diffusion_train.conditioner.text import Text
+from diffusion_train.conditioner.text import MAX_COUNTED, LongCaptions, Text
+from diffusion_train.conditioner.text_store import Embedding
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
 from diffusion_train.data.caption.tags import Tags
@@ -73,6 +74,7 @@ def test_shuffled_tags_give_the_same_bits_in_any_batch_with_little_memory(make):
         parts = [bits(small, {"caption": part}) for part in (batch[3:], batch[:1], batch[1:3])]
         joined = {name: torch.cat([parts[1][name], parts[2][name], parts[0][name]]) for name in one}
         assert same(joined, one)
+    assert same(bits(make(), {"caption": drawn[-1]}), one)  # as after a restart
 
 
 def test_memory_stays_bounded_where_captions_never_repeat_and_absence_stays_kept(t5_folder):
@@ -97,6 +99,13 @@ def test_a_warm_up_stops_where_memory_is_full(t5_folder, caplog):
     again = Text(T5(str(t5_folder), 10), max_bytes=1000)
     again.warm_up(["red 3"])
     assert again.store.num_bytes <= 1000
+
+
+def test_the_count_of_long_captions_takes_bounded_memory():
+    row = Embedding(torch.zeros(1, 1), torch.zeros(0), True)
+    counted = LongCaptions(10)
+    counted.add({str(number): row for number in range(MAX_COUNTED + 5)})
+    assert len(counted) == MAX_COUNTED
 
 
 def test_captions_that_templates_make_too_long_are_counted_and_told_once(make):

@@ -51,6 +51,13 @@ def test_every_experiment_fits_what_it_names(experiment: str) -> None:
     config.check(composed(f"experiment={experiment}", *shards), read=READ, given=GIVEN)
 
 
+@pytest.mark.parametrize("source", sorted(file.stem for file in (CONF / "data/captions/source").glob("*.yaml")))
+def test_every_source_of_captions_fits_what_it_names(source: str) -> None:
+    table = ["data.captions.source.path=some.csv"] if source == "csv" else []
+    cfg = composed("data=shards", "data.shards=some.tar", f"data/captions/source={source}", *table)
+    config.check(cfg, read=READ, given=GIVEN)
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_fits_what_it_names(option: str) -> None:
     config.check(composed("experiment=points", option), read=READ, given=GIVEN)

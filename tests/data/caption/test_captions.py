@@ -43,10 +43,10 @@ def test_of_several_captions_one_is_drawn_or_the_first_or_all_are_taken(choose, 
 
 
 def test_captions_and_templates_are_drawn_as_often_and_independently():
-    captions, n = of_lines(templates=TEMPLATES, trigger="sks"), 6000
-    seen = Counter(captions(LINES, "k", epoch, sample) for epoch in range(60) for sample in range(100))
-    assert len(seen) == 6
-    assert all(abs(count - n / 6) < 4 * (n * 5 / 36) ** 0.5 for count in seen.values())
+    captions, n = of_lines(templates=[*TEMPLATES, "{caption}!"], trigger="sks"), 9000
+    seen = Counter(captions(LINES, "k", epoch, sample) for epoch in range(90) for sample in range(100))
+    assert len(seen) == 9
+    assert all(abs(count - n / 9) < 4 * (n * 8 / 81) ** 0.5 for count in seen.values())
 
 
 def test_each_epoch_of_one_sample_draws_anew():
