@@ -58,8 +58,8 @@ def test_what_was_read_is_not_fetched_again(server, make_cached, wanted):
     assert make_cached().read(ranges) == data
 
 
-@given(st.lists(st.tuples(st.integers(0, 9999), st.integers(0, 3000)), max_size=6), st.integers(1, 4000))
-@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9999), st.integers(0, 3000)), max_size=6), st.integers(500, 4000))
+@settings(max_examples=30, deadline=None)
 def test_any_ranges_are_those_of_the_storage_behind(tmp_path_factory, places, block_bytes):
     path = tmp_path_factory.getbasetemp() / "behind"
     if not path.exists():
