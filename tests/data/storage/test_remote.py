@@ -88,6 +88,14 @@ def test_a_connection_cut_in_the_middle_goes_on_from_the_byte_reached(server, ho
     assert storage.num_retries == len(starts) - 1
 
 
+def test_an_answer_cut_after_its_last_byte_is_whole(server):
+    storage = RemoteStorage()
+    ranges = _ranges(storage, server.url(), (7, 90_000))
+    server.plan.append(lambda h: h.cut_chunked(90_000))
+    assert storage.read(ranges) == _want(server, ranges)
+    assert len(server.seen) == 2
+
+
 STALLS = ["stall", "stall_in_body", "trickle", "trickle_head", "garbage", "hang_up"]
 
 
