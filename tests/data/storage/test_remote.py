@@ -246,7 +246,9 @@ def test_names_are_escaped_where_they_must_be(server):
     assert RemoteStorage().stat(server.url("/ü%20 b/a.tar#x")).size == 3
 
 
-@pytest.mark.parametrize("url", ["http:///a.tar", "http://h/a\r\nX: y", "http://h:99999/a.tar", "http://[/a.tar"])
+@pytest.mark.parametrize(
+    "url", ["http:///a.tar", "http://h/a\r\nX: y", "http://h:99999/a.tar", "http://[/a.tar", "http://a..b/c"]
+)
 def test_a_malformed_url_is_refused(url):
     with pytest.raises(ValueError, match="is no URL"):
         RemoteStorage().stat(url)
