@@ -56,10 +56,10 @@ class Transfer:
             raise type(error)(f"{self._shown}: {error}") from None
 
     async def _attempt(self, session: aiohttp.ClientSession, addresses: Addresses) -> None:
-        address = await addresses.of(self.span.url, self._headers())
         started, before = time.monotonic(), self.received
         with _network_faults():
             async with asyncio.timeout(self._settings.connect_timeout + self._settings.read_timeout):
+                address = await addresses.of(self.span.url, self._headers())
                 answer = await session.get(
                     URL(address.url, encoded=True),
                     headers=address.headers,
