@@ -6,6 +6,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 
 from diffusion_train.data.storage.base import Changed, Denied, Missing, Range, Stat, StorageError, make_version
 from diffusion_train.data.storage.urls import local_path
@@ -57,7 +58,8 @@ class LocalStorage:
             pass
         file = self._open[key] = _open(url)
         if len(self._open) > _MAX_OPEN:
-            self._open.popitem(last=False)
+            with suppress(KeyError):
+                self._open.popitem(last=False)
         return file
 
     def __getstate__(self) -> dict[str, object]:
