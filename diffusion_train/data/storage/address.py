@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import threading
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from diffusion_train.utils.redact import redact_url
 
 _READ_ONLY = "https://www.googleapis.com/auth/devstorage.read_only"
 _ANYWHERE = "https://storage.googleapis.com"
+_BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 # what a URL may hold as it is; percent signs too, or a signature would not fit any more
 _PLAIN = "%/:?#[]@!$&'()*+,;=~"
 
@@ -133,9 +135,9 @@ def _may_pass(error: Exception) -> bool:
 
 def _bucket_and_key(url: str) -> tuple[str, str]:
     bucket, _, key = url.partition("://")[2].partition("/")
-    if not bucket or not key or "@" in bucket:
+    if not _BUCKET.fullmatch(bucket) or not key or not key.isprintable():
         raise ValueError(
-            f"{redact_url(url)}: write {scheme_of(url)}://bucket/name; credentials come from the environment"
+            f"{redact_url(url)!r}: write {scheme_of(url)}://bucket/name; credentials come from the environment"
         )
     return bucket, key
 
@@ -145,7 +147,7 @@ def _quoted(url: str) -> str:
     """What may not stand in a request is escaped, all else stays byte for byte."""
     try:
         parts = urlsplit(url)
-        whole = parts.hostname and parts.port != 0 and url.isprintable()
+        whole = parts.hostname and parts.hostname.encode("idna") and parts.port != 0 and url.isprintable()
     except ValueError:
         whole = False
     if not whole:

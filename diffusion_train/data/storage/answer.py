@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from diffusion_train.data.storage.base import Changed, Denied, Missing, StorageError, make_version
 
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _CODE = re.compile(rb"<Code>(\w{1,60})</Code>")
 _OF_CREDENTIALS = re.compile("Token|Expired|Authorization|AccessKey|Signature|TooSkewed")
 
@@ -42,31 +42,26 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
     return StorageError(said)
 
 
-def version_of(headers: Mapping[str, str]) -> str:
-    """Of the whole object, from the answer to a request for a part of it. Raises StorageError."""
-    return make_version(content_range(headers)[2], _validator(headers))
-
-
 def empty_version(status: int, headers: Mapping[str, str]) -> str | None:
     """Of an object without bytes, none of which can be asked for."""
     if status == 416 and headers.get("Content-Range") == "bytes */0":
-        return version_of(headers)
+        return _version(0, headers)
     if status == 200 and headers.get("Content-Length") == "0":
-        return make_version(0, _validator(headers))
+        return _version(0, headers)
     return None
 
 
-def content_range(headers: Mapping[str, str]) -> tuple[int, int, int]:
-    """(start, end, size of the object); end is one past the last byte."""
+def content_range(headers: Mapping[str, str]) -> tuple[int, int, str]:
+    """(start, end, version of the whole object); end is one past the last byte. Raises StorageError."""
     text = headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(text.strip())
     if not match or headers.get("Content-Encoding", "identity") != "identity":
         raise StorageError(f"the server does not say which bytes it sends (Content-Range: {text[:80]!r})")
-    return int(match[1] or 0), int(match[2] or -1) + 1, int(match[3])
+    return int(match[1]), int(match[2]) + 1, _version(int(match[3]), headers)
 
 
-def _validator(headers: Mapping[str, str]) -> str:
-    return headers.get("ETag") or headers.get("Last-Modified") or ""
+def _version(size: int, headers: Mapping[str, str]) -> str:
+    return make_version(size, headers.get("ETag") or headers.get("Last-Modified") or "")
 
 
 def _seconds(text: str) -> float:

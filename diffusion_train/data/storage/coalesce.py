@@ -39,13 +39,12 @@ def coalesce(ranges: Sequence[Range], gap: int, largest: int) -> list[Span]:
     return spans
 
 
-def separate(ranges: Sequence[Range], spans: Sequence[Span], bodies: Sequence[bytes | bytearray]) -> list[bytes]:
+def separate(ranges: Sequence[Range], spans: Sequence[Span], bodies: Sequence[bytes]) -> list[bytes]:
     """What `coalesce` joined: the bytes of every range, in order."""
     parts = [b""] * len(ranges)
     for span, body in zip(spans, bodies, strict=True):
         assert len(body) == span.size
-        view = memoryview(body)
         for place in span.places:
             start = ranges[place].offset - span.start
-            parts[place] = bytes(view[start : start + ranges[place].size])
+            parts[place] = body[start : start + ranges[place].size]
     return parts

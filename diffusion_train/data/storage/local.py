@@ -6,6 +6,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 
 from diffusion_train.data.storage.base import Changed, Denied, Missing, Range, Stat, StorageError, make_version
 from diffusion_train.data.storage.urls import local_path
@@ -55,9 +56,10 @@ class LocalStorage:
             return self._open[key]
         except KeyError:  # never opened, or closed by another thread just now
             pass
-        file = self._open[key] = _open(url, version)
+        file = self._open[key] = _open(url)
         if len(self._open) > _MAX_OPEN:
-            self._open.popitem(last=False)
+            with suppress(KeyError):
+                self._open.popitem(last=False)
         return file
 
     def __getstate__(self) -> dict[str, object]:
@@ -78,13 +80,11 @@ class _Descriptor:
             os.close(self.number)
 
 
-def _open(url: str, version: str) -> _Descriptor:
+def _open(url: str) -> _Descriptor:
     try:
-        file = _Descriptor(local_path(url))
+        return _Descriptor(local_path(url))
     except OSError as error:
         raise _explained(url, error) from error
-    _check(file, url, version)
-    return file
 
 
 def _check(file: _Descriptor, url: str, version: str) -> None:

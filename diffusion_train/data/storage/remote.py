@@ -36,7 +36,7 @@ class RemoteStorage:
         spans = coalesce(ranges, self.settings.gap_bytes, _LARGEST)
         transfers = [Transfer(span, self.settings, self.settings.deadline) for span in spans]
         self._finish(transfers)
-        return separate(ranges, spans, [transfer.body for transfer in transfers])
+        return separate(ranges, spans, [b"".join(transfer.parts) for transfer in transfers])
 
     def _finish(self, transfers: Sequence[Transfer]) -> None:
         """The first that fails ends all."""

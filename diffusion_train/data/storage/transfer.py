@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from diffusion_train.data.storage.address import Addresses
-from diffusion_train.data.storage.answer import TryAgainError, content_range, empty_version, refusal, version_of
+from diffusion_train.data.storage.answer import TryAgainError, content_range, empty_version, refusal
 from diffusion_train.data.storage.base import Changed, Denied, StorageError, split_version
 from diffusion_train.data.storage.coalesce import Span
 from diffusion_train.data.storage.settings import Settings
@@ -25,12 +25,13 @@ _jitter = random.SystemRandom()  # which process waits how long decides nothing
 
 
 class Transfer:
-    """`body` holds the bytes that came so far; without a version it is that of the first object that answers."""
+    """`parts` are the bytes that came so far, `received` in all; without a version the first that answers is it."""
 
     def __init__(self, span: Span, settings: Settings, deadline: float) -> None:
         self.span = span
         self.version = span.version
-        self.body = bytearray()
+        self.parts: list[bytes] = []
+        self.received = 0
         self.num_retries = 0
         self._settings = settings
         self._deadline = deadline
@@ -41,13 +42,13 @@ class Transfer:
         started, failures = time.monotonic(), 0
         try:
             while True:
-                before = len(self.body)
+                before = self.received
                 try:
                     return await self._attempt(session, addresses)
                 except TryAgainError as fault:
-                    if len(self.body) == self.span.size:
+                    if self.received == self.span.size:
                         return None
-                    failures = 1 if len(self.body) > before else failures + 1
+                    failures = 1 if self.received > before else failures + 1
                     await self._pause(fault, failures, time.monotonic() - started)
         except Denied as error:
             raise Denied(f"{self._shown}: {error}{addresses.hint(self.span.url)}") from None
@@ -55,10 +56,10 @@ class Transfer:
             raise type(error)(f"{self._shown}: {error}") from None
 
     async def _attempt(self, session: aiohttp.ClientSession, addresses: Addresses) -> None:
-        address = await addresses.of(self.span.url, self._headers())
-        started, before = time.monotonic(), len(self.body)
+        started, before = time.monotonic(), self.received
         with _network_faults():
             async with asyncio.timeout(self._settings.connect_timeout + self._settings.read_timeout):
+                address = await addresses.of(self.span.url, self._headers())
                 answer = await session.get(
                     URL(address.url, encoded=True),
                     headers=address.headers,
@@ -69,13 +70,14 @@ class Transfer:
                 if not await self._bytes_follow(answer):
                     return
                 async for part in answer.content.iter_any():
-                    self.body += part
-                    self._check_speed(time.monotonic() - started, len(self.body) - before)
+                    self.parts.append(part)
+                    self.received += len(part)
+                    self._check_speed(time.monotonic() - started, self.received - before)
             finally:
                 answer.release()
-        if len(self.body) > self.span.size:
+        if self.received > self.span.size:
             raise StorageError(f"the server sends more than the {self.span.size} bytes asked for")
-        if len(self.body) < self.span.size:
+        if self.received < self.span.size:
             raise TryAgainError(f"cut at byte {self._next}")
 
     async def _bytes_follow(self, answer: aiohttp.ClientResponse) -> bool:
@@ -86,9 +88,9 @@ class Transfer:
             return False
         if answer.status != 206:
             raise refusal(answer.status, headers, await self._explanation(answer))
-        start, end, _ = content_range(headers)
-        self.version = self.version or version_of(headers)
-        if version_of(headers) != self.version:
+        start, end, version = content_range(headers)
+        self.version = self.version or version
+        if version != self.version:
             raise Changed("changed since it was indexed; start again to index it anew")
         if (start, end) != (self._next, self.span.end):
             raise StorageError(f"the server sends bytes {start}-{end - 1} for {self._next}-{self.span.end - 1}")
@@ -102,7 +104,7 @@ class Transfer:
 
     @property
     def _next(self) -> int:
-        return self.span.start + len(self.body)
+        return self.span.start + self.received
 
     def _headers(self) -> dict[str, str]:
         headers = {"Range": f"bytes={self._next}-{self.span.end - 1}", "Accept-Encoding": "identity"}
@@ -116,7 +118,7 @@ class Transfer:
     async def _pause(self, fault: TryAgainError, failures: int, elapsed: float) -> None:
         """Raises StorageError where the next attempt would come too late."""
         pause = max(fault.after, min(0.05 * 2**failures, _LONGEST_PAUSE) * _jitter.uniform(0.5, 1))
-        if elapsed + pause > self._deadline + len(self.body) / self._settings.min_speed:
+        if elapsed + pause > self._deadline + self.received / self._settings.min_speed:
             tried = f"gave up after {self.num_retries + 1} attempts in {elapsed:.0f} s"
             raise StorageError(f"{fault}; {tried}") from None
         self.num_retries += 1

@@ -182,4 +182,4 @@ def server() -> Iterator[FaultServer]:
 @pytest.fixture
 def hasty() -> RemoteStorage:
     """Gives up after about a second."""
-    return RemoteStorage(Settings(connect_timeout=0.2, read_timeout=0.3, deadline=0.8, min_speed=200_000))
+    return RemoteStorage(Settings(connect_timeout=0.2, read_timeout=0.3, deadline=0.7, min_speed=200_000))

@@ -90,7 +90,9 @@ def test_a_bucket_of_another_region_is_told_and_keys_are_sent_nowhere_else(serve
     assert len(server.seen) == 1
 
 
-@pytest.mark.parametrize("url", ["s3://bucket", "s3:///a.tar", "s3://key:secret@bucket/a.tar", "gs://bucket/"])
+@pytest.mark.parametrize(
+    "url", ["s3://bucket", "s3:///a.tar", "s3://key:secret@bucket/a.tar", "gs://bucket/", "gs://b/\x1b[2J"]
+)
 def test_a_bucket_and_a_name_and_no_more(url):
     with pytest.raises(ValueError, match="://bucket/name; credentials come from the environment") as error:
         RemoteStorage().stat(url)

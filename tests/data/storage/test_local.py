@@ -3,7 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -53,18 +53,13 @@ def test_few_files_stay_open(make_files, monkeypatch):
 
 def test_threads_never_read_a_file_that_another_closed(make_files, monkeypatch):
     monkeypatch.setattr(local, "_MAX_OPEN", 1)
-    storage, ranges, wrong = LocalStorage(), make_files(8), []
+    storage, ranges = LocalStorage(), make_files(8)
 
     def work(shift):
-        for turn in range(400):
-            name = (turn * 3 + shift) % 8
-            if storage.read([ranges[name]]) != [bytes([name]) * 20]:
-                wrong.append(name)
+        return [storage.read([ranges[(turn * 3 + shift) % 8]])[0][0] for turn in range(400)]
 
-    threads = [threading.Thread(target=work, args=(shift,)) for shift in range(4)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
-    assert not wrong
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(4))) == [[(n * 3 + shift) % 8 for n in range(400)] for shift in range(4)]
 
 
 def _send(storage, ranges, pipe):

@@ -88,6 +88,14 @@ def test_a_connection_cut_in_the_middle_goes_on_from_the_byte_reached(server, ho
     assert storage.num_retries == len(starts) - 1
 
 
+def test_an_answer_cut_after_its_last_byte_is_whole(server):
+    storage = RemoteStorage()
+    ranges = _ranges(storage, server.url(), (7, 90_000))
+    server.plan.append(lambda h: h.cut_chunked(90_000))
+    assert storage.read(ranges) == _want(server, ranges)
+    assert len(server.seen) == 2
+
+
 STALLS = ["stall", "stall_in_body", "trickle", "trickle_head", "garbage", "hang_up"]
 
 
@@ -238,7 +246,9 @@ def test_names_are_escaped_where_they_must_be(server):
     assert RemoteStorage().stat(server.url("/ü%20 b/a.tar#x")).size == 3
 
 
-@pytest.mark.parametrize("url", ["http:///a.tar", "http://h/a\r\nX: y", "http://h:99999/a.tar", "http://[/a.tar"])
+@pytest.mark.parametrize(
+    "url", ["http:///a.tar", "http://h/a\r\nX: y", "http://h:99999/a.tar", "http://[/a.tar", "http://a..b/c"]
+)
 def test_a_malformed_url_is_refused(url):
     with pytest.raises(ValueError, match="is no URL"):
         RemoteStorage().stat(url)
