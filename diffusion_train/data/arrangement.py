@@ -85,9 +85,8 @@ class _Leaf:
         newest = self.newest[numbers]
         old = newest[newest != NEW]
         first, last = (int(old.min()), int(old.max())) if len(old) else (NEVER, NEVER)
-        newest[newest == NEW] = first
-        begun = range(first + 1, last + 1)
-        parts = [(epoch, self._subset(numbers[newest < epoch], *names, f"rest of {epoch}")) for epoch in begun]
+        begun = range(first + 1, last + 1)  # more than one where lanes are not level
+        parts = [(epoch, self._subset(numbers[newest < epoch], *names)) for epoch in begun]
         return Rest(every_pass, parts, last + 1)
 
     def _subset(self, samples: I64 | range, *names: str) -> Draws:

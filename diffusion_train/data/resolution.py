@@ -72,7 +72,8 @@ class Resolution:
 
     def shaped(self, draws: Sequence[Draw], step: int) -> list[Draw]:
         """Draws of one batch with the shape they have at a step: their bucket's aspect ratio, or square."""
-        return [draw._replace(shape=self.ratios.rescaled(draw.shape or (1, 1), self(step))) for draw in draws]
+        shapes = {shape: self.ratios.rescaled(shape or (1, 1), self(step)) for shape in {draw.shape for draw in draws}}
+        return [draw._replace(shape=shapes[draw.shape]) for draw in draws]
 
 
 def nearest(width: NDArray[np.int64], height: NDArray[np.int64], shapes: Sequence[Shape]) -> NDArray[np.int64]:

@@ -33,6 +33,13 @@ def test_sources_are_numbered_one_after_the_other_and_mixed():
     assert counts == Counter(dict.fromkeys(range(30), 1) | dict.fromkeys(range(30, 40), 3))
 
 
+def test_groups_of_equal_size_are_shuffled_apart():
+    sizes = [WIDE, SQUARE] * 60
+    order = _arrange({"a": 60, "b": 60}, sizes, ratios=AspectRatios(2))
+    walks = [source.order.at(np.arange(30))[1].tolist() for mix in order.draws for source in mix.sources]
+    assert len({tuple(walk) for walk in walks}) == 4
+
+
 def test_weights_hold_in_each_bucket():
     """A source has the same repeats in all buckets, so that its samples are equals."""
     sizes = [WIDE] * 20 + [SQUARE] * 40 + [WIDE] * 40

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffusion_train.data.interleave import interleave
@@ -26,6 +26,8 @@ def test_each_kind_comes_as_often_as_it_should_and_is_counted_up(counts, key):
 
 
 @given(counts=some_counts, key=st.integers(0, 2**64 - 1))
+@example(counts=[50] * 20 + [1000], key=0)
+@example(counts=[1] * 5 + [500], key=1)
 @settings(max_examples=150, deadline=None)
 def test_shares_hold_from_the_start_of_a_row_to_any_slot(counts, key):
     kinds, _ = _row(counts, key)
