@@ -75,7 +75,7 @@ class ImageTransform:
         focal: Sequence[float] | None = None,
         others: Mapping[str, Image.Image] | None = None,
     ) -> dict[str, Tensor]:
-        """ "x" (3, H, W) of `shape` (H, W), the square by default, and "original_size" and "crop" (2,), int64.
+        """Gives "x" (3, H, W) of `shape` (H, W), the square by default, and "original_size" and "crop" (2,), int64.
 
         "original_size" is the (height, width) of the upright image as stored. "crop" is the (top, left) of the view in
         pixels of the resized image, of its mirror image where the view is mirrored: SDXL's micro-conditioning.
@@ -89,14 +89,14 @@ class ImageTransform:
         flipped = self.flip and may_flip and key_seed("flip", self.seed, epoch, sample) % 2 == 1
         images = dict(others or {})
         _check_same_view(original, images)
-        views = {
-            name: _mirrored(view(other, size, corner, shape, name in self.nearest), flipped)
-            for name, other in images.items()
-        }
-        pixels = _mirrored(view(image, size, corner, shape), flipped)
-        top, left = corner
+
+        def seen(whole: Image.Image, nearest: bool = False) -> Tensor:
+            pixels = view(whole, size, corner, shape, nearest)
+            return pixels.flip(-1) if flipped else pixels
+
+        pixels, (top, left) = seen(image), corner
         return {
-            **{name: _to_levels(other) for name, other in views.items()},
+            **{name: _to_levels(seen(other, name in self.nearest)) for name, other in images.items()},
             **self._aligned(pixels),
             "x": _to_levels(pixels),
             "original_size": torch.tensor([original.height, original.width]),
@@ -139,10 +139,6 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def _to_levels(pixels: Tensor) -> Tensor:
     return pixels.contiguous().float().div_(127.5).sub_(1.0)
-
-
-def _mirrored(pixels: Tensor, flipped: bool) -> Tensor:
-    return pixels.flip(-1) if flipped else pixels
 
 
 def _point(focal: Sequence[float]) -> Sequence[float]:
