@@ -23,11 +23,14 @@ SOURCE_FIELDS = ("source", "source_url", "page_url", "url", "original_url")
 
 
 class Rights(NamedTuple):
-    """Each "" where a sample says nothing; the licence is then "unknown"."""
+    """Of a sample; what it does not say is "", and a licence that it does not say "unknown"."""
 
-    license: str
-    author: str
-    source: str
+    license: str = ""
+    author: str = ""
+    source: str = ""
+
+
+NO_RIGHTS = Rights()
 
 
 def rights_of(facts: Mapping[str, Any]) -> Rights:
@@ -91,7 +94,9 @@ def terms(name: str) -> tuple[str, ...]:
 
 
 _TERMS = {
-    "share-alike": re.compile(r"-SA(-|$)|^[AL]?GPL-|^GFDL|^ODbL-|^CDLA-Sharing-|^LAL-|^MPL-|^EUPL-|^OSL-|^EPL-|^CECILL-2"),
+    "share-alike": re.compile(
+        r"-SA(-|$)|^[AL]?GPL-|^GFDL|^ODbL-|^CDLA-Sharing-|^LAL-|^MPL-|^EUPL-|^OSL-|^EPL-|^CECILL-2"
+    ),
     "non-commercial": re.compile(r"-NC(-|$)|^PolyForm-Noncommercial"),
     "no-derivatives": re.compile(r"-ND(-|$)"),
 }
