@@ -18,6 +18,8 @@ from diffusion_train.autoencoder.identity import Identity
 from diffusion_train.callbacks.checkpointing import Checkpointing
 from diffusion_train.callbacks.scalars import Scalars
 from diffusion_train.conditioner.none import NoCondition
+from diffusion_train.data.arrangement import Arrangement
+from diffusion_train.data.dataset import Dataset
 from diffusion_train.data.module import DataModule
 from diffusion_train.data.order import Order
 from diffusion_train.data.points import PointsDataset
@@ -60,12 +62,13 @@ def points_run(
     lr: float = 1e-3,
     seed: int = 0,
     batch_size: int = 12,
+    dataset: Dataset | None = None,
     allow_mismatch: tuple[str, ...] = (),
 ) -> tuple[DiffusionModule, Recorder]:
     torch.manual_seed(seed)
     data = DataModule(
-        PointsDataset("two_moons", num_samples, num_holdout=5),
-        functools.partial(Order, seed=seed),
+        dataset or PointsDataset("two_moons", num_samples, num_holdout=5),
+        Arrangement(functools.partial(Order, seed=seed)),
         batch_size=batch_size,
         num_workers=num_workers,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import shlex
@@ -50,8 +51,10 @@ def train(cfg: Any) -> int:
     import torch
 
     from diffusion_train import config
+    from diffusion_train.callbacks.bad_samples import TooManyBadSamples
     from diffusion_train.callbacks.scalars import NumericalError
     from diffusion_train.command.exit import Exit
+    from diffusion_train.data.storage.base import StorageError
 
     run_dir = Path(cfg.run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)
@@ -69,6 +72,9 @@ def train(cfg: Any) -> int:
     except NumericalError as error:
         print(error, file=sys.stderr)
         return Exit.NUMERICAL
+    except (StorageError, TooManyBadSamples) as error:
+        print(f"data: {config.redact_text(str(error))}; the run can go on from its last checkpoint", file=sys.stderr)
+        return Exit.STORAGE
     except ValueError as error:
         if checkpoint is None and trainer.global_step == 0:
             raise  # told as a mistake in the settings, without a traceback
@@ -179,13 +185,15 @@ def resume_from(run_dir: Path, resume: str) -> Path | None:
 
 
 def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> None:
-    """Writes config.yaml, tells every logger the config, and says what is about to be trained."""
+    """Writes config.yaml and data.json, tells every logger the config, and says what is about to be trained."""
     if not trainer.is_global_zero:
         return
     from diffusion_train import config
     from diffusion_train.callbacks.progress import say
 
     config.save_config(cfg, Path(cfg.run_dir) / "config.yaml")
+    facts = json.dumps(datamodule.facts, indent=1, ensure_ascii=False)
+    (Path(cfg.run_dir) / "data.json").write_text(config.redact_text(facts), "utf-8")
     for logger in trainer.loggers:
         logger.log_hyperparams(config.redact(cfg))
     trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad)

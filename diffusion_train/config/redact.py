@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-HIDDEN = "***"
+from diffusion_train.utils.redact import HIDDEN, redact_urls
 
 # Names whose value is a secret when it is text: the last words of a key such as hub_token or wandbApiKey.
 _SECRET_NAME = re.compile(
@@ -20,9 +20,6 @@ _SECRET_NAME = re.compile(
 # Tokens of a text encoder's vocabulary are no secrets.
 _VOCABULARY = re.compile(r"(?:^|_)(?:pad|eos|bos|unk|cls|sep|mask|placeholder|initializer|special|class)_tokens?$")
 
-_USER_INFO = re.compile(r"\b([a-z][a-z0-9+.-]*://)[^/\s@'\"]+@", re.IGNORECASE)
-_PARAMETER = re.compile(r"([?&;]([\w.-]+)=)[^&;#\s'\"]+")
-_SIGNED = re.compile(r"x[-_]?(?:amz|goog|ms)|sig|token|key|secret|passw|auth|credential|policy", re.IGNORECASE)
 _ASSIGNMENT = re.compile(r"(?<![\w?&;])([+~]{0,2}([\w./-]+)=)(?!\*\*\*)(\S.*)", re.DOTALL)
 _KNOWN_FORMS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[a-z]_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,})"
@@ -39,9 +36,7 @@ def redact(config: Any) -> Any:
 
 def redact_text(text: str) -> str:
     """A message or argument without secrets: `hub_token=abc` -> `hub_token=***`; signed URLs lose their signature."""
-    text = _USER_INFO.sub(rf"\1{HIDDEN}@", text)
-    text = _PARAMETER.sub(lambda m: m[1] + HIDDEN if _SIGNED.search(m[2]) else m[0], text)
-    text = _KNOWN_FORMS.sub(HIDDEN, text)
+    text = _KNOWN_FORMS.sub(HIDDEN, redact_urls(text))
     return _ASSIGNMENT.sub(lambda m: m[1] + HIDDEN if is_secret(re.split(r"[./]", m[2])[-1]) else m[0], text)
 
 

@@ -1,126 +1,320 @@
-"""All shards of a data set as one sequence of samples."""
+"""All shards of a data set as one sequence of samples, mapped into memory from the cache folder."""
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
+import json
+import multiprocessing
 import os
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from braceexpand import braceexpand
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_PIXELS
-from diffusion_train.data.index import DataError, Problem, ShardIndex, open_index
+from diffusion_train.data.index import FORMAT, ShardIndex, build_index, keep_index, load_index
+from diffusion_train.data.problem import DataError, Problem
+from diffusion_train.data.storage.base import Range, Stat, Storage, StorageError
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.urls import SCHEMES, is_local
+from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.redact import redact_url
 
-CAPTION_EXTENSIONS = ("txt",)
-Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Patterns = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
+Array = NDArray[Any]
+_PROBES = 32  # shards asked for at once
 
 
+@dataclass(frozen=True, eq=False)
 class Collection:
-    """Samples 0..n-1 over the shards in their order."""
+    """Samples 0..n-1 over the shards in their order; the members of sample i are `members[starts[i]:starts[i + 1]]`.
 
-    def __init__(self, shards: Sequence[ShardIndex]) -> None:
-        self.shards = shards
-        self.image_rows = [shard.rows(IMAGE_EXTENSIONS)[1] for shard in shards]
-        self.caption_rows = [shard.rows(CAPTION_EXTENSIONS)[1] for shard in shards]
-        self._ends = np.cumsum([len(shard) for shard in shards])
+    `sources` says how many shards each source has, in the same order. `arrays` may be maps of files in `folder`, which processes of one machine share.
+    """
+
+    urls: list[str]
+    versions: list[str]
+    sources: Mapping[str, int]
+    meta: Mapping[str, Any]
+    arrays: Mapping[str, Array]
+    folder: Path | None = None
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self.arrays["hashes"])
 
-    def locate(self, sample: int) -> tuple[int, int]:
-        """(shard, place in it)"""
-        shard = int(np.searchsorted(self._ends, sample, side="right"))
-        return shard, sample - (int(self._ends[shard - 1]) if shard else 0)
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        arrays = {} if self.folder else self.arrays
+        return _reopened, (self.urls, self.versions, self.sources, self.meta, arrays, self.folder)
 
-    def all_keys(self) -> Iterator[str]:
-        return (shard.key(place) for shard in self.shards for place in range(len(shard)))
-
-    def sides(self) -> NDArray[np.int32]:
-        """The shorter side of every image (n,), in pixels."""
-        rows = [shard.members[rows] for shard, rows in zip(self.shards, self.image_rows, strict=True)]
-        return np.concatenate([np.minimum(row["width"], row["height"]) for row in rows])
+    @property
+    def problems(self) -> list[Problem]:
+        """What was left out of the shards."""
+        facts = self.meta["problems"]
+        return [Problem(**{**one, "shard": redact_url(self.urls[shard])}) for shard, one in facts]
 
     @property
     def fingerprint(self) -> str:
         """A hash of what the shards hold, whatever they are called and wherever they lie."""
-        return hashlib.sha256("".join(shard.digest for shard in self.shards).encode()).hexdigest()
+        return hashlib.sha256("".join(self.meta["digests"]).encode()).hexdigest()
+
+    def source_ends(self) -> dict[str, int]:
+        """The number of the first sample after each source."""
+        ends = np.concatenate([[0], self.arrays["shard_ends"]])
+        return dict(zip(self.sources, ends[np.cumsum(list(self.sources.values()))].tolist(), strict=True))
+
+    def shard(self, sample: int) -> int:
+        return int(np.searchsorted(self.arrays["shard_ends"], sample, side="right"))
+
+    def key(self, sample: int) -> str:
+        ends = self.arrays["key_ends"]
+        start = ends[sample - 1] if sample else 0
+        return self.arrays["keys"][start : ends[sample]].tobytes().decode("utf-8", "surrogatepass")
+
+    def members(self, sample: int) -> dict[str, tuple[Range, int]]:
+        """{extension: (where it lies, its checksum)}"""
+        shard = self.shard(sample)
+        url, version = self.urls[shard], self.versions[shard]
+        starts, extensions = self.arrays["starts"], self.meta["extensions"]
+        rows = self.arrays["members"][starts[sample] : starts[sample + 1]].tolist()
+        return {extensions[ext]: (Range(url, version, at, size), crc) for ext, at, size, crc, _, _ in rows}
+
+    def first_rows(self, extensions: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many members of these extensions each sample has (n,), and the row of its first one or -1 (n,)."""
+        wanted = [number for number, name in enumerate(self.meta["extensions"]) if name in extensions]
+        hit = np.isin(self.arrays["members"]["ext"], wanted)
+        counts = np.add.reduceat(hit, self.arrays["starts"][:-1], dtype=np.int64)
+        first = np.flatnonzero(hit)
+        before = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        rows = np.full(len(self), -1, np.int64)
+        rows[counts > 0] = first[before[counts > 0]]
+        return counts, rows
+
+    def licenses(self) -> tuple[list[str], NDArray[np.int32]]:
+        """Names, and each sample's place among them (n,), -1 where it names none."""
+        return self.meta["licenses"], self.arrays["license"]
 
 
-def open_shards(shards: Shards, captions_required: bool) -> Collection:
-    """Raises one DataError that lists everything wrong in any of the shards."""
-    paths, problems = find_shards(shards)
-    indexes = []
-    for path in paths:
-        try:
-            indexes.append(open_index(path))
-        except DataError as error:
-            problems += error.problems
-        else:
-            problems += _incomplete(indexes[-1], captions_required)
-    if problems:
+def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
+    """Raises one DataError for all that cannot be found or read; faults inside shards are in `problems`."""
+    storage = storage or StorageByScheme()
+    sources: dict[str, int] = {}
+    urls: list[str] = []
+    problems: list[Problem] = []
+    for name, patterns in (shards if isinstance(shards, Mapping) else {"shards": shards}).items():
+        found, faults = find_shards(patterns)
+        sources[name], urls, problems = len(found), urls + found, problems + faults
+    stats, unreadable = _probe(urls, storage)
+    if problems := problems + unreadable:
         raise DataError.listing(problems)
-    return Collection(indexes)
+    identity = repr(
+        (FORMAT, [(url.split("?")[0], stat.size, stat.version) for url, stat in zip(urls, stats, strict=True)])
+    )
+    folder = cache_folder() / "collection" / hashlib.sha256(identity.encode()).hexdigest()[:32]
+    versions = [stat.version for stat in stats]
+    with _alone(folder):
+        if kept := _kept(urls, versions, sources, folder):
+            return kept
+        indexes = list(_indexes(urls, stats, storage))
+        meta, arrays = _joined(indexes)
+        if not len(arrays["hashes"]):
+            raise DataError.listing([problem for index in indexes for problem in index.problems])
+        written = _keep(meta, arrays, folder)
+    return (written and _kept(urls, versions, sources, folder)) or Collection(urls, versions, sources, meta, arrays)
 
 
-def find_shards(shards: Shards) -> tuple[list[Path], list[Problem]]:
-    """Files meant by paths with braces or wildcards, in the order given."""
+def find_shards(shards: Patterns) -> tuple[list[str], list[Problem]]:
+    """Paths and URLs meant by patterns with braces (or, for local files, wildcards), in the order given."""
     patterns = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
-    paths: list[Path] = []
-    problems = [] if patterns else [Problem("[]", "no shards given")]
+    urls: list[str] = []
+    problems = [] if patterns else [Problem("missing-shard", "[]", "no shards given")]
     for pattern in patterns:
         found, faults = _expand(os.fspath(pattern))
-        paths += found
+        urls += found
         problems += faults
     seen: set[str] = set()
-    for path in paths:
-        real = os.path.realpath(path)
+    for url in urls:
+        real = os.path.realpath(url) if is_local(url) else url
         if real in seen:
-            problems.append(Problem(str(path), "given twice"))
+            problems.append(Problem("duplicate-shard", redact_url(url), "given twice"))
         seen.add(real)
-    return paths, problems
+    return urls, problems
 
 
-def _expand(pattern: str) -> tuple[list[Path], list[Problem]]:
-    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:", pattern):
-        return [], [Problem(pattern, f"{scheme[0]} cannot be read; shards are local files")]
-    if os.path.exists(pattern):
-        return [Path(pattern)], []
+def _expand(pattern: str) -> tuple[list[str], list[Problem]]:
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://|(pipe):", pattern)
+    if scheme and (scheme[1] or scheme[2]) not in SCHEMES:
+        detail = f"{scheme[0]} cannot be read; shards are local files or {', '.join(SCHEMES)} addresses"
+        return [], [Problem("unreadable-shard", redact_url(pattern), detail)]
+    if not scheme and os.path.exists(pattern):
+        return [pattern], []
     try:
         names = list(braceexpand(pattern, escape=False))
     except ValueError:
-        return [], [Problem(pattern, "braces do not match")]
+        return [], [Problem("missing-shard", redact_url(pattern), "braces do not match")]
+    return (names, []) if scheme and scheme[1] != "file" else _local_files(pattern, names)
+
+
+def _local_files(pattern: str, names: Iterable[str]) -> tuple[list[str], list[Problem]]:
     paths, problems = [], []
-    for name in names:
+    for name in (name.removeprefix("file://") for name in names):
         wild = glob.has_magic(name) and not os.path.exists(name)
         found = sorted(glob.glob(name)) if wild else [name] * os.path.lexists(name)
-        paths += [Path(path) for path in found]
+        paths += found
         if not found:
             plain = name == pattern and not wild
-            problems.append(Problem(name, "no such file" if plain else f"{pattern} matched 0 files here"))
+            problems.append(
+                Problem("missing-shard", name, "no such file" if plain else f"{pattern} matched 0 files here")
+            )
     return paths, problems
 
 
-def _incomplete(shard: ShardIndex, captions_required: bool) -> list[Problem]:
-    """Samples that are no pair of one image and one caption, or whose image cannot be trained on."""
-    images, rows = shard.rows(IMAGE_EXTENSIONS)
-    captions, _ = shard.rows(CAPTION_EXTENSIONS)
-    width, height = (shard.members[rows][axis].astype(np.int64) for axis in ("width", "height"))
-    faults = {
-        f"no image ({', '.join(IMAGE_EXTENSIONS)})": images == 0,
-        "more than one image": images > 1,
-        "the image cannot be decoded": (images == 1) & (width * height == 0),
-        f"the image has more than {MAX_PIXELS} pixels": (images == 1) & (width * height > MAX_PIXELS),
-        f"no caption ({', '.join(CAPTION_EXTENSIONS)}; data.missing_caption=empty trains without)": (captions == 0)
-        & captions_required,
+def _probe(urls: Sequence[str], storage: Storage) -> tuple[list[Stat], list[Problem]]:
+    """Size and version of every shard; the first thing a run does, so that a wrong address or right is told at once."""
+    with ThreadPoolExecutor(min(_PROBES, max(1, len(urls)))) as pool:
+        answers = list(pool.map(lambda url: _stat(url, storage), urls))
+    return [a for a in answers if isinstance(a, Stat)], [a for a in answers if isinstance(a, Problem)]
+
+
+def _stat(url: str, storage: Storage) -> Stat | Problem:
+    try:
+        return storage.stat(url)
+    except StorageError as error:
+        return Problem("unreadable-shard", redact_url(url), str(error).removeprefix(f"{redact_url(url)}: "))
+
+
+def _indexes(urls: Sequence[str], stats: Sequence[Stat], storage: Storage) -> Iterator[ShardIndex]:
+    """In order; shards without an index that fits are read by all cores at once."""
+    with ThreadPoolExecutor(min(_PROBES, max(1, len(urls)))) as pool:
+        kept = list(pool.map(lambda url, stat: load_index(url, stat, storage), urls, stats))
+    missing = [number for number, index in enumerate(kept) if index is None]
+    for number, index in zip(missing, _build([urls[number] for number in missing], storage), strict=True):
+        kept[number] = index
+    return (index for index in kept if index is not None)
+
+
+def _build(urls: Sequence[str], storage: Storage) -> list[ShardIndex]:
+    bar = tqdm(total=len(urls), desc="Indexing shards", unit="shard", mininterval=0.5, disable=None if urls else True)
+    if len(urls) < 4:
+        built = []
+        for url in urls:
+            built.append(keep_index(build_index(url, storage)))
+            bar.update()
+        return built
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # forking beside the threads of torch and of a store's client can hang
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(urls)), context) as pool, bar:
+        futures: list[Future[ShardIndex]] = [pool.submit(_build_one, url, storage) for url in urls]
+        for _ in as_completed(futures):
+            bar.update()
+        return [future.result() for future in futures]
+
+
+def _build_one(url: str, storage: Storage) -> ShardIndex:
+    return keep_index(build_index(url, storage))
+
+
+def _joined(indexes: Sequence[ShardIndex]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """One table of samples: places, names and offsets of each shard's own tables renumbered."""
+    extensions = _names(index.extensions for index in indexes)
+    licenses = _names(index.licenses for index in indexes)
+    counts = [len(index) for index in indexes]
+    members = [_renumbered(index.members, "ext", index.extensions, extensions) for index in indexes]
+    lengths = [np.diff(index.starts) for index in indexes]
+    arrays: dict[str, Array] = {
+        "shard_ends": np.cumsum(counts, dtype=np.int64),
+        "members": np.concatenate(members),
+        "starts": np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)]),
+        "keys": np.concatenate([index.keys for index in indexes]),
+        "key_ends": np.cumsum(np.concatenate([np.diff(index.key_ends, prepend=0) for index in indexes])),
+        "license": np.concatenate([_places(index.license, index.licenses, licenses) for index in indexes]),
+        "hashes": np.array([_hash(index.key(i)) for index in indexes for i in range(len(index))], np.uint64),
     }
-    problems = []
-    for reason, samples in faults.items():
-        for sample in np.flatnonzero(samples):
-            offset = int(shard.members["offset"][shard.starts[sample]])
-            problems.append(Problem(shard.path, f"sample {shard.key(int(sample))!r}: {reason}", offset))
-    return problems
+    meta = {
+        "extensions": list(extensions),
+        "licenses": list(licenses),
+        "digests": [index.digest for index in indexes],
+        "num_ignored": sum(index.num_ignored for index in indexes),
+        "problems": [[shard, vars(problem)] for shard, index in enumerate(indexes) for problem in index.problems],
+    }
+    return meta, arrays
+
+
+def _names(lists: Iterable[Sequence[str]]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(dict.fromkeys(name for names in lists for name in names))}
+
+
+def _renumbered(rows: Array, column: str, own: Sequence[str], common: Mapping[str, int]) -> Array:
+    rows = rows.copy()
+    rows[column] = _places(rows[column], own, common)
+    return rows
+
+
+def _places(values: Array, own: Sequence[str], common: Mapping[str, int]) -> NDArray[np.int32]:
+    table = np.array([*(common[name] for name in own), -1], np.int32)  # -1 stays -1
+    return table[values]
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Of several processes that start at once, one makes the table and the others take it; where locks fail, each does."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = folder.with_suffix(".lock").open("a")
+    except OSError:
+        yield
+        return
+    with file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _keep(meta: Mapping[str, Any], arrays: Mapping[str, Array], folder: Path) -> bool:
+    """False where nothing can be written: the table then stays in memory."""
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    except OSError:
+        return False
+    try:
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        (temporary / "meta.json").write_text(json.dumps(meta), "utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        return False
+    return True
+
+
+def _kept(urls: list[str], versions: list[str], sources: Mapping[str, int], folder: Path) -> Collection | None:
+    try:
+        return _reopened(urls, versions, sources, json.loads((folder / "meta.json").read_text("utf-8")), {}, folder)
+    except (OSError, ValueError, KeyError):
+        return None  # absent or damaged: made again
+
+
+def _reopened(
+    urls: list[str], versions: list[str], sources: Mapping[str, int], meta: Any, arrays: Any, folder: Path | None
+) -> Collection:
+    names = ("shard_ends", "members", "starts", "keys", "key_ends", "license", "hashes")
+    if folder:
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+    return Collection(urls, versions, sources, meta, arrays, folder)

@@ -1,24 +1,36 @@
-"""Image-caption pairs of shards, one at a time."""
+"""Image-caption pairs of shards, a batch at a time."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import logging
-from typing import Any, Literal, Protocol, get_args
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from diffusion_train.data.collection import Collection, Shards, open_shards
-from diffusion_train.data.decode import ImageError, decode_caption, decode_image
-from diffusion_train.data.index import DataError
-from diffusion_train.data.reader import ShardReader
+from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.caption.source import TextMember
+from diffusion_train.data.collection import Shards, open_shards
+from diffusion_train.data.decode import IMAGE_EXTENSIONS, decode_image
+from diffusion_train.data.order import Draw
+from diffusion_train.data.problem import DataError, Problem
+from diffusion_train.data.selection import Selection, sizes
+from diffusion_train.data.storage.base import Range, Storage
+from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.transform import ImageTransform
+from diffusion_train.utils.redact import redact_url
+from diffusion_train.utils.rng import key_seed
 
-log = logging.getLogger(__name__)
-MissingCaption = Literal["error", "empty"]
-Indices = NDArray[np.int64]
+Sample = dict[str, Any]
+Data = Mapping[str, tuple[bytes, Range, int]]  # member: contents, where they lie, the checksum they should have
+_MAX_SUBSTITUTES = 16
+_CHUNK = 1024  # samples whose captions are read at once
 
 
 class Dataset(Protocol):
@@ -26,111 +38,183 @@ class Dataset(Protocol):
 
     shape: tuple[int, ...]
     fingerprint: str
+    start_method: str | None  # of worker processes; None: the platform's
+    problems: Sequence[Problem]  # what was left out as faulty
+    facts: Mapping[str, Any]  # plain data for the record of a run
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int, draw: int) -> dict[str, Any]:
-        """{"x": tensor, "caption": str, "key": str, "index": int, ...}; `draw` (the epoch) keys augmentation."""
+    def read(self, draws: Sequence[Draw]) -> list[Sample]:
+        """{"x": tensor, "caption": str, "key": str, "index": int, ...} for each draw; its epoch keys augmentation."""
 
-    def caption(self, index: int) -> str: ...
+    @property
+    def sources(self) -> Mapping[str, int]:
+        """How many samples each source has, in the order of their numbers."""
+
+    def sizes(self) -> NDArray[np.int64] | None:
+        """Width and height of each sample (n, 2) in pixels, where samples are images of several sizes."""
+
+    def captions(self) -> Iterator[str]:
+        """Every caption that any sample can have; of a sample with too many to list, none."""
 
     def holdout(self) -> Dataset:
         """The samples kept out of this data set, without augmentation."""
 
 
 class ShardDataset:
-    """The training samples of local shards.
+    """The training samples of shards.
 
-    `holdout` is a number of samples (1, 2, ...) or a share (below 1) chosen by hash of their keys; images with a side
-    below `min_side` pixels are left out. ValueError for impossible settings, DataError for faulty shards, all at once.
+    A sample that cannot be read as it was indexed, or whose image or caption cannot be decoded, is replaced by another
+    one, always the same for it; "bad" tells of it. DataError for faulty shards, all at once; StorageError where they
+    cannot be read.
     """
 
     def __init__(
         self,
         shards: Shards,
         transform: ImageTransform,
-        holdout: float = 0,
-        min_side: int = 1,
-        missing_caption: MissingCaption = "error",
+        captions: Captions | None = None,
+        selection: Selection | None = None,
+        storage: Storage | None = None,
         verify: bool = True,
     ) -> None:
-        if missing_caption not in get_args(MissingCaption):
-            raise ValueError(f"data.missing_caption={missing_caption}: one of {', '.join(get_args(MissingCaption))}")
-        self.transform = transform
-        self.shape = transform.shape
-        self._collection = open_shards(shards, captions_required=missing_caption == "error")
-        self._reader = ShardReader(self._collection.shards, verify)
-        usable = _usable(self._collection, min_side, transform.image_size)
-        self._samples, self._held_out = _split(self._collection, usable, holdout)
-        self.fingerprint = self._fingerprint()
+        self.transform, self.storage, self.verify = transform, storage or StorageByScheme(), verify
+        self.caption_source = captions or Captions(TextMember())
+        self.collection = open_shards(shards, self.storage)
+        self.chosen = (selection or Selection()).choose(self.collection, self.caption_source)
+        self._use(self.chosen.train)
+
+    def _use(self, samples: NDArray[np.int64]) -> None:
+        self.samples = samples
+        self.fingerprint = self.collection.fingerprint
+        if len(samples) < len(self.collection):
+            chosen = hashlib.sha256(samples.astype("<i8").tobytes()).hexdigest()
+            self.fingerprint = hashlib.sha256(f"{self.fingerprint} {chosen}".encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self.samples)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.transform.shape
+
+    @property
+    def start_method(self) -> str | None:
+        """The client of a remote store does not survive a fork."""
+        return None if all(map(is_local, self.collection.urls)) else "forkserver"
+
+    @property
+    def sources(self) -> Mapping[str, int]:
+        ends = self.collection.source_ends()
+        counts = np.diff(np.searchsorted(self.samples, list(ends.values())), prepend=0)
+        return dict(zip(ends, counts.tolist(), strict=True))
+
+    def sizes(self) -> NDArray[np.int64]:
+        return np.stack(sizes(self.collection), 1)[self.samples]
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        return self.chosen.problems
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        names, place = self.collection.licenses()
+        counts = np.bincount(place[self.samples] + 1, minlength=len(names) + 1).tolist()
+        meta = self.collection.meta
+        return {
+            "sources": dict(self.sources),
+            "left_out": dict(self.chosen.left_out),
+            "licenses": {name: count for name, count in zip(["unknown", *names], counts, strict=True) if count},
+            "shards": [
+                {"shard": redact_url(url), "version": version, "digest": digest}
+                for url, version, digest in zip(
+                    self.collection.urls, self.collection.versions, meta["digests"], strict=True
+                )
+            ],
+        }
 
     def holdout(self) -> ShardDataset:
         """In the order of their hashes, so that the first N stay the first N."""
         other = copy.copy(self)
-        other._samples, other._held_out = self._held_out, self._samples
         other.transform = self.transform.without_augmentation()
-        other.fingerprint = other._fingerprint()
+        other._use(self.chosen.held_out)
         return other
 
-    def read(self, index: int, draw: int) -> dict[str, Any]:
-        """Raises DataError for a sample that is not what was indexed, or whose image cannot be decoded."""
-        shard, place = self._collection.locate(int(self._samples[index]))
-        row = self._collection.image_rows[shard][place]
-        data = self._reader.read(shard, row)
-        key = self._collection.shards[shard].key(place)
+    def read(self, draws: Sequence[Draw]) -> list[Sample]:
+        wanted = [self._members(draw.sample) for draw in draws]
+        parts = iter(self.storage.read([place for members in wanted for place, _ in members.values()]))
+        samples = []
+        for draw, members in zip(draws, wanted, strict=True):
+            data = {name: (next(parts), place, crc) for name, (place, crc) in members.items()}
+            samples.append(self._made_or_replaced(draw, data))
+        return samples
+
+    def captions(self) -> Iterator[str]:
+        for start in range(0, len(self), _CHUNK):
+            indices = range(start, min(start + _CHUNK, len(self)))
+            wanted = [self._members(index, images=False) for index in indices]
+            parts = iter(self.storage.read([place for members in wanted for place, _ in members.values()]))
+            for index, members in zip(indices, wanted, strict=True):
+                texts = {name: next(parts) for name in members}
+                with suppress(ValueError):  # a bad sample, told when it is read
+                    yield from self.caption_source.every(texts, self.collection.key(int(self.samples[index])))
+
+    def _members(self, index: int, images: bool = True) -> dict[str, tuple[Range, int]]:
+        """What is read of a sample: its image, what its caption is made of, further images."""
+        members = self.collection.members(int(self.samples[index]))
+        wanted = {*self.caption_source.extensions, *(IMAGE_EXTENSIONS if images else ())}
+        return {name: found for name, found in members.items() if name in wanted}
+
+    def _made_or_replaced(self, draw: Draw, data: Data) -> Sample:
         try:
-            image = decode_image(data, self.transform.background, at_least=self.transform.image_size)
-        except ImageError as error:
-            where = self._collection.shards[shard]
-            offset = where.members["offset"][row]
-            raise DataError(f"{where.path} at byte {offset}: image of sample {key!r}: {error}") from error
-        tensors = self.transform(image, draw, index)
-        return {**tensors, "caption": self._caption(shard, place), "key": key, "index": index}
+            return self._made(draw, data)
+        except BadSample as error:
+            return self._substitute(draw, error)
 
-    def caption(self, index: int) -> str:
-        return self._caption(*self._collection.locate(int(self._samples[index])))
+    def _substitute(self, draw: Draw, bad: BadSample) -> Sample:
+        for attempt in range(_MAX_SUBSTITUTES):
+            index = key_seed("substitute", self.fingerprint, draw.sample, attempt) % len(self)
+            other = draw._replace(sample=index)
+            members = self._members(index)
+            parts = self.storage.read([place for place, _ in members.values()])
+            data = {name: (part, *found) for part, (name, found) in zip(parts, members.items(), strict=True)}
+            try:
+                return {**self._made(other, data), "bad": bad.told()}
+            except BadSample:
+                continue
+        raise DataError(f"{bad}; none of {_MAX_SUBSTITUTES} other samples tried in its place can be read either")
 
-    def _caption(self, shard: int, place: int) -> str:
-        row = self._collection.caption_rows[shard][place]
-        return decode_caption(self._reader.read(shard, row)) if row >= 0 else ""
+    def _made(self, draw: Draw, data: Data) -> Sample:
+        sample = int(self.samples[draw.sample])
+        key = self.collection.key(sample)
+        name = next(name for name in data if name in IMAGE_EXTENSIONS)
+        texts = {other: self._checked(key, *found) for other, found in data.items() if other not in IMAGE_EXTENSIONS}
+        image_bytes = self._checked(key, *data[name])
+        try:
+            caption = self.caption_source(texts, key, draw.epoch, draw.sample)
+            image = self._decoded(image_bytes, draw.shape)
+        except ValueError as error:
+            raise BadSample(key, data[name][1], str(error)) from error
+        tensors = self.transform(image, draw.epoch, draw.sample, draw.shape)
+        return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}
 
-    def _fingerprint(self) -> str:
-        if len(self._samples) == len(self._collection):
-            return self._collection.fingerprint
-        chosen = hashlib.sha256(self._samples.astype("<i8").tobytes()).hexdigest()
-        return hashlib.sha256(f"{self._collection.fingerprint} {chosen}".encode()).hexdigest()
+    def _decoded(self, data: bytes, shape: tuple[int, int] | None) -> Image.Image:
+        side = max(shape or self.transform.shape[1:])
+        return decode_image(data, self.transform.background, at_least=side)
 
-
-def _usable(collection: Collection, min_side: int, image_size: int) -> Indices:
-    sides = collection.sides()
-    usable = np.flatnonzero(sides >= min_side)
-    if not len(usable):
-        raise ValueError(f"data.min_side={min_side}: no image is that large; the largest has {sides.max()} pixels")
-    if dropped := len(sides) - len(usable):
-        log.warning("%d of %d images have a side below data.min_side=%d: left out", dropped, len(sides), min_side)
-    if enlarged := int((sides[usable] < image_size).sum()):
-        log.warning("%d of %d images are enlarged to data.image_size=%d", enlarged, len(usable), image_size)
-    if ignored := sum(shard.num_ignored for shard in collection.shards):
-        log.warning("%d members of the shards are ignored: links, folders, hidden files", ignored)
-    return usable
-
-
-def _split(collection: Collection, usable: Indices, holdout: float) -> tuple[Indices, Indices]:
-    """(training samples in their order, held-out samples in the order of their hashes)"""
-    if holdout < 0 or (holdout >= 1 and holdout != int(holdout)):
-        raise ValueError(f"data.holdout={holdout}: a share below 1 or a whole number of samples")
-    if holdout == 0:
-        return usable, usable[:0]
-    hashes = np.array([_hash(key) for key in collection.all_keys()], np.uint64)[usable]
-    by_hash = np.argsort(hashes, kind="stable")
-    count = int(holdout) if holdout >= 1 else int((hashes < np.uint64(int(holdout * 2**64))).sum())
-    if count >= len(usable):
-        raise ValueError(f"data.holdout={holdout} leaves nothing of {len(usable)} samples to train on")
-    return usable[np.sort(by_hash[count:])], usable[by_hash[:count]]
+    def _checked(self, key: str, data: bytes, place: Range, crc: int) -> bytes:
+        if self.verify and zlib.crc32(data) != crc:
+            raise BadSample(key, place, "the checksum differs from the index: the shard was damaged or changed")
+        return data
 
 
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+class BadSample(Exception):
+    """A sample that is not what was indexed or cannot be decoded."""
+
+    def __init__(self, key: str, place: Range, reason: str) -> None:
+        super().__init__(f"{redact_url(place.url)} at byte {place.offset}: sample {key!r}: {reason}")
+        self.problem = Problem("bad-sample", redact_url(place.url), reason, key, place.offset)
+
+    def told(self) -> str:
+        """A line of JSON: plain text travels from worker processes and through Lightning unchanged."""
+        return json.dumps(vars(self.problem))

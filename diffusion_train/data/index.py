@@ -11,69 +11,57 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_train.data import tar
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_BYTES, ImageError, image_size
+from diffusion_train.data.problem import Problem
+from diffusion_train.data.storage.base import Stat, Storage
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.files import ShardFile, read_whole
+from diffusion_train.data.storage.urls import is_local, local_path
 from diffusion_train.utils.cache import atomic_write, cache_folder
+from diffusion_train.utils.redact import redact_url
 
-FORMAT = 1
+FORMAT = 2
 MEMBER = np.dtype(
     [("ext", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("width", "<i4"), ("height", "<i4")]
 )
+SUFFIX = ".index.npz"
 _KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]*)", re.DOTALL)
 _CHUNK = 1 << 20
+_MAX_JSON = 1 << 20
+_MAX_SIDECAR = 1 << 32
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One fault of a shard, at a byte of it where known."""
-
-    shard: str
-    reason: str
-    offset: int | None = None
-
-    def __str__(self) -> str:
-        where = "" if self.offset is None else f" at byte {self.offset}"
-        return f"{self.shard}{where}: {self.reason}"
-
-
-class DataError(ValueError):
-    """Data that cannot be trained on; `problems` lists the faults where there are several."""
-
-    problems: tuple[Problem, ...] = ()
-
-    @classmethod
-    def listing(cls, problems: Sequence[Problem], shown: int = 30) -> DataError:
-        lines = [f"  {problem}" for problem in problems[:shown]]
-        if len(problems) > shown:
-            lines.append(f"  ... and {len(problems) - shown} more")
-        error = cls("\n".join([f"{len(problems)} problem(s) with data.shards:", *lines]))
-        error.problems = tuple(problems)
-        return error
+_ARRAYS = ("keys", "key_ends", "starts", "members", "license")
 
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
-    """Samples 0..n-1 of one shard; the members of sample i are `members[starts[i]:starts[i + 1]]`."""
+    """Samples 0..n-1 of one shard; the members of sample i are `members[starts[i]:starts[i + 1]]`.
 
-    path: str
-    file_size: int
-    mtime_ns: int
+    `license` (n,) is a place in `licenses`, -1 where a sample names none. `problems` are what was left out.
+    """
+
+    url: str
+    size: int
+    version: str
     digest: str
     num_ignored: int
     extensions: list[str]
+    licenses: list[str]
+    problems: list[Problem]
     keys: NDArray[np.uint8]
     key_ends: NDArray[np.int64]
     starts: NDArray[np.int64]
     members: NDArray[np.void]
+    license: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.key_ends)
@@ -87,55 +75,48 @@ class ShardIndex:
         rows = self.members[self.starts[sample] : self.starts[sample + 1]]
         return {self.extensions[row["ext"]]: (int(row["offset"]), int(row["size"])) for row in rows}
 
-    def rows(self, extensions: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """How many members of these extensions each sample has (n,), and the row of its first one or -1 (n,)."""
-        wanted = [number for number, name in enumerate(self.extensions) if name in extensions]
-        hit = np.isin(self.members["ext"], wanted)
-        counts = np.add.reduceat(hit, self.starts[:-1], dtype=np.int64)
-        first = np.flatnonzero(hit)
-        before = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        found = counts > 0
-        rows = np.full(len(self), -1, np.int64)
-        rows[found] = first[before[found]]
-        return counts, rows
+
+def open_index(url: str | os.PathLike[str], storage: Storage | None = None) -> ShardIndex:
+    """The kept index of the shard if it still fits, else a new one, kept. Raises StorageError."""
+    url, storage = os.fspath(url), storage or StorageByScheme()
+    stat = storage.stat(url)
+    return load_index(url, stat, storage) or keep_index(build_index(url, storage))
 
 
-def open_index(path: Path) -> ShardIndex:
-    """The kept index of the shard if it still fits, else a new one. Raises DataError with all that is wrong in it."""
-    try:
-        return _load(path) or _keep(build_index(path))
-    except OSError as error:
-        raise DataError.listing([Problem(str(path), error.strerror or str(error))]) from error
-
-
-def build_index(path: Path) -> ShardIndex:
-    """Reads the whole shard once. Raises DataError, OSError."""
-    with path.open("rb", buffering=_CHUNK) as file:
-        before = os.fstat(file.fileno())
-        found = _Found()
-        try:
-            _refuse_other_files(file, before.st_size)
-            for member in tar.walk(file, before.st_size):
+def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> ShardIndex:
+    """Reads the whole shard once; what is faulty is told by its `problems`. Raises StorageError."""
+    url, storage = os.fspath(url), storage or StorageByScheme()
+    stat = storage.stat(url)
+    found = _Found(url)
+    with _open(url, stat, storage) as file:
+        if wrong := _other_file(file, stat.size):
+            found.problem(*wrong, offset=0)
+        else:
+            faults: list[tar.TarError] = []
+            for member in tar.walk(file, stat.size, faults):
                 found.add(member, file)
-        except tar.TarError as error:
-            found.problems.append((error.offset, error.reason))
-        after = os.fstat(file.fileno())
+            for fault in faults:
+                found.problem(fault.rule, fault.reason, offset=fault.offset)
     if not found.groups and not found.problems:
-        found.problems.append((0, "holds no sample"))
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        found.problems.append((0, "changed while it was read"))
-    if found.problems:
-        raise DataError.listing([Problem(str(path), reason, offset) for offset, reason in found.problems])
-    return found.index(path, before)
+        found.problem("empty-shard", "holds no sample", offset=0)
+    if storage.stat(url) != stat:
+        found.problem("changed-shard", "changed while it was read")
+    return found.index(stat)
+
+
+def _open(url: str, stat: Stat, storage: Storage) -> BinaryIO:
+    return open(local_path(url), "rb", _CHUNK) if is_local(url) else ShardFile(storage, url, stat.version, stat.size)
 
 
 @dataclass
 class _Found:
     """What a walk has seen so far."""
 
+    url: str
     groups: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
     extensions: dict[str, int] = field(default_factory=dict)
-    problems: list[tuple[int, str]] = field(default_factory=list)
+    license_of: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
     num_ignored: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
@@ -144,95 +125,134 @@ class _Found:
         if not member.regular or not match:
             self.num_ignored += 1
             return
-        extension = match["ext"].lower()
-        group = self.groups.setdefault(match["key"], {})
+        key, extension = match["key"], match["ext"].lower()
+        group = self.groups.setdefault(key, {})
         if extension in group:
-            first = group[extension][1]
-            self.problems.append((member.header, f"member {member.name!r} again, first at byte {first}"))
+            detail = f"member {member.name!r} again, first at byte {group[extension][1]}"
+            self.problem("duplicate-member", detail, key, member.header)
             return
-        crc, (width, height) = _contents(file, member, extension)
+        crc, width, height = self._contents(file, member, key, extension)
         number = self.extensions.setdefault(extension, len(self.extensions))
         group[extension] = (number, member.offset, member.size, crc, width, height)
         self.digest.update(json.dumps([member.name, member.size, crc]).encode())
 
-    def index(self, path: Path, stat: os.stat_result) -> ShardIndex:
-        keys = [key.encode() for key in self.groups]
+    def problem(self, rule: str, detail: str, key: str | None = None, offset: int | None = None) -> None:
+        self.problems.append(Problem(rule, redact_url(self.url), detail, key, offset))
+
+    def _contents(self, file: BinaryIO, member: tar.Member, key: str, extension: str) -> tuple[int, int, int]:
+        """Checksum, and width and height of an image, 0 where they cannot be read."""
+        file.seek(member.offset)
+        if extension in IMAGE_EXTENSIONS and member.size <= MAX_BYTES:
+            data = file.read(member.size)
+            try:
+                return zlib.crc32(data), *image_size(data)
+            except ImageError:
+                return zlib.crc32(data), 0, 0
+        if extension == "json" and member.size <= _MAX_JSON:
+            data = file.read(member.size)
+            if license := _license(data):
+                self.license_of[key] = license
+            return zlib.crc32(data), 0, 0
+        crc, left = 0, member.size
+        while left and (chunk := file.read(min(left, _CHUNK))):
+            crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+        return crc, 0, 0
+
+    def index(self, stat: Stat) -> ShardIndex:
+        keys = [key.encode("utf-8", "surrogatepass") for key in self.groups]
         rows = [row for group in self.groups.values() for row in group.values()]
+        licenses = list(dict.fromkeys(self.license_of.values()))
+        place = {name: number for number, name in enumerate(licenses)}
         return ShardIndex(
-            path=str(path),
-            file_size=stat.st_size,
-            mtime_ns=stat.st_mtime_ns,
+            url=self.url,
+            size=stat.size,
+            version=stat.version,
             digest=self.digest.hexdigest(),
             num_ignored=self.num_ignored,
             extensions=list(self.extensions),
+            licenses=licenses,
+            problems=self.problems,
             keys=np.frombuffer(b"".join(keys), np.uint8),
             key_ends=np.cumsum([len(key) for key in keys], dtype=np.int64),
             starts=np.cumsum([0, *map(len, self.groups.values())], dtype=np.int64),
             members=np.array(rows, MEMBER),
+            license=np.array([place.get(self.license_of.get(key, ""), -1) for key in self.groups], np.int32),
         )
 
 
-def _contents(file: BinaryIO, member: tar.Member, extension: str) -> tuple[int, tuple[int, int]]:
-    """Checksum, and (width, height) of an image, (0, 0) where that cannot be read."""
-    file.seek(member.offset)
-    if extension in IMAGE_EXTENSIONS and member.size <= MAX_BYTES:
-        data = file.read(member.size)
-        try:
-            return zlib.crc32(data), image_size(data)
-        except ImageError:
-            return zlib.crc32(data), (0, 0)
-    crc, left = 0, member.size
-    while left and (chunk := file.read(min(left, _CHUNK))):
-        crc, left = zlib.crc32(chunk, crc), left - len(chunk)
-    return crc, (0, 0)
+def _license(data: bytes) -> str | None:
+    try:
+        facts = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    license = facts.get("license") if isinstance(facts, dict) else None
+    return license if isinstance(license, str) else None
 
 
-def _refuse_other_files(file: BinaryIO, size: int) -> None:
+def _other_file(file: BinaryIO, size: int) -> tuple[str, str] | None:
+    """(rule, detail) of a file that is no tar at all."""
     head = file.read(16)
     if size == 0:
-        raise tar.TarError(0, "empty file")
-    for magic, name in _MAGIC.items():
+        return "empty-shard", "empty file"
+    for magic, kind in _MAGIC.items():
         if head.startswith(magic):
-            raise tar.TarError(0, f"compressed with {name}: decompress it, samples are read by their place in the file")
+            detail = f"compressed with {kind}: decompress it, samples are read by their place in the file"
+            return "compressed-shard", detail
     if head.lstrip().startswith(b"<"):
-        raise tar.TarError(0, f"not a tar: starts with {head.lstrip().decode('ascii', 'replace')!r}")
-
-
-def _places(path: Path) -> list[Path]:
-    beside = path.with_name(path.name + ".index.npz")
-    name = hashlib.sha256(os.path.abspath(path).encode()).hexdigest()
-    return [beside, cache_folder() / "index" / f"{name}.npz"]
-
-
-def _load(path: Path) -> ShardIndex | None:
-    stat = path.stat()
-    for place in _places(path):
-        try:
-            with np.load(place, allow_pickle=False) as file:
-                arrays = dict(file)
-            meta = json.loads(arrays.pop("meta").tobytes())
-            if (meta.pop("format"), meta["file_size"], meta["mtime_ns"]) == (FORMAT, stat.st_size, stat.st_mtime_ns):
-                return ShardIndex(path=str(path), **meta, **arrays)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
-            continue  # absent, damaged or of another time: it is only a copy of what the shard says
+        return "not-a-tar", f"not a tar: starts with {head.lstrip().decode('ascii', 'replace')!r}"
     return None
 
 
-def _keep(index: ShardIndex) -> ShardIndex:
+def sidecars(url: str) -> list[str]:
+    """Where a shard's index is kept, the first that can be read or written counts: beside it, or in the cache folder."""
+    plain = os.path.abspath(local_path(url)) if is_local(url) else url.split("?")[0]
+    name = hashlib.sha256(plain.encode()).hexdigest()
+    beside = plain + SUFFIX + url[len(plain) :] if not is_local(url) else plain + SUFFIX
+    return [beside, str(cache_folder() / "index" / f"{name}.npz")]
+
+
+def load_index(url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
+    """A kept index that fits the shard as it is now.
+
+    One beside a remote shard, uploaded with it, cannot know the store's version and fits by size; every sample's
+    checksum is compared when it is read.
+    """
+    for place in sidecars(url):
+        index = _loaded(place, url, stat, storage)
+        if index is not None:
+            return index
+    return None
+
+
+def _loaded(place: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
+    data = Path(place).read_bytes() if is_local(place) and Path(place).is_file() else None
+    if not is_local(place):
+        data = read_whole(storage, place, _MAX_SIDECAR)
+    if data is None:
+        return None
+    try:
+        with np.load(BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in _ARRAYS}
+            meta = json.loads(file["meta"].tobytes())
+        fits = meta.pop("format") == FORMAT and meta["size"] == stat.size
+        if not fits or (is_local(place) and meta["version"] != stat.version):
+            return None
+        problems = [Problem(**{**facts, "shard": redact_url(url)}) for facts in meta.pop("problems")]
+        return ShardIndex(**{**meta, "url": url, "version": stat.version, "problems": problems}, **arrays)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None  # damaged or of another time: it is only a copy of what the shard says
+
+
+def keep_index(index: ShardIndex) -> ShardIndex:
     """Beside the shard, else in the cache folder; where neither can be written the next start reads the shard again."""
-    names = ("file_size", "mtime_ns", "digest", "num_ignored", "extensions")
-    meta = json.dumps({"format": FORMAT} | {name: getattr(index, name) for name in names}).encode()
-    for place in _places(Path(index.path)):
+    names = ("size", "version", "digest", "num_ignored", "extensions", "licenses")
+    facts: dict[str, Any] = {"format": FORMAT} | {name: getattr(index, name) for name in names}
+    facts["problems"] = [vars(problem) for problem in index.problems]
+    meta = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    for place in filter(is_local, sidecars(index.url)):
         try:
-            with atomic_write(place) as file:
-                np.savez(
-                    file,
-                    meta=np.frombuffer(meta, np.uint8),
-                    keys=index.keys,
-                    key_ends=index.key_ends,
-                    starts=index.starts,
-                    members=index.members,
-                )
+            with atomic_write(Path(place)) as file:
+                np.savez(file, meta=meta, **{name: getattr(index, name) for name in _ARRAYS})
             break
         except OSError:
             continue

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,17 +13,21 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.collate import collate
 from diffusion_train.data.dataset import Dataset
-from diffusion_train.data.order import Draw, Order
+from diffusion_train.data.order import Draw
+from diffusion_train.data.problem import Problem
+from diffusion_train.data.resolution import Resolution
 from diffusion_train.utils.rng import key_seed
 
 Batch = dict[str, Any]
 
 
 class DataModule(pl.LightningDataModule):
-    """`batch_size` counts samples of one optimizer step over all devices; `order` is `Order` but for data set and size.
+    """`batch_size` counts samples of one optimizer step over all devices; `arrangement` makes the order of a data set.
 
+    With `resolution` images have its size at each step, in the shape of their bucket.
     An item of the training loader is this rank's share of one global batch, without end from where `go_on` put the start;
     give the Trainer `use_distributed_sampler=False`.
     `num_repeated_batches` goes over the first so many batches again and again: a network must learn them by heart.
@@ -31,16 +36,18 @@ class DataModule(pl.LightningDataModule):
     def __init__(
         self,
         dataset: Dataset,
-        order: Callable[..., Order],
+        arrangement: Arrangement,
         batch_size: int,
         micro_batch_size: int | None = None,
         num_workers: int = 0,
         num_repeated_batches: int | None = None,
+        resolution: Resolution | None = None,
     ) -> None:
         super().__init__()
         self.dataset = dataset
         self.holdout = dataset.holdout()
-        self.order = order(fingerprint=dataset.fingerprint, num_samples=len(dataset))
+        self.order = arrangement(dataset.fingerprint, dataset.sources, dataset.sizes())
+        self.resolution = resolution
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
         self.num_workers = num_workers
@@ -61,12 +68,24 @@ class DataModule(pl.LightningDataModule):
         return self.dataset.fingerprint
 
     @property
+    def problems(self) -> Sequence[Problem]:
+        """What was left out of the data as faulty."""
+        return self.dataset.problems
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the record of a run: exactly which data, under which rights, goes into it."""
+        return {"fingerprint": self.fingerprint, "samples": self.num_samples, "held_out": len(self.holdout)} | dict(
+            self.dataset.facts
+        )
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What decides, with the position, which samples a batch holds."""
         return {
             "seed": self.order.seed,
             "data": self.fingerprint,
-            "data.order": self.order.settings,
+            "data.order": "; ".join([self.order.settings, *([self.resolution.settings] if self.resolution else [])]),
             "data.batch_size": self.batch_size,
         }
 
@@ -112,6 +131,7 @@ class DataModule(pl.LightningDataModule):
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            multiprocessing_context=self.dataset.start_method if self.num_workers else None,
             pin_memory=cuda,
             # without a generator of its own each iteration would draw from the global one
             generator=torch.Generator().manual_seed(key_seed("loader", self.order.seed)),
@@ -120,41 +140,43 @@ class DataModule(pl.LightningDataModule):
     def examples(self, num_samples: int) -> Batch:
         """Training samples spread evenly over the data, always the same; at most `num_samples`."""
         count = min(num_samples, self.num_samples)
-        return collate([self.dataset.read(place * self.num_samples // count, 0) for place in range(count)])
+        return collate(self.dataset.read([Draw(0, place * self.num_samples // count) for place in range(count)]))
 
     def held_out(self, num_samples: int) -> Batch | None:
         """The first held-out samples in their fixed order, at most `num_samples`; None where none are held out."""
         count = min(num_samples, len(self.holdout))
-        return collate([self.holdout.read(index, 0) for index in range(count)]) if count else None
+        return collate(self.holdout.read([Draw(0, index) for index in range(count)])) if count else None
 
     def captions(self) -> Iterator[str]:
-        """Every caption once or more, of training and held-out samples."""
+        """Every caption once or more, of training and held-out samples, where they can be listed."""
         for dataset in (self.dataset, self.holdout):
-            yield from (dataset.caption(index) for index in range(len(dataset)))
+            yield from dataset.captions()
 
 
 class _Reads(TorchDataset[Batch]):
-    """(epoch, sample) -> sample: all that a worker does."""
+    """The draws of a batch -> their samples: all that a worker does."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, draw: Draw) -> Batch:
-        epoch, index = draw
-        return self.dataset.read(index, epoch)
+    def __getitems__(self, draws: list[Draw]) -> list[Batch]:
+        return self.dataset.read(draws)
 
 
 class _Draws(Sampler[list[Draw]]):
     """This process's places of one global batch after another, without end."""
 
     def __init__(self, data: DataModule, places: Sequence[int]) -> None:
-        self.order, self.batch_size, self.places = data.order, data.batch_size, places
-        self.positions = range(data.start_position, sys.maxsize, data.batch_size)
+        self.order, self.resolution = data.order, data.resolution
+        self.batch_size, self.places = data.batch_size, places
+        self.start_step, self.start_position = data.start_step, data.start_position
         self.repeated = (data.num_repeated_batches or sys.maxsize) * data.batch_size
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for position in self.positions:
-            yield self.order.indices(position % self.repeated, self.batch_size, self.places)
+        for number in itertools.count():
+            position = (self.start_position + number * self.batch_size) % self.repeated
+            draws = self.order.indices(position, self.batch_size, self.places)
+            yield self.resolution.shaped(draws, self.start_step + number) if self.resolution else draws
 
 
 def _process(trainer: pl.Trainer | None) -> tuple[int, int, bool]:

@@ -9,7 +9,12 @@ slot = one of a lane's turns, x = 0, 1, 2, ...
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +23,54 @@ from diffusion_train.data.permutation import mix, permute
 from diffusion_train.utils.rng import key_seed
 
 I64 = NDArray[np.int64]
-Draw = tuple[int, int]  # (epoch, sample)
+Shape = tuple[int, int]  # (height, width) in pixels
 
 
-class Order:
-    """`block_size` in samples, `window` in blocks."""
+class Draw(NamedTuple):
+    """A sample's turn in one pass over the data; `shape` where it is not the data set's own."""
+
+    epoch: int
+    sample: int
+    shape: Shape | None = None
+
+
+class Draws(ABC):
+    """An endless sequence of draws, any of which is known by its position: position mod `num_lanes` is its lane.
+
+    `epoch_size` is the number of draws in which each sample comes as often as it is meant to, on average;
+    `settings` names what decides the sequence besides seed and data.
+    """
+
+    seed: int
+    num_samples: int
+    epoch_size: Fraction | int
+    num_lanes: int
+    settings: str
+
+    @abstractmethod
+    def at(self, position: I64) -> tuple[I64, I64]:
+        """(epoch, sample) of positions (m,)."""
+
+    def indices(self, position: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
+        """All or some places of the global batch that comes after `position` draws."""
+        return to_list(*self.at(positions_of(places, position, batch_size, self.num_lanes)))
+
+
+def positions_of(places: Sequence[int] | None, position: int, batch_size: int, num_lanes: int) -> I64:
+    """Where the places of a global batch stand in the sequence: a lane's places are neighbours, its positions are not."""
+    if batch_size % num_lanes or position % num_lanes:
+        raise ValueError(f"batch_size={batch_size} or position={position} is not divisible by num_lanes={num_lanes}")
+    chosen = np.arange(batch_size) if places is None else np.asarray(places, np.int64)
+    width = batch_size // num_lanes
+    return np.int64(position) + chosen % width * num_lanes + chosen // width
+
+
+def to_list(epoch: I64, sample: I64, shape: Shape | None = None) -> list[Draw]:
+    return list(map(Draw._make, zip(epoch.tolist(), sample.tolist(), repeat(shape))))
+
+
+class Order(Draws):
+    """Each of n samples once in positions n * epoch to n * (epoch + 1); `block_size` in samples, `window` in blocks."""
 
     def __init__(
         self, seed: int, fingerprint: str, num_samples: int, block_size: int = 64, window: int = 256, num_lanes: int = 1
@@ -32,7 +80,7 @@ class Order:
             raise ValueError(f"{', '.join(wrong)}: at least 1 is needed")
         self.seed = seed
         self.fingerprint = fingerprint
-        self.num_samples = num_samples
+        self.num_samples = self.epoch_size = num_samples
         self.block_size = min(block_size, num_samples)
         self.window = window
         self.num_lanes = num_lanes
@@ -40,27 +88,17 @@ class Order:
         self._num_blocks = -(-num_samples // self.block_size)
         self._missing = self._num_blocks * self.block_size - num_samples  # what the last block lacks
 
-    def indices(self, position: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
-        """(epoch, sample) of all or some places of the global batch that comes after `position` samples."""
-        if batch_size % self.num_lanes or position % self.num_lanes:
-            raise ValueError(
-                f"batch_size={batch_size} or position={position} is not divisible by num_lanes={self.num_lanes}"
-            )
-        chosen = np.arange(batch_size) if places is None else np.asarray(places, np.int64)
-        width = batch_size // self.num_lanes
-        lane, offset = chosen // width, chosen % width
-        slot = np.int64(position) // self.num_lanes + offset
-        epoch = (slot * self.num_lanes + lane) // self.num_samples
-        samples = np.empty_like(epoch)
-        for number in np.unique(epoch):
+    def at(self, position: I64) -> tuple[I64, I64]:
+        epoch = position // self.num_samples
+        sample = np.empty_like(epoch)
+        for number in np.unique(epoch).tolist():
             now = epoch == number
-            samples[now] = self.sequence(int(number), self._position(int(number), lane[now], slot[now]))
-        return list(zip(epoch.tolist(), samples.tolist(), strict=True))
+            sample[now] = self.sequence(number, self._lane_by_lane(number, position[now]))
+        return epoch, sample
 
     def sequence(self, epoch: int, position: I64) -> I64:
         """Samples at positions (m,) of an epoch's shuffled sequence."""
-        key = np.uint64(key_seed("order", self.seed, self.fingerprint, epoch))
-        short = self._short_slot(key)
+        key, short = _epoch_key(self.seed, self.fingerprint, epoch, self._num_blocks)
         first, last = self._window_of(position, short)
         window_key = mix(key + (first // self.window).astype(np.uint64) + np.uint64(1))
         start = self._start(first, short)
@@ -70,8 +108,9 @@ class Order:
         block = _permute(slot, np.full_like(slot, self._num_blocks), np.full(slot.shape, key))
         return block * self.block_size + shuffled - self._start(slot, short)
 
-    def _position(self, epoch: int, lane: I64, slot: I64) -> I64:
-        """Where in the epoch's sequence the slots of some lanes lie: lane after lane, each lane's piece contiguous."""
+    def _lane_by_lane(self, epoch: int, position: I64) -> I64:
+        """Where in the epoch's shuffled sequence positions lie: lane after lane, each lane's piece contiguous."""
+        slot, lane = np.divmod(position, self.num_lanes)
         begin, end = (self._slots_before(number) for number in (epoch, epoch + 1))
         piece = np.concatenate([[0], np.cumsum(end - begin)[:-1]])
         return piece[lane] + slot - begin[lane]
@@ -79,11 +118,6 @@ class Order:
     def _slots_before(self, epoch: int) -> I64:
         """Slots each lane (num_lanes,) has had before an epoch: #{P < epoch * n with P mod num_lanes == lane}."""
         return (epoch * self.num_samples - np.arange(self.num_lanes) + self.num_lanes - 1) // self.num_lanes
-
-    def _short_slot(self, key: np.uint64) -> int:
-        """Where among the permuted blocks the last block stands, the one that may be shorter."""
-        last, count = np.array([self._num_blocks - 1]), np.array([self._num_blocks])
-        return int(_permute(last, count, np.array([key]), inverse=True)[0])
 
     def _start(self, slot: I64, short: int) -> I64:
         """The first position of a slot of the permuted blocks."""
@@ -97,6 +131,30 @@ class Order:
         """First and last (exclusive) slot of the window around each position."""
         first = self._slot(position, short) // self.window * self.window
         return first, np.minimum(first + self.window, self._num_blocks)
+
+
+class Subset(Draws):
+    """Some samples of a data set in the order of their numbers' places: `order` runs over 0..len(samples)-1."""
+
+    def __init__(self, order: Draws, samples: I64 | range) -> None:
+        assert order.num_samples == len(samples)
+        self.order, self.samples = order, samples
+        self.seed, self.num_lanes, self.settings = order.seed, order.num_lanes, order.settings
+        self.num_samples, self.epoch_size = order.num_samples, order.epoch_size
+
+    def at(self, position: I64) -> tuple[I64, I64]:
+        epoch, place = self.order.at(position)
+        if isinstance(self.samples, range):
+            return epoch, self.samples.start + place
+        return epoch, self.samples[place].astype(np.int64)
+
+
+@lru_cache(maxsize=4096)
+def _epoch_key(seed: int, fingerprint: str, epoch: int, num_blocks: int) -> tuple[np.uint64, int]:
+    """The key of an epoch, and where among its permuted blocks the last block stands, the one that may be shorter."""
+    key = np.uint64(key_seed("order", seed, fingerprint, epoch))
+    last, count = np.array([num_blocks - 1]), np.array([num_blocks])
+    return key, int(_permute(last, count, np.array([key]), inverse=True)[0])
 
 
 def _permute(index: I64, size: I64, key: NDArray[np.uint64], inverse: bool = False) -> I64:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from diffusion_train.data.order import Draw
 from diffusion_train.utils.rng import key_seed
 
 
 class PointsDataset:
     """`num_samples` points of one kind, within about [-1, 1]."""
+
+    start_method = None
+    problems = ()
 
     def __init__(self, kind: str, num_samples: int, seed: int = 0, num_holdout: int = 0) -> None:
         if kind not in KINDS:
@@ -25,16 +29,27 @@ class PointsDataset:
         self.num_holdout = num_holdout
         self.shape = (2,)
         self.points = KINDS[kind](num_samples, Generator().manual_seed(key_seed("points", kind, seed)))
+        self.facts = {"kind": kind}
         self.fingerprint = hashlib.sha256(self.points.numpy().tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.points)
 
-    def read(self, index: int, draw: int) -> dict[str, Any]:
-        return {"x": self.points[index], "caption": "", "key": f"{index:09d}", "index": index}
+    def read(self, draws: Sequence[Draw]) -> list[dict[str, Any]]:
+        return [
+            {"x": self.points[i], "caption": "", "key": f"{i:09d}", "index": i, "bad": ""}
+            for i in (draw.sample for draw in draws)
+        ]
 
-    def caption(self, index: int) -> str:
-        return ""
+    @property
+    def sources(self) -> dict[str, int]:
+        return {self.kind: len(self)}
+
+    def sizes(self) -> None:
+        return None
+
+    def captions(self) -> Iterator[str]:
+        return iter([""])
 
     def holdout(self) -> PointsDataset:
         """Other points of the same distribution."""

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 BLOCK = 512
 _ZERO = bytes(BLOCK)
+_SEARCHED = 1 << 20  # bytes looked through at once, a multiple of BLOCK
 _MAX_EXTENDED = 1 << 20  # bytes of a long name or pax header; real ones are far below
 _REGULAR = b"0\0" + b"7"
 _WITHOUT_DATA = b"123456"  # links, devices, directories, pipes: whatever their size field says
@@ -22,12 +23,13 @@ _GNU_SPARSE = b"S"
 
 
 class TarError(ValueError):
-    """A tar that cannot be trusted from byte `offset` on."""
+    """A tar that cannot be trusted from byte `offset` on; `rule` is the kind of fault."""
 
-    def __init__(self, offset: int, reason: str) -> None:
+    def __init__(self, offset: int, reason: str, rule: str = "damaged-header") -> None:
         super().__init__(f"byte {offset}: {reason}")
         self.offset = offset
         self.reason = reason
+        self.rule = rule
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,31 @@ class _Header:
     type: bytes
 
 
-def walk(file: BinaryIO, file_size: int) -> Iterator[Member]:
-    """The members in the order of the file. Raises TarError once the members before the faulty byte are yielded."""
-    offset = 0
+def walk(file: BinaryIO, file_size: int, faults: list[TarError] | None = None) -> Iterator[Member]:
+    """The members in the order of the file. Raises TarError once the members before the faulty byte are yielded.
+
+    With a list for `faults` they are noted there, and the walk goes on at the next header that proves itself. The first
+    member after such a gap is left out: its true name may stand in an extended header that was lost.
+    """
+    offset: int | None = 0
+    trusted = True
+    while offset is not None:
+        try:
+            for member in _walk(file, offset, file_size):
+                if trusted:
+                    yield member
+                trusted = True
+            return
+        except TarError as error:
+            if faults is None:
+                raise
+            faults.append(error)
+            joined = error.rule == "trailing-data"
+            offset = _next_header(file, error.offset // BLOCK * BLOCK + (0 if joined else BLOCK), file_size)
+            trusted = joined
+
+
+def _walk(file: BinaryIO, offset: int, file_size: int) -> Iterator[Member]:
     pax_global: dict[str, str] = {}
     pax: dict[str, str] = {}
     while (block := _read(file, offset, file_size, BLOCK, "header")) != _ZERO:
@@ -72,7 +96,9 @@ def walk(file: BinaryIO, file_size: int) -> Iterator[Member]:
         if data + member.size > file_size:
             left = max(file_size - data, 0)
             raise TarError(
-                offset, f"member {member.name!r} needs {member.size} bytes, {left} are left: the file is torn"
+                offset,
+                f"member {member.name!r} needs {member.size} bytes, {left} are left: the file is torn",
+                "torn-shard",
             )
         yield member
         pax = {}
@@ -172,7 +198,7 @@ def _verify_end(file: BinaryIO, offset: int, file_size: int) -> None:
     while chunk := file.read(1 << 20):
         if any(chunk):
             first = at + next(i for i, byte in enumerate(chunk) if byte)
-            raise TarError(first, "data after the end of the archive: joined or damaged tars")
+            raise TarError(first, "data after the end of the archive: joined or damaged tars", "trailing-data")
         at += len(chunk)
 
 
@@ -181,8 +207,31 @@ def _read(file: BinaryIO, offset: int, file_size: int, size: int, what: str) -> 
     data = file.read(size)
     if len(data) < size:
         reason = f"the file ends at byte {file_size} where its {what} should be: it is torn"
-        raise TarError(min(offset, file_size), reason)
+        raise TarError(min(offset, file_size), reason, "torn-shard")
     return data
+
+
+def _next_header(file: BinaryIO, start: int, file_size: int) -> int | None:
+    """The first block from `start` on (a multiple of BLOCK) that names the format and has the checksum it states."""
+    magic_at, magic = 257, b"ustar"
+    for offset in range(start, file_size - BLOCK + 1, _SEARCHED):
+        file.seek(offset)
+        data = file.read(_SEARCHED)
+        at = data.find(magic)
+        while at >= 0:
+            begin = at - magic_at
+            if begin >= 0 and begin % BLOCK == 0 and _is_header(data[begin : begin + BLOCK]):
+                return offset + begin
+            at = data.find(magic, at + 1)
+    return None
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        _parse(block, 0)
+    except TarError:
+        return False
+    return len(block) == BLOCK
 
 
 def _after(data: int, size: int) -> int:

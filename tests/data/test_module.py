@@ -8,24 +8,26 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.index import DataError
 from diffusion_train.data.module import DataModule
 from diffusion_train.data.order import Order
 from diffusion_train.data.points import PointsDataset
+from diffusion_train.data.selection import Selection
+from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.transform import ImageTransform
 
 
 def _points(num_samples=20, batch_size=6, num_lanes=1, **options):
-    order = partial(Order, seed=0, block_size=4, window=2, num_lanes=num_lanes)
+    order = Arrangement(partial(Order, seed=0, block_size=4, window=2, num_lanes=num_lanes))
     return DataModule(PointsDataset("spiral", num_samples, num_holdout=5), order, batch_size, **options)
 
 
 @pytest.fixture
 def make_images(make_shards):
     def make(**options):
-        dataset = ShardDataset(make_shards(14, 4), ImageTransform(16, flip=True), holdout=2)
-        return DataModule(dataset, partial(Order, seed=0, block_size=2, window=2), 4, **options)
+        dataset = ShardDataset(make_shards(14, 4), ImageTransform(16, flip=True), selection=Selection(holdout=2))
+        return DataModule(dataset, Arrangement(partial(Order, seed=0, block_size=2, window=2)), 4, **options)
 
     return make
 
@@ -59,7 +61,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(make_images):
 def test_a_restart_goes_on_with_the_same_batches(start):
     data = _points()
     whole = _indices(_take(data, 12))
-    assert whole == [[sample for _, sample in data.order.indices(6 * step, 6)] for step in range(12)]
+    assert whole == [[draw.sample for draw in data.order.indices(6 * step, 6)] for step in range(12)]
     data.go_on(start, 6 * start)
     assert _indices(_take(data, 12 - start)) == whole[start:]
 
@@ -130,7 +132,7 @@ def test_lightning_trains_on_without_end(num_samples, tmp_path):
 def test_a_fault_in_a_worker_reaches_the_user(make_images, tmp_path):
     data = make_images(num_workers=1)
     next((tmp_path / "shards").glob("*1.tar")).write_bytes(b"other")
-    with pytest.raises(DataError, match="changed since it was indexed"):
+    with pytest.raises(StorageError, match="changed since it was indexed"):
         _fit(data, tmp_path)
 
 
@@ -162,7 +164,7 @@ def test_held_out_samples_come_in_their_order_and_no_more_than_there_are():
     assert data.held_out(3)["index"].tolist() == [0, 1, 2]
     assert len(data.held_out(99)["index"]) == 5
     assert not torch.isin(data.held_out(5)["x"], data.examples(20)["x"]).any()
-    assert DataModule(PointsDataset("spiral", 8), partial(Order, seed=0), 4).held_out(3) is None
+    assert DataModule(PointsDataset("spiral", 8), Arrangement(partial(Order, seed=0)), 4).held_out(3) is None
 
 
 def test_examples_are_spread_over_the_data():

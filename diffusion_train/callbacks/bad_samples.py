@@ -1,0 +1,72 @@
+"""Bad samples on record: each once in a file, their number in the logs, and an end to the run where they are too many."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from diffusion_train.callbacks.progress import say
+from diffusion_train.callbacks.scalars import is_logged, log
+
+
+class TooManyBadSamples(RuntimeError):
+    """So many samples had to be replaced that the run would not be what its config says."""
+
+
+class BadSamples(pl.Callback):
+    """Writes `bad_samples.jsonl`, a line a bad sample met (shard, key, offset, reason), and logs `data/bad_samples`.
+
+    Raises TooManyBadSamples on all ranks when more than `max_share` of the data set were bad.
+    """
+
+    def __init__(self, run_dir: str | Path, max_share: float = 0.01) -> None:
+        if not 0 <= max_share <= 1:
+            raise ValueError(f"callbacks.bad_samples.max_share={max_share}: a share from 0 to 1")
+        self.path, self.max_share = Path(run_dir) / "bad_samples.jsonl", max_share
+        self._before: set[str] = set()  # met by earlier parts of the run
+        self._met: set[str] = set()  # by this process
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        """A new run's record begins with the samples that the index left out."""
+        if trainer.global_step and self.path.exists():
+            self._before = set(self.path.read_text("utf-8").splitlines())
+        elif trainer.is_global_zero:
+            for problem in trainer.datamodule.problems:  # type: ignore[attr-defined]
+                self._write(json.dumps(vars(problem)))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for line in filter(None, batch["bad"]):
+            if line not in self._before | self._met:
+                self._write(line)
+        if is_logged(trainer):
+            count = self._of_all_ranks(trainer)
+            log(trainer, {"data/bad_samples": count})
+            self._refuse_too_many(trainer, count)
+
+    def _write(self, line: str) -> None:
+        self._met.add(line)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _of_all_ranks(self, trainer: pl.Trainer) -> int:
+        """One that several ranks met counts more than once."""
+        met = torch.tensor(float(len(self._met)), device=trainer.strategy.root_device)
+        if trainer.world_size > 1:
+            met = trainer.strategy.reduce(met, reduce_op="sum")
+        return len(self._before) + int(met)
+
+    def _refuse_too_many(self, trainer: pl.Trainer, count: int) -> None:
+        of = trainer.datamodule.num_samples  # type: ignore[attr-defined]
+        if count > self.max_share * of:
+            raise TooManyBadSamples(
+                f"{count} bad samples, more than callbacks.bad_samples.max_share={self.max_share:g} of {of:,}; "
+                f"{self.path} names them"
+            )
+
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if self._met and trainer.is_global_zero:
+            say(f"{len(self._before | self._met)} bad samples were left out or replaced: {self.path}")

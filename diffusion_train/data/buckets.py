@@ -1,0 +1,93 @@
+"""Batches of one shape: samples sorted into buckets by aspect ratio, each batch drawn from one bucket.
+
+The batches of a bucket are cut from its own endless sequence, so that a pass that ends inside a batch is followed by
+the next pass in the same batch and nothing is dropped. A cycle of steps goes over the data about once: with n samples
+in a bucket and B in a batch, floor(e * n / B) batches of the bucket come before cycle e. They are spread over the
+cycle at random but evenly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from diffusion_train.data.interleave import interleave
+from diffusion_train.data.order import Draw, Draws, Shape, positions_of, to_list
+from diffusion_train.utils.rng import key_seed
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """Of one bucket, for batches of one size."""
+
+    shape: Shape
+    num_samples: int
+    batch_size: int
+    batches_a_cycle: float
+
+    @property
+    def copies(self) -> int:
+        """How often some sample comes in one and the same batch, at least."""
+        return -(-self.batch_size // self.num_samples)
+
+    def __str__(self) -> str:
+        height, width = self.shape
+        text = (
+            f"{width}x{height}: {self.num_samples:,} samples, {self.batches_a_cycle:,.4g} batches a pass over the data"
+        )
+        if self.copies == 1:
+            return text
+        return f"{text}; fewer than data.batch_size={self.batch_size}: a batch holds some of them {self.copies} times"
+
+
+class Buckets:
+    """One sequence of draws a shape, in place of one for all; otherwise as `Draws`."""
+
+    def __init__(self, buckets: Sequence[tuple[Shape, Draws]]) -> None:
+        self.shapes = [shape for shape, _ in buckets]
+        self.draws = [draws for _, draws in buckets]
+        self.seed, self.num_lanes = self.draws[0].seed, self.draws[0].num_lanes
+        assert all(draws.num_lanes == self.num_lanes for draws in self.draws)
+        self.num_samples = sum(draws.num_samples for draws in self.draws)
+        self.epoch_size = sum(draws.epoch_size for draws in self.draws)
+        shapes = ", ".join(f"{height}x{width}" for height, width in self.shapes)
+        self.settings = "; ".join([f"buckets {shapes}", *dict.fromkeys(draws.settings for draws in self.draws)])
+
+    def indices(self, position: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
+        """All or some places of the global batch that comes after `position` draws.
+
+        Batches of another size are cut elsewhere: from a position that is no multiple of `batch_size` the sequence goes
+        on at the last one, and each bucket within a few batches of where it was.
+        """
+        bucket, batch = self._batch(position // batch_size, batch_size)
+        where = positions_of(places, batch * batch_size, batch_size, self.num_lanes)
+        return to_list(*self.draws[bucket].at(where), self.shapes[bucket])
+
+    def occupancy(self, batch_size: int) -> list[Occupancy]:
+        return [
+            Occupancy(shape, draws.num_samples, batch_size, float(draws.epoch_size / Fraction(batch_size)))
+            for shape, draws in zip(self.shapes, self.draws, strict=True)
+        ]
+
+    def _batch(self, step: int, batch_size: int) -> tuple[int, int]:
+        """(bucket, number of the batch in its sequence) of a step."""
+        cycle = self._cycle_of(step, batch_size)
+        before = np.array(self._before(cycle, batch_size))
+        counts = np.array(self._before(cycle + 1, batch_size)) - before
+        key = np.array([key_seed("buckets", self.seed, cycle)], np.uint64)
+        [bucket], [rank] = interleave(np.array([step - before.sum()]), counts[:, None], key)
+        return int(bucket), int(before[bucket] + rank)
+
+    def _before(self, cycle: int, batch_size: int) -> list[int]:
+        """Batches of each bucket before a cycle."""
+        return [math.floor(cycle * draws.epoch_size / Fraction(batch_size)) for draws in self.draws]
+
+    def _cycle_of(self, step: int, batch_size: int) -> int:
+        cycle = step * batch_size // self.epoch_size
+        while sum(self._before(cycle + 1, batch_size)) <= step:
+            cycle += 1
+        return cycle

@@ -1,0 +1,1 @@
+"""Captions: where they stand, and what becomes of them in each epoch."""

@@ -1,0 +1,156 @@
+"""What is said of a sample in an epoch: source -> one of its captions -> tags -> template.
+
+Leaving the whole caption out, which guidance needs, is not done here but by `condition_dropout` in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeVar, get_args
+
+from diffusion_train.data.caption.fault import BlankCaption, CaptionError, Fault, MissingCaption, is_utf8
+from diffusion_train.data.caption.metadata import Path, field_texts
+from diffusion_train.data.caption.source import Members, Source
+from diffusion_train.data.caption.tags import Tags
+from diffusion_train.data.caption.template import CAPTION, Template
+from diffusion_train.utils.rng import key_seed
+
+T = TypeVar("T")
+Choose = Literal["draw", "first", "join"]
+Missing = Literal["error", "empty", "drop"]
+MAX_LISTED = 1000  # captions that `every` lists for one sample
+NO_TAGS = Tags()
+
+
+class Captions:
+    """A pure function of what a sample holds, its number, the epoch and the seed.
+
+    `choose`: of several captions one is drawn each epoch, the first is taken, or all are joined by the separator of
+    `tags`. One of `templates` is drawn each epoch. A sample lacking what a template names is refused with a CaptionError,
+    for "error" and "drop" (which of the two, the data set must know), or has the empty caption for `missing` "empty". A
+    caption of white space alone is refused for "drop", and empty otherwise. ValueError for impossible settings.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        seed: int = 0,
+        choose: Choose = "draw",
+        templates: Sequence[str] = ("{caption}",),
+        trigger: str = "",
+        tags: Tags = NO_TAGS,
+        missing: Missing = "error",
+    ) -> None:
+        _require_one_of("choose", choose, get_args(Choose))
+        _require_one_of("missing", missing, get_args(Missing))
+        self.source, self.seed, self.choose, self.tags, self.missing = source, seed, choose, tags, missing
+        self.templates = _read(templates, trigger)
+        self.paths = list(dict.fromkeys(path for template in self.templates for path in template.paths))
+        read = source.extensions if CAPTION in self.paths else ()
+        metadata = ("json",) if any(path != CAPTION for path in self.paths) else ()
+        self.extensions: tuple[str, ...] = tuple(dict.fromkeys([*read, *metadata]))
+        self.settings = (
+            f"source=({source.settings}), choose={choose}, templates={list(templates)}, trigger={trigger!r}, "
+            f"tags=({tags.settings}), missing={missing}"
+        )
+
+    def has(self, key: str) -> bool:
+        """False where a sample of this key has no caption even if all members of `extensions` are there."""
+        return CAPTION not in self.paths or self.source.has(key)
+
+    def __call__(self, members: Members, key: str, epoch: int, sample: int) -> str:
+        """The caption of an epoch. Raises CaptionError."""
+        drawn = (self.seed, epoch, sample)
+        told = self._told(members, key)
+        if told is None:
+            return ""
+        values = {path: _pick(texts, "caption", drawn) for path, texts in told.items()}
+        if CAPTION in values:
+            values[CAPTION] = self.tags(values[CAPTION], *drawn)
+        return _pick(self.templates, "template", drawn).render(values)
+
+    def every(self, members: Members, key: str) -> Iterator[str]:
+        """Each caption that can come out; none where tags are drawn or there are more than MAX_LISTED. Raises CaptionError."""
+        told = self._told(members, key)
+        if told is None:
+            yield ""
+            return
+        captions = told.pop(CAPTION, [""])
+        if len(captions) * len(self.templates) > MAX_LISTED or not all(map(self.tags.is_fixed, captions)):
+            return
+        fields = {path: texts[0] for path, texts in told.items()}
+        every = (template.render({CAPTION: text, **fields}) for template in self.templates for text in captions)
+        yield from dict.fromkeys(every)
+
+    def texts(self, members: Members, key: str) -> list[str]:
+        """The captions as they stand, but for blank ones and white space around. Raises CaptionError."""
+        return _not_blank(self.source.texts(members, key))
+
+    def faults(self, members: Members, key: str) -> list[Fault]:
+        """What is wrong with the sample's captions, whatever becomes of them."""
+        return [fault for path in self.paths for fault in self._faults(path, members, key)]
+
+    def _told(self, members: Members, key: str) -> dict[Path, list[str]] | None:
+        """Choices for everything that the templates name; None for a sample that is trained on the empty caption.
+
+        All templates' needs are those of every epoch, so that a sample is not refused in one epoch and used in the next.
+        """
+        told = {path: self._choices(path, members, key) for path in self.paths}
+        return told if all(told.values()) else None
+
+    def _choices(self, path: Path, members: Members, key: str) -> list[str]:
+        found = self._found(path, members, key)
+        texts = _not_blank(found)
+        if not found and self.missing != "empty":
+            raise MissingCaption(f"no {self._name(path)}")
+        if path != CAPTION:
+            return [", ".join(texts)] if found else []
+        if found and not texts and self.missing == "drop":
+            raise BlankCaption(f"{self._name(path)} is blank")
+        if self.choose == "join":
+            return [self.tags.join(texts)] if texts else []
+        return texts[:1] if self.choose == "first" else texts
+
+    def _faults(self, path: Path, members: Members, key: str) -> Iterator[Fault]:
+        try:
+            found = self._found(path, members, key)
+        except CaptionError as error:
+            yield Fault(error.rule, str(error))
+            return
+        if not found:
+            yield Fault(MissingCaption.rule, f"no {self._name(path)}")
+        elif not _not_blank(found):
+            yield Fault(BlankCaption.rule, f"{self._name(path)} is blank")
+        whole = self.source.is_utf8(members, key) if path == CAPTION else is_utf8(members.get("json", b""))
+        if found and not whole:
+            yield Fault("caption-not-utf8", f"{self._name(path)} has bytes that are not UTF-8; they become U+FFFD")
+
+    def _found(self, path: Path, members: Members, key: str) -> list[str]:
+        return self.source.texts(members, key) if path == CAPTION else field_texts(members.get("json", b"{}"), path)
+
+    def _name(self, path: Path) -> str:
+        return self.source.name if path == CAPTION else f"{'.'.join(path)} in json"
+
+
+def _read(templates: Sequence[str], trigger: str) -> list[Template]:
+    read = [Template(text, trigger) for text in templates]
+    if not read:
+        raise ValueError("data.captions.templates is empty; the plain one is ['{caption}']")
+    if trigger and not any(template.names_trigger for template in read):
+        raise ValueError(
+            f"data.captions.trigger={trigger}: no template names it; for instance data.captions.templates=['{{trigger}}, {{caption}}']"
+        )
+    return read
+
+
+def _not_blank(texts: list[str]) -> list[str]:
+    return [stripped for text in texts if (stripped := text.strip())]
+
+
+def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"data.captions.{name}={value}: one of {', '.join(known)}")
+
+
+def _pick(choices: Sequence[T], purpose: str, drawn: tuple[int, int, int]) -> T:
+    return choices[key_seed(purpose, *drawn) % len(choices)]

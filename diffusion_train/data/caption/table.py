@@ -1,0 +1,89 @@
+"""Captions in a table beside the shards."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from diffusion_train.data.caption.fault import decode, is_utf8
+from diffusion_train.utils.text import shown
+
+_SHOWN = 5  # keys in a message
+
+
+class CsvColumn:
+    """The column `column` of a CSV file (UTF-8, a header line), found by the sample's key in the column `key`.
+
+    A key may be written with the ending of its image: `cats/0001.jpg` is the sample `cats/0001`. The table is held in
+    memory. ValueError for a table that is not whole, or for keys in several rows, unless `several` makes these the
+    captions of one sample.
+    """
+
+    extensions: tuple[str, ...] = ()
+
+    def __init__(self, path: str, column: str = "caption", key: str = "key", several: bool = False) -> None:
+        file = Path(path)
+        self._rows: dict[str, list[bytes]] = {}
+        for name, text in _rows(file, column, key):
+            self._rows.setdefault(name, []).append(text)
+        if not several:
+            _refuse_repeated(file, [name for name, texts in self._rows.items() if len(texts) > 1])
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        self.name = f"row of its key in {file}"
+        self.settings = f"csv {digest}: {column} by {key}"
+
+    def has(self, key: str) -> bool:
+        return key in self._rows
+
+    def texts(self, members: Mapping[str, bytes], key: str) -> list[str]:
+        return [decode(text) for text in self._rows.get(key, ())]
+
+    def is_utf8(self, members: Mapping[str, bytes], key: str) -> bool:
+        return all(map(is_utf8, self._rows.get(key, ())))
+
+
+def _rows(file: Path, column: str, key: str) -> Iterator[tuple[str, bytes]]:
+    """(key of the sample, caption in the file's own bytes)"""
+    try:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            # strict: a quote that is never closed would swallow the rows after it
+            rows = csv.reader(stream, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True)
+            header = next(rows, [])
+            places = [_place(file, header, name) for name in (key, column)]
+            for row in rows:
+                if row and len(row) != len(header):
+                    raise ValueError(f"{file}, line {rows.line_num}: {len(row)} fields where {len(header)} are named")
+                if row:
+                    name, text = (row[place].encode("utf-8", "surrogateescape") for place in places)
+                    yield sample_key(name.decode("utf-8", "replace")), text
+    except OSError as error:
+        raise ValueError(f"data.captions.source.path={file}: {error.strerror or error}") from error
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {rows.line_num}: {error}") from error
+
+
+def sample_key(name: str) -> str:
+    """`folder/name.jpg` -> `folder/name`: what WebDataset makes of a member's name."""
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.split(".", 1)[0]
+
+
+def _place(file: Path, header: list[str], name: str) -> int:
+    if header.count(name) != 1:
+        names = shown(", ".join(header))
+        raise ValueError(
+            f"{file} has {header.count(name)} columns {name!r}: it has the columns {names or 'of no header'}"
+        )
+    return header.index(name)
+
+
+def _refuse_repeated(file: Path, keys: list[str]) -> None:
+    if keys:
+        some = ", ".join(map(shown, keys[:_SHOWN])) + (", ..." if len(keys) > _SHOWN else "")
+        raise ValueError(
+            f"{file}: {len(keys)} keys stand in several rows: {some}; "
+            "data.captions.source.several=true makes each row a caption of its sample"
+        )

@@ -1,0 +1,223 @@
+"""What the header of an image says, without decoding it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+MAX_BYTES = 1 << 26
+Box = tuple[int, int, int, int]
+
+
+class ImageError(ValueError):
+    """An image that cannot or must not be decoded."""
+
+
+class Header(NamedTuple):
+    """`width` and `height` are those of the image held upright; `mode` is L, RGB, CMYK, P, LA or RGBA.
+
+    `orientation` is EXIF's, 1 where it says nothing sensible. `alpha` tells that some of it may be transparent, `frame`
+    the box (left, top, right, bottom) of a first frame that does not fill it, `cut` that the end of a PNG is missing, and
+    with it perhaps its orientation.
+    """
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    bits: int = 8
+    orientation: int = 1
+    alpha: bool = False
+    animated: bool = False
+    frame: Box | None = None
+    cut: bool = False
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the pixels are stored otherwise than they are to be shown."""
+        return self.orientation > 1
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(width, height) before any turning."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+def image_header(data: bytes) -> Header:
+    """Raises ImageError for what is no image of `FORMATS` or has more than `MAX_BYTES`."""
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"{len(data)} bytes, more than {MAX_BYTES}")
+    try:
+        header = _reader(data)(data)
+    except (IndexError, KeyError, ValueError, struct.error) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError("the header is cut or damaged") from error
+    if not header.width or not header.height:
+        raise ImageError(f"{header.width} x {header.height} pixels")
+    return header._replace(width=header.height, height=header.width) if header.orientation >= 5 else header
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of the image held upright. Raises ImageError."""
+    header = image_header(data)
+    return header.width, header.height
+
+
+def _reader(data: bytes) -> Callable[[bytes], Header]:
+    if data.startswith(b"\xff\xd8\xff"):
+        return _jpeg
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _png
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return _webp
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return _gif
+    raise ImageError(f"no {', '.join(FORMATS)} image: starts with {data[:12]!r}" if data else "empty")
+
+
+def _jpeg(data: bytes) -> Header:
+    frame, exif = None, None
+    for marker, start, end in _jpeg_segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            frame = frame or struct.unpack_from(">BHHB", data, start)
+        elif marker == 0xE1 and exif is None and data.startswith(b"Exif\0\0", start):
+            exif = data[start + 6 : end]
+    if frame is None:
+        raise ImageError("a JPEG without a frame")
+    bits, height, width, components = frame
+    return Header("JPEG", width, height, {1: "L", 3: "RGB", 4: "CMYK"}[components], bits, _orientation(exif))
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of the contents of each segment before the first scan."""
+    place = 2
+    while True:
+        place = data.index(b"\xff", place)
+        while data[place] == 0xFF:  # any number of them may stand before a marker
+            place += 1
+        marker = data[place]
+        place += 1
+        if marker in (0xD9, 0xDA):
+            return
+        if marker > 1 and not 0xD0 <= marker <= 0xD8:
+            (length,) = struct.unpack_from(">H", data, place)
+            yield marker, place + 2, place + length
+            place += max(2, length)
+
+
+def _png(data: bytes) -> Header:
+    length, name, width, height, bits, kind = struct.unpack_from(">I4sIIBB", data, 8)
+    if (length, name) != (13, b"IHDR"):
+        raise ImageError("a PNG that does not start with its header")
+    mode = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}[kind]
+    alpha, frames, exif = mode.endswith("A"), 1, None
+    place = 33
+    while name != b"IEND" and place + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        if name == b"tRNS":
+            alpha = True
+        elif name == b"acTL":
+            (frames,) = struct.unpack_from(">I", data, place + 8)
+        elif name == b"eXIf" and exif is None:  # it may come after the pixels
+            exif = data[place + 8 : place + 8 + length]
+        place += length + 12
+    return Header("PNG", width, height, mode, bits, _orientation(exif), alpha, frames > 1, cut=name != b"IEND")
+
+
+def _webp(data: bytes) -> Header:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return _extended_webp(data)
+    if kind == b"VP8L" and data[20] == 0x2F:
+        (bits,) = struct.unpack_from("<I", data, 21)
+        alpha = bool(bits >> 28 & 1)
+        return Header("WEBP", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, "RGBA" if alpha else "RGB", alpha=alpha)
+    if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return Header("WEBP", width & 0x3FFF, height & 0x3FFF, "RGB")
+    raise ImageError("a WebP without an image")
+
+
+def _extended_webp(data: bytes) -> Header:
+    flags, width, height = data[20], _three_bytes(data, 24) + 1, _three_bytes(data, 27) + 1
+    frames, exif, place = [], None, 12
+    while place + 8 <= len(data):
+        name, length = struct.unpack_from("<4sI", data, place)
+        if name == b"ANMF":
+            frames.append(place + 8)
+        elif name == b"EXIF" and exif is None:
+            exif = data[place + 8 : place + 8 + length].removeprefix(b"Exif\0\0")
+        place += 8 + length + length % 2
+    moving, frame = bool(flags & 0x02), None
+    if moving and frames:
+        left, top = (2 * _three_bytes(data, frames[0] + byte) for byte in (0, 3))
+        across, down = (_three_bytes(data, frames[0] + byte) + 1 for byte in (6, 9))
+        frame = _unless_whole((left, top, left + across, top + down), width, height)
+    alpha = bool(flags & 0x10) or frame is not None
+    mode, animated = "RGBA" if flags & 0x10 else "RGB", moving and len(frames) > 1
+    return Header("WEBP", width, height, mode, 8, _orientation(exif), alpha, animated, frame)
+
+
+def _three_bytes(data: bytes, place: int) -> int:
+    return data[place] | data[place + 1] << 8 | data[place + 2] << 16
+
+
+def _gif(data: bytes) -> Header:
+    width, height = struct.unpack_from("<HH", data, 6)
+    place = 13 + _colour_table(data[10])
+    box, alpha, animated = None, False, False
+    try:
+        while data[place] != 0x3B and not animated:
+            if data[place] == 0x2C and box:
+                animated = True
+            elif data[place] == 0x2C:
+                left, top, across, down, flags = struct.unpack_from("<HHHHB", data, place + 1)
+                box = (left, top, left + across, top + down)
+                place = _after_blocks(data, place + 11 + _colour_table(flags))
+            elif data[place] == 0x21:
+                alpha = alpha or (not box and data[place + 1] == 0xF9 and bool(data[place + 3] & 1))
+                place = _after_blocks(data, place + 2)
+            else:
+                place += 1
+    except IndexError:
+        pass  # cut; what was read stands
+    if box is None:
+        raise ImageError("a GIF without an image")
+    width, height = max(width, box[2]), max(height, box[3])  # a frame beyond the screen makes it larger
+    frame = _unless_whole(box, width, height)
+    return Header("GIF", width, height, "P", alpha=alpha or frame is not None, animated=animated, frame=frame)
+
+
+def _unless_whole(box: Box, width: int, height: int) -> Box | None:
+    return None if box == (0, 0, width, height) else box
+
+
+def _colour_table(flags: int) -> int:
+    """Bytes of it."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _after_blocks(data: bytes, place: int) -> int:
+    while size := data[place]:
+        place += size + 1
+    return place + 1
+
+
+def _orientation(exif: bytes | None) -> int:
+    if not exif or exif[:4] not in (b"II*\0", b"MM\0*"):
+        return 1
+    order = "<" if exif[:1] == b"I" else ">"
+    try:
+        (table,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, table)
+        for entry in range(table + 2, table + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH", exif, entry)
+            if tag == 0x0112:
+                (value,) = struct.unpack_from(order + ("I" if kind == 4 else "H"), exif, entry + 8)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass  # EXIF is often damaged; that is no reason to lose the image
+    return 1

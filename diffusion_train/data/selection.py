@@ -1,0 +1,171 @@
+"""Which samples of a collection are trained on, which are held out, and which are left out and why."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.collection import Collection
+from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_PIXELS
+from diffusion_train.data.problem import DataError, Problem
+from diffusion_train.data.source.rights import decide
+from diffusion_train.utils.redact import redact_url
+
+log = logging.getLogger(__name__)
+
+Faults = Literal["strict", "tolerant"]
+Indices = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Samples of the collection: to train on in their order, held out in the order of their hashes."""
+
+    train: Indices
+    held_out: Indices
+    problems: Sequence[Problem] = ()
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class Selection:
+    """`holdout` is a number of samples (1, 2, ...) or a share (below 1) chosen by hash of their keys.
+
+    `faults`: "strict" raises DataError that lists every faulty shard and sample, "tolerant" leaves them out. Images with
+    a side below `min_side` pixels or one side more than `max_aspect` times the other are left out, and with
+    `allowed_licenses` samples under other licences. ValueError for impossible settings.
+    """
+
+    def __init__(
+        self,
+        holdout: float = 0,
+        min_side: int = 1,
+        max_aspect: float | None = None,
+        allowed_licenses: Sequence[str] | None = None,
+        faults: Faults = "strict",
+    ) -> None:
+        if holdout < 0 or (holdout >= 1 and holdout != int(holdout)):
+            raise ValueError(f"data.holdout={holdout}: a share below 1 or a whole number of samples")
+        if faults not in get_args(Faults):
+            raise ValueError(f"data.faults={faults}: one of {', '.join(get_args(Faults))}")
+        if max_aspect is not None and max_aspect < 1:
+            raise ValueError(f"data.max_aspect={max_aspect:g}: at least 1, or null for any")
+        self.holdout, self.min_side, self.max_aspect = holdout, min_side, max_aspect
+        self.allowed_licenses = allowed_licenses
+        self.faults = faults
+
+    def choose(self, collection: Collection, captions: Captions) -> Chosen:
+        whole, problems = self._whole(collection, captions)
+        kept, left_out = self._wanted(collection, whole, captions)
+        left_out["faulty"] = len(problems)
+        usable = np.flatnonzero(kept)
+        if not len(usable):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in (+left_out).items())
+            raise DataError(f"data.shards: none of {len(kept)} samples is left ({reasons})")
+        for reason, count in (+left_out).items():
+            log.warning("%d of %d samples are left out: %s", count, len(kept), reason)
+        if collection.meta["num_ignored"]:
+            ignored = collection.meta["num_ignored"]
+            log.warning("%d members of the shards are ignored: links, folders, hidden files", ignored)
+        return Chosen(*self._split(collection, usable), problems, +left_out)
+
+    def _whole(self, collection: Collection, captions: Captions) -> tuple[Mask, list[Problem]]:
+        found = sample_faults(collection, captions)
+        faulty = np.zeros(len(collection), bool)
+        for _, _, mask in found:
+            faulty |= mask
+        problems = [*collection.problems, *_told(collection, found)]
+        if problems and self.faults == "strict":
+            raise DataError.listing(problems)
+        return ~faulty, problems
+
+    def _wanted(self, collection: Collection, kept: Mask, captions: Captions) -> tuple[Mask, Counter[str]]:
+        left_out: Counter[str] = Counter()
+        for reason, unwanted in self._reasons(collection, captions):
+            now = kept & unwanted()
+            left_out[reason] += int(now.sum())
+            kept = kept & ~now
+        return kept, left_out
+
+    def _reasons(self, collection: Collection, captions: Captions) -> Iterator[tuple[str, Callable[[], Mask]]]:
+        width, height = sizes(collection)
+        short, long = np.minimum(width, height), np.maximum(width, height)
+        if self.min_side > 1:
+            yield f"a side below data.min_side={self.min_side}", lambda: short < self.min_side
+        if self.max_aspect is not None:
+            limit = self.max_aspect
+            yield f"an aspect ratio above data.max_aspect={limit:g}", lambda: long > limit * short
+        if captions.missing == "drop":
+            yield f"no {captions.source.name}", lambda: without_caption(collection, captions)
+        if self.allowed_licenses is not None:
+            yield "a licence that is not among data.allowed_licenses", lambda: self._forbidden(collection)
+
+    def _forbidden(self, collection: Collection) -> Mask:
+        names, place = collection.licenses()
+        allowed = np.array([decide(name, self.allowed_licenses or ()) for name in [*names, None]])
+        return ~allowed[place]
+
+    def _split(self, collection: Collection, usable: Indices) -> tuple[Indices, Indices]:
+        if self.holdout == 0:
+            return usable, usable[:0]
+        hashes = collection.arrays["hashes"][usable]
+        by_hash = np.argsort(hashes, kind="stable")
+        count = int(self.holdout)
+        if self.holdout < 1:
+            count = int((hashes < np.uint64(int(self.holdout * 2**64))).sum())
+        if count >= len(usable):
+            raise ValueError(f"data.holdout={self.holdout} leaves nothing of {len(usable)} samples to train on")
+        return usable[np.sort(by_hash[count:])], usable[by_hash[:count]]
+
+
+def sizes(collection: Collection) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Width and height of every sample's image (n,), in pixels; 0 where there is none that can be read."""
+    _, rows = collection.first_rows(IMAGE_EXTENSIONS)
+    members = collection.arrays["members"]
+    width, height = (np.where(rows >= 0, members[axis][rows].astype(np.int64), 0) for axis in ("width", "height"))
+    return width, height
+
+
+def without_caption(collection: Collection, captions: Captions) -> Mask:
+    """Samples (n,) that lack a member which their caption is made of."""
+    lacking = np.zeros(len(collection), bool)
+    for extension in captions.extensions:
+        lacking |= collection.first_rows([extension])[0] == 0
+    if not captions.source.extensions:
+        lacking |= np.array([not captions.has(collection.key(sample)) for sample in range(len(collection))])
+    return lacking
+
+
+def sample_faults(collection: Collection, captions: Captions) -> list[tuple[str, str, Mask]]:
+    """(rule, detail, samples (n,)) for samples that are no pair of one image that can be trained on and a caption."""
+    images, _ = collection.first_rows(IMAGE_EXTENSIONS)
+    width, height = sizes(collection)
+    faults = [
+        ("missing-image", f"no image ({', '.join(IMAGE_EXTENSIONS)})", images == 0),
+        ("several-images", "more than one image", images > 1),
+        ("undecodable-image", "the image cannot be decoded", (images == 1) & (width * height == 0)),
+        (
+            "huge-image",
+            f"the image has more than {MAX_PIXELS} pixels",
+            (images == 1) & (width * height > MAX_PIXELS),
+        ),
+    ]
+    if captions.missing == "error":
+        detail = f"no {captions.source.name}; data.captions.missing=empty trains without, drop leaves such samples out"
+        faults.append(("missing-caption", detail, without_caption(collection, captions)))
+    return faults
+
+
+def _told(collection: Collection, faults: Sequence[tuple[str, str, Mask]]) -> Iterator[Problem]:
+    offsets, starts = collection.arrays["members"]["offset"], collection.arrays["starts"]
+    for rule, detail, samples in faults:
+        for sample in np.flatnonzero(samples).tolist():
+            url = redact_url(collection.urls[collection.shard(sample)])
+            yield Problem(rule, url, detail, collection.key(sample), int(offsets[starts[sample]]))

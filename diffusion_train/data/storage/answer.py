@@ -1,0 +1,73 @@
+"""What a server's answer to a request for bytes means (RFC 9110, sections 13 to 15)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from diffusion_train.data.storage.base import Changed, Denied, Missing, StorageError, make_version
+
+_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+_CODE = re.compile(rb"<Code>(\w{1,60})</Code>")
+_OF_CREDENTIALS = re.compile("Token|Expired|Authorization|AccessKey|Signature|TooSkewed")
+
+
+class TryAgainError(Exception):
+    """A fault that may pass; `after` seconds where the server says so."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
+    """The error that an answer other than 206 stands for; it does not say where."""
+    code = match[1].decode() if (match := _CODE.search(body)) else ""
+    said = f"the server answers {status} {code}".rstrip()
+    if status in _TEMPORARY or code in ("RequestTimeout", "SlowDown"):
+        return TryAgainError(said, _seconds(headers.get("Retry-After", "")))
+    if status in (401, 403, 407) or (status == 400 and _OF_CREDENTIALS.search(code)):
+        return Denied(f"access is denied: {said}")
+    if status in (404, 410):
+        return Missing(f"there is no such object: {said}")
+    if status in (412, 416):
+        return Changed("changed since it was indexed; start again to index it anew")
+    if 300 <= status < 400:
+        region = headers.get("x-amz-bucket-region")
+        return StorageError(f"{said}: {f'set AWS_DEFAULT_REGION={region}' if region else 'it lies elsewhere'}")
+    if 200 <= status < 300:
+        kind = headers.get("Content-Type", "something")
+        return StorageError(f"{said} and sends {kind} whole: it does not serve ranges of bytes")
+    return StorageError(said)
+
+
+def version_of(headers: Mapping[str, str]) -> str:
+    """Of the whole object, from the answer to a request for a part of it. Raises StorageError."""
+    return make_version(content_range(headers)[2], _validator(headers))
+
+
+def empty_version(status: int, headers: Mapping[str, str]) -> str | None:
+    """Of an object without bytes, none of which can be asked for."""
+    if status == 416 and headers.get("Content-Range") == "bytes */0":
+        return version_of(headers)
+    if status == 200 and headers.get("Content-Length") == "0":
+        return make_version(0, _validator(headers))
+    return None
+
+
+def content_range(headers: Mapping[str, str]) -> tuple[int, int, int]:
+    """(start, end, size of the object); end is one past the last byte."""
+    text = headers.get("Content-Range", "")
+    match = _CONTENT_RANGE.fullmatch(text.strip())
+    if not match or headers.get("Content-Encoding", "identity") != "identity":
+        raise StorageError(f"the server does not say which bytes it sends (Content-Range: {text[:80]!r})")
+    return int(match[1] or 0), int(match[2] or -1) + 1, int(match[3])
+
+
+def _validator(headers: Mapping[str, str]) -> str:
+    return headers.get("ETag") or headers.get("Last-Modified") or ""
+
+
+def _seconds(text: str) -> float:
+    return float(text) if text.isascii() and text.isdigit() else 0.0

@@ -1,0 +1,130 @@
+"""A bounded copy on this machine of what another storage holds, in whole blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffusion_train.data.storage.base import Range, Stat, Storage, check_inside, split_version
+from diffusion_train.data.storage.blocks import BlockFiles, Claim
+from diffusion_train.data.storage.prefetch import Prefetcher
+
+_POLL_SECONDS = 0.02
+
+
+class _Block(NamedTuple):
+    """Block `number` of an object: `size` bytes, all blocks but the last alike."""
+
+    url: str
+    version: str
+    number: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return hashlib.sha256("\0".join(map(str, self)).encode()).hexdigest()
+
+
+class _Window(NamedTuple):
+    """Bytes `start` to `end` of a block, a part of the range numbered `place`."""
+
+    block: _Block
+    start: int
+    end: int
+    place: int
+
+
+class CachedStorage:
+    """Processes that want the same block fetch it once; one that waits `patience` seconds for another helps itself."""
+
+    def __init__(
+        self, storage: Storage, folder: Path, max_bytes: int, block_bytes: int = 1 << 22, patience: float = 60.0
+    ) -> None:
+        if max_bytes < 2 * block_bytes:
+            raise ValueError(f"data.storage.cache_bytes={max_bytes}: at least {2 * block_bytes}")
+        self.storage = storage
+        self._settings = folder, max_bytes, block_bytes, patience
+        self._files = BlockFiles(Path(folder), max_bytes)
+        self._block_bytes = block_bytes
+        self._patience = patience
+        self._prefetcher = Prefetcher(self._fetch_absent)
+
+    def stat(self, url: str) -> Stat:
+        return self.storage.stat(url)
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        check_inside(ranges)
+        windows = [window for place, wanted in enumerate(ranges) for window in self._windows(place, wanted)]
+        parts = [self._kept(window) for window in windows]
+        missing = dict.fromkeys(window.block for window, part in zip(windows, parts, strict=True) if part is None)
+        fetched = self._fetch(missing)
+        whole: list[list[bytes]] = [[] for _ in ranges]
+        for window, part in zip(windows, parts, strict=True):
+            whole[window.place].append(fetched[window.block][window.start : window.end] if part is None else part)
+        return [parts[0] if len(parts) == 1 else b"".join(parts) for parts in whole]
+
+    def prefetch(self, ranges: Sequence[Range]) -> None:
+        """Fetches the blocks in the background, as far as there is room in the queue; a fault shows when they are read."""
+        self._prefetcher.add(window.block for wanted in ranges for window in self._windows(0, wanted))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CachedStorage, (self.storage, *self._settings)
+
+    def _windows(self, place: int, wanted: Range) -> Iterator[_Window]:
+        url, version, offset, size = wanted
+        total, _ = split_version(version)
+        end = offset + size
+        for number in range(offset // self._block_bytes, -(-end // self._block_bytes) if size else 0):
+            low = number * self._block_bytes
+            block = _Block(url, version, number, min(self._block_bytes, total - low))
+            yield _Window(block, max(offset - low, 0), min(end - low, self._block_bytes), place)
+
+    def _kept(self, window: _Window) -> bytes | None:
+        return self._files.read(window.block.name, window.block.size, window.start, window.end)
+
+    def _whole(self, block: _Block) -> bytes | None:
+        return self._files.read(block.name, block.size, 0, block.size)
+
+    def _fetch_absent(self, blocks: Iterable[_Block]) -> None:
+        self._fetch([block for block in blocks if self._kept(_Window(block, 0, 1, 0)) is None])
+
+    def _fetch(self, blocks: Iterable[_Block]) -> dict[_Block, bytes]:
+        """First those that nobody else is fetching, all at once; then those that others have fetched meanwhile."""
+        claims = {block: self._files.claim(block.name) for block in blocks}
+        mine = {block: claim for block, claim in claims.items() if claim}
+        bodies = self._fetch_mine(mine)
+        until = time.monotonic() + self._patience
+        for block in claims.keys() - mine.keys():
+            bodies[block] = self._fetch_other(block, until)
+        return bodies
+
+    def _fetch_mine(self, claims: dict[_Block, Claim]) -> dict[_Block, bytes]:
+        try:
+            bodies = {block: body for block in claims if (body := self._whole(block)) is not None}
+            absent = [block for block in claims if block not in bodies]
+            for block, body in zip(absent, self._get(absent), strict=True):
+                claims[block].keep(body)
+                bodies[block] = body
+            return bodies
+        finally:
+            for claim in claims.values():
+                claim.release()
+
+    def _fetch_other(self, block: _Block, until: float) -> bytes:
+        while time.monotonic() < until:
+            if (body := self._whole(block)) is not None:
+                return body
+            if claim := self._files.claim(block.name):
+                return self._fetch_mine({block: claim})[block]
+            time.sleep(_POLL_SECONDS)
+        return self._get([block])[0]
+
+    def _get(self, blocks: Sequence[_Block]) -> list[bytes]:
+        if not blocks:
+            return []
+        return self.storage.read(
+            [Range(block.url, block.version, block.number * self._block_bytes, block.size) for block in blocks]
+        )

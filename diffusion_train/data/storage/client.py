@@ -1,0 +1,87 @@
+"""HTTP connections of one process, kept open on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import aiohttp
+
+from diffusion_train.data.storage.settings import Settings
+
+T = TypeVar("T")
+_of_parents: list[Client] = []  # to collect these would meddle with connections that another process uses
+
+
+class Client:
+    session: aiohttp.ClientSession
+    limit: asyncio.Semaphore
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="storage", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    async def _serve(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self.limit = asyncio.Semaphore(self._settings.num_requests)
+        waits = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._settings.connect_timeout, sock_read=self._settings.read_timeout
+        )
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # bounded by `limit`
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=waits,
+            auto_decompress=False,
+            requote_redirect_url=False,
+            read_bufsize=1 << 20,
+        ) as self.session:
+            self._ready.set()
+            await self._end.wait()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Waits for the work, which is given up where the waiting is interrupted."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+
+class OwnClient:
+    """The client of this process, made when first asked for and closed with `owner`."""
+
+    _client: Client | None
+
+    def __init__(self, owner: object, settings: Settings) -> None:
+        self._owner, self._settings = weakref.ref(owner), settings
+        self._forget()
+
+    def get(self) -> Client:
+        if self._process != os.getpid():
+            _of_parents.extend([self._client] if self._client else [])
+            self._forget()
+        with self._lock:
+            if self._client is None:
+                self._client = Client(self._settings)
+                weakref.finalize(self._owner(), _close, self._client, self._process)
+            return self._client
+
+    def _forget(self) -> None:
+        self._process, self._lock, self._client = os.getpid(), threading.Lock(), None
+
+
+def _close(client: Client, process: int) -> None:
+    if process == os.getpid():
+        client.close()

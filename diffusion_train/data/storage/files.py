@@ -1,0 +1,59 @@
+"""Objects of a storage as files."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from diffusion_train.data.storage.base import Denied, Missing, Range, Storage, StorageError
+from diffusion_train.utils.redact import redact_url
+
+
+class ShardFile(io.BufferedReader):
+    """One object, read only, `read_ahead` bytes at a time."""
+
+    def __init__(self, storage: Storage, url: str, version: str, size: int, read_ahead: int = 1 << 22) -> None:
+        super().__init__(_Raw(storage, url, version, size), read_ahead)
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, storage: Storage, url: str, version: str, size: int) -> None:
+        self._storage, self._url, self._version, self._size = storage, url, version, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise ValueError(f"byte {start + offset} of a file")
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        size = max(min(len(buffer), self._size - self._at), 0)
+        [data] = self._storage.read([Range(self._url, self._version, self._at, size)]) if size else [b""]
+        buffer[:size] = data
+        self._at += size
+        return size
+
+
+def read_whole(storage: Storage, url: str, at_most: int) -> bytes | None:
+    """All of a small object, None where there is none. Raises StorageError if it has more than `at_most` bytes.
+
+    None as well where it is denied: S3 answers so for what is not there to those who may not list.
+    """
+    try:
+        size, version = storage.stat(url)
+    except (Missing, Denied):
+        return None
+    if size > at_most:
+        raise StorageError(f"{redact_url(url)}: {size} bytes, more than {at_most}")
+    return storage.read([Range(url, version, 0, size)])[0]

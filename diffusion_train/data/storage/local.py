@@ -1,0 +1,122 @@
+"""Files of this machine."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from diffusion_train.data.storage.base import Changed, Denied, Missing, Range, Stat, StorageError, make_version
+from diffusion_train.data.storage.urls import local_path
+
+_MAX_OPEN = 64
+
+
+class LocalStorage:
+    """Keeps some files open; positional reads share no offset, so copies in forked and spawned workers are safe."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[tuple[str, str], _Descriptor] = OrderedDict()
+
+    def stat(self, url: str) -> Stat:
+        try:
+            found = os.stat(local_path(url))
+        except OSError as error:
+            raise _explained(url, error) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise StorageError(f"{url}: not a file")
+        return Stat(found.st_size, _version(found))
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        used: dict[tuple[str, str], _Descriptor] = {}
+        parts = []
+        for url, version, offset, size in ranges:
+            file = used.get((url, version))
+            if file is None:
+                file = used[url, version] = self._descriptor(url, version)
+            try:
+                data = os.pread(file.number, size, offset)
+                if len(data) < size:
+                    data = _rest(file.number, offset, size, data)
+            except OSError as error:
+                raise _explained(url, error) from error
+            if len(data) != size:
+                raise Changed(f"{url} at byte {offset}: {size} bytes wanted, {len(data)} there")
+            parts.append(data)
+        for (url, version), file in used.items():
+            _check(file, url, version)
+        return parts
+
+    def _descriptor(self, url: str, version: str) -> _Descriptor:
+        key = url, version
+        try:
+            self._open.move_to_end(key)
+            return self._open[key]
+        except KeyError:  # never opened, or closed by another thread just now
+            pass
+        file = self._open[key] = _open(url, version)
+        if len(self._open) > _MAX_OPEN:
+            self._open.popitem(last=False)
+        return file
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_open": OrderedDict()}
+
+
+class _Descriptor:
+    """Closed once nobody reads from it any more."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, path: str) -> None:
+        self.number = -1
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.number >= 0:
+            os.close(self.number)
+
+
+def _open(url: str, version: str) -> _Descriptor:
+    try:
+        file = _Descriptor(local_path(url))
+    except OSError as error:
+        raise _explained(url, error) from error
+    _check(file, url, version)
+    return file
+
+
+def _check(file: _Descriptor, url: str, version: str) -> None:
+    if _version(os.fstat(file.number)) != version:
+        raise Changed(f"{url}: changed since it was indexed; start again to index it anew")
+
+
+def _version(found: os.stat_result) -> str:
+    return make_version(found.st_size, found.st_mtime_ns)
+
+
+def _rest(descriptor: int, offset: int, size: int, data: bytes) -> bytes:
+    """The system gives at most 2 GiB at once."""
+    parts, done = [data], len(data)
+    while done < size and (part := os.pread(descriptor, size - done, offset + done)):
+        parts.append(part)
+        done += len(part)
+    return b"".join(parts)
+
+
+def _explained(url: str, error: OSError) -> StorageError:
+    if isinstance(error, FileNotFoundError):
+        return Missing(f"{url}: {'a link to nothing' if os.path.islink(local_path(url)) else 'no such file'}")
+    if isinstance(error, PermissionError):
+        return Denied(f"{url}: {error.strerror} for user {_user()}")
+    return StorageError(f"{url}: {error.strerror or error}")
+
+
+def _user() -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except (ImportError, KeyError):
+        return str(getattr(os, "geteuid", lambda: "?")())

@@ -1,0 +1,56 @@
+"""Work for later, done by one thread in the background."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+_MOST_WAITING = 1024
+_AT_ONCE = 16
+
+
+class Prefetcher(Generic[T]):
+    """Calls `fetch` with a few items at a time; what it raises is logged alone. The thread ends with its work."""
+
+    _running: bool
+
+    def __init__(self, fetch: Callable[[list[T]], None]) -> None:
+        self._fetch = fetch
+        self._forget()
+
+    def add(self, items: Iterable[T]) -> None:
+        """Items beyond those that may wait are dropped."""
+        if self._process != os.getpid():
+            self._forget()
+        with self._lock:
+            self._waiting.update(dict.fromkeys(items))
+            for item in list(self._waiting)[_MOST_WAITING:]:
+                del self._waiting[item]
+            if self._waiting and not self._running:
+                self._running = True
+                threading.Thread(target=self._work, name="prefetch", daemon=True).start()
+
+    def _work(self) -> None:
+        while items := self._next():
+            try:
+                self._fetch(items)
+            except Exception as error:  # noqa: BLE001 - whoever reads the item meets the same fault and tells
+                log.debug("prefetch: %s", error)
+
+    def _next(self) -> list[T]:
+        with self._lock:
+            items = list(self._waiting)[:_AT_ONCE]
+            for item in items:
+                del self._waiting[item]
+            self._running = bool(items)
+            return items
+
+    def _forget(self) -> None:
+        """In a forked process the thread is gone."""
+        self._process, self._lock, self._running = os.getpid(), threading.Lock(), False
+        self._waiting: dict[T, None] = {}

@@ -1,0 +1,145 @@
+"""One request for bytes, repeated with patience, each answer checked against what was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import aiohttp
+from yarl import URL
+
+from diffusion_train.data.storage.address import Addresses
+from diffusion_train.data.storage.answer import TryAgainError, content_range, empty_version, refusal, version_of
+from diffusion_train.data.storage.base import Changed, Denied, StorageError, split_version
+from diffusion_train.data.storage.coalesce import Span
+from diffusion_train.data.storage.settings import Settings
+from diffusion_train.utils.redact import redact_url, redact_urls
+
+log = logging.getLogger(__name__)
+_LONGEST_PAUSE = 10.0
+_jitter = random.SystemRandom()  # which process waits how long decides nothing
+
+
+class Transfer:
+    """`body` holds the bytes that came so far; without a version it is that of the first object that answers."""
+
+    def __init__(self, span: Span, settings: Settings, deadline: float) -> None:
+        self.span = span
+        self.version = span.version
+        self.body = bytearray()
+        self.num_retries = 0
+        self._settings = settings
+        self._deadline = deadline
+        self._shown = redact_url(span.url)
+
+    async def finish(self, session: aiohttp.ClientSession, addresses: Addresses) -> None:
+        """Raises StorageError at once where waiting cannot help, else when patience ends."""
+        started, failures = time.monotonic(), 0
+        try:
+            while True:
+                before = len(self.body)
+                try:
+                    return await self._attempt(session, addresses)
+                except TryAgainError as fault:
+                    if len(self.body) == self.span.size:
+                        return None
+                    failures = 1 if len(self.body) > before else failures + 1
+                    await self._pause(fault, failures, time.monotonic() - started)
+        except Denied as error:
+            raise Denied(f"{self._shown}: {error}{addresses.hint(self.span.url)}") from None
+        except StorageError as error:
+            raise type(error)(f"{self._shown}: {error}") from None
+
+    async def _attempt(self, session: aiohttp.ClientSession, addresses: Addresses) -> None:
+        address = await addresses.of(self.span.url, self._headers())
+        started, before = time.monotonic(), len(self.body)
+        with _network_faults():
+            async with asyncio.timeout(self._settings.connect_timeout + self._settings.read_timeout):
+                answer = await session.get(
+                    URL(address.url, encoded=True),
+                    headers=address.headers,
+                    allow_redirects=address.may_redirect,
+                    proxy=address.proxy,
+                )
+            try:
+                if not await self._bytes_follow(answer):
+                    return
+                async for part in answer.content.iter_any():
+                    self.body += part
+                    self._check_speed(time.monotonic() - started, len(self.body) - before)
+            finally:
+                answer.release()
+        if len(self.body) > self.span.size:
+            raise StorageError(f"the server sends more than the {self.span.size} bytes asked for")
+        if len(self.body) < self.span.size:
+            raise TryAgainError(f"cut at byte {self._next}")
+
+    async def _bytes_follow(self, answer: aiohttp.ClientResponse) -> bool:
+        """False for an empty object. Raises what the answer stands for, if it is not the bytes asked for."""
+        headers = answer.headers
+        if not self.version and (version := empty_version(answer.status, headers)):
+            self.version = version
+            return False
+        if answer.status != 206:
+            raise refusal(answer.status, headers, await self._explanation(answer))
+        start, end, _ = content_range(headers)
+        self.version = self.version or version_of(headers)
+        if version_of(headers) != self.version:
+            raise Changed("changed since it was indexed; start again to index it anew")
+        if (start, end) != (self._next, self.span.end):
+            raise StorageError(f"the server sends bytes {start}-{end - 1} for {self._next}-{self.span.end - 1}")
+        return True
+
+    async def _explanation(self, answer: aiohttp.ClientResponse) -> bytes:
+        with suppress(aiohttp.ClientError, OSError):
+            async with asyncio.timeout(self._settings.read_timeout):
+                return await answer.content.read(4096) if answer.status >= 400 else b""
+        return b""
+
+    @property
+    def _next(self) -> int:
+        return self.span.start + len(self.body)
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Range": f"bytes={self._next}-{self.span.end - 1}", "Accept-Encoding": "identity"}
+        validator = split_version(self.version)[1] if self.version else ""
+        return headers | ({"If-Match": validator} if validator.startswith('"') else {})
+
+    def _check_speed(self, seconds: float, received: int) -> None:
+        if seconds > self._settings.read_timeout + received / self._settings.min_speed:
+            raise TryAgainError(f"slower than {self._settings.min_speed:.0f} bytes a second")
+
+    async def _pause(self, fault: TryAgainError, failures: int, elapsed: float) -> None:
+        """Raises StorageError where the next attempt would come too late."""
+        pause = max(fault.after, min(0.05 * 2**failures, _LONGEST_PAUSE) * _jitter.uniform(0.5, 1))
+        if elapsed + pause > self._deadline + len(self.body) / self._settings.min_speed:
+            tried = f"gave up after {self.num_retries + 1} attempts in {elapsed:.0f} s"
+            raise StorageError(f"{fault}; {tried}") from None
+        self.num_retries += 1
+        log.info("%s: %s; again in %.1f s", self._shown, fault, pause)
+        await asyncio.sleep(pause)
+
+
+@contextmanager
+def _network_faults() -> Iterator[None]:
+    """Of what may go wrong on the way only wrong certificates and redirects stay wrong."""
+    try:
+        yield
+    except aiohttp.ClientSSLError as error:
+        raise StorageError(f"no secure connection: {_text(str(error))}") from None
+    except (aiohttp.RedirectClientError, aiohttp.TooManyRedirects, aiohttp.InvalidURL):
+        raise StorageError("the server sends to an address that cannot be read, or in circles") from None
+    except TimeoutError:
+        raise TryAgainError("no answer in time") from None
+    except aiohttp.ClientResponseError as error:
+        raise TryAgainError(f"no proper HTTP ({error.status} {_text(error.message)})") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise TryAgainError(_text(str(error)) or type(error).__name__) from None
+
+
+def _text(message: str) -> str:
+    return redact_urls(message.partition("\n")[0]).rstrip(" :")

@@ -1,0 +1,33 @@
+"""Which URLs can be read, and nothing else: no commands, no variables of the environment."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+SCHEMES = ("file", "http", "https", "s3", "gs")
+_SCHEME = re.compile(r"\s*(?:([A-Za-z][A-Za-z0-9+.-]*)://|(pipe):)", re.IGNORECASE)
+
+
+def scheme_of(url: str) -> str:
+    """One of SCHEMES; plain paths are "file". Raises ValueError by name for anything else."""
+    match = _SCHEME.match(url)
+    scheme = (match[1] or match[2]).lower() if match else "file"
+    if scheme not in SCHEMES:
+        remote = ", ".join(f"{scheme}://" for scheme in SCHEMES[1:])
+        raise ValueError(f"{scheme}: is nothing that can be read; shards are local paths, {remote}")
+    return scheme
+
+
+def local_path(url: str) -> str:
+    """The path of a plain path or file:// URL. ValueError for a file of another machine."""
+    if not url.lower().startswith("file://"):
+        return url
+    host = urlsplit(url).netloc
+    if host not in ("", "localhost"):
+        raise ValueError(f"{url}: {host} is another machine; files of this one are file:///path")
+    return unquote(url[len("file://") + len(host) :])
+
+
+def is_local(url: str) -> bool:
+    return scheme_of(url) == "file"
