@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_train.data import tar
-from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_BYTES, ImageError, image_size
+from diffusion_train.data.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.header import MAX_BYTES, ImageError, image_size
 from diffusion_train.data.problem import Problem
 from diffusion_train.data.storage.base import Stat, Storage
 from diffusion_train.data.storage.by_scheme import StorageByScheme

@@ -88,7 +88,9 @@ class Preparation:
 
 
 def keep_index(shard: Path) -> None:
-    open_index(shard)
+    """Writes the index of one of our own shards beside it."""
+    problems = open_index(shard).problems
+    assert not problems, problems
 
 
 def make_all(rules: Rules, entries: Sequence[tuple[str, Entry]]) -> list[tuple[str, Made | LeftOut]]:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import connection
-from typing import TypeVar
+from typing import Self, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,7 +27,7 @@ class Workers:
         self._pool: ProcessPoolExecutor | None = None
         self._later: list[Future[None]] = []
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Self:
         if self.num_workers:
             context = multiprocessing.get_context("spawn")  # threads of the libraries here do not survive a fork
             self._pool = ProcessPoolExecutor(self.num_workers, context, initializer=_end_with_parent)

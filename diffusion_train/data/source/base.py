@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from diffusion_train.data.decode import MAX_BYTES
+from diffusion_train.data.header import MAX_BYTES
 
 MAX_METADATA = 1 << 20  # bytes of one sample's JSON
 

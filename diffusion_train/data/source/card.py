@@ -1,13 +1,11 @@
-"""What a set of shards holds: a dataset card, as data and for people."""
+"""What a set of shards holds, as data; card_text.py tells it to people."""
 
 from __future__ import annotations
 
-import html
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,6 @@ from numpy.typing import NDArray
 
 from diffusion_train.data.ledger import Details, Done
 from diffusion_train.data.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, SIGNATURE, groups
-from diffusion_train.data.source.base import REASONS
 from diffusion_train.data.source.rights import terms
 from diffusion_train.data.source.sample import Measures
 
@@ -115,6 +112,6 @@ def _spread(values: NDArray[Any], edges: Sequence[float]) -> Card:
     card: Card = {name: round(float(value), 2) for name, value in plain.items()}
     if edges:
         counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-        names = [f"below {edges[0]}", *(f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False))]
+        names = [f"below {edges[0]}", *(f"{low} to {high}" for low, high in pairwise(edges))]
         card["histogram"] = dict(zip([*names, f"{edges[-1]} and more"], map(int, counts), strict=True))
     return card

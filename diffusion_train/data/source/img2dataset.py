@@ -7,6 +7,7 @@ https://github.com/rom1504/img2dataset. Any WebDataset tars are read in the same
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from diffusion_train.data import tar
-from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_BYTES, decode_caption
+from diffusion_train.data.decode import IMAGE_EXTENSIONS, decode_caption
+from diffusion_train.data.header import MAX_BYTES
 from diffusion_train.data.source.base import MAX_METADATA, Entry, LeftOut, Record, parse_metadata, read_file
 from diffusion_train.data.source.folder import Folder
 
 Place = tuple[int, int]  # offset and size in a tar
 Members = dict[str, Place]  # by extension
+KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -58,28 +61,36 @@ class Img2dataset:
 
 
 def _samples(path: Path, name: str) -> Iterator[Entry]:
-    """Of one tar, its members put together by key wherever they stand."""
+    """Of one tar, its members put together by key wherever they stand.
+
+    Samples beside a damaged place are given up: what is left of them may lack a member.
+    """
     found: dict[str, Members] = {}
-    faults = []
-    last = ""
+    left_out: list[Entry] = []
+    faults: list[tar.TarError] = []
+    num_faults, last = 0, ""
+    lost = set()
     with path.open("rb", buffering=1 << 16) as file:
-        try:
-            for member in tar.walk(file, os.fstat(file.fileno()).st_size):
-                key, _, extension = member.name.rpartition("/")[2].partition(".")
-                if not member.regular or not key or not extension:
-                    faults.append(Entry(f"{name}: {member.name}", LeftOut("not-a-sample", "no plain file with a key")))
-                    continue
-                last = member.name.rpartition("/")[0] + "/" * ("/" in member.name) + key
-                members = found.setdefault(last, {})
-                if extension.lower() in members:
-                    faults.append(Entry(f"{name}: {member.name}", LeftOut("bad-row", "this member again")))
-                members.setdefault(extension.lower(), (member.offset, member.size))
-        except tar.TarError as error:
-            found.pop(last, None)  # may lack members
-            faults.append(Entry(name, LeftOut("torn-shard", str(error))))
+        for member in tar.walk(file, os.fstat(file.fileno()).st_size, faults):
+            match = KEY.fullmatch(member.name)
+            if not member.regular or not match:
+                left_out.append(Entry(f"{name}: {member.name}", LeftOut("not-a-sample", "no plain file with a key")))
+                continue
+            key, extension = match["key"], match["ext"].lower()
+            if len(faults) > num_faults:
+                lost |= {key, last}
+            num_faults, last = len(faults), key
+            members = found.setdefault(key, {})
+            if extension in members:
+                left_out.append(Entry(f"{name}: {member.name}", LeftOut("bad-row", "this member again")))
+            members.setdefault(extension, (member.offset, member.size))
+    if len(faults) > num_faults:
+        lost.add(last)
     for key, members in found.items():
-        yield Entry(key, partial(read_members, path, members))
-    yield from faults
+        if key not in lost:
+            yield Entry(key, partial(read_members, path, members))
+    yield from left_out
+    yield from (Entry(name, LeftOut("torn-shard", str(fault)[:200])) for fault in faults)
 
 
 def read_members(path: Path, members: Members) -> Record:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.data.decode import MAX_BYTES
+from diffusion_train.data.header import MAX_BYTES
 from diffusion_train.data.source.base import Entry, LeftOut, Record
 from diffusion_train.data.source.table import USUAL_COLUMNS, Columns, table_entry
 

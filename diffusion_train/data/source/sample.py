@@ -11,15 +11,14 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from PIL import Image, ImageOps
 
-from diffusion_train.data.decode import ImageError, decode_image
+from diffusion_train.data.decode import decode_image
+from diffusion_train.data.header import Header, ImageError, image_header
 from diffusion_train.data.near_duplicates import signature
 from diffusion_train.data.source.base import Entry, LeftOut, Record
 from diffusion_train.data.source.rights import NO_RIGHTS, UNKNOWN, Rights, decide, normalise, rights_of
 
 MissingCaption = Literal["drop", "empty"]
 _THUMBNAIL = 64  # pixels a side that a signature is made of, where there are so many
-_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg"}  # MPO: what phones write, a JPEG with further pictures after it
-_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -84,108 +83,88 @@ def make(key: str, entry: Entry, rules: Rules) -> Made | LeftOut:
 
 def _made(key: str, record: Record, rules: Rules) -> Made:
     facts = with_rights(record.facts, rules.rights)
-    if rules.allowed_licenses is not None and not decide(facts["license"], rules.allowed_licenses):
-        raise LeftOut("licence", facts["license"][:200])
+    license = facts.get("license", UNKNOWN)
+    if rules.allowed_licenses is not None and not decide(license, rules.allowed_licenses):
+        raise LeftOut("licence", license[:200])
     caption = clean_text(record.caption or "").strip()
     if not caption and rules.missing_caption == "drop":
         raise LeftOut("no-caption")
     try:
-        thumbnail = decode_image(record.image, at_least=_THUMBNAIL)
-        image = _Stored.of(record.image)
-        image.refuse(rules)
-        if rules.max_side and max(image.size) > rules.max_side:
-            facts["original_size"] = list(image.size)
-            image = image.shrunk(rules.max_side)
+        data, header = record.image, image_header(record.image)
+        _refuse_size(header, rules)
+        looks = signature(decode_image(data, at_least=(_THUMBNAIL, _THUMBNAIL)))
+        if rules.max_side and max(header.width, header.height) > rules.max_side:
+            facts["original_size"] = [header.width, header.height]
+            data = shrink(data, header, rules.max_side)
+            header = image_header(data)
     except ImageError as error:
         raise LeftOut("undecodable", str(error)[:200]) from None
-    sample = {
-        "__key__": key,
-        _EXTENSIONS.get(image.format, image.format.lower()): image.data,
-        "txt": caption,
-        "json": facts,
-    }
+    kind = "jpg" if header.format == "JPEG" else header.format.lower()
     measures = Measures(
         key=key,
         caption=caption,
-        format=_EXTENSIONS.get(image.format, image.format.lower()),
-        width=image.size[0],
-        height=image.size[1],
-        is_animated=image.is_animated,
-        is_transparent=image.is_transparent,
-        is_rotated=image.is_rotated,
-        was_shrunk=image.data is not record.image,
-        license=facts["license"],
-        has_author=bool(facts["author"]),
-        has_source=bool(facts["source"]),
-        signature=signature(thumbnail).hex(),
+        format=kind,
+        width=header.width,
+        height=header.height,
+        is_animated=header.animated,
+        is_transparent=header.alpha,
+        is_rotated=header.rotated,
+        was_shrunk=data is not record.image,
+        license=license,
+        has_author="author" in facts,
+        has_source="source" in facts,
+        signature=looks.hex(),
     )
-    return Made(sample, measures)
+    return Made({"__key__": key, kind: data, "txt": caption, "json": facts}, measures)
+
+
+def shrink(data: bytes, header: Header, max_side: int) -> bytes:
+    """Upright, the first frame; JPEG stays JPEG and opaque WebP becomes it, all else is PNG. Raises ImageError."""
+    with Image.open(io.BytesIO(data), formats=(header.format,)) as image:
+        profile = image.info.get("icc_profile")
+        if header.alpha and header.bits <= 8:
+            pixels = ImageOps.exif_transpose(image).convert("RGBA")
+        else:
+            pixels = decode_image(data)
+    scale = max_side / max(pixels.size)
+    small = pixels.resize(
+        (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))), Image.Resampling.LANCZOS
+    )
+    out = io.BytesIO()
+    if header.format in ("JPEG", "WEBP") and small.mode == "RGB":
+        small.save(out, "JPEG", quality=95, subsampling=0, icc_profile=profile)
+    else:
+        small.save(out, "PNG", icc_profile=profile)
+    return out.getvalue()
+
+
+def _refuse_size(header: Header, rules: Rules) -> None:
+    """Raises LeftOut."""
+    short, long = sorted((header.width, header.height))
+    size = f"{header.width} x {header.height} pixels"
+    if short < rules.min_side:
+        raise LeftOut("too-small", size)
+    if rules.max_aspect and long > rules.max_aspect * short:
+        raise LeftOut("too-narrow", size)
 
 
 def with_rights(facts: dict[str, Any], default: Rights = NO_RIGHTS) -> dict[str, Any]:
     """Plain JSON with the SPDX name under `license`, the author under `author` and the source under `source`.
 
-    What stood there otherwise is kept as `license_text` and so on.
+    None of them where nothing is known. What stood there otherwise is kept as `license_text` and so on.
     """
     plain: dict[str, Any] = _plain(facts)
     found = rights_of(plain)
-    said = {
-        "license": found.license if found.license != UNKNOWN else normalise(default.license),
-        "author": found.author or default.author,
-        "source": found.source or default.source,
-    }
-    before = {f"{name}_text": plain[name] for name in said if plain.get(name) not in (None, "", said[name])}
-    return plain | before | said
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """An image as it goes into a shard."""
-
-    data: bytes
-    format: str
-    size: tuple[int, int]
-    is_animated: bool
-    is_transparent: bool
-    is_rotated: bool
-
-    @classmethod
-    def of(cls, data: bytes) -> _Stored:
-        """Of an image that could be decoded."""
-        with Image.open(io.BytesIO(data)) as image:
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            size = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
-            return cls(
-                data=data,
-                format=str(image.format),
-                size=size,
-                is_animated=bool(getattr(image, "is_animated", False)) and image.format != "MPO",
-                is_transparent=image.has_transparency_data,
-                is_rotated=orientation in range(2, 9),
-            )
-
-    def refuse(self, rules: Rules) -> None:
-        """Raises LeftOut for a size that is not wanted."""
-        short, long = sorted(self.size)
-        if short < rules.min_side:
-            raise LeftOut("too-small", f"{self.size[0]} x {self.size[1]} pixels")
-        if rules.max_aspect and long > rules.max_aspect * short:
-            raise LeftOut("too-narrow", f"{self.size[0]} x {self.size[1]} pixels")
-
-    def shrunk(self, max_side: int) -> _Stored:
-        """Upright, the first frame; JPEG stays JPEG, opaque WebP becomes it, all else is PNG."""
-        with Image.open(io.BytesIO(self.data)) as image:
-            profile = image.info.get("icc_profile")
-            pixels = ImageOps.exif_transpose(image).convert("RGBA") if self.is_transparent else decode_image(self.data)
-        scale = max_side / max(self.size)
-        size = tuple(max(1, round(side * scale)) for side in self.size)
-        small = pixels.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-        out = io.BytesIO()
-        if self.format in ("JPEG", "MPO", "WEBP") and not self.is_transparent:
-            small.save(out, "JPEG", quality=95, subsampling=0, icc_profile=profile)
-        else:
-            small.save(out, "PNG", icc_profile=profile)
-        return _Stored.of(out.getvalue())
+    license = found.license if found.license != UNKNOWN else normalise(default.license)
+    author, source = found.author or default.author, found.source or default.source
+    said = {"license": "" if license == UNKNOWN else license, "author": author, "source": source}
+    for name, value in said.items():
+        before = plain.pop(name, None)
+        if before not in (None, "", value):
+            plain[f"{name}_text"] = before
+        if value:
+            plain[name] = value
+    return plain
 
 
 def clean_text(text: str) -> str:
