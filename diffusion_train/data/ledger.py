@@ -67,6 +67,8 @@ class Ledger:
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
         self.out, self.folder = out, out / FOLDER
         self._plan = {"settings": json.loads(json.dumps(settings)), "finished": None}
+        refuse_other_things(out)
+        self.folder.mkdir(parents=True, exist_ok=True)
         known = self._read_plan()
         if known is None:
             self._write_plan()
@@ -125,15 +127,22 @@ class Ledger:
         if file.is_file():
             plan: dict[str, Any] = json.loads(file.read_text("utf-8"))
             return plan
-        if others := sorted(item.name for item in self.out.iterdir() if item.name != FOLDER):
-            raise ValueError(
-                f"out={self.out} holds other things ({', '.join(others[:3])}, ...); give a folder of its own"
-            )
         return None
 
     def _write_plan(self) -> None:
         with atomic_write(self.folder / "plan.json") as file:
             file.write(json.dumps(self._plan, indent=1).encode())
+
+
+def refuse_other_things(out: Path) -> None:
+    """ValueError unless `out` is a folder to be made, empty, or filled by a preparation."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={out} is a file; give a folder")
+    if not out.is_dir() or (out / FOLDER / "plan.json").is_file():
+        return
+    if others := sorted(item.name for item in out.iterdir() if item.name != FOLDER):
+        more = ", ..." if len(others) > 3 else ""
+        raise ValueError(f"out={out} holds other things ({', '.join(others[:3])}{more}); give a folder of its own")
 
 
 def _refuse_change(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -99,12 +99,17 @@ def make_all(rules: Rules, entries: Sequence[tuple[str, Entry]]) -> list[tuple[s
 
 
 def write_left_out(ledger: Ledger, further: Details | None = None) -> None:
-    """One line for each entry that was left out: name, reason, detail and how many it stands for."""
-    with atomic_write(ledger.out / LEFT_OUT) as file:
-        for details in itertools.chain(ledger.details(), [further or Details()]):
-            for name, reason, detail, count in details.left_out:
-                line = {"name": name, "reason": reason, "detail": detail, "count": count}
-                file.write(json.dumps(line).encode() + b"\n")
+    """A line for each entry that was left out: name, reason, detail and how many it stands for. No file without any."""
+    path = ledger.out / LEFT_OUT
+    path.unlink(missing_ok=True)
+    lines = (
+        json.dumps({"name": name, "reason": reason, "detail": detail, "count": count}).encode() + b"\n"
+        for details in itertools.chain(ledger.details(), [further or Details()])
+        for name, reason, detail, count in details.left_out
+    )
+    if (first := next(lines, None)) is not None:
+        with atomic_write(path) as file:
+            file.writelines(itertools.chain([first], lines))
 
 
 def refuse_other(names: Names, count: int, hash: str, out: Path) -> None:

@@ -11,23 +11,24 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(folder: Path, key: str, name: str = ".lock") -> Iterator[None]:
-    """Raises ValueError if `folder`, given as `key`, cannot be made or is another process's.
+def locked(file: Path, setting: str) -> Iterator[None]:
+    """Holds a lock on `file`, in the folder that `setting` (key=value) chose.
 
-    The system lifts the lock when the process ends, however it ends.
+    ValueError where that folder cannot be written to or another process holds the lock. The system lifts it when the
+    process ends, however it ends.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / name).open("a+")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = file.open("a+")
     except OSError as error:
-        raise ValueError(f"{key}={folder}: cannot be written to ({error}); give another folder") from error
-    with file:
+        raise ValueError(f"{setting}: cannot be written to ({error}); give another folder") from error
+    with stream:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.seek(0)
-            raise ValueError(f"{key}={folder} is in use by {file.read()}; give another {key}") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+            stream.seek(0)
+            raise ValueError(f"{setting} is in use by {stream.read()}; give another folder") from error
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.flush()
         yield

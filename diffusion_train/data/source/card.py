@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ def _captions(captions: Sequence[str], tokens: Tokens | None) -> Card:
     card: Card = {
         "empty": sum(not caption for caption in captions),
         "distinct": len(set(captions)),
+        "examples": _plain_examples(captions),
         "not_utf8": sum("\ufffd" in caption for caption in captions),
         "words": _spread(np.array([len(caption.split()) for caption in captions]), _WORDS),
         "characters": _spread(np.array([len(caption) for caption in captions]), ()),
@@ -79,6 +81,12 @@ def _captions(captions: Sequence[str], tokens: Tokens | None) -> Card:
         longer = int((counts > tokens.most).sum())
         card["tokens"] = {"encoder": tokens.encoder, "most": tokens.most, "longer": longer, **_spread(counts, ())}
     return card
+
+
+def _plain_examples(captions: Sequence[str], count: int = 4) -> list[str]:
+    """Of ordinary words, spread over the samples: fit for a command line."""
+    plain = [text for text in dict.fromkeys(captions) if 0 < len(text) <= 80 and re.fullmatch(r"[\w ,.-]+", text)]
+    return [plain[place * len(plain) // count] for place in range(min(count, len(plain)))]
 
 
 def _rights(measures: Sequence[Measures]) -> Card:
@@ -107,11 +115,13 @@ def _near_duplicates(measures: Sequence[Measures]) -> Card:
 
 
 def _spread(values: NDArray[Any], edges: Sequence[float]) -> Card:
-    """Least, median and most, and how many lie between the edges: lower one included."""
+    """Least, median and most, and how many lie from one edge to below the next."""
     plain = {"min": values.min(), "median": np.median(values), "max": values.max()}
     card: Card = {name: round(float(value), 2) for name, value in plain.items()}
     if edges:
         counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-        names = [f"below {edges[0]}", *(f"{low} to {high}" for low, high in pairwise(edges))]
-        card["histogram"] = dict(zip([*names, f"{edges[-1]} and more"], map(int, counts), strict=True))
+        whole = all(isinstance(edge, int) for edge in edges)
+        between = [f"{low} to {high - 1}" if whole else f"{low} to {high}" for low, high in pairwise(edges)]
+        names = [f"below {edges[0]}", *between, f"{edges[-1]} and more"]
+        card["histogram"] = dict(zip(names, map(int, counts), strict=True))
     return card

@@ -105,6 +105,8 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _range(spread: Card) -> str:
+    if spread["min"] == spread["max"]:
+        return f"{spread['min']:,.0f}"
     return f"{spread['min']:,.0f} to {spread['max']:,.0f}, median {spread['median']:,.0f}"
 
 
@@ -156,7 +158,9 @@ def _settings(node: Card, path: str = "") -> Iterable[Sequence[object]]:
 
 def _histogram(title: str, spread: Card) -> str:
     rows = [(name, count) for name, count in spread["histogram"].items() if count]
-    return _table([title, "images"], [*rows, ("median", f"{spread['median']:,g}")])
+    return (
+        f"{_table([title, 'images'], rows)}\n\n{spread['min']:,g} to {spread['max']:,g}, median {spread['median']:,g}."
+    )
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -174,4 +178,6 @@ def _row(cells: Sequence[object]) -> str:
 def _text(text: str) -> str:
     """In which nothing means anything to Markdown or a browser."""
     plain = html.escape(shown(text, 120), quote=False)
-    return plain if plain == "---" else re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", plain)
+    return (
+        plain if plain == "---" else re.sub(r"([\\`*{}\[\]#+!|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", plain)
+    )

@@ -27,12 +27,14 @@ class Folder:
 
     `captions` says where captions stand, in the order of preference: txt and json are files beside the image (img.txt
     or img.jpg.txt), table is captions.csv or metadata.csv, .tsv or .jsonl of any folder with paths relative to it,
-    name is the file's own name. Facts come from json and table, whatever gives the caption.
+    name is the file's own name. Facts come from json and table, whatever gives the caption. `ignore` is a folder that is
+    not looked into.
     """
 
     path: str
     captions: Sequence[str] = ("txt", "table", "json")
     columns: Columns = USUAL_COLUMNS
+    ignore: str | None = None
 
     def __post_init__(self) -> None:
         if not Path(self.path).is_dir():
@@ -67,7 +69,7 @@ class Folder:
 
     @cached_property
     def _folders(self) -> list[_Files]:
-        return list(_walk(Path(self.path), "", set()))
+        return list(_walk(Path(self.path), "", _identity(self.ignore)))
 
     @cached_property
     def _table(self) -> _Table:
@@ -141,11 +143,18 @@ class _Table:
                 continue
             path = _same_name(os.path.normpath(os.path.join(folder, str(values.get(chosen.image or "")))))
             if path in self.rows:
-                again = LeftOut("bad-row", f"{path[:200]} again, first in {self.rows[path].where}")
+                again = LeftOut("named-twice", f"{path[:200]} again, first in {self.rows[path].where}")
                 self.faults.append(Entry(where, again))
                 continue
             caption = values.get(chosen.caption or "")
             self.rows[path] = Row(where, "" if caption is None else str(caption), chosen.facts(values))
+
+
+def _identity(folder: str | None) -> set[tuple[int, int]]:
+    if folder is None or not os.path.isdir(folder):
+        return set()
+    facts = os.stat(folder)
+    return {(facts.st_dev, facts.st_ino)}
 
 
 def _walk(root: Path, path: str, seen: set[tuple[int, int]]) -> Iterator[_Files]:

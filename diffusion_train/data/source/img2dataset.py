@@ -27,9 +27,10 @@ KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Img2dataset:
-    """ValueError where there is neither a tar nor a numbered folder."""
+    """`ignore` is a folder that is not looked into. ValueError where there is neither a tar nor a numbered folder."""
 
     path: str
+    ignore: str | None = None
 
     def __post_init__(self) -> None:
         if not self._tars and not any(folder.name.isdigit() for folder in self._folders):
@@ -44,7 +45,7 @@ class Img2dataset:
         for path in self._tars:
             yield from _samples(path, path.relative_to(self.path).as_posix())
         if not self._tars:
-            for entry in Folder(self.path, captions=("txt",)).entries():
+            for entry in Folder(self.path, captions=("txt",), ignore=self.ignore).entries():
                 if not entry.name.endswith(("_stats.json", ".parquet")):
                     yield entry
         for stats in sorted(Path(self.path).rglob("*_stats.json")):
@@ -52,7 +53,8 @@ class Img2dataset:
 
     @cached_property
     def _tars(self) -> list[Path]:
-        return sorted(Path(self.path).rglob("*.tar"))
+        ignored = Path(self.ignore).resolve() if self.ignore else None
+        return sorted(path for path in Path(self.path).rglob("*.tar") if ignored not in path.resolve().parents)
 
     @property
     def _folders(self) -> list[Path]:
@@ -82,7 +84,7 @@ def _samples(path: Path, name: str) -> Iterator[Entry]:
             num_faults, last = len(faults), key
             members = found.setdefault(key, {})
             if extension in members:
-                left_out.append(Entry(f"{name}: {member.name}", LeftOut("bad-row", "this member again")))
+                left_out.append(Entry(f"{name}: {member.name}", LeftOut("named-twice")))
             members.setdefault(extension, (member.offset, member.size))
     if len(faults) > num_faults:
         lost.add(last)
