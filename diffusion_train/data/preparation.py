@@ -85,6 +85,9 @@ class Preparation:
                 write_left_out(ledger, run.details)
                 raise
         write_left_out(ledger)
+        if not sum(done.num_samples for done in ledger.parts):
+            told = _reasons([*ledger.details()])
+            raise ValueError(f"no sample is left of {ledger.last.num_entries:,} entries of the source\n{told}")
 
 
 def keep_index(shard: Path) -> None:
@@ -160,10 +163,10 @@ class _Run:
         done, keys = self.ledger.last.num_entries, Keys()
         entries = self.source.entries(skip=done)
         for entry in itertools.islice(entries, done):
-            keys(entry.name)
+            keys(entry.key or entry.name)
             self.names.add(entry.name)
         refuse_other(self.names, done, self.ledger.last.names, self.ledger.out)
-        todo = ((keys(entry.name), entry) for entry in entries)
+        todo = ((keys(entry.key or entry.name), entry) for entry in entries)
         chunks = iter(lambda: list(itertools.islice(todo, _AT_ONCE)), [])
         with tqdm(desc="Preparing", total=self.total, initial=done, unit="file", mininterval=0.5, disable=None) as bar:
             for results in self.workers.map(partial(make_all, self.settings.rules), chunks):

@@ -62,10 +62,14 @@ class Record(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """`name` is what its owner calls it: a path below the source, or a file and a row. `read` can be pickled."""
+    """`name` is what its owner calls it: a path below the source, or a file and a row. `read` can be pickled.
+
+    `key` is what the sample is to be called, by default its name.
+    """
 
     name: str
     read: Callable[[], Record] | LeftOut
+    key: str = ""
 
 
 class Source(Protocol):

@@ -86,7 +86,8 @@ def _captions(captions: Sequence[str], tokens: Tokens | None) -> Card:
 def _plain_examples(captions: Sequence[str], count: int = 4) -> list[str]:
     """Of ordinary words, spread over the samples: fit for a command line."""
     plain = [text for text in dict.fromkeys(captions) if 0 < len(text) <= 80 and re.fullmatch(r"[\w ,.-]+", text)]
-    return [plain[place * len(plain) // count] for place in range(min(count, len(plain)))]
+    count = min(count, len(plain))
+    return [plain[place * len(plain) // count] for place in range(count)]
 
 
 def _rights(measures: Sequence[Measures]) -> Card:

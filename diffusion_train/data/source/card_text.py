@@ -27,8 +27,8 @@ def summary(card: Card) -> list[str]:
     side, words = images["shorter_side"], captions["words"]
     rows = [
         ("samples", f"{card['num_samples']:,} in {_shards(card)}"),
-        ("images", f"{_counts(images['formats'])}; shorter side {_range(side)} px{_remarks(images)}"),
-        ("captions", f"{_range(words)} words; {captions['distinct']:,} distinct{_caption_remarks(captions)}"),
+        ("images", f"{_counts(images['formats'])}; shorter side {_range(side, 'px')}{_remarks(images)}"),
+        ("captions", f"{_range(words, 'words')}; {captions['distinct']:,} distinct{_caption_remarks(captions)}"),
         ("licences", ", ".join(_license(name, count) for name, count in card["rights"]["licenses"].items())),
         ("look alike", _duplicates(card)),
         ("left out", _counts(card["left_out"]) or "nothing"),
@@ -104,10 +104,10 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{shown(name, 60)} {count:,}" for name, count in counts.items())
 
 
-def _range(spread: Card) -> str:
+def _range(spread: Card, unit: str) -> str:
     if spread["min"] == spread["max"]:
-        return f"{spread['min']:,.0f}"
-    return f"{spread['min']:,.0f} to {spread['max']:,.0f}, median {spread['median']:,.0f}"
+        return f"{spread['min']:,.0f} {unit}"
+    return f"{spread['min']:,.0f} to {spread['max']:,.0f} {unit}, median {spread['median']:,.0f}"
 
 
 def _remarks(images: Card) -> str:
@@ -153,7 +153,7 @@ def _settings(node: Card, path: str = "") -> Iterable[Sequence[object]]:
         if isinstance(value, dict):
             yield from _settings(value, f"{where}.")
         elif value not in (None, "", []):
-            yield where, value
+            yield where, ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _histogram(title: str, spread: Card) -> str:

@@ -65,7 +65,7 @@ class Folder:
         txt, json = (folder.beside(name, end) for end in _SIDE_FILES)
         row = self._table.rows.get(_same_name(path), _NO_ROW)
         read = partial(read_image, Path(self.path), path, txt, json, row, tuple(self.captions), self.columns.caption)
-        return Entry(folder.below(os.path.splitext(name)[0]), read)
+        return Entry(path, read, key=os.path.splitext(path)[0])
 
     @cached_property
     def _folders(self) -> list[_Files]:

@@ -90,7 +90,7 @@ def _samples(path: Path, name: str) -> Iterator[Entry]:
         lost.add(last)
     for key, members in found.items():
         if key not in lost:
-            yield Entry(key, partial(read_members, path, members))
+            yield Entry(f"{name}: {key}", partial(read_members, path, members), key)
     yield from left_out
     yield from (Entry(name, LeftOut("torn-shard", str(fault)[:200])) for fault in faults)
 

@@ -49,7 +49,7 @@ class Parquet:
                 skip = max(skip - count, 0)
 
     def _entry(self, row: dict[str, Any], columns: Columns, file: Path, number: int) -> Entry:
-        where = f"{file.stem}/{number:08d}"
+        where = f"{file.name} row {number}"
         image = row.get(columns.image or "")
         if isinstance(image, str):
             return table_entry(row, columns, Path(self.images or file.parent), where)
@@ -57,11 +57,11 @@ class Parquet:
         if isinstance(image, dict):
             facts |= {"path": image.get("path")}
             image = image.get("bytes")
-        name = str(row.get(columns.key or "") or where)
+        key = str(row.get(columns.key or "") or f"{file.stem}/{number:08d}")
         if not isinstance(image, bytes):
-            return Entry(name, LeftOut("no-image", f"column {columns.image} holds none"))
+            return Entry(where, LeftOut("no-image", f"column {columns.image} holds none"), key)
         caption = row.get(columns.caption or "")
-        return Entry(name, partial(given, image, None if caption is None else str(caption), facts))
+        return Entry(where, partial(given, image, None if caption is None else str(caption), facts), key)
 
     def _files(self) -> list[Path]:
         path = Path(self.path)

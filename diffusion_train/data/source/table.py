@@ -103,10 +103,11 @@ def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str)
         return Entry(where, LeftOut("no-image", "the row names no image"))
     if "://" in file:
         return Entry(where, LeftOut("address", file[:200]))
-    name = str(row.get(columns.key or "") or "") or str(Path(file).with_suffix(""))
+    key = str(row.get(columns.key or "") or "") or str(Path(file).with_suffix(""))
     caption = row.get(columns.caption or "")
     facts = {"file": file} | columns.facts(row)
-    return Entry(name, partial(read_row, folder / file, None if caption is None else str(caption), facts))
+    read = partial(read_row, folder / file, None if caption is None else str(caption), facts)
+    return Entry(f"{where}: {file}", read, key)
 
 
 def read_row(file: Path, caption: str | None, facts: dict[str, Any]) -> Record:

@@ -26,11 +26,12 @@ def write(tmp_path: Path) -> Callable[[dict], Path]:
 
 
 def read_all(source: Source) -> dict[str, Record | LeftOut]:
-    """What becomes of every entry, by name."""
+    """What becomes of every entry, by its key, or its name where it has none."""
     found: dict[str, Record | LeftOut] = {}
     entries = list(source.entries())
     assert source.total() == len(entries)
-    for name, read in entries:
+    for name, read, key in entries:
+        name = key or name
         try:
             found[name] = read if isinstance(read, LeftOut) else read()
         except LeftOut as reason:

@@ -135,7 +135,7 @@ def test_names_that_are_no_utf8(write, read):
 
 def test_the_order_is_that_of_folders_and_names(write):
     files = dict.fromkeys(("b/x.jpg", "a/z.jpg", "a/y.png", "z.jpg", "B.jpg"), b"")
-    assert [entry.name for entry in Folder(write(files)).entries()] == ["B", "z", "a/y", "a/z", "b/x"]
+    assert [entry.key for entry in Folder(write(files)).entries()] == ["B", "z", "a/y", "a/z", "b/x"]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_images_as_paths(tmp_path, read):
     found = read(Parquet(str(file)))
     assert found["a"].image == b"1"
     assert found["gone"].reason == "unreadable"
-    assert found["p/00000002"].reason == "address"
+    assert found["p.parquet row 2"].reason == "address"
 
 
 @pytest.mark.parametrize(
