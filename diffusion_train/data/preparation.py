@@ -17,12 +17,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from diffusion_train.data.index import open_index
 from diffusion_train.data.ledger import Details, Done, Ledger, Names
 from diffusion_train.data.shards import Sample, shard_name, write_shard
-from diffusion_train.data.source.base import REASONS, Entry, LeftOut, Source
+from diffusion_train.data.source.base import REASONS, LeftOut, Source
 from diffusion_train.data.source.keys import Keys
-from diffusion_train.data.source.sample import Made, Rules, make
+from diffusion_train.data.source.sample import Made, Rules
+from diffusion_train.data.source.work import keep_index, make_all
 from diffusion_train.data.workers import Workers, available
 from diffusion_train.utils.cache import atomic_write
 
@@ -88,17 +88,6 @@ class Preparation:
         if not sum(done.num_samples for done in ledger.parts):
             told = _reasons([*ledger.details()])
             raise ValueError(f"no sample is left of {ledger.last.num_entries:,} entries of the source\n{told}")
-
-
-def keep_index(shard: Path) -> None:
-    """Writes the index of one of our own shards beside it."""
-    problems = open_index(shard).problems
-    assert not problems, problems
-
-
-def make_all(rules: Rules, entries: Sequence[tuple[str, Entry]]) -> list[tuple[str, Made | LeftOut]]:
-    """(key, entry) -> (name, what became of it)"""
-    return [(entry.name, make(key, entry, rules)) for key, entry in entries]
 
 
 def write_left_out(ledger: Ledger, further: Details | None = None) -> None:

@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from sys import intern
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_train.data.ledger import Details, Done
-from diffusion_train.data.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, SIGNATURE, groups
+from diffusion_train.data.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, SIGNATURE, Signatures, groups
 from diffusion_train.data.source.rights import terms
 from diffusion_train.data.source.sample import Measures
 
 Card = dict[str, Any]
+Columns = dict[str, list[Any]]  # of Measures, by their names
 _SIDES = (32, 64, 128, 256, 512, 768, 1024, 2048)
 _ASPECTS = (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)
 _WORDS = (1, 6, 11, 21, 41, 76)
@@ -35,35 +37,38 @@ class Tokens:
 
 def make_card(source: Card, shards: Sequence[Done], details: Iterable[Details], tokens: Tokens | None) -> Card:
     """`source` says where the samples come from and with which settings."""
-    measures: list[Measures] = []
-    left_out: Counter[str] = Counter()
+    columns: dict[str, list[Any]] = {name: [] for name in Measures._fields}
+    signatures, left_out = bytearray(), Counter[str]()
     for part in details:
-        measures += part.measures
+        for name, values in zip(Measures._fields, zip(*part.measures, strict=True), strict=False):
+            columns[name] += map(intern, values) if name in ("format", "license") else values
+        signatures += b"".join(map(bytes.fromhex, columns.pop("signature")))
+        columns["signature"] = []
         for _, reason, _, count in part.left_out:
             left_out[reason] += count
     return {
-        "num_samples": len(measures),
+        "num_samples": len(columns["key"]),
         "shards": {done.shard: {"samples": done.num_samples, "bytes": done.size} for done in shards if done.shard},
         **source,
-        "images": _images(measures),
-        "captions": _captions([m.caption for m in measures], tokens),
-        "rights": _rights(measures),
-        "near_duplicates": _near_duplicates(measures),
+        "images": _images(columns),
+        "captions": _captions(columns["caption"], tokens),
+        "rights": _rights(columns),
+        "near_duplicates": _near_duplicates(columns["key"], np.frombuffer(signatures, SIGNATURE)),
         "left_out": dict(left_out.most_common()),
     }
 
 
-def _images(measures: Sequence[Measures]) -> Card:
-    width, height = (np.array([getattr(m, axis) for m in measures], np.int64) for axis in ("width", "height"))
+def _images(columns: Columns) -> Card:
+    width, height = (np.array(columns[axis], np.int64) for axis in ("width", "height"))
     return {
-        "formats": dict(Counter(m.format for m in measures).most_common()),
+        "formats": dict(Counter(columns["format"]).most_common()),
         "shorter_side": _spread(np.minimum(width, height), _SIDES),
         "longer_side": _spread(np.maximum(width, height), _SIDES),
         "aspect": _spread(width / height, _ASPECTS),
-        "animated": sum(m.is_animated for m in measures),
-        "transparent": sum(m.is_transparent for m in measures),
-        "rotated_by_exif": sum(m.is_rotated for m in measures),
-        "shrunk": sum(m.was_shrunk for m in measures),
+        "animated": sum(columns["is_animated"]),
+        "transparent": sum(columns["is_transparent"]),
+        "rotated_by_exif": sum(columns["is_rotated"]),
+        "shrunk": sum(columns["was_shrunk"]),
     }
 
 
@@ -90,28 +95,27 @@ def _plain_examples(captions: Sequence[str], count: int = 4) -> list[str]:
     return [plain[place * len(plain) // count] for place in range(count)]
 
 
-def _rights(measures: Sequence[Measures]) -> Card:
-    licenses = Counter(m.license for m in measures)
+def _rights(columns: Columns) -> Card:
+    licenses = Counter(columns["license"])
     asked: Counter[str] = Counter()
     for license, count in licenses.items():
         asked.update(dict.fromkeys(terms(license), count))
     return {
         "licenses": dict(licenses.most_common()),
         "terms": dict(asked.most_common()),
-        "without_author": sum(not m.has_author for m in measures),
-        "without_source": sum(not m.has_source for m in measures),
+        "without_author": len(columns["key"]) - sum(columns["has_author"]),
+        "without_source": len(columns["key"]) - sum(columns["has_source"]),
     }
 
 
-def _near_duplicates(measures: Sequence[Measures]) -> Card:
-    signatures = np.frombuffer(b"".join(bytes.fromhex(m.signature) for m in measures), SIGNATURE)
+def _near_duplicates(keys: Sequence[str], signatures: Signatures) -> Card:
     found = sorted(groups(signatures), key=len, reverse=True)
     return {
         "max_distance": MAX_DISTANCE,
         "max_colour_difference": MAX_COLOUR_DIFFERENCE,
         "groups": len(found),
         "samples": sum(map(len, found)),
-        "largest": [[measures[place].key for place in group[:_SHOWN]] for group in found[:_SHOWN]],
+        "largest": [[keys[place] for place in group[:_SHOWN]] for group in found[:_SHOWN]],
     }
 
 
