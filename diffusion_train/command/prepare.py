@@ -6,6 +6,7 @@ A command that was stopped or killed goes on when it is given again.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -147,10 +148,16 @@ def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
     from diffusion_train.data.preparation import LEFT_OUT
     from diffusion_train.data.source.card_text import summary
 
-    print(f"{out} was complete already" if was_finished else f"prepared {out}")
-    print("\n".join(summary(card)))
-    print(f"  {'read':<11}{out / 'README.md'}; all of it in card.json" + f", {LEFT_OUT}" * bool(card["left_out"]))
-    print("train on it:\n  " + train_command(card, out))
+    lines = [
+        f"{out} was complete already" if was_finished else f"prepared {out}",
+        *summary(card),
+        f"  {'read':<11}{out / 'README.md'}; all of it in card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),
+        f"train on it:\n  {train_command(card, out)}",
+    ]
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:  # nobody reads; everything is written all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def train_command(card: dict[str, Any], out: Path) -> str:

@@ -70,14 +70,13 @@ class Ledger:
         refuse_other_things(out)
         self.folder.mkdir(parents=True, exist_ok=True)
         known = self._read_plan()
-        if known is None:
-            self._write_plan()
-        else:
+        self.parts = list(takewhile(self._is_whole, self._parts()))
+        if known and (known["finished"] or any(done.shard for done in self.parts)):
             _refuse_change(out, known["settings"], self._plan["settings"])
             self._plan = known
-        self.parts = list(takewhile(self._is_whole, self._parts()))
-        for folder in (out, self.folder):
-            remove_strays(folder)
+        else:
+            self._clear()
+        self._remove_what_is_not_whole()
 
     @property
     def finished(self) -> tuple[int, str] | None:
@@ -104,9 +103,25 @@ class Ledger:
     def finish(self) -> None:
         """Keeps only what tells that everything is done."""
         self._plan["finished"] = [self.last.num_entries, self.last.names]
+        self._clear()
+
+    def _clear(self) -> None:
         self._write_plan()
         for file in self.folder.glob("part-*.json"):
             file.unlink()
+        self.parts = []
+
+    def _remove_what_is_not_whole(self) -> None:
+        """Shards that no part vouches for may be of other settings, and what killed processes left half written."""
+        for folder in (self.out, self.folder):
+            remove_strays(folder)
+        if self.finished:
+            return
+        whole = {done.shard for done in self.parts}
+        for shard in self.out.glob("*-[0-9][0-9][0-9][0-9][0-9][0-9].tar"):
+            if shard.name not in whole:
+                shard.unlink()
+                shard.with_name(shard.name + ".index.npz").unlink(missing_ok=True)
 
     def _parts(self) -> Iterator[Done]:
         number = 0
@@ -150,4 +165,6 @@ def _refuse_change(out: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     if changed:
         lines = [f"    {name}: {before.get(name)} then, {now.get(name)} now" for name in changed]
         told = "\n".join(lines)
-        raise ValueError(f"out={out} was begun with other settings; go on with those, or give another out\n{told}")
+        raise ValueError(
+            f"out={out} was begun with other settings: go on with those, give another out, or delete it\n{told}"
+        )

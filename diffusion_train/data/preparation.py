@@ -28,6 +28,7 @@ from diffusion_train.utils.cache import atomic_write
 
 LEFT_OUT = "left_out.jsonl"
 _AT_ONCE = 8  # entries that a process takes with one message
+_TOLD = 1000  # entries that are read before it is said that too many are faulty
 Results = Generator[tuple[str, Made | LeftOut], None, None]  # with the name of the entry
 
 
@@ -121,7 +122,7 @@ class _Run:
         self.details = Details()
 
     def go_on(self) -> None:
-        self._refuse_faults()
+        self._refuse_faults(self.ledger.last.num_entries)
         if self.ledger.parts and self.ledger.last.shard is None:
             return
         with closing(self._results()) as results:
@@ -134,6 +135,7 @@ class _Run:
         samples = self._until_full(results)
         first = next(samples, None)
         if first is None:
+            self._refuse_faults(self.total)
             self._add(None)
             return False
         shard = shard_name(self.settings.name, len(self.ledger.parts))
@@ -169,7 +171,8 @@ class _Run:
             self.details.add(name, result)
             if isinstance(result, LeftOut):
                 self.num_faults += result.count * result.is_fault
-                self._refuse_faults()
+            self._refuse_faults(self.names.count)
+            if isinstance(result, LeftOut):
                 continue
             size += sum(len(member) for member in result.sample.values() if isinstance(member, bytes))
             yield result.sample
@@ -179,10 +182,12 @@ class _Run:
             ):
                 return
 
-    def _refuse_faults(self) -> None:
-        if self.num_faults > self.settings.max_bad_share * self.total:
+    def _refuse_faults(self, num_entries: int) -> None:
+        """Not before there is something to tell, so that the reasons named are those that matter."""
+        too_many = self.num_faults > self.settings.max_bad_share * self.total
+        if too_many and num_entries >= min(self.total, _TOLD):
             raise TooManyFaults(
-                f"{self.num_faults:,} of {self.total:,} are faulty, more than prepare.max_bad_share="
+                f"{self.num_faults:,} of {num_entries:,} entries so far are faulty, more than prepare.max_bad_share="
                 f"{self.settings.max_bad_share} allows; {self.ledger.out / LEFT_OUT} lists them\n"
                 + _reasons([*self.ledger.details(), self.details])
             )

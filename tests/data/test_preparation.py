@@ -42,7 +42,7 @@ def interrupt():
     raise KeyboardInterrupt
 
 
-def write(out: Path, source, finish=False, settings=None, **changes) -> Ledger:
+def write(out: Path, source, settings=None, finish=False, **changes) -> Ledger:
     ledger = Ledger(out, settings or {"a": 1})
     preparation = Preparation(Rules(), **{"samples_per_shard": 4, "num_workers": 0, "max_bad_share": 1} | changes)
     preparation.write(source, ledger)
@@ -144,7 +144,7 @@ def test_once_finished_nothing_is_touched(tmp_path, make_png):
 
 @pytest.mark.parametrize("finish", [True, False])
 def test_a_source_that_changed_meanwhile_is_refused(tmp_path, make_png, finish):
-    write(tmp_path / "out", Given(make_png), finish)
+    write(tmp_path / "out", Given(make_png), finish=finish)
     other = Given(make_png)
     other.list.insert(0, other.list.pop())
     if not finish:
@@ -162,6 +162,17 @@ def test_other_settings_are_refused_by_name(tmp_path, make_png):
         write(tmp_path / "out", Given(make_png), settings={"prepare.max_side": 1024, "same": 1})
 
 
+def test_until_a_shard_is_whole_settings_may_change(tmp_path, make_png):
+    out = tmp_path / "out"
+    with pytest.raises(TooManyFaults):
+        write(out, Given(make_png, at0=LeftOut("no-caption")), {"a": 1}, max_bad_share=0, samples_per_shard=100)
+    write(out, Given(make_png, 10), settings={"a": 2})
+    (out / "images-000000.tar").unlink()
+    ledger = write(out, Given(make_png, 4), settings={"a": 3})
+    assert [done.shard for done in ledger.parts] == ["images-000000.tar", None]
+    assert {path.name for path in out.glob("*.tar*")} == {"images-000000.tar", "images-000000.tar.index.npz"}
+
+
 def test_a_folder_with_other_things_is_left_alone(tmp_path, make_png):
     (tmp_path / "holiday.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=r"holds other things \(holiday.jpg"):
@@ -174,16 +185,16 @@ def test_too_many_faults_stop_it_and_are_told_by_reason(tmp_path, make_png):
     wanted = {f"at{i}": LeftOut("licence") for i in range(6, 20)}
     source = Given(make_png, **faults, **wanted)
     with pytest.raises(TooManyFaults) as caught:
-        write(tmp_path / "out", source, max_bad_share=0.19)
+        write(tmp_path / "out", source, max_bad_share=0.19, samples_per_shard=100)
     for words in (
-        "6 of 30 are faulty",
+        "6 of 30 entries so far are faulty",
         "max_bad_share=0.19",
         "5 no-caption: ",
         "1 undecodable: ",
         "'005' (a cut JPEG)",
     ):
         assert words in str(caught.value)
-    assert len((tmp_path / "out" / LEFT_OUT).read_text().splitlines()) == 6
+    assert len((tmp_path / "out" / LEFT_OUT).read_text().splitlines()) == 20
     ledger = write(tmp_path / "out", source, max_bad_share=0.2)
     assert sum(done.num_samples for done in ledger.parts) == 10
 

@@ -38,7 +38,10 @@ REASONS = {
     "undecodable": Reason("damaged, or no image at all"),
     "unknown-format": Reason("an image format that is not read"),
     "too-many-bytes": Reason(f"a file of more than {MAX_BYTES >> 20} MiB"),
-    "no-caption": Reason("no caption, or only white space; prepare.missing_caption=empty takes it without"),
+    "no-caption": Reason(
+        "no caption, or only white space (source.captions and source.columns.caption say where captions stand; "
+        "prepare.missing_caption=empty takes images without)"
+    ),
     "bad-metadata": Reason("its metadata is no JSON object"),
     "bad-row": Reason("a row that does not fit its table"),
     "named-twice": Reason("a file or member that was named before; the first one counts"),

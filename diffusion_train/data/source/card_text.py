@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from diffusion_train.data.source.base import REASONS
-from diffusion_train.data.source.rights import UNKNOWN, terms
+from diffusion_train.data.source.rights import terms
 from diffusion_train.utils.text import shown
 
 Card = dict[str, Any]
@@ -29,7 +29,12 @@ def summary(card: Card) -> list[str]:
         ("samples", f"{card['num_samples']:,} in {_shards(card)}"),
         ("images", f"{_counts(images['formats'])}; shorter side {_range(side, 'px')}{_remarks(images)}"),
         ("captions", f"{_range(words, 'words')}; {captions['distinct']:,} distinct{_caption_remarks(captions)}"),
-        ("licences", ", ".join(_license(name, count) for name, count in card["rights"]["licenses"].items())),
+        ("licences", _licenses(card["rights"]["licenses"])),
+        (
+            "ask for",
+            _counts(card["rights"]["terms"])
+            or "nothing of share-alike, non-commercial, no-derivatives; none is unknown",
+        ),
         ("look alike", _duplicates(card)),
         ("left out", _counts(card["left_out"]) or "nothing"),
     ]
@@ -133,9 +138,11 @@ def _tokens(captions: Card) -> str:
     return f" {tokens['longer']:,} are longer than the {tokens['most']} tokens that {tokens['encoder']} takes."
 
 
-def _license(name: str, count: int) -> str:
-    asked = [term for term in terms(name) if term != UNKNOWN]
-    return f"{shown(name, 60)} {count:,}" + (f" ({', '.join(asked)})" if asked else "")
+def _licenses(counts: dict[str, int], most: int = 6) -> str:
+    shown_ones = dict(list(counts.items())[:most])
+    further = len(counts) - len(shown_ones)
+    more = f" and {further} more of {sum(counts.values()) - sum(shown_ones.values()):,} images" if further else ""
+    return _counts(shown_ones) + more
 
 
 def _duplicates(card: Card) -> str:
