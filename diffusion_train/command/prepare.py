@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import sys
-from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ def run(cfg: Any) -> int:
     from diffusion_train import config
     from diffusion_train.command.exit import Exit
     from diffusion_train.data.ledger import FOLDER, Ledger
+    from diffusion_train.data.workers import WorkerDied
     from diffusion_train.utils.lock import locked
 
     config.check(cfg, read=READ)
@@ -43,9 +43,8 @@ def run(cfg: Any) -> int:
             card = json.loads((out / "card.json").read_text("utf-8")) if was_finished else finish(cfg, ledger)
         except KeyboardInterrupt:
             return stopped(ledger, "stopped", Exit.STOPPED)
-        except BrokenProcessPool:
-            reason = "a worker was killed, perhaps for want of memory (prepare.num_workers sets how many there are)"
-            return stopped(ledger, reason, Exit.STOPPED)
+        except WorkerDied as error:
+            return stopped(ledger, f"{error}; prepare.num_workers sets how many there are", Exit.STOPPED)
         except OSError as error:
             return stopped(ledger, f"{error.filename or out}: {error.strerror or error}", Exit.STORAGE)
     report(card, out, was_finished)
