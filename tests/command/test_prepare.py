@@ -241,7 +241,7 @@ def test_the_command_that_it_prints_trains(photos, tmp_path, capsys, captions):
         for file in photos.glob("*.txt"):
             file.unlink()
     arguments = ["prepare.missing_caption=empty", "prepare.samples_per_shard=4"]
-    assert prepare(f"path={photos}", f"out={tmp_path / 'a = b'}", *arguments) == 0
+    assert prepare(f"path={photos}", quoted("out", tmp_path / "a = b"), *arguments) == 0
     line = capsys.readouterr().out.splitlines()[-1].strip()
     words = shlex.split(line)
     assert words[:2] == ["python", "train.py"]
