@@ -140,6 +140,15 @@ def test_a_mistake_ends_with_2_and_names_the_remedy(tmp_path, monkeypatch, capsy
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("source", sorted(file.stem for file in (ROOT / "conf" / "source").glob("*.yaml")))
+def test_every_source_fits_its_settings(tmp_path, capsys, source):
+    """The only mistake is the path."""
+    assert prepare(f"source={source}", "path=nowhere", f"out={tmp_path / 'out'}") == Exit.WRONG
+    err = capsys.readouterr().err
+    assert "1 mistake in the configuration" in err
+    assert "path=nowhere" in err
+
+
 def test_help_shows_settings_with_their_meaning_and_its_own_groups(capsys):
     assert cli.main(["prepare", "--help"]) == 0
     out = capsys.readouterr().out
