@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,25 +83,35 @@ def overview(known: dict[str, Command]) -> str:
 
 def help_text(command: Command, arguments: Sequence[str] = ()) -> str:
     from diffusion_train.config.call import read_call
-    from diffusion_train.config.folders import groups
 
     call = read_call(command.name, [argument for argument in arguments if argument not in ("-h", "--help")])
-    options = groups(call.folders)
     lines = [f"{command.name}: {command.summary}", ""]
     if command.description.rstrip(".").lower() != command.summary.lower():
         lines += [command.description, ""]
     lines += ["Example:", *(f"  {line}" for line in command.example.splitlines()), ""]
-    lines += ["Settings (key=value):", *(f"  {key}={_shown(value)}" for key, value in _plain(call.settings)), ""]
-    lines += ["Groups (group=option):", *(f"  {group}: {', '.join(names)}" for group, names in options.items()), ""]
+    lines += ["Settings (key=value):", *_settings(call.settings, call.comments), ""]
+    lines += ["Groups (group=option):", *(f"  {group}: {', '.join(names)}" for group, names in call.groups.items()), ""]
     lines += [
         "--cfg job prints the whole config; --config-dir FOLDER adds groups and options of your own;",
-        "--multirun runs once for each value of key=a,b. allow_targets=[my_package.] trusts classes of your own.",
+        "allow_targets=[my_package.] trusts classes of your own.",
+        *(["--multirun runs once for each value of key=a,b."] if "run_dir" in call.settings else []),
     ]
     return "\n".join(lines)
 
 
-def _plain(settings: dict[str, object]) -> list[tuple[str, object]]:
-    return [(key, value) for key, value in settings.items() if key != "defaults" and not isinstance(value, dict)]
+def _settings(settings: dict[str, object], comments: dict[str, str]) -> list[str]:
+    rows = [(f"  {key}={_shown(value)}", comments.get(key, "")) for key, value in _plain(settings)]
+    width = max((len(setting) for setting, comment in rows if comment and len(setting) <= 40), default=0)
+    return [f"{setting:<{width}}  {comment}".rstrip() for setting, comment in rows]
+
+
+def _plain(settings: dict[str, object], path: str = "") -> Iterator[tuple[str, object]]:
+    """Every setting but those of parts, which groups hold."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and "_target_" not in value:
+            yield from _plain(value, f"{path}{key}.")
+        elif not isinstance(value, dict) and key != "defaults":
+            yield f"{path}{key}", value
 
 
 def _shown(value: object) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import logging
 import os
 import shlex
-import socket
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -141,25 +139,10 @@ def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
 
 @contextmanager
 def claimed(run_dir: Path) -> Iterator[None]:
-    """The run folder, which no other run may write to meanwhile. Raises ValueError if it cannot be had.
+    """The run folder, which no other run may write to meanwhile. Raises ValueError if it cannot be had."""
+    from diffusion_train.utils.lock import locked
 
-    The system lifts the lock when the process ends, however it ends.
-    """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / ".lock").open("a+")
-    except OSError as error:
-        raise ValueError(f"run_dir={run_dir}: cannot be written to ({error}); give another folder") from error
-    with file:
-        if first_process():
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                raise ValueError(f"run_dir={run_dir} is in use by {file.read()}; give another run_dir") from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+    with locked(run_dir / ".lock", f"run_dir={run_dir}") if first_process() else nullcontext():
         yield
 
 

@@ -77,6 +77,15 @@ class TransformersEncoder(TextEncoder):
                     for (caption, _, truncated), row in zip(chunk, rows, strict=True):
                         yield caption, Embedding(*row, truncated)
 
+    def num_tokens(self, captions: Sequence[str]) -> list[int]:
+        """Of each caption, whole."""
+        import transformers
+
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            self.tokenizer, local_files_only=True, trust_remote_code=False
+        )
+        return [len(ids) for ids in tokenizer(list(captions), truncation=False, verbose=False)["input_ids"]]
+
     def unload(self) -> None:
         self._loaded = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import yaml
 from hydra._internal.utils import get_args_parser
 
 from diffusion_train.config.arguments import last_of_each_key, parse
-from diffusion_train.config.folders import conf_folder
+from diffusion_train.config.folders import conf_folder, groups
 from diffusion_train.config.mistakes import Mistake, raise_all
 
 
@@ -38,11 +38,32 @@ class Call:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the config's own file says, without what it includes."""
+        return yaml.safe_load(self._own_text) or {}
+
+    @property
+    def comments(self) -> dict[str, str]:
+        """Dotted key -> what stands behind it as a comment in the config's own file."""
+        lines = self._own_text.splitlines()
+        places = _key_lines(yaml.compose(self._own_text))
+        return {key: comment for key, line in places if (comment := lines[line].partition(" # ")[2])}
+
+    @cached_property
+    def _own_text(self) -> str:
         for folder in self.folders:
             file = folder / f"{self.config_name}.yaml"
             if file.is_file():
-                return yaml.safe_load(file.read_text("utf-8")) or {}
+                return file.read_text("utf-8")
         raise ValueError(f"there is no {self.config_name}.yaml in {' or '.join(map(str, self.folders))}")
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Group -> options, without the groups that only other commands have."""
+        own = _chosen(self.settings if "defaults" in self.settings else self._read("config"))
+        others = {name for file in self.folders[0].glob("*.yaml") for name in _chosen(self._read(file.stem))} - own
+        return {group: options for group, options in groups(self.folders).items() if group.split("/")[0] not in others}
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return yaml.safe_load((self.folders[0] / f"{name}.yaml").read_text("utf-8")) or {}
 
     @property
     def flag_arguments(self) -> list[str]:
@@ -70,6 +91,18 @@ def read_call(command: str, arguments: Sequence[str]) -> Call:
     allowed, wrong = _entries(trusting)
     raise_all([*mistakes, *wrong])
     return Call(command, tuple(arguments), flags, overrides, allowed, (conf_folder(), *user))
+
+
+def _chosen(settings: dict[str, Any]) -> set[str]:
+    """The groups in a config's defaults list."""
+    entries = (key for entry in settings.get("defaults", []) if isinstance(entry, dict) for key in entry)
+    return {str(key).rpartition(" ")[2] for key in entries}
+
+
+def _key_lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        yield f"{path}{key.value}", key.start_mark.line
+        yield from _key_lines(value, f"{path}{key.value}.")
 
 
 def _entries(trusting: Sequence[str]) -> tuple[tuple[str, ...], list[Mistake]]:

@@ -24,7 +24,9 @@ Places = NDArray[np.int64]
 
 _SIDE = 32
 _DEAD_ZONE = 0.05  # of the root mean square of the frequencies
-_WINDOW = 64  # neighbours compared with each sample; only where more than that share half of their bits, some are missed
+_WINDOW = (
+    64  # neighbours compared with each sample; only where more than that share half of their bits, some are missed
+)
 
 
 def signature(image: Image.Image) -> bytes:

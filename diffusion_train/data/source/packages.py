@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -12,14 +12,14 @@ from types import ModuleType
 from typing import Any
 
 from PIL import Image
+from tqdm import tqdm
 
-from diffusion_train.data.shards import write_shards
+from diffusion_train.data.shards import Sample, write_shards
+from diffusion_train.data.source.base import Entry, LeftOut
 from diffusion_train.utils.cache import cache_folder
 
 _FORMAT = 1  # raised when the same packages would give other samples
 _SAMPLES_PER_SHARD = 512
-
-Sample = dict[str, Any]
 
 
 def require(module: str) -> ModuleType:
@@ -41,9 +41,17 @@ def draw_svg(svg: str, size: int) -> bytes:
 
 
 def kept_shards(
-    name: str, packages: list[str], settings: dict[str, Any], make: Callable[[], Iterable[Sample]]
+    name: str, packages: list[str], settings: dict[str, Any], entries: Callable[[], Iterable[Entry]]
 ) -> list[Path]:
-    """Shards of what `make` gives, written into the cache folder once for these versions of packages and settings."""
+    """Shards of `entries()`, written into the cache folder once for these versions of packages and settings."""
     key = repr((_FORMAT, [(package, version(package)) for package in packages], sorted(settings.items())))
     folder = cache_folder() / "shards" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    return sorted(folder.glob("*.tar")) or write_shards(make(), folder, name, _SAMPLES_PER_SHARD)
+    return sorted(folder.glob("*.tar")) or write_shards(_samples(name, entries()), folder, name, _SAMPLES_PER_SHARD)
+
+
+def _samples(name: str, entries: Iterable[Entry]) -> Iterator[Sample]:
+    entries = list(entries)
+    for entry in tqdm(entries, f"Drawing {name}", unit="image", mininterval=0.5, disable=None):
+        assert not isinstance(entry.read, LeftOut)
+        image, caption, facts = entry.read()
+        yield {"__key__": entry.name, "png": image, "txt": caption, "json": facts}

@@ -23,11 +23,14 @@ SOURCE_FIELDS = ("source", "source_url", "page_url", "url", "original_url")
 
 
 class Rights(NamedTuple):
-    """Each "" where a sample says nothing; the licence is then "unknown"."""
+    """Of a sample; what it does not say is "", and a licence that it does not say "unknown"."""
 
-    license: str
-    author: str
-    source: str
+    license: str = ""
+    author: str = ""
+    source: str = ""
+
+
+NO_RIGHTS = Rights()
 
 
 def rights_of(facts: Mapping[str, Any]) -> Rights:

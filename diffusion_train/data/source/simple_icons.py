@@ -10,12 +10,12 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from diffusion_train.data.source.packages import Sample, draw_svg, kept_shards, require
+from diffusion_train.data.source.base import Entry, Record
+from diffusion_train.data.source.packages import draw_svg, kept_shards, require
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +25,11 @@ _NEARLY_WHITE = 0xD8  # of 0xFF, in each of red, green and blue
 
 @dataclass(frozen=True)
 class SimpleIcons:
-    """Paths of shards with logos of `size` x `size` pixels; they are drawn when the paths are first asked for.
+    """Logos of `size` x `size` pixels, as a source; iterated over, the paths of shards of them.
 
-    Icons under another licence than the collection's CC0-1.0 are dropped, but for those in `allowed_licenses`
-    (SPDX names such as "MIT", or the address that an icon gives as its licence).
+    In the shards, which are made when they are first asked for, icons under another licence than the collection's
+    CC0-1.0 are dropped, but for those in `allowed_licenses` (SPDX names such as "MIT", or the address that an icon
+    gives as its licence). As a source it gives every icon: who prepares from it chooses by its licence.
     """
 
     size: int = 32
@@ -37,6 +38,12 @@ class SimpleIcons:
     def __iter__(self) -> Iterator[str]:
         return iter(str(path) for path in prepare_simple_icons(self.size, self.allowed_licenses))
 
+    def total(self) -> int:
+        return len(all_icons())
+
+    def entries(self, skip: int = 0) -> Iterator[Entry]:
+        return (_entry(icon, self.size) for icon in all_icons())
+
 
 def prepare_simple_icons(size: int = 32, allowed_licenses: Sequence[str] = ()) -> list[Path]:
     """Shards of png, txt (the caption) and json (licence, source, guidelines, title, colour)."""
@@ -44,7 +51,13 @@ def prepare_simple_icons(size: int = 32, allowed_licenses: Sequence[str] = ()) -
         require(module)
     settings = {"size": size, "allowed_licenses": sorted(allowed_licenses)}
     packages = ["simple-icons-pack", "resvg-py"]
-    return kept_shards("simple_icons", packages, settings, lambda: _samples(size, allowed_licenses))
+    return kept_shards("simple_icons", packages, settings, lambda: _allowed(size, allowed_licenses))
+
+
+def all_icons() -> list[Any]:
+    """By slug."""
+    package = require("simple_icons_pack")
+    return sorted((getattr(package, name) for name in dir(package) if name.startswith("SI_")), key=lambda i: i.slug)
 
 
 def by_license(allowed_licenses: Sequence[str] = ()) -> tuple[list[Any], Counter[str]]:
@@ -52,8 +65,7 @@ def by_license(allowed_licenses: Sequence[str] = ()) -> tuple[list[Any], Counter
 
     ValueError for an allowed licence that no icon has.
     """
-    package = require("simple_icons_pack")
-    icons = sorted((getattr(package, name) for name in dir(package) if name.startswith("SI_")), key=lambda i: i.slug)
+    icons = all_icons()
     unknown = set(allowed_licenses) - {_license(icon) for icon in icons}
     if unknown:
         known = ", ".join(sorted({_license(icon) for icon in icons} - {_COLLECTION}))
@@ -63,25 +75,29 @@ def by_license(allowed_licenses: Sequence[str] = ()) -> tuple[list[Any], Counter
     return [icon for icon in icons if _license(icon) in allowed], dropped
 
 
-def _samples(size: int, allowed_licenses: Sequence[str]) -> Iterator[Sample]:
+def _allowed(size: int, allowed_licenses: Sequence[str]) -> Iterator[Entry]:
     icons, dropped = by_license(allowed_licenses)
     counts = ", ".join(f"{license} {count}" for license, count in dropped.most_common())
     log.info("%d logos; %d dropped for their licence: %s", len(icons), dropped.total(), counts or "none")
-    for icon in tqdm(icons, desc="Drawing Simple Icons", unit="image", mininterval=0.5, disable=None):
-        colour = _visible(icon.hex.lstrip("#"))
-        yield {
-            "__key__": icon.slug,
-            "png": draw_svg(icon.svg.replace("<svg ", f'<svg fill="#{colour}" ', 1), size),
-            "txt": f"the {icon.title} logo",
-            "json": {
-                "title": icon.title,
-                "license": _license(icon),
-                "source": icon.source,
-                "guidelines": icon.guidelines,
-                "brand_colour": icon.hex.lstrip("#"),
-                "colour": colour,
-            },
-        }
+    return (_entry(icon, size) for icon in icons)
+
+
+def _entry(icon: Any, size: int) -> Entry:
+    colour = _visible(icon.hex.lstrip("#"))
+    svg = icon.svg.replace("<svg ", f'<svg fill="#{colour}" ', 1)
+    facts = {
+        "title": icon.title,
+        "license": _license(icon),
+        "source": icon.source,
+        "guidelines": icon.guidelines,
+        "brand_colour": icon.hex.lstrip("#"),
+        "colour": colour,
+    }
+    return Entry(icon.slug, partial(_draw, svg, size, f"the {icon.title} logo", facts))
+
+
+def _draw(svg: str, size: int, caption: str, facts: dict[str, Any]) -> Record:
+    return Record(draw_svg(svg, size), caption, facts)
 
 
 def _license(icon: Any) -> str:

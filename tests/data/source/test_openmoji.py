@@ -46,15 +46,15 @@ def test_every_named_emoji_without_skin_tone_has_a_caption_of_its_own(captions):
 
 
 def test_samples_carry_image_caption_and_licence():
-    by_key = {sample["__key__"]: sample for sample in itertools.islice(openmoji._samples(16), 60)}
-    flag = by_key["1f1e6-1f1fa"]
-    image = np.array(Image.open(io.BytesIO(flag["png"])))
+    by_name = {entry.name: entry for entry in itertools.islice(openmoji.OpenMoji(16).entries(), 60)}
+    flag = by_name["1f1e6-1f1fa"].read()
+    image = np.array(Image.open(io.BytesIO(flag.image)))
     assert image.shape == (16, 16, 3)
     assert image[0, 0].tolist() == [255, 255, 255]
-    assert flag["txt"] == "flag of Australia"
-    assert flag["json"]["license"] == "CC-BY-SA-4.0"
-    assert flag["json"]["code_points"] == "1F1E6-1F1FA"
-    assert "OpenMoji" in flag["json"]["attribution"]
+    assert flag.caption == "flag of Australia"
+    assert flag.facts["license"] == "CC-BY-SA-4.0"
+    assert flag.facts["code_points"] == "1F1E6-1F1FA"
+    assert "OpenMoji" in flag.facts["attribution"]
 
 
 def test_nothing_is_drawn_before_the_paths_are_asked_for(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion_train.data.source.base import Entry, Record
 from diffusion_train.data.source.packages import draw_svg, kept_shards, require
 
 HALF_RED = '<svg viewBox="0 0 2 2" xmlns="http://www.w3.org/2000/svg"><rect width="1" height="2" fill="#f00"/></svg>'
@@ -16,8 +17,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(tmp_path / "cache"))
 
 
-def sample():
-    return {"__key__": "a", "png": draw_svg(HALF_RED, 4), "txt": "red", "json": {}}
+def entry():
+    return Entry("a", lambda: Record(draw_svg(HALF_RED, 4), "red", {}))
 
 
 def test_drawing_stands_on_white_and_blends_edges():
@@ -33,7 +34,7 @@ def test_shards_are_made_once_for_the_same_versions_and_settings():
 
     def make():
         calls.append(1)
-        return [sample()]
+        return [entry()]
 
     paths = [kept_shards("x", ["pillow"], {"size": size}, make) for size in (4, 4, 5)]
     assert len(calls) == 2
@@ -43,12 +44,14 @@ def test_shards_are_made_once_for_the_same_versions_and_settings():
 
 def test_an_interrupted_preparation_leaves_nothing_that_counts_as_made():
     def interrupted():
-        yield sample()
-        raise KeyboardInterrupt
+        def fail():
+            raise KeyboardInterrupt
+
+        return [entry(), Entry("b", fail)]
 
     with pytest.raises(KeyboardInterrupt):
         kept_shards("x", ["pillow"], {}, interrupted)
-    assert len(kept_shards("x", ["pillow"], {}, lambda: [sample()])) == 1
+    assert len(kept_shards("x", ["pillow"], {}, lambda: [entry()])) == 1
 
 
 def test_a_missing_package_is_refused_with_its_remedy():

@@ -32,20 +32,20 @@ def test_a_licence_that_no_icon_has_is_refused():
 
 
 def test_a_logo_has_its_brand_s_colour_on_white():
-    samples = {}
-    for sample in simple_icons._samples(24, ()):
-        samples[sample["__key__"]] = sample
-        if sample["__key__"] == "betterauth":
-            break
-    logo = samples["airbnb"]
-    image = np.array(Image.open(io.BytesIO(logo["png"]))).astype(int)
-    assert logo["txt"] == "the Airbnb logo"
-    assert logo["json"]["license"] == "CC0-1.0"
-    assert logo["json"]["source"].startswith("https://")
-    colour = [int(logo["json"]["colour"][i : i + 2], 16) for i in (0, 2, 4)]
+    entries = {entry.name: entry for entry in simple_icons.SimpleIcons(24).entries()}
+    logo, white = (entries[name].read() for name in ("airbnb", "betterauth"))
+    image = np.array(Image.open(io.BytesIO(logo.image))).astype(int)
+    assert logo.caption == "the Airbnb logo"
+    assert logo.facts["license"] == "CC0-1.0"
+    assert logo.facts["source"].startswith("https://")
+    colour = [int(logo.facts["colour"][i : i + 2], 16) for i in (0, 2, 4)]
     assert np.abs(image - colour).sum(-1).min() <= 3
     assert image.max() == 255
-    white = samples["betterauth"]
-    assert white["json"]["brand_colour"] == "FFFFFF"
-    assert white["json"]["colour"] == "000000"
-    assert np.array(Image.open(io.BytesIO(white["png"]))).min() < 50
+    assert white.facts["brand_colour"] == "FFFFFF"
+    assert white.facts["colour"] == "000000"
+    assert np.array(Image.open(io.BytesIO(white.image))).min() < 50
+
+
+def test_as_a_source_every_icon_names_its_licence():
+    source = simple_icons.SimpleIcons(24)
+    assert len(list(source.entries())) == source.total() == 3467

