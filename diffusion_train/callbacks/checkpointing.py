@@ -16,7 +16,7 @@ from diffusion_train.training.checkpoint import FORMAT, by_step, save_weights, s
 from diffusion_train.utils.cache import remove_strays
 
 _BEGINS_ANEW = ("seed", "data", "data.order")  # another order of samples altogether
-_GOES_ON = ("data.batch_size", "trainer.precision")
+_GOES_ON = ("data.batch_size", "data.captions", "trainer.precision")
 
 
 class Checkpointing(pl.Callback):

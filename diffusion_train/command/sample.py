@@ -47,7 +47,7 @@ def read_conditions(cfg: Any) -> dict[str, Any]:
 
     if prompts and len(prompts) != len(images):
         raise ValueError(f"prompts has {len(prompts)} entries for {len(images)} images; give one for each, or none")
-    transform = config.build(cfg.data.module.dataset.transform)
+    transform = config.build(cfg.data.module.dataset.view.transform)
     captions = prompts or [Path(image).stem for image in images]
     return collate(
         [

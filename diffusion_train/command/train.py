@@ -72,7 +72,8 @@ def train(cfg: Any) -> int:
         print(error, file=sys.stderr)
         return Exit.NUMERICAL
     except (StorageError, TooManyBadSamples) as error:
-        print(f"data: {config.redact_text(str(error))}; the run can go on from its last checkpoint", file=sys.stderr)
+        reason = str(error).strip().splitlines()[-1]  # a worker process sends its whole traceback
+        print(f"data: {config.redact_text(reason)}; the run can go on from its last checkpoint", file=sys.stderr)
         return Exit.STORAGE
     except ValueError as error:
         if checkpoint is None and trainer.global_step == 0:

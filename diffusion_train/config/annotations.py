@@ -35,8 +35,8 @@ def value_mistakes(key: str, value: Any, annotation: Any) -> Iterator[Mistake]:
 
 def _part_mistakes(key: str, value: dict[str, Any], annotation: Any) -> Iterator[Mistake]:
     """A part of one kind where another kind belongs, for instance a sampler as a schedule."""
-    wanted = [a for a in (typing.get_args(annotation) or (annotation,)) if inspect.isclass(a)]
-    if not wanted or value.get("_partial_") or getattr(annotation, "_is_protocol", False):
+    wanted = typing.get_args(annotation) or (annotation,)
+    if not all(map(inspect.isclass, wanted)) or value.get("_partial_") or any(getattr(a, "_is_protocol", False) for a in wanted):
         return
     try:
         part = locate(value["_target_"])
@@ -46,7 +46,7 @@ def _part_mistakes(key: str, value: dict[str, Any], annotation: Any) -> Iterator
     origin = typing.get_origin(annotation)
     if origin not in (None, types.UnionType, typing.Union) or builtin or not inspect.isclass(part):
         return
-    if not issubclass(part, tuple(wanted)):
+    if not issubclass(part, wanted):
         yield Mistake(key, f"must be a {wanted[0].__name__}, and {part.__name__} is none")
 
 

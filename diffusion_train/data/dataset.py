@@ -44,6 +44,7 @@ class Dataset(Protocol):
     start_method: str | None  # of worker processes; None: the platform's
     problems: Sequence[Problem]  # what was left out as faulty
     facts: Mapping[str, Any]  # plain data for the record of a run
+    caption_settings: str  # what decides the captions besides seed and data
 
     def __len__(self) -> int: ...
 
@@ -114,6 +115,10 @@ class ShardDataset:
 
     def sizes(self) -> NDArray[np.int64]:
         return np.stack(sizes(self.collection), 1)[self.samples]
+
+    @property
+    def caption_settings(self) -> str:
+        return self.caption_source.settings
 
     @property
     def problems(self) -> Sequence[Problem]:
@@ -204,7 +209,7 @@ class ShardDataset:
             others = {name: self._other(members, extension) for name, extension in self.images.items()}
             tensors = self.view(members[image], draw, caption, others, members.get("json"))
         except ValueError as error:
-            raise BadSample(key, data[image][1], str(error)) from error
+            raise BadSample(key, data[image][1], str(error), getattr(error, "rule", "bad-sample")) from error
         return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}
 
     def _other(self, members: Mapping[str, bytes], extension: str) -> bytes:
@@ -221,9 +226,9 @@ class ShardDataset:
 class BadSample(Exception):
     """A sample that is not what was indexed or cannot be decoded."""
 
-    def __init__(self, key: str, place: Range, reason: str) -> None:
+    def __init__(self, key: str, place: Range, reason: str, rule: str = "bad-sample") -> None:
         super().__init__(f"{redact_url(place.url)} at byte {place.offset}: sample {key!r}: {reason}")
-        self.problem = Problem("bad-sample", redact_url(place.url), reason, key, place.offset)
+        self.problem = Problem(rule, redact_url(place.url), reason, key, place.offset)
 
     def told(self) -> str:
         """A line of JSON: plain text travels from worker processes and through Lightning unchanged."""

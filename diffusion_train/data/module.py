@@ -86,6 +86,7 @@ class DataModule(pl.LightningDataModule):
             "seed": self.order.seed,
             "data": self.fingerprint,
             "data.order": "; ".join([self.order.settings, *([self.resolution.settings] if self.resolution else [])]),
+            "data.captions": self.dataset.caption_settings,
             "data.batch_size": self.batch_size,
         }
 

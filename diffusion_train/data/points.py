@@ -18,6 +18,7 @@ class PointsDataset:
 
     start_method = None
     problems = ()
+    caption_settings = "none"
 
     def __init__(self, kind: str, num_samples: int, seed: int = 0, num_holdout: int = 0) -> None:
         if kind not in KINDS:

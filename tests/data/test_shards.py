@@ -25,13 +25,12 @@ def test_stock_webdataset_reads_the_same_pairs(make_shards):
         sample["__key__"]: (sample["png"], sample["txt"])
         for sample in webdataset.WebDataset([str(path) for path in paths], shardshuffle=False)
     }
-    collection = open_shards(paths, captions_required=True)
+    collection = open_shards(paths)
     ours = {}
-    for number, key in enumerate(collection.all_keys()):
-        shard, place = collection.locate(number)
-        data = paths[shard].read_bytes()
-        members = collection.shards[shard].sample(place)
-        ours[key] = tuple(data[start : start + size] for start, size in (members["png"], members["txt"]))
+    for number in range(len(collection)):
+        data = paths[collection.shard(number)].read_bytes()
+        places = [collection.members(number)[name][0] for name in ("png", "txt")]
+        ours[collection.key(number)] = tuple(data[place.offset : place.offset + place.size] for place in places)
     assert len(ours) == 7
     assert ours == stock
 
