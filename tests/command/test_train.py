@@ -165,7 +165,7 @@ def test_an_image_takes_the_place_of_a_prompt(tmp_path: Path) -> None:
         "experiment=super_resolution",
         "trainer.max_steps=1",
         "logger=none",
-        "network.channels=[8,8]",
+        "network.channels=[8,8,8]",
         "sampler.num_steps=1",
     ]
     command = [sys.executable, "train.py", *arguments, f"run_dir={tmp_path / 'run'}", "data.batch_size=2"]
