@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from diffusion_train.data.source.openmoji import OpenMoji
 
@@ -30,6 +31,15 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "openmoji"
     assert call(["train.py", f"run_dir={folder}", "trainer.max_steps=2", "callbacks=images"]).returncode == 0
     return folder
+
+
+def prepare(arguments: list[str], images: Path) -> subprocess.CompletedProcess[str]:
+    """The command on a folder of four images with captions."""
+    images.mkdir()
+    for number in range(4):
+        Image.new("RGB", (40, 40), (60 * number, 0, 0)).save(images / f"{number}.png")
+        (images / f"{number}.txt").write_text(f"red {number}", "utf-8")
+    return call([str(Path(sys.executable).with_name("diffusion-train")), *arguments])
 
 
 def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -53,8 +63,19 @@ def test_links_lead_somewhere(link: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_runs(command: str, run_folder: Path, tmp_path: Path) -> None:
     shards = next(iter(OpenMoji(32)))
-    command = command.replace("<run folder>", str(run_folder)).replace("my_images-{000..099}.tar", str(shards))
-    _, *arguments = shlex.split(command)
+    for written, meant in {
+        "<run folder>": run_folder,
+        "my_images-{000..099}.tar": shards,
+        "s3://bucket/{000..999}.tar": shards,
+        "<folder>": tmp_path / "images",
+        "<shards>": tmp_path / "shards",
+    }.items():
+        command = command.replace(written, str(meant))
+    program, *arguments = shlex.split(command)
+    if program == "diffusion-train":
+        made = prepare(arguments, tmp_path / "images")
+        assert made.returncode == 0, made.stderr
+        return
     if "sample.py" in arguments:
         done = call([*arguments, f"out={tmp_path}", "sampler.num_steps=2"])
         assert len(list(tmp_path.glob("*.png"))) == 13

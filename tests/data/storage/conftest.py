@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from email.message import Message
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+import torch
 
+from diffusion_train.data.arrangement import Arrangement
+from diffusion_train.data.dataset import ShardDataset
+from diffusion_train.data.module import DataModule
+from diffusion_train.data.order import Order
 from diffusion_train.data.storage.remote import RemoteStorage
 from diffusion_train.data.storage.settings import Settings
 
@@ -183,3 +191,24 @@ def server() -> Iterator[FaultServer]:
 def hasty() -> RemoteStorage:
     """Gives up after about a second."""
     return RemoteStorage(Settings(connect_timeout=0.2, read_timeout=0.3, deadline=0.7, min_speed=200_000))
+
+
+@pytest.fixture
+def global_batches() -> Callable[[ShardDataset, Sequence[tuple[int, int, int]]], list[list[str]]]:
+    """Keys of the global batches of a run that goes on through stages of (ranks, workers, steps)."""
+
+    def run(dataset: ShardDataset, stages: Sequence[tuple[int, int, int]]) -> list[list[str]]:
+        data = DataModule(dataset, Arrangement(partial(Order, seed=0, block_size=4, window=2)), batch_size=8)
+        step, batches = 0, []
+        for ranks, data.num_workers, steps in stages:
+            data.go_on(step, 8 * step)
+            shares = []
+            for rank in range(ranks):
+                strategy = SimpleNamespace(root_device=torch.device("cpu"))
+                data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks, strategy=strategy)
+                shares.append([batch["key"] for batch in itertools.islice(data.train_dataloader(), steps)])
+            batches += [list(itertools.chain(*share)) for share in zip(*shares, strict=True)]
+            step += steps
+        return batches
+
+    return run

@@ -20,9 +20,12 @@ import botocore.session
 import pytest
 from botocore.config import Config
 
+from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.storage.base import Changed, Denied, Missing, Range, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.transform import ImageTransform
+from diffusion_train.data.view import View
 
 pytestmark = pytest.mark.slow
 DATA = random.Random(0).randbytes(3_000_000)
@@ -277,3 +280,20 @@ def test_a_store_killed_and_started_again(as_user, weed):
     assert storage.read(ranges) == _wanted(ranges)
     again.join()
     assert storage.num_retries > 0
+
+
+def test_row_58_elastic_resume_over_a_web_server_and_a_store(nginx, weed, as_user, make_shards, global_batches):
+    paths = make_shards(24, 6)
+    client = _client(weed[1], *WRITER)
+    for path in paths:
+        (Path(nginx[0].command[2]) / "www" / path.name).write_bytes(path.read_bytes())
+        client.put_object(Bucket="shards", Key=path.name, Body=path.read_bytes())
+    storage = as_user(*READER)
+
+    def keys(shards: list[str], stages: list[tuple[int, int, int]]) -> list[list[str]]:
+        return global_batches(ShardDataset(shards, View(ImageTransform(16)), storage=storage), stages)
+
+    expected = keys([str(path) for path in paths], [(1, 0, 9)])
+    stages = [(2, 2, 3), (1, 0, 3), (4, 1, 3)]
+    assert keys([f"{nginx[1]}/{path.name}" for path in paths], stages) == expected
+    assert keys([f"s3://shards/{path.name}" for path in paths], stages) == expected
