@@ -39,7 +39,7 @@ class BadSamples(pl.Callback):
                 self._write(json.dumps(vars(problem)))
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        for line in filter(None, batch["bad"]):
+        for line in filter(None, "\n".join(batch["bad"]).split("\n")):
             if line not in self._before | self._met:
                 self._write(line)
         if is_logged(trainer):
@@ -60,7 +60,8 @@ class BadSamples(pl.Callback):
         return len(self._before) + int(met)
 
     def _refuse_too_many(self, trainer: pl.Trainer, count: int) -> None:
-        of = trainer.datamodule.num_samples  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        of = data.num_samples or trainer.global_step * data.batch_size
         if count > self.max_share * of:
             raise TooManyBadSamples(
                 f"{count} bad samples, more than callbacks.bad_samples.max_share={self.max_share:g} of {of:,}; "

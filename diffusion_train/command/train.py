@@ -182,7 +182,7 @@ def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: P
     for logger in trainer.loggers:
         logger.log_hyperparams(config.redact(cfg))
     trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
-    say(f"{cfg.name}: {datamodule.num_samples:,} samples, {trained:,} trained parameters, {trainer.precision}")
+    say(f"{cfg.name}: {datamodule.description}, {trained:,} trained parameters, {trainer.precision}")
     say(f"run folder {cfg.run_dir}" + (f", going on from {checkpoint.name}" if checkpoint else ""))
 
 

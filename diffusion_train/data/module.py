@@ -68,6 +68,10 @@ class DataModule(pl.LightningDataModule):
         return self.dataset.fingerprint
 
     @property
+    def description(self) -> str:
+        return f"{self.num_samples:,} samples"
+
+    @property
     def problems(self) -> Sequence[Problem]:
         """What was left out of the data as faulty."""
         return self.dataset.problems
@@ -123,7 +127,7 @@ class DataModule(pl.LightningDataModule):
             raise ValueError("\n".join(wrong))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        rank, world_size, cuda = _process(self.trainer)
+        rank, world_size, cuda = process(self.trainer)
         self.check(world_size)
         share = self.batch_size // world_size
         return DataLoader(
@@ -180,7 +184,7 @@ class _Draws(Sampler[list[Draw]]):
             yield self.resolution.shaped(draws, self.start_step + number) if self.resolution else draws
 
 
-def _process(trainer: pl.Trainer | None) -> tuple[int, int, bool]:
+def process(trainer: pl.Trainer | None) -> tuple[int, int, bool]:
     """(rank, number of processes, on CUDA)"""
     if trainer is None:
         return 0, 1, False
