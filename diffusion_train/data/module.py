@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,15 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from diffusion_train.data.arrangement import Arrangement
+from diffusion_train.data.buckets import Buckets, Occupancy
 from diffusion_train.data.collate import collate
 from diffusion_train.data.dataset import Dataset
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import Problem
 from diffusion_train.data.resolution import Resolution
 from diffusion_train.utils.rng import key_seed
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
@@ -54,6 +58,12 @@ class DataModule(pl.LightningDataModule):
         self.num_repeated_batches = num_repeated_batches
         self.start_step, self.start_position = 0, 0
         self.check()
+        for bucket in self.occupancy():
+            if bucket.copies_in_a_batch > 1:
+                log.warning(
+                    "the bucket of %d x %d pixels has %d samples: a batch of %d holds each up to %d times",
+                    *(*bucket.shape, bucket.num_samples, self.batch_size, bucket.copies_in_a_batch),
+                )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -79,9 +89,15 @@ class DataModule(pl.LightningDataModule):
     @property
     def facts(self) -> dict[str, Any]:
         """For the record of a run: exactly which data, under which rights, goes into it."""
-        return {"fingerprint": self.fingerprint, "samples": self.num_samples, "held_out": len(self.holdout)} | dict(
-            self.dataset.facts
-        )
+        counts = {"fingerprint": self.fingerprint, "samples": self.num_samples, "held_out": len(self.holdout)}
+        buckets = {
+            f"{height}x{width}": bucket.num_samples for bucket in self.occupancy() for height, width in [bucket.shape]
+        }
+        return {**counts, **({"buckets": buckets} if buckets else {}), **self.dataset.facts}
+
+    def occupancy(self) -> list[Occupancy]:
+        """How the buckets fare; empty where all images have one shape."""
+        return self.order.occupancy(self.batch_size) if isinstance(self.order, Buckets) else []
 
     @property
     def identity(self) -> dict[str, Any]:

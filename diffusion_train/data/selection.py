@@ -64,7 +64,7 @@ class Selection:
     def choose(self, collection: Collection, captions: Captions) -> Chosen:
         whole, problems = self._whole(collection, captions)
         kept, left_out = self._wanted(collection, whole, captions)
-        left_out["faulty"] = len(problems)
+        left_out["faulty"] = int((~whole).sum())
         usable = np.flatnonzero(kept)
         if not len(usable):
             reasons = ", ".join(f"{count} {reason}" for reason, count in (+left_out).items())
@@ -83,7 +83,11 @@ class Selection:
             faulty |= mask
         problems = [*collection.problems, *_told(collection, found)]
         if problems and self.faults == "strict":
-            raise DataError.listing(problems)
+            error = DataError.listing(problems)
+            error.add_note("data.faults=tolerant trains on what is whole and records the rest")
+            raise error
+        if problems:
+            log.warning("%d faults in the shards; bad_samples.jsonl of the run folder lists them", len(problems))
         return ~faulty, problems
 
     def _wanted(self, collection: Collection, kept: Mask, captions: Captions) -> tuple[Mask, Counter[str]]:

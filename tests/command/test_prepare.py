@@ -258,4 +258,4 @@ def test_the_command_that_it_prints_trains(photos, tmp_path, capsys, captions):
     small += ["data.num_workers=0", "network.channels=[8,8,8]" if captions else "network.channels=[32,32,32,32]"]
     done = subprocess.run([sys.executable, *words[1:], *small], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "10 samples" in done.stdout
+    assert "10 samples" in done.stderr

@@ -13,6 +13,7 @@ from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.module import DataModule
 from diffusion_train.data.order import Order
 from diffusion_train.data.points import PointsDataset
+from diffusion_train.data.resolution import AspectRatios, Resolution
 from diffusion_train.data.selection import Selection
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.transform import ImageTransform
@@ -175,3 +176,57 @@ def test_examples_are_spread_over_the_data():
 
 def test_captions_are_those_of_all_samples(make_images):
     assert sorted(make_images().captions()) == sorted(f"caption {i}" for i in range(14))
+
+
+@pytest.fixture
+def make_wide_and_tall(make_tar, make_png):
+    """Wide, square and tall images by turns."""
+    sizes = [(40, 20), (30, 30), (20, 40)]
+    members = [(f"{i:02d}.png", make_png(i, *sizes[i % 3])) for i in range(30)]
+    path = make_tar(members + [(f"{i:02d}.txt", b"") for i in range(30)])
+
+    def make(world_size=1, rank=0, **options):
+        ratios = AspectRatios(2, 4)
+        arrangement = Arrangement(partial(Order, seed=0, block_size=2, window=2), ratios=ratios, image_size=16)
+        dataset = ShardDataset(path, View(ImageTransform(16)))
+        data = DataModule(dataset, arrangement, 4, resolution=Resolution([[0, 16], [9, 32]], ratios), **options)
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)
+        return data
+
+    return make
+
+
+def test_every_batch_has_the_shape_of_its_bucket_at_its_step(make_wide_and_tall):
+    batches = _take(make_wide_and_tall(), 18)
+    shapes = [tuple(batch["x"].shape[2:]) for batch in batches]
+    assert len(set(shapes[:9])) == len(set(shapes[9:])) == 3
+    assert all(abs(h * w / 16**2 - 1) < 0.2 for h, w in shapes[:9])
+    assert all(abs(h * w / 32**2 - 1) < 0.2 for h, w in shapes[9:])
+    for batch, (height, width) in zip(batches, shapes, strict=True):
+        h, w = batch["original_size"].unbind(1)
+        assert ((h > w) == (height > width)).all()
+        assert ((h < w) == (height < width)).all()
+    assert sorted(key for batch in batches[:15] for key in batch["key"])[::2] == [f"{i:02d}" for i in range(30)]
+
+
+def test_buckets_and_resolutions_are_shared_out_and_gone_on_with_exactly(make_wide_and_tall):
+    whole = [batch["key"] for batch in _take(make_wide_and_tall(), 12)]
+    shares = [[batch["key"] for batch in _take(make_wide_and_tall(2, rank), 12)] for rank in range(2)]
+    assert [one + two for one, two in zip(*shares, strict=True)] == whole
+    later = make_wide_and_tall(num_workers=1)
+    later.go_on(7, 28)
+    batches = _take(later, 5)
+    assert [batch["key"] for batch in batches] == whole[7:]
+    assert (
+        batches[1]["x"].shape[2] * batches[1]["x"].shape[3] < 400 < batches[2]["x"].shape[2] * batches[2]["x"].shape[3]
+    )
+
+
+def test_a_bucket_smaller_than_a_batch_is_told(make_wide_and_tall, caplog):
+    data = make_wide_and_tall()
+    assert sum(data.facts["buckets"].values()) == 30
+    assert not caplog.text
+    small = DataModule(data.dataset, Arrangement(partial(Order, seed=0), ratios=AspectRatios(2, 4), image_size=16), 20)
+    assert len(small.occupancy()) == 3
+    assert "has 10 samples: a batch of 20 holds each up to 2 times" in caplog.text

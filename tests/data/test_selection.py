@@ -51,6 +51,7 @@ def test_all_faults_of_all_shards_are_told_at_once(faulty):
         _choose(shards)
     assert _places(error.value.problems) == sorted(expected)
     assert all(f"{shard} at byte {offset}: " in str(error.value) for shard, offset, _ in expected)
+    assert "data.faults=tolerant" in error.value.__notes__[0]
 
 
 def test_tolerance_leaves_faulty_samples_out_and_tells(faulty, caplog):
@@ -58,7 +59,8 @@ def test_tolerance_leaves_faulty_samples_out_and_tells(faulty, caplog):
     keys, chosen = _choose(shards, faults="tolerant")
     assert keys == ["good", "good", "a", "good"]  # twice.tar's a is the pair of its first members
     assert _places(chosen.problems) == sorted(expected)
-    assert chosen.left_out["faulty"] == len(expected)
+    assert chosen.left_out["faulty"] == 4  # samples; the other three faults are of shards
+    assert "7 faults in the shards" in caplog.text
 
 
 def test_captions_may_be_absent_where_asked_for(make_tar, make_png, caplog):
