@@ -59,11 +59,8 @@ class DataModule(pl.LightningDataModule):
         self.start_step, self.start_position = 0, 0
         self.check()
         for bucket in self.occupancy():
-            if bucket.copies_in_a_batch > 1:
-                log.warning(
-                    "the bucket of %d x %d pixels has %d samples: a batch of %d holds each up to %d times",
-                    *(*bucket.shape, bucket.num_samples, self.batch_size, bucket.copies_in_a_batch),
-                )
+            if bucket.copies > 1:
+                log.warning("bucket %s", bucket)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -229,4 +229,4 @@ def test_a_bucket_smaller_than_a_batch_is_told(make_wide_and_tall, caplog):
     assert not caplog.text
     small = DataModule(data.dataset, Arrangement(partial(Order, seed=0), ratios=AspectRatios(2, 4), image_size=16), 20)
     assert len(small.occupancy()) == 3
-    assert "has 10 samples: a batch of 20 holds each up to 2 times" in caplog.text
+    assert "fewer than data.batch_size=20: a batch holds some of them 2 times" in caplog.text
