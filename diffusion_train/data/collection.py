@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -78,17 +78,41 @@ class Collection:
         return int(np.searchsorted(self.arrays["shard_ends"], sample, side="right"))
 
     def key(self, sample: int) -> str:
-        ends = self.arrays["key_ends"]
-        start = ends[sample - 1] if sample else 0
-        return self.arrays["keys"][start : ends[sample]].tobytes().decode("utf-8", "surrogatepass")
+        return self.keys([sample])[0]
+
+    def keys(self, samples: Sequence[int]) -> list[str]:
+        chosen, ends, text = np.asarray(samples, np.int64), self.arrays["key_ends"], self.arrays["keys"].data
+        starts = np.where(chosen > 0, ends[chosen - 1], 0).tolist()
+        places = zip(starts, ends[chosen].tolist(), strict=True)
+        return [str(text[start:end], "utf-8", "surrogatepass") for start, end in places]
 
     def members(self, sample: int) -> dict[str, tuple[Range, int]]:
         """{extension: (where it lies, its checksum)}"""
-        shard = self.shard(sample)
-        url, version = self.urls[shard], self.versions[shard]
-        starts, extensions = self.arrays["starts"], self.meta["extensions"]
-        rows = self.arrays["members"][starts[sample] : starts[sample + 1]].tolist()
-        return {extensions[ext]: (Range(url, version, at, size), crc) for ext, at, size, crc, _, _ in rows}
+        return self.members_of([sample])[0]
+
+    def members_of(
+        self, samples: Sequence[int], names: Container[str] | None = None
+    ) -> list[dict[str, tuple[Range, int]]]:
+        """The members of each sample, of these names alone where given. Looked up all at once: a batch costs little more than one."""
+        chosen, starts = np.asarray(samples, np.int64), self.arrays["starts"]
+        first, counts = starts[chosen], starts[chosen + 1] - starts[chosen]
+        ends = np.cumsum(counts)
+        rows = np.asarray(self.arrays["members"])[np.repeat(first - ends + counts, counts) + np.arange(counts.sum())]
+        extensions = [name if names is None or name in names else None for name in self.meta["extensions"]]
+        columns = [rows[name].tolist() for name in ("ext", "offset", "size", "crc")]
+        flat = list(zip(*columns, strict=True))
+        shards = np.searchsorted(self.arrays["shard_ends"], chosen, side="right").tolist()
+        found = []
+        for shard, start, end in zip(shards, (ends - counts).tolist(), ends.tolist(), strict=True):
+            url, version = self.urls[shard], self.versions[shard]
+            found.append(
+                {
+                    name: (Range(url, version, at, size), crc)
+                    for ext, at, size, crc in flat[start:end]
+                    if (name := extensions[ext]) is not None
+                }
+            )
+        return found
 
     def first_rows(self, extensions: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """How many members of these extensions each sample has (n,), and the row of its first one or -1 (n,)."""

@@ -149,23 +149,24 @@ class ShardDataset:
         return other
 
     def read(self, draws: Sequence[Draw]) -> list[Sample]:
-        wanted = [self._members(draw.sample) for draw in draws]
+        numbers = self.samples[[draw.sample for draw in draws]]
+        wanted = self.collection.members_of(numbers, self._names())
         parts = iter(self.storage.read([place for members in wanted for place, _ in members.values()]))
         samples = []
-        for draw, members in zip(draws, wanted, strict=True):
+        for draw, key, members in zip(draws, self.collection.keys(numbers), wanted, strict=True):
             data = {name: (next(parts), place, crc) for name, (place, crc) in members.items()}
-            samples.append(self._made_or_replaced(draw, data))
+            samples.append(self._made_or_replaced(draw, key, data))
         return samples
 
     def captions(self) -> Iterator[str]:
         for start in range(0, len(self), _CHUNK):
-            indices = range(start, min(start + _CHUNK, len(self)))
-            wanted = [self._members(index, images=False) for index in indices]
+            numbers = self.samples[start : start + _CHUNK]
+            wanted = self.collection.members_of(numbers, self.caption_source.extensions)
             parts = iter(self.storage.read([place for members in wanted for place, _ in members.values()]))
-            for index, members in zip(indices, wanted, strict=True):
+            for key, members in zip(self.collection.keys(numbers), wanted, strict=True):
                 texts = {name: next(parts) for name in members}
                 with suppress(ValueError):  # a bad sample, told when it is read
-                    yield from self.caption_source.every(texts, self.collection.key(int(self.samples[index])))
+                    yield from self.caption_source.every(texts, key)
 
     def _tell_enlarged(self) -> None:
         """Images below the size trained at come in, but not in silence."""
@@ -173,17 +174,13 @@ class ShardDataset:
         if count := int((self.sizes().min(1) < side).sum()):
             log.warning("%d of %d images are enlarged to data.image_size=%d", count, len(self), side)
 
-    def _members(self, index: int, images: bool = True) -> dict[str, tuple[Range, int]]:
+    def _names(self) -> set[str]:
         """What is read of a sample: its image, further images, what its caption and view are made of."""
-        members = self.collection.members(int(self.samples[index]))
-        wanted = {*self.caption_source.extensions}
-        if images:
-            wanted |= {*IMAGE_EXTENSIONS, *self.images.values(), *self.view.extensions}
-        return {name: found for name, found in members.items() if name in wanted}
+        return {*self.caption_source.extensions, *IMAGE_EXTENSIONS, *self.images.values(), *self.view.extensions}
 
-    def _made_or_replaced(self, draw: Draw, data: Data) -> Sample:
+    def _made_or_replaced(self, draw: Draw, key: str, data: Data) -> Sample:
         try:
-            return self._made(draw, data)
+            return self._made(draw, key, data)
         except BadSample as error:
             return self._substitute(draw, error)
 
@@ -191,17 +188,17 @@ class ShardDataset:
         for attempt in range(_MAX_SUBSTITUTES):
             index = key_seed("substitute", self.fingerprint, draw.sample, attempt) % len(self)
             other = draw._replace(sample=index)
-            members = self._members(index)
+            number = int(self.samples[index])
+            [members] = self.collection.members_of([number], self._names())
             parts = self.storage.read([place for place, _ in members.values()])
             data = {name: (part, *found) for part, (name, found) in zip(parts, members.items(), strict=True)}
             try:
-                return {**self._made(other, data), "bad": bad.told()}
+                return {**self._made(other, self.collection.key(number), data), "bad": bad.told()}
             except BadSample:
                 continue
         raise DataError(f"{bad}; none of {_MAX_SUBSTITUTES} other samples tried in its place can be read either")
 
-    def _made(self, draw: Draw, data: Data) -> Sample:
-        key = self.collection.key(int(self.samples[draw.sample]))
+    def _made(self, draw: Draw, key: str, data: Data) -> Sample:
         members = {name: self._checked(key, *found) for name, found in data.items()}
         image = next(name for name in members if name in IMAGE_EXTENSIONS)
         try:

@@ -153,4 +153,4 @@ def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:
 
 
 def _pick(choices: Sequence[T], purpose: str, drawn: tuple[int, int, int]) -> T:
-    return choices[key_seed(purpose, *drawn) % len(choices)]
+    return choices[key_seed(purpose, *drawn) % len(choices)] if len(choices) > 1 else choices[0]
