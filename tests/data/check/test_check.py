@@ -1,0 +1,103 @@
+"""`diffusion-train check` on planted faults."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from diffusion_train.command import cli
+from diffusion_train.command.exit import Exit
+
+RIGHTS = b'{"license": "CC0-1.0"}'
+
+
+def check(tmp_path, shards, *arguments):
+    names = ",".join(f"'{shard}'" for shard in shards)
+    code = cli.main(["check", f"data.shards=[{names}]", f"out={tmp_path / 'out'}", "data.image_size=16", *arguments])
+    report = tmp_path / "out" / "report.json"
+    return code, json.loads(report.read_text()) if report.exists() else None
+
+
+def encoded(mode="RGB", size=(20, 16), kind="png", **options):
+    out = io.BytesIO()
+    Image.new(mode, size).save(out, kind, **options)
+    return out.getvalue()
+
+
+def rotated():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(kind="jpeg", exif=exif)
+
+
+def sample(key, image, caption=b"a caption", facts=RIGHTS, kind="png"):
+    return [(f"{key}.{kind}", image), (f"{key}.txt", caption), (f"{key}.json", facts)]
+
+
+GOOD = sample("good", encoded())
+PLANTED = {
+    "duplicate-member": [*GOOD, *sample("bad", encoded()), ("bad.txt", b"again")],
+    "missing-image": [*GOOD, ("bad.txt", b"x"), ("bad.json", RIGHTS)],
+    "missing-caption": [*GOOD, ("bad.png", encoded()), ("bad.json", RIGHTS)],
+    "several-images": [*GOOD, *sample("bad", encoded()), ("bad.jpg", encoded(kind="jpeg"))],
+    "undecodable-image": [*GOOD, *sample("bad", encoded()[:-30])],
+    "tiny-image": [*GOOD, *sample("bad", encoded(size=(20, 15)))],
+    "extreme-aspect": [*GOOD, *sample("bad", encoded(size=(100, 20)))],
+    "exif-rotation": [*GOOD, *sample("bad", rotated(), kind="jpg")],
+    "transparent-image": [*GOOD, *sample("bad", encoded("RGBA"))],
+    "animated-image": [
+        *GOOD,
+        *sample(
+            "bad", encoded(kind="gif", save_all=True, append_images=[Image.new("RGB", (20, 16), "red")]), kind="gif"
+        ),
+    ],
+    "deep-image": [*GOOD, *sample("bad", encoded("I;16"))],
+    "blank-caption": [*GOOD, *sample("bad", encoded(), b" \n")],
+    "caption-not-utf8": [*GOOD, *sample("bad", encoded(), b"caf\xe9")],
+    "malformed-json": [*GOOD, *sample("bad", encoded(), facts=b"{")],
+    "unknown-license": [*GOOD, *sample("bad", encoded(), facts=b"{}")],
+    "unsorted-members": [("bad.png", encoded()), *GOOD, ("bad.txt", b"x"), ("bad.json", RIGHTS)],
+}
+
+
+@pytest.mark.parametrize("rule", PLANTED)
+def test_each_planted_fault_is_found(rule, make_tar, tmp_path, capsys):
+    shard = make_tar(PLANTED[rule])
+    code, report = check(tmp_path, [shard])
+    assert code == Exit.FOUND
+    assert (rule, str(shard), "bad") in {(one["rule"], one["shard"], one["key"]) for one in report}
+    assert "good" not in {one["key"] for one in report}
+    assert rule in capsys.readouterr().out
+
+
+def test_a_key_of_two_shards_and_a_licence_that_is_not_allowed(make_tar, tmp_path):
+    shards = [make_tar(GOOD, "a.tar"), make_tar(GOOD, "b.tar")]
+    code, report = check(tmp_path, shards, "data.allowed_licenses=[CC-BY]", "ignore=[tiny-image]")
+    assert code == Exit.FOUND
+    found = sorted((one["rule"], one["shard"]) for one in report)
+    rights = [("license-not-allowed", str(shard)) for shard in shards]
+    assert found == sorted([("duplicate-key", str(shards[1])), *rights])
+
+
+def test_a_torn_shard_and_one_without_any_sample(make_tar, tmp_path):
+    shard = make_tar([*GOOD, *sample("bad", encoded())])
+    shard.write_bytes(shard.read_bytes()[:4200])
+    assert "torn-shard" in {one["rule"] for one in check(tmp_path, [shard])[1]}
+    page = tmp_path / "page.tar"
+    page.write_bytes(b"<html>")
+    code, report = check(tmp_path, [page])
+    assert (code, [one["rule"] for one in report]) == (Exit.FOUND, ["not-a-tar"])
+
+
+def test_a_clean_set_gives_nothing_and_a_wrong_path_is_a_wrong_setting(make_tar, make_png, tmp_path):
+    members = [member for i in range(200) for member in sample(f"k{i}", make_png(i))]
+    assert check(tmp_path, [make_tar(members)]) == (Exit.DONE, [])
+    assert check(tmp_path, [tmp_path / "none.tar"])[0] == Exit.WRONG
+
+
+def test_rules_can_be_left_out(make_tar, tmp_path):
+    shard = make_tar(PLANTED["exif-rotation"])
+    assert check(tmp_path, [shard], "ignore=[exif-rotation]") == (Exit.DONE, [])
