@@ -34,6 +34,7 @@ from diffusion_train.utils.redact import redact_url
 Patterns = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
 Array = NDArray[Any]
+Numbers = Sequence[int] | NDArray[np.int64]
 _PROBES = 32  # shards asked for at once
 
 
@@ -80,7 +81,7 @@ class Collection:
     def key(self, sample: int) -> str:
         return self.keys([sample])[0]
 
-    def keys(self, samples: Sequence[int]) -> list[str]:
+    def keys(self, samples: Numbers) -> list[str]:
         chosen, ends, text = np.asarray(samples, np.int64), self.arrays["key_ends"], self.arrays["keys"].data
         starts = np.where(chosen > 0, ends[chosen - 1], 0).tolist()
         places = zip(starts, ends[chosen].tolist(), strict=True)
@@ -90,9 +91,7 @@ class Collection:
         """{extension: (where it lies, its checksum)}"""
         return self.members_of([sample])[0]
 
-    def members_of(
-        self, samples: Sequence[int], names: Container[str] | None = None
-    ) -> list[dict[str, tuple[Range, int]]]:
+    def members_of(self, samples: Numbers, names: Container[str] | None = None) -> list[dict[str, tuple[Range, int]]]:
         """The members of each sample, of these names alone where given. Looked up all at once: a batch costs little more than one."""
         chosen, starts = np.asarray(samples, np.int64), self.arrays["starts"]
         first, counts = starts[chosen], starts[chosen + 1] - starts[chosen]
