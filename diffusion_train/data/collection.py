@@ -34,7 +34,7 @@ from diffusion_train.utils.redact import redact_url
 Patterns = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
 Array = NDArray[Any]
-Numbers = Sequence[int] | NDArray[np.signedinteger[Any]]
+Numbers = Sequence[int] | NDArray[np.int64]
 _PROBES = 32  # shards asked for at once
 
 
