@@ -36,7 +36,11 @@ def value_mistakes(key: str, value: Any, annotation: Any) -> Iterator[Mistake]:
 def _part_mistakes(key: str, value: dict[str, Any], annotation: Any) -> Iterator[Mistake]:
     """A part of one kind where another kind belongs, for instance a sampler as a schedule."""
     wanted = typing.get_args(annotation) or (annotation,)
-    if not all(map(inspect.isclass, wanted)) or value.get("_partial_") or any(getattr(a, "_is_protocol", False) for a in wanted):
+    if (
+        not all(map(inspect.isclass, wanted))
+        or value.get("_partial_")
+        or any(getattr(a, "_is_protocol", False) for a in wanted)
+    ):
         return
     try:
         part = locate(value["_target_"])
