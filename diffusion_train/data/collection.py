@@ -78,6 +78,11 @@ class Collection:
     def shard(self, sample: int) -> int:
         return int(np.searchsorted(self.arrays["shard_ends"], sample, side="right"))
 
+    @staticmethod
+    def hash(key: str) -> int:
+        """The number in `arrays["hashes"]` of samples of this key."""
+        return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
     def key(self, sample: int) -> str:
         return self.keys([sample])[0]
 
@@ -131,6 +136,7 @@ class Collection:
 
 def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
     """Raises one DataError for all that cannot be found or read; faults inside shards are in `problems`."""
+    _refuse_to_be_imported()
     storage = storage or StorageByScheme()
     sources: dict[str, int] = {}
     urls: list[str] = []
@@ -263,7 +269,7 @@ def _joined(indexes: Sequence[ShardIndex]) -> tuple[dict[str, Any], dict[str, Ar
         "keys": np.concatenate([index.keys for index in indexes]),
         "key_ends": np.cumsum(np.concatenate([np.diff(index.key_ends, prepend=0) for index in indexes])),
         "license": np.concatenate([_places(index.license, index.licenses, licenses) for index in indexes]),
-        "hashes": np.array([_hash(index.key(i)) for index in indexes for i in range(len(index))], np.uint64),
+        "hashes": np.array([Collection.hash(index.key(i)) for index in indexes for i in range(len(index))], np.uint64),
     }
     meta = {
         "extensions": list(extensions),
@@ -290,8 +296,12 @@ def _places(values: Array, own: Sequence[str], common: Mapping[str, int]) -> NDA
     return table[values]
 
 
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+def _refuse_to_be_imported() -> None:
+    """A process that reads shards for this one imports the user's script, and would wait for what this one holds."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            'several processes read the shards: put what your script does under `if __name__ == "__main__":`'
+        )
 
 
 @contextmanager

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -136,3 +138,14 @@ def test_a_shard_given_twice_is_refused(make_shards, tmp_path):
     (tmp_path / "again.tar").symlink_to(path)
     with pytest.raises(DataError, match=r"again.tar: given twice"):
         open_shards([path, tmp_path / "again.tar"])
+
+
+def test_a_script_without_a_main_guard_is_told_instead_of_waiting_for_itself(make_shards, tmp_path):
+    paths = make_shards(8, 1)
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"from diffusion_train.data.collection import open_shards\nopen_shards({[str(p) for p in paths]})\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert 'under `if __name__ == "__main__":`' in done.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import subprocess
 
 import pytest
 from PIL import Image
@@ -101,3 +103,50 @@ def test_a_clean_set_gives_nothing_and_a_wrong_path_is_a_wrong_setting(make_tar,
 def test_rules_can_be_left_out(make_tar, tmp_path):
     shard = make_tar(PLANTED["exif-rotation"])
     assert check(tmp_path, [shard], "ignore=[exif-rotation]") == (Exit.DONE, [])
+
+
+HOSTILE = "<script>alert(1)</script> \u202e\x1b[2J {caption} $(touch canary)"
+
+
+def test_the_contact_sheet_shows_what_is_trained_on_and_nothing_of_strangers_raw(make_tar, tmp_path, make_png):
+    members = [
+        *sample("plain", make_png(1, 40, 20), b"a red apple"),
+        *sample("<b>bold", make_png(2), HOSTILE.encode()),
+        *sample("torn", make_png(3, 200, 200)[:-500]),
+    ]
+    code, report = check(tmp_path, [make_tar(members)])
+    assert code == Exit.FOUND
+    page = (tmp_path / "out" / "contact_sheet.html").read_text("utf-8")
+    assert {entry["rule"] for entry in report} == {"undecodable-image"}
+    assert page.count("<img ") == 2  # the torn one has none, and stands among the findings as well
+    assert page.count("undecodable-image") >= 2
+    assert "a red apple" in page
+    assert "40 x 20 → 16 x 16" in page
+    for raw in ("<script", "<b>", "\u202e", "\x1b"):
+        assert raw not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "\\u202e" in page
+
+
+def test_a_shard_that_is_no_tar_beside_a_good_one_is_told_and_the_good_one_shown(make_tar, tmp_path):
+    bad = tmp_path / "bad.tar"
+    bad.write_text("<html>not found</html>")
+    code, report = check(tmp_path, [bad, make_tar(GOOD)])
+    assert code == Exit.FOUND
+    assert [(entry["rule"], entry["key"]) for entry in report] == [("not-a-tar", None)]
+    assert (tmp_path / "out" / "contact_sheet.html").read_text("utf-8").count("<img ") == 1
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_contact_sheet(make_tar, make_png, tmp_path):
+    browser = shutil.which("chromium")
+    if not browser:
+        pytest.skip("chromium is not installed")
+    check(tmp_path, [make_tar([*sample("one", make_png(1), HOSTILE.encode()), *sample("two", make_png(2))])])
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    page = f"file://{tmp_path / 'out' / 'contact_sheet.html'}"
+    done = subprocess.run([browser, *flags, page], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.count("<figure") == 2
+    assert "<script" not in done.stdout
+    assert "&lt;script&gt;alert(1)" in done.stdout
