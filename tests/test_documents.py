@@ -39,6 +39,10 @@ def prepare(arguments: list[str], images: Path) -> subprocess.CompletedProcess[s
     for number in range(4):
         Image.new("RGB", (40, 40), (60 * number, 0, 0)).save(images / f"{number}.png")
         (images / f"{number}.txt").write_text(f"red {number}", "utf-8")
+    return tool(arguments)
+
+
+def tool(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return call([str(Path(sys.executable).with_name("diffusion-train")), *arguments])
 
 
@@ -69,12 +73,13 @@ def test_command_runs(command: str, run_folder: Path, tmp_path: Path) -> None:
         "s3://bucket/{000..999}.tar": shards,
         "<folder>": tmp_path / "images",
         "<shards>": tmp_path / "shards",
+        "<report>": tmp_path / "report",
     }.items():
         command = command.replace(written, str(meant))
     program, *arguments = shlex.split(command)
     if program == "diffusion-train":
-        made = prepare(arguments, tmp_path / "images")
-        assert made.returncode == 0, made.stderr
+        made = prepare(arguments, tmp_path / "images") if "prepare" in arguments else tool(arguments)
+        assert made.returncode == 0, made.stdout + made.stderr
         return
     if "sample.py" in arguments:
         done = call([*arguments, f"out={tmp_path}", "sampler.num_steps=2"])
