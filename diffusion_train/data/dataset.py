@@ -41,7 +41,6 @@ class Dataset(Protocol):
 
     shape: tuple[int, ...]
     fingerprint: str
-    start_method: str | None  # of worker processes; None: the platform's
     problems: Sequence[Problem]  # what was left out as faulty
     facts: Mapping[str, Any]  # plain data for the record of a run
     caption_settings: str  # what decides the captions besides seed and data
@@ -72,8 +71,6 @@ class ShardDataset:
     one, always the same for it; "bad" tells of it. `images` names further image members of a sample, such as
     {"mask": "mask.png"}. DataError for faulty shards, all at once; StorageError where they cannot be read.
     """
-
-    start_method = None
 
     def __init__(
         self,

@@ -149,7 +149,6 @@ class DataModule(pl.LightningDataModule):
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            multiprocessing_context=self.dataset.start_method if self.num_workers else None,
             pin_memory=cuda,
             # without a generator of its own each iteration would draw from the global one
             generator=torch.Generator().manual_seed(key_seed("loader", self.order.seed)),

@@ -16,7 +16,6 @@ from diffusion_train.utils.rng import key_seed
 class PointsDataset:
     """`num_samples` points of one kind, within about [-1, 1]."""
 
-    start_method = None
     problems = ()
     caption_settings = "none"
 

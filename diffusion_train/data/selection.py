@@ -81,7 +81,7 @@ class Selection:
         faulty = np.zeros(len(collection), bool)
         for _, _, mask in found:
             faulty |= mask
-        problems = [*collection.problems, *_told(collection, found)]
+        problems = [*collection.problems, *(one for fault in found for one in told(collection, *fault))]
         if problems and self.faults == "strict":
             error = DataError.listing(problems)
             error.add_note("data.faults=tolerant trains on what is whole and records the rest")
@@ -167,9 +167,9 @@ def sample_faults(collection: Collection, captions: Captions) -> list[tuple[str,
     return faults
 
 
-def _told(collection: Collection, faults: Sequence[tuple[str, str, Mask]]) -> Iterator[Problem]:
+def told(collection: Collection, rule: str, detail: str, samples: Mask) -> Iterator[Problem]:
+    """A problem for each of the samples (n,)."""
     offsets, starts = collection.arrays["members"]["offset"], collection.arrays["starts"]
-    for rule, detail, samples in faults:
-        for sample in np.flatnonzero(samples).tolist():
-            url = redact_url(collection.urls[collection.shard(sample)])
-            yield Problem(rule, url, detail, collection.key(sample), int(offsets[starts[sample]]))
+    for sample in np.flatnonzero(samples).tolist():
+        url = redact_url(collection.urls[collection.shard(sample)])
+        yield Problem(rule, url, detail, collection.key(sample), int(offsets[starts[sample]]))

@@ -9,16 +9,8 @@ import numpy as np
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.collection import Collection
 from diffusion_train.data.problem import Problem
-from diffusion_train.data.selection import Mask, sample_faults, sizes
+from diffusion_train.data.selection import sample_faults, sizes, told
 from diffusion_train.data.source.rights import decide
-from diffusion_train.utils.redact import redact_url
-
-
-def told(collection: Collection, rule: str, detail: str, samples: Mask) -> Iterator[Problem]:
-    offsets, starts = collection.arrays["members"]["offset"], collection.arrays["starts"]
-    for sample in np.flatnonzero(samples).tolist():
-        url = redact_url(collection.urls[collection.shard(sample)])
-        yield Problem(rule, url, detail, collection.key(sample), int(offsets[starts[sample]]))
 
 
 def of_samples(
