@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import glob
 import hashlib
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -19,19 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from braceexpand import braceexpand
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from diffusion_train.data.index import FORMAT, ShardIndex, build_index, keep_index, load_index
+from diffusion_train.data.patterns import Patterns, find_shards
 from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.storage.base import Range, Stat, Storage, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-from diffusion_train.data.storage.urls import SCHEMES, is_local
 from diffusion_train.utils.cache import cache_folder
 from diffusion_train.utils.redact import redact_url
 
-Patterns = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
 Array = NDArray[Any]
 Numbers = Sequence[int] | NDArray[np.int64]
@@ -161,52 +157,6 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
             raise DataError.listing([problem for index in indexes for problem in index.problems])
         written = _keep(meta, arrays, folder)
     return (written and _kept(urls, versions, sources, folder)) or Collection(urls, versions, sources, meta, arrays)
-
-
-def find_shards(shards: Patterns) -> tuple[list[str], list[Problem]]:
-    """Paths and URLs meant by patterns with braces (or, for local files, wildcards), in the order given."""
-    patterns = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
-    urls: list[str] = []
-    problems = [] if patterns else [Problem("missing-shard", "[]", "no shards given")]
-    for pattern in patterns:
-        found, faults = _expand(os.fspath(pattern))
-        urls += found
-        problems += faults
-    seen: set[str] = set()
-    for url in urls:
-        real = os.path.realpath(url) if is_local(url) else url
-        if real in seen:
-            problems.append(Problem("duplicate-shard", redact_url(url), "given twice"))
-        seen.add(real)
-    return urls, problems
-
-
-def _expand(pattern: str) -> tuple[list[str], list[Problem]]:
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://|(pipe):", pattern)
-    if scheme and (scheme[1] or scheme[2]) not in SCHEMES:
-        detail = f"{scheme[0]} cannot be read; shards are local files or {', '.join(SCHEMES)} addresses"
-        return [], [Problem("unreadable-shard", redact_url(pattern), detail)]
-    if not scheme and os.path.exists(pattern):
-        return [pattern], []
-    try:
-        names = list(braceexpand(pattern, escape=False))
-    except ValueError:
-        return [], [Problem("missing-shard", redact_url(pattern), "braces do not match")]
-    return (names, []) if scheme and scheme[1] != "file" else _local_files(pattern, names)
-
-
-def _local_files(pattern: str, names: Iterable[str]) -> tuple[list[str], list[Problem]]:
-    paths, problems = [], []
-    for name in (name.removeprefix("file://") for name in names):
-        wild = glob.has_magic(name) and not os.path.exists(name)
-        found = sorted(glob.glob(name)) if wild else [name] * os.path.lexists(name)
-        paths += found
-        if not found:
-            plain = name == pattern and not wild
-            problems.append(
-                Problem("missing-shard", name, "no such file" if plain else f"{pattern} matched 0 files here")
-            )
-    return paths, problems
 
 
 def _probe(urls: Sequence[str], storage: Storage) -> tuple[list[Stat], list[Problem]]:

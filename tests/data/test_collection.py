@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from diffusion_train.data.collection import find_shards, open_shards
+from diffusion_train.data.collection import open_shards
+from diffusion_train.data.patterns import find_shards
 from diffusion_train.data.problem import DataError
 
 
