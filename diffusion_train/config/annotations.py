@@ -85,4 +85,6 @@ def _items_fit(values: list[Any], origin: Any, arguments: tuple[Any, ...]) -> bo
 
 
 def _shown(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(annotation)))}"
     return re.sub(r"\b[a-z_]+\.(?:[a-z_]+\.)*", "", str(annotation))

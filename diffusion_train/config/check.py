@@ -71,7 +71,7 @@ def _node_mistakes(path: str, node: DictConfig, given: Collection[str]) -> Itera
         if key in given:
             continue
         if key in accepted and value != "???":
-            yield from value_mistakes(f"{where}{key}", value, parameters[key].annotation)
+            yield from value_mistakes(_source(node, key) or f"{where}{key}", value, parameters[key].annotation)
         elif key not in accepted and not open_ended:
             remedy = did_you_mean(key, accepted) or f"it takes {', '.join(accepted) or 'none'}"
             yield Mistake(f"{where}{key}", f"{name} has no such setting", remedy)
@@ -81,6 +81,13 @@ def _node_mistakes(path: str, node: DictConfig, given: Collection[str]) -> Itera
     for key in accepted[positional:]:
         if parameters[key].default is inspect.Parameter.empty and values.get(key, "???") == "???" and key not in given:
             yield Mistake(f"{where}{key}", f"{name} needs this setting", f"add {where}{key}=...")
+
+
+def _source(node: DictConfig, key: str) -> str | None:
+    """`a.b` where the setting is `${a.b}`: what a user sets is the key that it is taken from."""
+    written = OmegaConf.to_container(node, resolve=False)
+    match = re.fullmatch(r"\$\{([\w.]+)\}", str(written[key])) if isinstance(written, dict) and key in written else None
+    return match[1] if match and not match[1].startswith(".") else None
 
 
 def _resolved(node: DictConfig) -> dict[Any, Any]:

@@ -119,3 +119,9 @@ def test_keys_that_nothing_reads(cfg, read, dead):
 )
 def test_fits(value, annotation, right):
     assert fits(value, annotation) is right
+
+
+def test_a_mistake_names_the_key_that_is_set_not_where_it_is_passed_on():
+    selection = {"_target_": "diffusion_train.data.selection.Selection", "faults": "${data.faults}"}
+    [mistake] = told({"data": {"faults": "lenient"}, "selection": selection})
+    assert mistake == "data.faults\n    must be one of strict, tolerant, not 'lenient'"
