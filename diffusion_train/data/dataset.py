@@ -21,7 +21,7 @@ from diffusion_train.data.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.header import ImageError
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import DataError, Problem
-from diffusion_train.data.selection import Selection, sizes
+from diffusion_train.data.selection import Selection, per_source, sizes
 from diffusion_train.data.storage.base import Range, Storage
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.view import View
@@ -106,9 +106,7 @@ class ShardDataset:
 
     @property
     def sources(self) -> Mapping[str, int]:
-        ends = self.collection.source_ends()
-        counts = np.diff(np.searchsorted(self.samples, list(ends.values())), prepend=0)
-        return dict(zip(ends, counts.tolist(), strict=True))
+        return per_source(self.collection, self.samples)
 
     def sizes(self) -> NDArray[np.int64]:
         return np.stack(sizes(self.collection), 1)[self.samples]

@@ -63,7 +63,7 @@ class Selection:
 
     def choose(self, collection: Collection, captions: Captions) -> Chosen:
         whole, problems = self._whole(collection, captions)
-        kept, left_out = self._wanted(collection, whole, captions)
+        kept, left_out = self.wanted(collection, captions, whole)
         left_out["faulty"] = int((~whole).sum())
         usable = np.flatnonzero(kept)
         if not len(usable):
@@ -74,7 +74,7 @@ class Selection:
         if collection.meta["num_ignored"]:
             ignored = collection.meta["num_ignored"]
             log.warning("%d members of the shards are ignored: links, folders, hidden files", ignored)
-        return Chosen(*self._split(collection, usable), problems, +left_out)
+        return Chosen(*self.split(collection, usable), problems, +left_out)
 
     def _whole(self, collection: Collection, captions: Captions) -> tuple[Mask, list[Problem]]:
         found = sample_faults(collection, captions)
@@ -90,33 +90,45 @@ class Selection:
             log.warning("%d faults in the shards; bad_samples.jsonl of the run folder lists them", len(problems))
         return ~faulty, problems
 
-    def _wanted(self, collection: Collection, kept: Mask, captions: Captions) -> tuple[Mask, Counter[str]]:
-        left_out: Counter[str] = Counter()
-        for reason, unwanted in self._reasons(collection, captions):
-            now = kept & unwanted()
-            left_out[reason] += int(now.sum())
-            kept = kept & ~now
+    def wanted(self, collection: Collection, captions: Captions, whole: Mask) -> tuple[Mask, Counter[str]]:
+        """Which of the whole samples are kept, and how many are not by reason."""
+        kept, left_out = whole.copy(), Counter[str]()
+        for _, reason, samples in self.unwanted(collection, captions, whole):
+            left_out[reason] += int(samples.sum())
+            kept &= ~samples
         return kept, left_out
 
-    def _reasons(self, collection: Collection, captions: Captions) -> Iterator[tuple[str, Callable[[], Mask]]]:
+    def unwanted(self, collection: Collection, captions: Captions, whole: Mask) -> Iterator[tuple[str, str, Mask]]:
+        """(rule, reason, samples (n,)) for each reason to leave out whole samples; each sample falls under one."""
+        kept = whole.copy()
+        for rule, reason, unwanted in self._reasons(collection, captions):
+            samples = kept & unwanted()
+            yield rule, reason, samples
+            kept &= ~samples
+
+    def _reasons(self, collection: Collection, captions: Captions) -> Iterator[tuple[str, str, Callable[[], Mask]]]:
         width, height = sizes(collection)
         short, long = np.minimum(width, height), np.maximum(width, height)
         if self.min_side > 1:
-            yield f"a side below data.min_side={self.min_side}", lambda: short < self.min_side
+            yield "below-min-side", f"a side below data.min_side={self.min_side}", lambda: short < self.min_side
         if self.max_aspect is not None:
             limit = self.max_aspect
-            yield f"an aspect ratio above data.max_aspect={limit:g}", lambda: long > limit * short
+            reason = f"an aspect ratio above data.max_aspect={limit:g}"
+            yield "above-max-aspect", reason, lambda: long > limit * short
         if captions.missing == "drop":
-            yield f"no {captions.source.name}", lambda: without_caption(collection, captions)
+            reason = f"no {captions.source.name}"
+            yield "without-caption", reason, lambda: without_caption(collection, captions)
         if self.allowed_licenses is not None:
-            yield "a licence that is not among data.allowed_licenses", lambda: self._forbidden(collection)
+            reason = "a licence that is not among data.allowed_licenses"
+            yield "license-not-allowed", reason, lambda: self._forbidden(collection)
 
     def _forbidden(self, collection: Collection) -> Mask:
         names, place = collection.licenses()
         allowed = np.array([decide(name, self.allowed_licenses or ()) for name in [*names, None]])
         return ~allowed[place]
 
-    def _split(self, collection: Collection, usable: Indices) -> tuple[Indices, Indices]:
+    def split(self, collection: Collection, usable: Indices) -> tuple[Indices, Indices]:
+        """(trained on, held out)"""
         if self.holdout == 0:
             return usable, usable[:0]
         hashes = collection.arrays["hashes"][usable]
@@ -167,9 +179,17 @@ def sample_faults(collection: Collection, captions: Captions) -> list[tuple[str,
     return faults
 
 
-def told(collection: Collection, rule: str, detail: str, samples: Mask) -> Iterator[Problem]:
-    """A problem for each of the samples (n,)."""
+def told(collection: Collection, rule: str, detail: str | Callable[[int], str], samples: Mask) -> Iterator[Problem]:
+    """A problem for each of the samples (n,); `detail` may be a function of their numbers."""
     offsets, starts = collection.arrays["members"]["offset"], collection.arrays["starts"]
     for sample in np.flatnonzero(samples).tolist():
         url = redact_url(collection.urls[collection.shard(sample)])
-        yield Problem(rule, url, detail, collection.key(sample), int(offsets[starts[sample]]))
+        text = detail if isinstance(detail, str) else detail(sample)
+        yield Problem(rule, url, text, collection.key(sample), int(offsets[starts[sample]]))
+
+
+def per_source(collection: Collection, samples: Indices) -> dict[str, int]:
+    """How many of these samples, in ascending order, each source has."""
+    ends = collection.source_ends()
+    counts = np.diff(np.searchsorted(samples, list(ends.values())), prepend=0)
+    return dict(zip(ends, counts.tolist(), strict=True))

@@ -41,16 +41,30 @@ class View:
         self, image: bytes, draw: Draw, caption: str, others: Mapping[str, bytes], metadata: bytes | None
     ) -> dict[str, Tensor]:
         """Raises ImageError."""
-        shape = draw.shape or self.transform.shape[1:]
-        decode = {name: self._decoded(data, shape) for name, data in others.items()}
+        decoded = {name: self.decode(data, draw) for name, data in others.items()}
+        return self.made(self.decode(image, draw), draw, caption, decoded, metadata)
+
+    def decode(self, image: bytes, draw: Draw) -> Image.Image:
+        """Raises ImageError."""
+        return decode_image(image, self.transform.background, at_least=self._shape(draw), animated=self.animated)
+
+    def made(
+        self,
+        image: Image.Image,
+        draw: Draw,
+        caption: str = "",
+        others: Mapping[str, Image.Image] | None = None,
+        metadata: bytes | None = None,
+    ) -> dict[str, Tensor]:
+        """Of decoded images. Raises ImageError."""
         focal = _focal(metadata) if self.transform.crop == "focal" else None
         flip = self.transform.flip and self.may_flip(caption)
         return self.transform(
-            self._decoded(image, shape), draw.epoch, draw.sample, shape, may_flip=flip, focal=focal, others=decode
+            image, draw.epoch, draw.sample, self._shape(draw), may_flip=flip, focal=focal, others=others
         )
 
-    def _decoded(self, data: bytes, shape: tuple[int, ...]) -> Image.Image:
-        return decode_image(data, self.transform.background, at_least=shape, animated=self.animated)
+    def _shape(self, draw: Draw) -> tuple[int, ...]:
+        return draw.shape or self.transform.shape[1:]
 
 
 def _focal(metadata: bytes | None) -> list[float] | None:

@@ -27,12 +27,14 @@ class WorkerDied(RuntimeError):
 class Workers:
     """`num_workers` processes, or none: then the work is done in this one. To be used in a `with` statement.
 
-    The functions and what they take and give must be picklable. The processes end with this one, however it ends.
+    The functions and what they take and give must be picklable. A process keeps the last function it was given, so that
+    one with much inside (a `partial`, say) travels once. The processes end with this one, however it ends.
     """
 
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
         self._free: SimpleQueue[Connection] = SimpleQueue()
+        self._given: dict[Connection, Callable[..., Any]] = {}
         self._later: list[Future[None]] = []
 
     def __enter__(self) -> Self:
@@ -76,7 +78,9 @@ class Workers:
     def _call(self, function: Callable[[T], Any], task: T) -> Any:
         connection = self._free.get()
         try:
-            connection.send((function, task))
+            kept = self._given.get(connection) is function
+            connection.send((None if kept else function, task))
+            self._given[connection] = function
             result, error = connection.recv()
         except (EOFError, OSError) as gone:
             raise WorkerDied("a worker was killed, perhaps for want of memory") from gone
@@ -95,9 +99,12 @@ def available() -> int:
 def _serve(connection: Connection) -> None:
     """Until the other end is closed, by its process or by its death."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is told to the parent
+    function: Callable[[Any], Any] | None = None
     try:
         while True:
-            function, task = connection.recv()
+            given, task = connection.recv()
+            function = given or function
+            assert function
             answer: tuple[Any, Exception | None] = (None, None)
             try:
                 answer = (function(task), None)
