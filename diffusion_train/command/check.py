@@ -1,17 +1,20 @@
-"""Look for faults in shards: torn tars, samples that are no pair, images and captions that cannot be used, rights."""
+"""Look for faults in shards: torn tars, samples that are no pair, images and captions that cannot be used, copies, rights."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 SUMMARY = "look for faults in shards"
-EXAMPLE = "diffusion-train check \"data.shards='shards/images-{000..009}.tar'\" out=checked data.image_size=64"
+EXAMPLE = """\
+diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.image_size=64
+diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.holdout=0.01 conditioner=packaged_text ignore=[exif-rotation]"""
 
+READ = ("out", "ignore", "max_aspect", "num_shown", "num_workers", "data")
 # Whoever finds one of these finds no shard to check.
 UNUSABLE = {"missing-shard", "duplicate-shard", "unreadable-shard"}
 
@@ -20,46 +23,68 @@ def run(cfg: Any) -> int:
     from diffusion_train import config
     from diffusion_train.command.exit import Exit
     from diffusion_train.data.storage.base import StorageError
+    from diffusion_train.data.workers import WorkerDied
 
-    config.check(cfg, read=("out", "ignore", "max_aspect", "num_shown", "data"))
+    config.check(cfg, read=READ)
+    refuse(cfg)
     try:
         return check(cfg)
-    except StorageError as error:
+    except (StorageError, WorkerDied) as error:
         print(f"{error}; the check is not complete", file=sys.stderr)
         return Exit.STORAGE
+
+
+def refuse(cfg: Any) -> None:
+    """Raises ConfigError with what is wrong with the command's own settings."""
+    from diffusion_train import config
+    from diffusion_train.config.mistakes import did_you_mean
+    from diffusion_train.data.check.rules import RULES
+
+    mistakes = [
+        config.Mistake(f"ignore={name}", "there is no such rule", did_you_mean(str(name), RULES) or ", ".join(RULES))
+        for name in cfg.ignore
+        if name not in RULES
+    ]
+    for key, least in (("num_shown", 1), ("max_aspect", 1), ("num_workers", 0)):
+        if cfg[key] is not None and cfg[key] < least:
+            mistakes.append(config.Mistake(f"{key}={cfg[key]}", f"at least {least}"))
+    if mistakes:
+        raise config.ConfigError(mistakes)
 
 
 def check(cfg: Any) -> int:
     from diffusion_train import config
     from diffusion_train.command.contact_sheet import contact_sheet
     from diffusion_train.command.exit import Exit
+    from diffusion_train.command.token_counter import token_counter
+    from diffusion_train.data.check.rules import in_order
     from diffusion_train.utils.cache import atomic_write
 
-    dataset = cfg.data.module.dataset
-    parts = {name: config.build(dataset[name]) for name in ("storage", "captions", "view")}
-    collection, found = opened(cfg, parts["storage"])
-    if collection:
-        found += findings(cfg, collection, **parts)
-    found = unrepeated(problem for problem in found if problem.rule not in set(cfg.ignore))
-    entries = [
-        {name: value for name, value in vars(one).items() if name != "offset" or value is not None} for one in found
-    ]
+    tokens = token_counter(cfg)
+    storage = config.build(cfg.data.module.dataset.storage)
+    collection, problems = opened(cfg, storage)
+    seen = looked_at(cfg, collection, storage, tokens) if collection else Findings(problems)
+    seen.problems = in_order(seen.problems, cfg.ignore)
     out = Path(cfg.out)
     with atomic_write(out / "report.json") as file:
-        file.write(json.dumps(entries, indent=1).encode())
-    if collection:
-        page = contact_sheet(collection, found=found, num_shown=cfg.num_shown, **parts)
+        file.write(json.dumps(list(map(entry, seen.problems)), indent=1).encode())
+    if seen.samples:
+        page = contact_sheet(seen.samples, seen.problems, seen.train, seen.held_out, cfg.num_shown)
         with atomic_write(out / "contact_sheet.html") as file:
             file.write(page.encode("utf-8", "replace"))
-    print("\n".join([*table(found), f"{len(found)} finding(s), all in {out / 'report.json'}"]), flush=True)
-    if collection:
-        print(f"what training sees: {out / 'contact_sheet.html'}", flush=True)
-    return Exit.FOUND if found else Exit.DONE
+    print("\n".join(told(seen, tokens is not None, out)), flush=True)
+    return Exit.FOUND if seen.problems else Exit.DONE
 
 
-def unrepeated(problems: Iterable[Any]) -> list[Any]:
-    """What the index told of a sample is not told again by reading it."""
-    return list({(one.rule, one.shard, one.key, one.key or one.offset): one for one in problems}.values())
+@dataclass
+class Findings:
+    """`train` and `held_out` are numbers of `samples`, `occupancy` how the buckets fare."""
+
+    problems: list[Any]
+    samples: Any = None
+    train: Sequence[int] = ()
+    held_out: Sequence[int] = ()
+    occupancy: Sequence[Any] = field(default_factory=list)
 
 
 def opened(cfg: Any, storage: Any) -> tuple[Any, list[Any]]:
@@ -78,19 +103,57 @@ def opened(cfg: Any, storage: Any) -> tuple[Any, list[Any]]:
         return None, list(error.problems)
 
 
-def findings(cfg: Any, collection: Any, storage: Any, captions: Any, view: Any) -> Iterator[Any]:
+def looked_at(cfg: Any, collection: Any, storage: Any, tokens: Any) -> Findings:
+    """All that the index, the contents and the whole tell."""
+    from diffusion_train import config
+    from diffusion_train.data.check import tables
     from diffusion_train.data.check.contents import of_contents
-    from diffusion_train.data.check.tables import of_samples
+    from diffusion_train.data.check.copies import copies
+    from diffusion_train.data.check.samples import Samples
 
-    allowed = None if cfg.data.allowed_licenses is None else list(cfg.data.allowed_licenses)
-    yield from of_samples(collection, captions, cfg.data.image_size, cfg.max_aspect, allowed)
-    yield from of_contents(collection, captions, view, storage)
+    dataset, arrangement = cfg.data.module.dataset, config.build(cfg.data.module.arrangement)
+    captions, view, selection = (config.build(dataset[name]) for name in ("captions", "view", "selection"))
+    samples = Samples(collection, captions, view, storage, dict(dataset.images), arrangement.shapes)
+    train, held_out = tables.split(collection, captions, selection)
+    occupancy = tables.occupancy(collection, train, arrangement, cfg.data.batch_size)
+    problems = [
+        *tables.of_samples(collection, captions, selection, cfg.data.image_size, cfg.max_aspect),
+        *tables.thin_buckets(occupancy),
+    ]
+    contents = of_contents(samples, tokens, cfg.num_workers)
+    compared = (some[contents.decoded[some]] for some in (train, held_out))
+    problems += [*contents.problems, *copies(collection, captions.extensions, contents.looks, *compared)]
+    return Findings(problems, samples, train.tolist(), held_out.tolist(), occupancy)
 
 
-def table(found: list[Any]) -> list[str]:
-    """A line a rule: how many there are, and the first."""
+def entry(problem: Any) -> dict[str, Any]:
+    from diffusion_train.data.check.rules import RULES
+
+    facts = {name: value for name, value in vars(problem).items() if name != "offset" or value is not None}
+    return {"severity": RULES[problem.rule].severity, **facts}
+
+
+def told(seen: Findings, counted_tokens: bool, out: Path) -> list[str]:
+    """What is printed in the end."""
+    lines = [*table(seen.problems), f"{len(seen.problems):,} finding(s), all in {out / 'report.json'}"]
+    if seen.occupancy:
+        lines += ["buckets:", *(f"  {bucket}" for bucket in seen.occupancy)]
+    if not counted_tokens:
+        lines += ["long captions were not looked for: conditioner=packaged_text, clip_text or t5 counts their tokens"]
+    if seen.samples:
+        kept, total = len(seen.train), len(seen.samples.collection)
+        lines += [f"{kept:,} of {total:,} samples would be trained on, {len(seen.held_out):,} held out"]
+        lines += [f"what training sees: {out / 'contact_sheet.html'}"]
+    return lines
+
+
+def table(problems: Sequence[Any]) -> list[str]:
+    """Of each rule, the worst first: how many findings, the first of them, and what to do."""
+    from diffusion_train.data.check.rules import RULES, by_rule
     from diffusion_train.utils.text import shown
 
-    first = {problem.rule: problem for problem in reversed(found)}
-    counts = Counter(problem.rule for problem in found)
-    return [f"{count:>8,}  {rule:<20}  {shown(str(first[rule]), 160)}" for rule, count in counts.most_common()]
+    lines = []
+    for rule, found in by_rule(problems).items():
+        lines.append(f"{RULES[rule].severity:<8}{len(found):>7,}  {rule:<22}  {shown(str(found[0]), 160)}")
+        lines.append(f"{'':<17}{RULES[rule].remedy}")
+    return lines

@@ -8,115 +8,156 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
+from collections.abc import Collection as Numbers
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 
-from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.check.rules import RULES, by_rule
+from diffusion_train.data.check.samples import Samples
 from diffusion_train.data.collection import Collection
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.order import Draw
+from diffusion_train.data.header import image_header
 from diffusion_train.data.problem import Problem
-from diffusion_train.data.storage.base import Storage
-from diffusion_train.data.view import View
 from diffusion_train.picture import to_image
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.text import shown
 
 _STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; }
-td:first-child { text-align: right; font-variant-numeric: tabular-nums; } code { overflow-wrap: anywhere; }
+body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
+td.count { text-align: right; font-variant-numeric: tabular-nums; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem; margin: 1rem 0 2rem; }
 figure { margin: 0; padding: .6rem; border: 1px solid #ddd; border-radius: 6px; overflow-wrap: anywhere; }
-figure.found { border-color: #c60; } img { width: 100%; image-rendering: pixelated; background: #eee; }
-figcaption small { color: #666; display: block; } .rule { color: #a40; }
+.picture { height: 10rem; background: #eee; display: flex; align-items: center; justify-content: center; }
+.picture img { width: 100%; height: 100%; object-fit: contain; } .picture p { margin: .6rem; color: #666; }
+.small img { image-rendering: pixelated; }
+figcaption { margin-top: .4rem; } small { color: #666; display: block; }
+.tag { display: inline-block; border-radius: 3px; padding: 0 .4rem; background: #ddd; color: #222; margin: .2rem 0; }
+.error { color: #b00020; } .warning { color: #9a5b00; } .note { color: #41607a; }
+figure.error { border-color: #b00020; } figure.warning { border-color: #d08a20; } figure.note { border-color: #8aa5bb; }
 """
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_SMALL = 176  # pixels; what is narrower is enlarged pixel by pixel
 
 
 def contact_sheet(
-    collection: Collection, captions: Captions, view: View, storage: Storage, found: Sequence[Problem], num_shown: int
+    samples: Samples, found: Sequence[Problem], train: Sequence[int], held_out: Sequence[int], num_shown: int
 ) -> str:
-    """`num_shown` samples spread over the data, and as many of those with findings."""
-    spread = sorted({place * len(collection) // num_shown for place in range(num_shown)})
+    """`num_shown` samples spread over those trained on, as many of those with findings, and some that are held out."""
+    collection = samples.collection
     faulty = with_findings(collection, found, num_shown)
-    rules = Counter(problem.rule for problem in found)
-    rows = "".join(f"<tr><td>{count:,}</td><td>{escape(rule)}</td></tr>" for rule, count in rules.most_common())
-
-    def grid(samples: Sequence[int]) -> str:
-        cards = (_card(collection, captions, view, storage, sample, faulty.get(sample, [])) for sample in samples)
-        return f'<div class="grid">{"".join(cards)}</div>'
-
+    cards = _Cards(samples, {*map(int, train)}, {*map(int, held_out)}, faulty)
+    counts = f"{len(train):,} trained on, {len(held_out):,} held out"
+    left = len(collection) - len(train) - len(held_out)
     parts = [
         f"<h1>{len(collection):,} samples in {len(collection.urls):,} shards</h1>",
-        f"<table><tr><th>count</th><th>rule</th></tr>{rows}</table>" if rules else "<p>Nothing was found.</p>",
-        f"<h2>Samples with findings ({len(faulty):,} shown)</h2>{grid(list(faulty))}" if faulty else "",
-        f"<h2>Spread over the data, as they are trained on ({len(spread):,} shown)</h2>{grid(spread)}",
+        f"<p>{counts}{f', {left:,} neither' if left else ''}, as data.* say. Images are what training gets, in its first epoch.</p>",
+        _rules(found),
+        cards.section("Samples with findings", list(faulty)),
+        cards.section("Trained on", _spread(train, num_shown)),
+        cards.section("Held out", _spread(held_out, -(-num_shown // 4))),
     ]
-    head = f'<meta charset="utf-8"><title>Contact sheet</title><style>{_STYLE}</style>'
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">'
+    head = f'<meta charset="utf-8">{policy}<title>Contact sheet</title><style>{_STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'
 
 
 def with_findings(collection: Collection, found: Sequence[Problem], at_most: int) -> dict[int, list[Problem]]:
     """Sample -> its problems: the first ones of each rule come first."""
-    samples: dict[int, list[Problem]] = {}
     turns: Counter[str] = Counter()
     order = []
+    for number, problem in enumerate(found):
+        if problem.key is not None:
+            order.append((turns[problem.rule], number, (problem.shard, problem.key)))
+            turns[problem.rule] += 1
+    chosen = list(dict.fromkeys(name for _, _, name in sorted(order)))[:at_most]
+    problems: dict[tuple[str, str | None], list[Problem]] = {name: [] for name in chosen}
     for problem in found:
-        order.append((turns[problem.rule], problem))
-        turns[problem.rule] += 1
-    for _, problem in sorted(order, key=lambda one: one[0]):
-        for sample in _samples_of(collection, problem):
-            if sample in samples or len(samples) < at_most:
-                samples.setdefault(sample, []).append(problem)
-    return samples
+        if (problem.shard, problem.key) in problems:
+            problems[problem.shard, problem.key].append(problem)
+    return {sample: problems[name] for name in chosen for sample in _samples_of(collection, *name)}
 
 
-def _samples_of(collection: Collection, problem: Problem) -> Iterator[int]:
-    if problem.key is None:
-        return
-    for sample in np.flatnonzero(collection.arrays["hashes"] == np.uint64(collection.hash(problem.key))).tolist():
-        if redact_url(collection.urls[collection.shard(sample)]) == problem.shard:
+def _samples_of(collection: Collection, shard: str, key: str) -> Iterator[int]:
+    for sample in np.flatnonzero(collection.arrays["hashes"] == np.uint64(collection.hash(key))).tolist():
+        if redact_url(collection.urls[collection.shard(sample)]) == shard:
             yield sample
 
 
-def _card(
-    collection: Collection, captions: Captions, view: View, storage: Storage, sample: int, found: Sequence[Problem]
-) -> str:
-    key = collection.key(sample)
-    image, caption, size = _seen(collection, captions, view, storage, sample)
-    rules = "".join(
-        f'<small class="rule">{escape(one.rule)}: {escape(shown(one.detail, 200))}</small>' for one in found
-    )
-    name, text = escape(shown(key, 100)), escape(shown(caption, 300))
-    caption_html = (
-        f"<figcaption>{text or '<em>no caption</em>'}<small><code>{name}</code> {size}</small>{rules}</figcaption>"
-    )
-    return f"<figure{' class=found' if found else ''}>{image}{caption_html}</figure>"
+def _spread(samples: Sequence[int], count: int) -> list[int]:
+    count = min(count, len(samples))
+    return [int(samples[place * len(samples) // count]) for place in range(count)]
 
 
-def _seen(
-    collection: Collection, captions: Captions, view: View, storage: Storage, sample: int
-) -> tuple[str, str, str]:
-    """(image element, caption, sizes) of a sample in epoch 0."""
-    key, places = collection.key(sample), collection.members(sample)
-    wanted = {*IMAGE_EXTENSIONS, *captions.extensions, "json"} & places.keys()
-    data = dict(zip(sorted(wanted), storage.read([places[name][0] for name in sorted(wanted)]), strict=True))
-    caption = ""
-    try:
-        caption = captions(data, key, 0, sample)
-    except ValueError as error:
-        caption = f"({error})"
-    try:
-        image = next(data[name] for name in sorted(data) if name in IMAGE_EXTENSIONS)
-        made: dict[str, Any] = view(image, Draw(0, sample), caption, {}, data.get("json"))
-    except (ValueError, StopIteration) as error:
-        return f"<p>{escape(shown(str(error) or 'no image', 200))}</p>", caption, ""
-    height, width = made["original_size"].tolist()
-    out = io.BytesIO()
-    to_image(made["x"]).save(out, "PNG")
-    source = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
-    seen = tuple(made["x"].shape[1:])
-    return f'<img alt="" src="{source}">', caption, f"{width} x {height} → {seen[1]} x {seen[0]}"
+def _rules(found: Sequence[Problem]) -> str:
+    rows = [
+        f'<tr class="{RULES[rule].severity}"><td>{RULES[rule].severity}</td><td class="count">{len(problems):,}</td>'
+        f"<td>{escape(rule)}</td><td>{escape(RULES[rule].remedy)}</td></tr>"
+        for rule, problems in by_rule(found).items()
+    ]
+    head = "<tr><th></th><th>found</th><th>rule</th><th>what to do</th></tr>"
+    return f"<table>{head}{''.join(rows)}</table>" if rows else "<p>Nothing was found.</p>"
+
+
+class _Cards:
+    def __init__(
+        self, samples: Samples, train: Numbers[int], held_out: Numbers[int], found: dict[int, list[Problem]]
+    ) -> None:
+        self.samples, self.train, self.held_out, self.found = samples, train, held_out, found
+
+    def section(self, title: str, numbers: Sequence[int]) -> str:
+        if not numbers:
+            return ""
+        cards = "".join(map(self._card, numbers))
+        return f'<h2>{title} ({len(numbers):,} shown)</h2><div class="grid">{cards}</div>'
+
+    def _card(self, sample: int) -> str:
+        collection, problems = self.samples.collection, self.found.get(sample, [])
+        picture, caption, size = self._seen(sample)
+        shard = redact_url(collection.urls[collection.shard(sample)]).rsplit("/", 1)[-1]
+        text = escape(shown(caption, 300)) or "<em>no caption</em>"
+        place = (
+            f"<small><code>{escape(shown(collection.key(sample), 100))}</code> in {escape(shown(shard, 60))}</small>"
+        )
+        rules = "".join(
+            f'<small class="{RULES[one.rule].severity}">{escape(one.rule)}: {escape(shown(one.detail, 200))}</small>'
+            for one in problems
+        )
+        frame = f' class="{RULES[problems[0].rule].severity}"' if problems else ""
+        under = f"<figcaption>{text}{self._tag(sample)}{place}<small>{size}</small>{rules}</figcaption>"
+        return f"<figure{frame}>{picture}{under}</figure>"
+
+    def _tag(self, sample: int) -> str:
+        if sample in self.train:
+            return ""
+        return f' <span class="tag">{"held out" if sample in self.held_out else "not trained on"}</span>'
+
+    def _seen(self, sample: int) -> tuple[str, str, str]:
+        """(picture, caption, sizes) of a sample in epoch 0."""
+        samples, key = self.samples, self.samples.collection.key(sample)
+        [members] = samples.read([sample])
+        data = {name: member.data for name, member in members.items() if member.data is not None}
+        try:
+            caption = samples.captions(data, key, 0, sample)
+        except ValueError as error:
+            caption = f"({error})"
+        view = samples.view.without_augmentation() if sample in self.held_out else samples.view
+        try:
+            image = next(data[name] for name in IMAGE_EXTENSIONS if name in data)
+            header = image_header(image)
+            draw = samples.draw(sample, header.width, header.height)
+            made = view.made(view.decode(image, draw), draw, caption, metadata=data.get("json"))
+        except (ValueError, StopIteration) as error:
+            return f'<div class="picture"><p>{escape(shown(str(error) or "no image", 200))}</p></div>', caption, ""
+        height, width = made["x"].shape[1:]
+        out = io.BytesIO()
+        to_image(made["x"]).save(out, "PNG")
+        source = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+        kind = "picture small" if width < _SMALL else "picture"
+        return (
+            f'<div class="{kind}"><img alt="{escape(shown(key, 100))}" src="{source}"></div>',
+            caption,
+            f"{header.width} x {header.height} → {width} x {height}",
+        )

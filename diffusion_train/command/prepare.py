@@ -105,6 +105,7 @@ def flat(node: dict[str, Any], path: str) -> dict[str, Any]:
 
 def finish(cfg: Any, ledger: Any) -> dict[str, Any]:
     """Writes the card. ValueError where nothing was left to put into shards."""
+    from diffusion_train.command.token_counter import token_counter
     from diffusion_train.data.source.card import make_card
     from diffusion_train.data.source.card_text import readme
     from diffusion_train.utils.cache import atomic_write
@@ -119,21 +120,6 @@ def finish(cfg: Any, ledger: Any) -> dict[str, Any]:
         file.write(json.dumps(card, indent=1, ensure_ascii=False).encode())
     ledger.finish()
     return card
-
-
-def token_counter(cfg: Any) -> Any:
-    """Of the conditioner's text encoder, or None."""
-    if cfg.conditioner["_target_"].endswith(".NoCondition"):
-        return None
-    from diffusion_train import config
-    from diffusion_train.data.source.card import Tokens
-
-    encoder: Any = getattr(config.build(cfg.conditioner), "encoder", None)
-    if not hasattr(encoder, "num_tokens"):
-        raise ValueError(
-            "conditioner: this one has no text encoder that counts tokens; give packaged_text, clip_text or t5"
-        )
-    return Tokens(type(encoder).__name__, encoder.max_length, encoder.num_tokens)
 
 
 def stopped(ledger: Any, reason: str, code: int) -> int:

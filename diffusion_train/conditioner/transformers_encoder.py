@@ -79,12 +79,16 @@ class TransformersEncoder(TextEncoder):
 
     def num_tokens(self, captions: Sequence[str]) -> list[int]:
         """Of each caption, whole."""
+        texts = list(map(_encodable, captions))
+        return [len(ids) for ids in self._counter(texts, truncation=False, verbose=False)["input_ids"]] if texts else []
+
+    @cached_property
+    def _counter(self) -> Any:
         import transformers
 
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
+        return transformers.AutoTokenizer.from_pretrained(
             self.tokenizer, local_files_only=True, trust_remote_code=False
         )
-        return [len(ids) for ids in tokenizer(list(captions), truncation=False, verbose=False)["input_ids"]]
 
     def unload(self) -> None:
         self._loaded = None

@@ -2,32 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from diffusion_train.data.arrangement import Arrangement
+from diffusion_train.data.buckets import Buckets, Occupancy
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.collection import Collection
 from diffusion_train.data.problem import Problem
-from diffusion_train.data.selection import sample_faults, sizes, told
-from diffusion_train.data.source.rights import decide
+from diffusion_train.data.selection import (
+    Indices,
+    Mask,
+    Selection,
+    per_source,
+    sample_faults,
+    sizes,
+    told,
+    without_caption,
+)
+from diffusion_train.data.source.rights import UNKNOWN, normalise, terms
 
 
 def of_samples(
-    collection: Collection, captions: Captions, side: int, max_aspect: float, allowed: list[str] | None
+    collection: Collection, captions: Captions, selection: Selection, side: int, max_aspect: float
 ) -> Iterator[Problem]:
     yield from collection.problems
     for fault in sample_faults(collection, captions):
         yield from told(collection, *fault)
-    width, height = sizes(collection)
-    short, long = np.minimum(width, height), np.maximum(width, height)
-    yield from told(collection, "tiny-image", f"a side below data.image_size={side}", (short > 0) & (short < side))
-    yield from told(collection, "extreme-aspect", f"aspect ratio above {max_aspect:g}", long > max_aspect * short)
+    if captions.missing == "empty":
+        detail = f"no {captions.source.name}"
+        yield from told(collection, "without-caption", detail, without_caption(collection, captions))
+    yield from left_out(collection, captions, selection)
+    yield from unsuited_sizes(collection, captions, selection, side, max_aspect)
     yield from duplicate_keys(collection)
     yield from unsorted_members(collection)
-    yield from licenses(collection, allowed)
+    if selection.allowed_licenses is None:
+        yield from licenses(collection)
     if ignored := collection.meta["num_ignored"]:
-        yield Problem("ignored-members", "", f"{ignored} links, folders and hidden files are ignored")
+        yield Problem("ignored-members", "", f"{ignored:,} links, folders and hidden files are ignored")
+
+
+def split(collection: Collection, captions: Captions, selection: Selection) -> tuple[Indices, Indices]:
+    """(trained on, held out) as training chooses them where it tolerates faults. ValueError where all would be held out."""
+    kept, _ = selection.wanted(collection, captions, _whole(collection, captions))
+    usable = np.flatnonzero(kept)
+    return selection.split(collection, usable) if len(usable) else (usable, usable)
+
+
+def left_out(collection: Collection, captions: Captions, selection: Selection) -> Iterator[Problem]:
+    """Each whole sample that would be, under its first reason."""
+    names, place = collection.licenses()
+    called = [*names, UNKNOWN]
+    for rule, reason, samples in selection.unwanted(collection, captions, _whole(collection, captions)):
+        if rule == "license-not-allowed":
+            yield from told(collection, rule, lambda sample: f"license {called[place[sample]]}", samples)
+        else:
+            yield from told(collection, rule, reason, samples)
+
+
+def unsuited_sizes(
+    collection: Collection, captions: Captions, selection: Selection, side: int, max_aspect: float
+) -> Iterator[Problem]:
+    """Of samples that are not left out."""
+    whole = _whole(collection, captions)
+    there = selection.wanted(collection, captions, whole)[0] | ~whole
+    width, height = sizes(collection)
+    short, long = np.minimum(width, height), np.maximum(width, height)
+
+    def tell(rule: str, reason: str, samples: Mask) -> Iterator[Problem]:
+        yield from told(collection, rule, lambda sample: f"{width[sample]} x {height[sample]}: {reason}", samples)
+
+    yield from tell("tiny-image", f"a side below data.image_size={side}", there & (short > 0) & (short < side))
+    yield from tell("extreme-aspect", f"an aspect ratio above {max_aspect:g}", there & (long > max_aspect * short))
 
 
 def duplicate_keys(collection: Collection) -> Iterator[Problem]:
@@ -48,10 +96,40 @@ def unsorted_members(collection: Collection) -> Iterator[Problem]:
     yield from told(collection, "unsorted-members", "members of other samples lie between its own", runs > 1)
 
 
-def licenses(collection: Collection, allowed: list[str] | None) -> Iterator[Problem]:
+def licenses(collection: Collection) -> Iterator[Problem]:
+    """Samples without one, and what each of the others asks for, once."""
     names, place = collection.licenses()
-    yield from told(collection, "unknown-license", "its json names no license", place < 0)
-    for number, name in enumerate(names):
-        if allowed is not None and not decide(name, allowed):
-            detail = f"{name} is not among data.allowed_licenses"
-            yield from told(collection, "license-not-allowed", detail, place == number)
+    called = np.array([normalise(name) for name in [*names, None]], object)
+    unknown = np.array([name == UNKNOWN for name in called], bool)
+    yield from told(collection, "unknown-license", "its json names no license", unknown[place])
+    counts = np.roll(np.bincount(place + 1, minlength=len(called)), -1)
+    samples: Counter[str] = Counter()
+    for name, count in zip(called, counts.tolist(), strict=True):
+        samples[name] += count
+    for name, count in samples.items():
+        for term in terms(name) if name != UNKNOWN else ():
+            yield Problem(f"{term}-license", "", f"{name}: {count:,} sample(s)")
+
+
+def occupancy(collection: Collection, train: Indices, arrangement: Arrangement, batch_size: int) -> list[Occupancy]:
+    """How the buckets of the training samples fare; none where all images have one shape."""
+    if len(arrangement.shapes) == 1 or not len(train):
+        return []
+    chosen = np.stack(sizes(collection), 1)[train]
+    order = arrangement(collection.fingerprint, per_source(collection, train), chosen)
+    assert isinstance(order, Buckets)
+    return order.occupancy(batch_size)
+
+
+def thin_buckets(occupancy: Sequence[Occupancy]) -> Iterator[Problem]:
+    """Buckets smaller than a batch."""
+    for bucket in occupancy:
+        if bucket.copies > 1:
+            yield Problem("thin-bucket", "", f"bucket {bucket}")
+
+
+def _whole(collection: Collection, captions: Captions) -> Mask:
+    faulty = np.zeros(len(collection), bool)
+    for _, _, samples in sample_faults(collection, captions):
+        faulty |= samples
+    return ~faulty
