@@ -16,6 +16,7 @@ import numpy as np
 
 from diffusion_train.data.check.rules import RULES, by_rule
 from diffusion_train.data.check.samples import Samples
+from diffusion_train.data.collate import to_levels
 from diffusion_train.data.collection import Collection
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.header import image_header
@@ -153,7 +154,7 @@ class _Cards:
             return f'<div class="picture"><p>{escape(shown(str(error) or "no image", 200))}</p></div>', caption, ""
         height, width = made["x"].shape[1:]
         out = io.BytesIO()
-        to_image(made["x"]).save(out, "PNG")
+        to_image(to_levels(made)["x"]).save(out, "PNG")
         source = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
         kind = "picture small" if width < _SMALL else "picture"
         return (
