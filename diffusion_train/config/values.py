@@ -93,9 +93,9 @@ def hydra_mistakes(cfg: DictConfig, overrides: Sequence[Override]) -> list[Mista
 
 
 def type_mistakes(override: Override, base: DictConfig, groups: Collection[str]) -> Iterator[Mistake]:
-    """A value of another type than the default that `base` has at its key."""
+    """A value of another type than the default that `base` has at its key, where that is a value of its own."""
     key, value = override.key_or_group, override.value()
-    if value is None or (isinstance(value, str) and "${" in value):
+    if value is None or (isinstance(value, str) and "${" in value) or _is_reference(base, key):
         return
     try:
         default = OmegaConf.select(base, key, throw_on_missing=False)
@@ -110,6 +110,14 @@ def type_mistakes(override: Override, base: DictConfig, groups: Collection[str])
     kind = type(default).__name__
     if kind in _SCALARS and not _is_a(value, kind):
         yield Mistake(line, f"{key!r} must be {_article(kind)}, not {value!r}", _integer(key, value, kind))
+
+
+def _is_reference(base: DictConfig, key: str) -> bool:
+    *path, name = key.split(".")
+    node: Any = base
+    for part in path:
+        node = node._get_node(part) if isinstance(node, DictConfig) else None
+    return isinstance(node, DictConfig) and name in node and OmegaConf.is_interpolation(node, name)
 
 
 def _is_a(value: Any, kind: str) -> bool:

@@ -52,7 +52,7 @@ class Selection:
         faults: Faults = "strict",
     ) -> None:
         if holdout < 0 or (holdout >= 1 and holdout != int(holdout)):
-            raise ValueError(f"data.holdout={holdout}: a share below 1 or a whole number of samples")
+            raise ValueError(f"data.holdout={holdout:g}: a share below 1 or a whole number of samples")
         if faults not in get_args(Faults):
             raise ValueError(f"data.faults={faults}: one of {', '.join(get_args(Faults))}")
         if max_aspect is not None and max_aspect < 1:
@@ -137,7 +137,7 @@ class Selection:
         if self.holdout < 1:
             count = int((hashes < np.uint64(int(self.holdout * 2**64))).sum())
         if count >= len(usable):
-            raise ValueError(f"data.holdout={self.holdout} leaves nothing of {len(usable)} samples to train on")
+            raise ValueError(f"data.holdout={self.holdout:g} leaves nothing of {len(usable)} samples to train on")
         return usable[np.sort(by_hash[count:])], usable[by_hash[:count]]
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffusion_train.command.exit import Exit
+from diffusion_train.data.check.rules import RULES
 from diffusion_train.data.collection import Collection
 
 RIGHTS = b'{"license": "CC0-1.0"}'
@@ -93,9 +94,10 @@ def test_samples_that_are_left_out_are_no_copies(make_tar, make_png, check):
 
 def test_a_field_that_some_json_lacks_is_a_missing_caption(make_tar, make_png, check):
     facts = {"with": {"license": "CC0-1.0", "title": "x"}, "without": {"license": "CC0-1.0"}}
-    members = [[(f"{k}.png", make_png(i)), (f"{k}.json", json.dumps(facts[k]).encode())] for i, k in enumerate(facts)]
+    images = [(f"{key}.png", make_png(number)) for number, key in enumerate(facts)]
+    metadata = [(f"{key}.json", json.dumps(facts[key]).encode()) for key in facts]
     settings = ["data/captions/source=json", "data.captions.source.field=title"]
-    shard = make_tar(sum(members, []))
+    shard = make_tar([member for pair in zip(images, metadata, strict=True) for member in pair])
     assert rules(check([shard], *settings)[1]) == [("missing-caption", "without")]
     assert rules(check([shard], *settings, "data.captions.missing=empty")[1]) == [("without-caption", "without")]
 
@@ -128,18 +130,19 @@ def test_the_order_is_the_same_whatever_the_number_of_processes(make_tar, make_p
 
 
 def test_what_is_printed(make_tar, make_png, check, capsys):
-    wide = [m for i in range(2) for m in sample(f"wide{i}", make_png(i, 40, 20))]
-    shard = make_tar(
-        [*[m for i in range(6) for m in sample(f"k{i}", make_png(i + 9))], *wide, *sample("b", make_png(8), b"")]
-    )
-    check([shard], "data.buckets={max_ratio: 2, divisor: 4}", "data.batch_size=4", "data.holdout=1")
+    wide = [member for i in range(2) for member in sample(f"wide{i}", make_png(i, 40, 20))]
+    square = [member for i in range(6) for member in sample(f"square{i}", make_png(i + 9, 20, 20))]
+    shard = make_tar([*square, *sample("blank", make_png(8, 20, 20), b""), *wide])
+    check([shard], "data.buckets.max_ratio=2.5", "data.buckets.divisor=4", "data.batch_size=4", "data.holdout=0.01")
     out = capsys.readouterr().out
     lines = [line.split()[:3] for line in out.splitlines()]
     assert ["warning", "1", "blank-caption"] in lines
     assert ["warning", "1", "thin-bucket"] in lines
-    assert "12x20: 2 samples, 0.5 batches a pass" not in out or True
-    assert "8 of 9 samples would be trained on, 1 held out" in out
+    assert "16x16: 7 samples, 1.75 batches" in out
+    assert "20x12: 2 samples, 0.5 batches" in out
+    assert "9 of 9 samples would be trained on, 0 held out" in out
     assert "long captions were not looked for" in out
+    assert RULES["thin-bucket"].remedy in out
 
 
 def test_rules_can_be_left_out_but_not_misspelt(make_tar, make_png, check, capsys):

@@ -80,12 +80,12 @@ def test_a_browser_shows_it_and_runs_nothing_of_strangers(make_tar, make_png, ch
         pytest.skip("no chromium is installed")
     members = [m for i in range(20) for m in sample(f"k{i}", make_png(i))]
     check([make_tar([*members, *sample("hostile", make_png(99), HOSTILE.encode())])], "num_shown=21")
-    seen = asyncio.run(opened(browser, tmp_path / "profile", f"file://{page}"))
-    assert seen["complaints"] == []
-    assert seen["widths"] == [16] * 21
-    assert seen["scripts"] == 0
-    assert HOSTILE.split()[0] in seen["text"]
-    assert "\u202e" not in seen["text"]
+    found = opened(browser, tmp_path / "profile", f"file://{page}")
+    assert found["complaints"] == []
+    assert found["widths"] == [16] * 21
+    assert found["scripts"] == 0
+    assert HOSTILE.split()[0] in found["text"]
+    assert "\u202e" not in found["text"]
 
 
 SEEN = """({
@@ -95,29 +95,32 @@ SEEN = """({
 })"""
 
 
-async def opened(browser: str, profile: Path, url: str) -> dict[str, Any]:
+def opened(browser: str, profile: Path, url: str) -> dict[str, Any]:
     """What a browser makes of a page, by its own debugging protocol: errors, dialogs, messages are complaints."""
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     flags += ["--disable-component-update", "--disable-sync", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
     process = subprocess.Popen([browser, *flags, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(90):
-            port = await port_of(profile)
-            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                [tab] = [tab for tab in await answer.json() if tab["type"] == "page"]
-            async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                return await seen_in(Tab(socket), url)
+        return asyncio.run(seen(port_of(profile), url))
     finally:
         process.terminate()
         process.wait(20)
 
 
-async def port_of(profile: Path) -> int:
+def port_of(profile: Path) -> int:
     file, deadline = profile / "DevToolsActivePort", time.monotonic() + 60
     while not (file.is_file() and file.read_text().count("\n")):
         assert time.monotonic() < deadline, "the browser did not start"
-        await asyncio.sleep(0.1)
+        time.sleep(0.1)
     return int(file.read_text().split()[0])
+
+
+async def seen(port: int, url: str) -> dict[str, Any]:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+        async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+            [page] = [tab for tab in await answer.json() if tab["type"] == "page"]
+        async with session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+            return await seen_in(Tab(socket), url)
 
 
 async def seen_in(tab: Tab, url: str) -> dict[str, Any]:
