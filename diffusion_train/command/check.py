@@ -69,7 +69,7 @@ def check(cfg: Any) -> int:
     with atomic_write(out / "report.json") as file:
         file.write(json.dumps(list(map(entry, seen.problems)), indent=1).encode())
     if seen.samples:
-        page = contact_sheet(seen.samples, seen.problems, seen.train, seen.held_out, cfg.num_shown)
+        page = contact_sheet(seen.samples, seen.problems, seen.train, seen.held_out, seen.twins, cfg.num_shown)
         with atomic_write(out / "contact_sheet.html") as file:
             file.write(page.encode("utf-8", "replace"))
     print("\n".join(told(seen, tokens is not None, out)), flush=True)
@@ -78,13 +78,14 @@ def check(cfg: Any) -> int:
 
 @dataclass
 class Findings:
-    """`train` and `held_out` are numbers of `samples`, `occupancy` how the buckets fare."""
+    """`train` and `held_out` are numbers of `samples`, `twins` says which look alike, `occupancy` how the buckets fare."""
 
     problems: list[Any]
     samples: Any = None
     train: Sequence[int] = ()
     held_out: Sequence[int] = ()
-    occupancy: Sequence[Any] = field(default_factory=list)
+    twins: dict[int, int] = field(default_factory=dict)
+    occupancy: Sequence[Any] = ()
 
 
 def opened(cfg: Any, storage: Any) -> tuple[Any, list[Any]]:
@@ -108,7 +109,7 @@ def looked_at(cfg: Any, collection: Any, storage: Any, tokens: Any) -> Findings:
     from diffusion_train import config
     from diffusion_train.data.check import tables
     from diffusion_train.data.check.contents import of_contents
-    from diffusion_train.data.check.copies import copies
+    from diffusion_train.data.check.copies import find_copies, of_copies
     from diffusion_train.data.check.samples import Samples
 
     dataset, arrangement = cfg.data.module.dataset, config.build(cfg.data.module.arrangement)
@@ -121,9 +122,10 @@ def looked_at(cfg: Any, collection: Any, storage: Any, tokens: Any) -> Findings:
         *tables.thin_buckets(occupancy),
     ]
     contents = of_contents(samples, tokens, cfg.num_workers)
-    compared = (some[contents.decoded[some]] for some in (train, held_out))
-    problems += [*contents.problems, *copies(collection, captions.extensions, contents.looks, *compared)]
-    return Findings(problems, samples, train.tolist(), held_out.tolist(), occupancy)
+    copies = find_copies(contents.looks, *(some[contents.decoded[some]] for some in (train, held_out)))
+    problems += [*contents.problems, *of_copies(collection, captions.extensions, copies)]
+    twins = {**copies.near, **copies.leaked}
+    return Findings(problems, samples, train.tolist(), held_out.tolist(), twins, occupancy)
 
 
 def entry(problem: Any) -> dict[str, Any]:

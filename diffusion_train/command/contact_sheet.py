@@ -9,7 +9,7 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Collection as Numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -28,15 +28,17 @@ from diffusion_train.utils.text import shown
 _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
-td.count { text-align: right; font-variant-numeric: tabular-nums; }
+td:nth-child(3) { white-space: nowrap; } td.count { text-align: right; font-variant-numeric: tabular-nums; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem; margin: 1rem 0 2rem; }
 figure { margin: 0; padding: .6rem; border: 1px solid #ddd; border-radius: 6px; overflow-wrap: anywhere; }
-.picture { height: 10rem; background: #eee; display: flex; align-items: center; justify-content: center; }
+.pictures { display: flex; gap: .3rem; height: 10rem; }
+.picture { flex: 1; min-width: 0; background: #eee; display: flex; align-items: center; justify-content: center; }
 .picture img { width: 100%; height: 100%; object-fit: contain; } .picture p { margin: .6rem; color: #666; }
 .small img { image-rendering: pixelated; }
 figcaption { margin-top: .4rem; } small { color: #666; display: block; }
 .tag { display: inline-block; border-radius: 3px; padding: 0 .4rem; background: #ddd; color: #222; margin: .2rem 0; }
-.error { color: #b00020; } .warning { color: #9a5b00; } .note { color: #41607a; }
+tr.error td:first-child, small.error { color: #b00020; } tr.warning td:first-child, small.warning { color: #9a5b00; }
+tr.note td:first-child, small.note { color: #41607a; } td:last-child { overflow-wrap: anywhere; color: #666; }
 figure.error { border-color: #b00020; } figure.warning { border-color: #d08a20; } figure.note { border-color: #8aa5bb; }
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -44,16 +46,24 @@ _SMALL = 176  # pixels; what is narrower is enlarged pixel by pixel
 
 
 def contact_sheet(
-    samples: Samples, found: Sequence[Problem], train: Sequence[int], held_out: Sequence[int], num_shown: int
+    samples: Samples,
+    found: Sequence[Problem],
+    train: Sequence[int],
+    held_out: Sequence[int],
+    twins: Mapping[int, int],
+    num_shown: int,
 ) -> str:
-    """`num_shown` samples spread over those trained on, as many of those with findings, and some that are held out."""
+    """`num_shown` samples spread over those trained on, as many of those with findings, and some that are held out.
+
+    `twins`: sample -> another one that it looks like, shown beside it.
+    """
     collection = samples.collection
     faulty = with_findings(collection, found, num_shown)
-    cards = _Cards(samples, {*map(int, train)}, {*map(int, held_out)}, faulty)
+    cards = _Cards(samples, {*train}, {*held_out}, faulty, twins)
     counts = f"{len(train):,} trained on, {len(held_out):,} held out"
     left = len(collection) - len(train) - len(held_out)
     parts = [
-        f"<h1>{len(collection):,} samples in {len(collection.urls):,} shards</h1>",
+        f"<h1>{len(collection):,} sample(s) in {len(collection.urls):,} shard(s)</h1>",
         f"<p>{counts}{f', {left:,} neither' if left else ''}, as data.* say. Images are what training gets, in its first epoch.</p>",
         _rules(found),
         cards.section("Samples with findings", list(faulty)),
@@ -89,24 +99,36 @@ def _samples_of(collection: Collection, shard: str, key: str) -> Iterator[int]:
 
 def _spread(samples: Sequence[int], count: int) -> list[int]:
     count = min(count, len(samples))
-    return [int(samples[place * len(samples) // count]) for place in range(count)]
+    return [samples[place * len(samples) // count] for place in range(count)]
 
 
 def _rules(found: Sequence[Problem]) -> str:
     rows = [
         f'<tr class="{RULES[rule].severity}"><td>{RULES[rule].severity}</td><td class="count">{len(problems):,}</td>'
-        f"<td>{escape(rule)}</td><td>{escape(RULES[rule].remedy)}</td></tr>"
+        f"<td>{escape(rule)}</td><td>{escape(RULES[rule].remedy)}</td><td>{_first(problems[0])}</td></tr>"
         for rule, problems in by_rule(found).items()
     ]
-    head = "<tr><th></th><th>found</th><th>rule</th><th>what to do</th></tr>"
+    head = "<tr><th></th><th>found</th><th>rule</th><th>what to do</th><th>the first</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>" if rows else "<p>Nothing was found.</p>"
 
 
+def _first(problem: Problem) -> str:
+    where = problem.key or problem.shard.rsplit("/", 1)[-1]
+    return escape(shown(f"{where}: {problem.detail}" if where else problem.detail, 120))
+
+
 class _Cards:
+    """The cards of samples, by their numbers."""
+
     def __init__(
-        self, samples: Samples, train: Numbers[int], held_out: Numbers[int], found: dict[int, list[Problem]]
+        self,
+        samples: Samples,
+        train: Numbers[int],
+        held_out: Numbers[int],
+        found: Mapping[int, list[Problem]],
+        twins: Mapping[int, int],
     ) -> None:
-        self.samples, self.train, self.held_out, self.found = samples, train, held_out, found
+        self.samples, self.train, self.held_out, self.found, self.twins = samples, train, held_out, found, twins
 
     def section(self, title: str, numbers: Sequence[int]) -> str:
         if not numbers:
@@ -128,7 +150,8 @@ class _Cards:
         )
         frame = f' class="{RULES[problems[0].rule].severity}"' if problems else ""
         under = f"<figcaption>{text}{self._tag(sample)}{place}<small>{size}</small>{rules}</figcaption>"
-        return f"<figure{frame}>{picture}{under}</figure>"
+        twin = self._seen(self.twins[sample])[0] if problems and sample in self.twins else ""
+        return f'<figure{frame}><div class="pictures">{picture}{twin}</div>{under}</figure>'
 
     def _tag(self, sample: int) -> str:
         if sample in self.train:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Problem:
     """One fault of a shard: of a sample (`key`) where it concerns one, at a byte of the shard where known.
 
-    `rule` is the kind of fault, such as "torn-shard"; `detail` says the rest.
+    `rule` is the kind of fault, such as "torn-shard"; `detail` says the rest. `shard` is "" for a fault of all together.
     """
 
     rule: str
@@ -22,7 +22,8 @@ class Problem:
     def __str__(self) -> str:
         where = "" if self.offset is None else f" at byte {self.offset}"
         sample = "" if self.key is None else f"sample {self.key!r}: "
-        return f"{self.shard}{where}: {sample}{self.detail}"
+        shard = f"{self.shard}{where}: " if self.shard else ""
+        return f"{shard}{sample}{self.detail}"
 
 
 class DataError(ValueError):

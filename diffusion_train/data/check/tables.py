@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -28,14 +28,19 @@ from diffusion_train.data.source.rights import UNKNOWN, normalise, terms
 def of_samples(
     collection: Collection, captions: Captions, selection: Selection, side: int, max_aspect: float
 ) -> Iterator[Problem]:
+    """`max_aspect`: from where on an image is told as narrow; `side` is the size trained at."""
     yield from collection.problems
-    for fault in sample_faults(collection, captions):
+    faults = sample_faults(collection, captions)
+    for fault in faults:
         yield from told(collection, *fault)
     if captions.missing == "empty":
         detail = f"no {captions.source.name}"
         yield from told(collection, "without-caption", detail, without_caption(collection, captions))
-    yield from left_out(collection, captions, selection)
-    yield from unsuited_sizes(collection, captions, selection, side, max_aspect)
+    there, license_of = np.ones(len(collection), bool), _license(collection)
+    for rule, detail, samples in selection.unwanted(collection, captions, _whole(faults)):
+        yield from told(collection, rule, license_of if rule == "license-not-allowed" else detail, samples)
+        there &= ~samples
+    yield from unsuited_sizes(collection, there, side, max_aspect)
     yield from duplicate_keys(collection)
     yield from unsorted_members(collection)
     if selection.allowed_licenses is None:
@@ -46,33 +51,18 @@ def of_samples(
 
 def split(collection: Collection, captions: Captions, selection: Selection) -> tuple[Indices, Indices]:
     """(trained on, held out) as training chooses them where it tolerates faults. ValueError where all would be held out."""
-    kept, _ = selection.wanted(collection, captions, _whole(collection, captions))
+    kept, _ = selection.wanted(collection, captions, _whole(sample_faults(collection, captions)))
     usable = np.flatnonzero(kept)
     return selection.split(collection, usable) if len(usable) else (usable, usable)
 
 
-def left_out(collection: Collection, captions: Captions, selection: Selection) -> Iterator[Problem]:
-    """Each whole sample that would be, under its first reason."""
-    names, place = collection.licenses()
-    called = [*names, UNKNOWN]
-    for rule, reason, samples in selection.unwanted(collection, captions, _whole(collection, captions)):
-        if rule == "license-not-allowed":
-            yield from told(collection, rule, lambda sample: f"license {called[place[sample]]}", samples)
-        else:
-            yield from told(collection, rule, reason, samples)
-
-
-def unsuited_sizes(
-    collection: Collection, captions: Captions, selection: Selection, side: int, max_aspect: float
-) -> Iterator[Problem]:
-    """Of samples that are not left out."""
-    whole = _whole(collection, captions)
-    there = selection.wanted(collection, captions, whole)[0] | ~whole
+def unsuited_sizes(collection: Collection, there: Mask, side: int, max_aspect: float) -> Iterator[Problem]:
+    """Of the samples `there`, which are not left out."""
     width, height = sizes(collection)
     short, long = np.minimum(width, height), np.maximum(width, height)
 
     def tell(rule: str, reason: str, samples: Mask) -> Iterator[Problem]:
-        yield from told(collection, rule, lambda sample: f"{width[sample]} x {height[sample]}: {reason}", samples)
+        return told(collection, rule, lambda sample: f"{width[sample]} x {height[sample]}: {reason}", samples)
 
     yield from tell("tiny-image", f"a side below data.image_size={side}", there & (short > 0) & (short < side))
     yield from tell("extreme-aspect", f"an aspect ratio above {max_aspect:g}", there & (long > max_aspect * short))
@@ -128,8 +118,12 @@ def thin_buckets(occupancy: Sequence[Occupancy]) -> Iterator[Problem]:
             yield Problem("thin-bucket", "", f"bucket {bucket}")
 
 
-def _whole(collection: Collection, captions: Captions) -> Mask:
-    faulty = np.zeros(len(collection), bool)
-    for _, _, samples in sample_faults(collection, captions):
-        faulty |= samples
-    return ~faulty
+def _whole(faults: Sequence[tuple[str, str, Mask]]) -> Mask:
+    return ~np.logical_or.reduce([samples for _, _, samples in faults])
+
+
+def _license(collection: Collection) -> Callable[[int], str]:
+    """Of a sample, in words."""
+    names, place = collection.licenses()
+    called = [*names, UNKNOWN]
+    return lambda sample: f"license {called[place[sample]]}"
