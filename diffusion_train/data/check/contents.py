@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -70,6 +72,8 @@ class Look:
 
 def look(samples: Samples, with_captions: bool, chunk: Sequence[int]) -> list[Look]:
     """What reading and decoding these samples shows."""
+    if multiprocessing.parent_process():
+        torch.set_num_threads(1)  # there are as many processes as processors
     collection = samples.collection
     looks = []
     for sample, members in zip(chunk, samples.read(chunk), strict=True):

@@ -107,6 +107,13 @@ def test_without_a_caption_a_sample_is_dropped_or_not_and_told(make_tar, make_pn
     assert rules(check([shard], "data.captions.missing=drop")[1]) == [("without-caption", "bad")]
 
 
+@pytest.mark.slow
+def test_a_member_too_large_to_be_read_is_told_and_not_held_in_memory(make_tar, make_png, check):
+    large = bytes((1 << 26) + 1)
+    shard = make_tar([*sample("text", make_png(1), large), *sample("image", large), *sample("good", make_png(2))])
+    assert rules(check([shard])[1]) == [("malformed-caption", "text"), ("undecodable-image", "image")]
+
+
 def test_what_an_error_hides_is_not_told(make_tar, make_png, check):
     """JSON that cannot be read names no licence; data.animated=refuse makes an animation undecodable."""
     frames = {"save_all": True, "append_images": [Image.new("RGB", (20, 16), "red")]}
@@ -133,7 +140,8 @@ def test_what_is_printed(make_tar, make_png, check, capsys):
     wide = [member for i in range(2) for member in sample(f"wide{i}", make_png(i, 40, 20))]
     square = [member for i in range(6) for member in sample(f"square{i}", make_png(i + 9, 20, 20))]
     shard = make_tar([*square, *sample("blank", make_png(8, 20, 20), b""), *wide])
-    check([shard], "data.buckets.max_ratio=2.5", "data.buckets.divisor=4", "data.batch_size=4", "data.holdout=0.01")
+    settings = ["data.buckets.max_ratio=2.5", "data.buckets.divisor=4", "data.resolution=[[0,16],[100,32]]"]
+    check([shard], *settings, "data.batch_size=4", "data.holdout=0.01")
     out = capsys.readouterr().out
     lines = [line.split()[:3] for line in out.splitlines()]
     assert ["warning", "1", "blank-caption"] in lines

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from diffusion_train.command import cli
+from diffusion_train.command.exit import Exit
 from diffusion_train.data.collection import open_shards
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.index import open_index
@@ -51,6 +54,17 @@ def test_an_uploaded_index_spares_reading_the_shards(served, server):
     assert [collection.key(i) for i in range(24)] == [f"k{i:05d}" for i in range(24)]
     tars = [seen.headers["Range"] for seen in server.seen if seen.path.endswith(".tar")]
     assert all(int(asked.rpartition("-")[2]) <= 1 << 16 for asked in tars), tars  # no more than a look at the size
+
+
+def test_check_finds_what_was_damaged_after_its_index_was_uploaded(make_shards, server, tmp_path):
+    [path] = make_shards(300, 300)
+    open_index(path)
+    server.objects["/part.tar.index.npz"] = Path(f"{path}.index.npz").read_bytes()
+    server.objects["/part.tar"] = path.read_bytes().replace(b"caption 290", b"caption 295")
+    arguments = [f"data.shards={server.url('/part.tar')}", f"out={tmp_path / 'out'}", "data.image_size=16"]
+    assert cli.main(["check", *arguments, "num_workers=2", "ignore=[unknown-license]"]) == Exit.FOUND
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert [(one["rule"], one["key"]) for one in report] == [("checksum", "k00290")]
 
 
 def test_row_26_a_busy_server_is_asked_again(served, server):
