@@ -82,8 +82,8 @@ class Findings:
 
     problems: list[Any]
     samples: Any = None
-    train: Sequence[int] = ()
-    held_out: Sequence[int] = ()
+    train: Any = ()
+    held_out: Any = ()
     twins: dict[int, int] = field(default_factory=dict)
     occupancy: Sequence[Any] = ()
 
@@ -125,7 +125,7 @@ def looked_at(cfg: Any, collection: Any, storage: Any, tokens: Any) -> Findings:
     copies = find_copies(contents.looks, *(some[contents.decoded[some]] for some in (train, held_out)))
     problems += [*contents.problems, *of_copies(collection, captions.extensions, copies)]
     twins = {**copies.near, **copies.leaked}
-    return Findings(problems, samples, train.tolist(), held_out.tolist(), twins, occupancy)
+    return Findings(problems, samples, train, held_out, twins, occupancy)
 
 
 def entry(problem: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Collection as Numbers
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
@@ -21,6 +20,7 @@ from diffusion_train.data.collection import Collection
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.header import image_header
 from diffusion_train.data.problem import Problem
+from diffusion_train.data.selection import Indices
 from diffusion_train.picture import to_image
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.text import shown
@@ -48,8 +48,8 @@ _SMALL = 176  # pixels; what is narrower is enlarged pixel by pixel
 def contact_sheet(
     samples: Samples,
     found: Sequence[Problem],
-    train: Sequence[int],
-    held_out: Sequence[int],
+    train: Indices,
+    held_out: Indices,
     twins: Mapping[int, int],
     num_shown: int,
 ) -> str:
@@ -59,7 +59,7 @@ def contact_sheet(
     """
     collection = samples.collection
     faulty = with_findings(collection, found, num_shown)
-    cards = _Cards(samples, {*train}, {*held_out}, faulty, twins)
+    cards = _Cards(samples, train, held_out, faulty, twins)
     counts = f"{len(train):,} trained on, {len(held_out):,} held out"
     left = len(collection) - len(train) - len(held_out)
     parts = [
@@ -97,9 +97,9 @@ def _samples_of(collection: Collection, shard: str, key: str) -> Iterator[int]:
             yield sample
 
 
-def _spread(samples: Sequence[int], count: int) -> list[int]:
+def _spread(samples: Indices, count: int) -> list[int]:
     count = min(count, len(samples))
-    return [samples[place * len(samples) // count] for place in range(count)]
+    return [int(samples[place * len(samples) // count]) for place in range(count)]
 
 
 def _rules(found: Sequence[Problem]) -> str:
@@ -123,8 +123,8 @@ class _Cards:
     def __init__(
         self,
         samples: Samples,
-        train: Numbers[int],
-        held_out: Numbers[int],
+        train: Indices,
+        held_out: Indices,
         found: Mapping[int, list[Problem]],
         twins: Mapping[int, int],
     ) -> None:

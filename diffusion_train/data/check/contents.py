@@ -109,10 +109,11 @@ def _faults(samples: Samples, sample: int, members: Members, seen: Look) -> Foun
     for name in IMAGE_EXTENSIONS:
         if name in whole:
             yield from _image_faults(samples, sample, name, whole, seen)
-    captions = list(_caption_faults(samples, members, whole, seen.key))
-    yield from captions
-    focal = samples.view.extensions
-    if "json" in whole and not {"json"} & {*samples.captions.extensions, *focal} and not _is_json(whole["json"]):
+    for extension in sorted({*samples.images.values()} - members.keys()):
+        yield extension, "further-image", f"no {extension}, which data.images names"
+    yield from _caption_faults(samples, members, whole, seen.key)
+    judged_elsewhere = {*samples.captions.extensions, *samples.view.extensions}
+    if "json" in whole and "json" not in judged_elsewhere and not _is_json(whole["json"]):
         yield "json", "malformed-json", "its json cannot be read"
 
 
@@ -154,8 +155,7 @@ def _handled(header: Header) -> Iterator[tuple[str, str]]:
 def _further_faults(samples: Samples, image: Image.Image, draw: Draw, whole: dict[str, bytes]) -> Found:
     for name, extension in samples.images.items():
         if extension not in whole:
-            yield extension, "further-image", f"no {extension}, which data.images names"
-            continue
+            continue  # told as missing or damaged
         try:
             other = samples.view.decode(whole[extension], draw)
             samples.view.made(image, draw, others={name: other}, metadata=whole.get("json"))
