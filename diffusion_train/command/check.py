@@ -114,7 +114,7 @@ def looked_at(cfg: Any, collection: Any, storage: Any, tokens: Any) -> Findings:
 
     dataset, arrangement = cfg.data.module.dataset, config.build(cfg.data.module.arrangement)
     captions, view, selection = (config.build(dataset[name]) for name in ("captions", "view", "selection"))
-    samples = Samples(collection, captions, view, storage, dict(dataset.images), arrangement.shapes)
+    samples = Samples(collection, captions, view, storage, dict(dataset.images or {}), arrangement.shapes)
     train, held_out = tables.split(collection, captions, selection)
     occupancy = tables.occupancy(collection, train, arrangement, cfg.data.batch_size)
     problems = [

@@ -147,7 +147,7 @@ PLANTED = {
     "several-images": Plant([*bad(), ("bad.jpg", picture(3, kind="jpeg"))]),
     "undecodable-image": Plant(bad(picture(2)[:-30])),
     "huge-image": Plant(bad(huge())),
-    "further-image": Plant(bad(), ["+data.images.mask=mask.png"]),
+    "further-image": Plant(bad(), ["data.images={mask: mask.png}"]),
     "focal-point": Plant(bad(facts=b'{"license": "CC0-1.0", "focal": [0.5]}'), ["data.crop=focal"]),
     "tiny-image": Plant(bad(picture(2, 20, 15))),
     "extreme-aspect": Plant(bad(picture(2, 100, 20))),
