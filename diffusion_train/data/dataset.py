@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,16 +15,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_train.data.ahead import Lookahead, Reading, for_cache
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
 from diffusion_train.data.collection import Shards, open_shards
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.header import ImageError
-from diffusion_train.data.order import Draw
+from diffusion_train.data.order import Draw, Window
 from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.selection import Selection, sizes
-from diffusion_train.data.storage.base import Range, Storage
-from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.base import Range, split_version
+from diffusion_train.data.storage.by_scheme import StorageByScheme, is_remote
 from diffusion_train.data.view import View
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
@@ -44,11 +46,21 @@ class Dataset(Protocol):
     problems: Sequence[Problem]  # what was left out as faulty
     facts: Mapping[str, Any]  # plain data for the record of a run
     caption_settings: str  # what decides the captions besides seed and data
+    num_retries: int  # requests for samples that this process had to repeat
 
     def __len__(self) -> int: ...
 
     def read(self, draws: Sequence[Draw]) -> list[Sample]:
         """{"x": tensor, "caption": str, "key": str, "index": int, ...} for each draw; its epoch keys augmentation."""
+
+    def begin(self, draws: Sequence[Draw]) -> Reading:
+        """As `read`, which waits for what this returns at once."""
+
+    def prefetch(self, draws: Sequence[Draw]) -> bool:
+        """Begins to fetch what they need into a cache; False where too much waits to be fetched already."""
+
+    def lookahead(self, windows: Sequence[Window], share: float) -> Lookahead:
+        """How far it is worth to look, where an order has these windows and this machine reads a share of each."""
 
     @property
     def sources(self) -> Mapping[str, int]:
@@ -78,7 +90,7 @@ class ShardDataset:
         view: View,
         captions: Captions | None = None,
         selection: Selection | None = None,
-        storage: Storage | None = None,
+        storage: StorageByScheme | None = None,
         images: Mapping[str, str] | None = None,
         verify: bool = True,
     ) -> None:
@@ -145,15 +157,42 @@ class ShardDataset:
         other._use(self.chosen.held_out)
         return other
 
+    @property
+    def num_retries(self) -> int:
+        return self.storage.num_retries
+
     def read(self, draws: Sequence[Draw]) -> list[Sample]:
+        return self.begin(draws).finish()
+
+    def begin(self, draws: Sequence[Draw]) -> Reading:
         numbers = self.samples[[draw.sample for draw in draws]]
         wanted = self.collection.members_of(numbers, self._names())
-        parts = iter(self.storage.read([place for members in wanted for place, _ in members.values()]))
-        samples = []
-        for draw, key, members in zip(draws, self.collection.keys(numbers), wanted, strict=True):
-            data = {name: (next(parts), place, crc) for name, (place, crc) in members.items()}
-            samples.append(self._made_or_replaced(draw, key, data))
-        return samples
+        ranges = [place for members in wanted for place, _ in members.values()]
+        finish = self.storage.begin(ranges)
+
+        def samples() -> list[Sample]:
+            parts = iter(finish())
+            made = []
+            for draw, key, members in zip(draws, self.collection.keys(numbers), wanted, strict=True):
+                data = {name: (next(parts), place, crc) for name, (place, crc) in members.items()}
+                made.append(self._made_or_replaced(draw, key, data))
+            return made
+
+        return Reading(sum(place.size for place in ranges), samples)
+
+    def prefetch(self, draws: Sequence[Draw]) -> bool:
+        wanted = self.collection.members_of(self.samples[[draw.sample for draw in draws]], self._names())
+        return self.storage.prefetch([place for members in wanted for place, _ in members.values()])
+
+    def lookahead(self, windows: Sequence[Window], share: float) -> Lookahead:
+        places = zip(self.collection.urls, self.collection.versions, strict=True)
+        num_bytes = sum(split_version(version)[0] for url, version in places if is_remote(url))
+        cache = self.storage.cache
+        if not num_bytes or not cache:
+            return Lookahead(self.storage.ahead_bytes if num_bytes else 0)
+        mine = [window._replace(num_samples=math.ceil(window.num_samples * share)) for window in windows]
+        there = for_cache(mine, num_bytes / len(self), num_bytes, cache.max_bytes, cache.block_bytes)
+        return there._replace(num_samples=math.ceil(there.num_samples / share))
 
     def captions(self) -> Iterator[str]:
         for start in range(0, len(self), _CHUNK):
