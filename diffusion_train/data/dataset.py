@@ -192,7 +192,7 @@ class ShardDataset:
             return Lookahead(self.storage.ahead_bytes if num_bytes else 0)
         mine = [window._replace(num_samples=math.ceil(window.num_samples * share)) for window in windows]
         there = for_cache(mine, num_bytes / len(self), num_bytes, cache.max_bytes, cache.block_bytes)
-        return there._replace(num_samples=math.ceil(there.num_samples / share))
+        return there._replace(num_samples=math.ceil(there.num_samples / share) if self.storage.ahead_bytes else 0)
 
     def captions(self) -> Iterator[str]:
         for start in range(0, len(self), _CHUNK):

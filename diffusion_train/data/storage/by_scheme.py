@@ -17,7 +17,7 @@ from diffusion_train.data.storage.urls import scheme_of
 class StorageByScheme:
     """Files of this machine, and all else over the network: through a cache of `cache_bytes` in a folder, where given.
 
-    Without one `ahead_bytes` say how much may be asked for, by `begin`, before it is needed.
+    `ahead_bytes` say how much each process may ask for by `begin` before it is needed; 0: not even a cache is filled ahead.
     """
 
     def __init__(
