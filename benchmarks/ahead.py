@@ -60,7 +60,10 @@ def main() -> None:
                     cache = tempfile.mkdtemp(dir=folder) if "cache_bytes" in options else None
                     waits = measured(urls, num_workers, StorageByScheme(cache_folder=cache, **options))
                     median, longest = (f"{1000 * value:.0f}" for value in (statistics.median(waits), max(waits)))
-                    print(f"| {name} | {num_workers} | {median} | {longest} | {sum(waits) + STEPS * STEP:.1f} |", flush=True)
+                    print(
+                        f"| {name} | {num_workers} | {median} | {longest} | {sum(waits) + STEPS * STEP:.1f} |",
+                        flush=True,
+                    )
 
 
 def measured(urls: list[str], num_workers: int, storage: StorageByScheme) -> list[float]:

@@ -68,15 +68,15 @@ class Ahead:
             self._prefetched = number + numbers.step
 
 
-def for_cache(windows: Sequence[Window], mean_bytes: float, total: int, cache_bytes: int, block_bytes: int) -> Lookahead:
+def for_cache(
+    windows: Sequence[Window], mean_bytes: float, total: int, cache_bytes: int, block_bytes: int
+) -> Lookahead:
     """One window ahead, or as much of it as the cache has room for; a cache that is too small is told of.
 
     A cache keeps whole blocks: what lies between the samples of a window is kept too, up to a block a sample.
     """
     num_samples = sum(window.num_samples for window in windows)
-    held = sum(
-        window.num_samples * min(mean_bytes * window.stretch, block_bytes + mean_bytes) for window in windows
-    )
+    held = sum(window.num_samples * min(mean_bytes * window.stretch, block_bytes + mean_bytes) for window in windows)
     wanted = max(int(min(_WINDOWS * held, total / 0.9)), 1)
     if wanted > cache_bytes:
         log.warning(

@@ -181,8 +181,9 @@ class _Reads(TorchDataset[Batch]):
         self.dataset, self.ahead = dataset, ahead
         self.told: int | None = None  # retries, when this process last read a batch
 
-    def __getitems__(self, number: int) -> list[Batch]:
+    def __getitems__(self, numbers: list[int]) -> list[Batch]:
         """`retries` of the first sample tells how many requests were repeated meanwhile."""
+        [number] = numbers
         told = self.dataset.num_retries if self.told is None else self.told
         worker = get_worker_info()
         samples = self.ahead.read(number, worker.num_workers if worker else 1)
@@ -190,11 +191,11 @@ class _Reads(TorchDataset[Batch]):
         return [{**sample, "retries": 0 if place else self.told - told} for place, sample in enumerate(samples)]
 
 
-class _Numbers(Sampler[int]):
-    """Of batches, without end."""
+class _Numbers(Sampler[list[int]]):
+    """Of batches, one at a time and without end."""
 
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count()
+    def __iter__(self) -> Iterator[list[int]]:
+        return ([number] for number in itertools.count())
 
 
 class _Draws:

@@ -102,8 +102,7 @@ def test_what_is_held_is_bounded(make_data, server):
         next(loader)
         time.sleep(0.2)
         held = sum(
-            last - first + 1
-            for first, last in (map(int, re.findall(r"\d+", asked)) for asked in server.ranges())
+            last - first + 1 for first, last in (map(int, re.findall(r"\d+", asked)) for asked in server.ranges())
         )
         wanted = sum(data.dataset.begin(data.order.indices(4 * step, 4)).num_bytes for step in range(number + 1))
         assert held <= wanted * 1.8  # what stands between the members of a sample is read too
@@ -131,8 +130,7 @@ def test_a_stalled_server_ends_the_run_in_bounded_time_and_leaves_no_thread(make
     server.always = lambda handler: handler.stall()
     started = time.monotonic()
     with pytest.raises(StorageError, match=r"127\.0\.0\.1"):
-        for _ in range(20):
-            next(loader)
+        list(itertools.islice(loader, 20))
     assert time.monotonic() - started < 15
     del data, loader
     _until(lambda: not {thread.name for thread in threading.enumerate()} & {"storage", "prefetch"} - before)
@@ -176,12 +174,9 @@ def test_what_a_parent_began_is_read_anew_after_a_fork(server):
 
 def test_blocks_of_the_next_window_come_into_the_cache(make_data, server, tmp_path):
     """A window is two blocks of samples, here two shards or two batches: while one is read the next comes."""
-    data = make_data(cache_folder=tmp_path / "blocks")
-    whole = _take(data, 3)
+    whole = _take(make_data(ahead_bytes=0), 3)
     needed = {f"/part-{int(key[1:]) // 4:06d}.tar" for batch in whole for key in batch["key"]}
-    shutil.rmtree(tmp_path / "blocks")
-    server.seen.clear()
-    loader = iter(data.train_dataloader())
+    loader = iter(make_data(cache_folder=tmp_path / "blocks").train_dataloader())
     next(loader)
     _until(lambda: {seen.path for seen in server.seen} >= needed)
     _until(lambda: "prefetch" not in [thread.name for thread in threading.enumerate()])
