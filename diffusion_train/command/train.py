@@ -64,7 +64,10 @@ def train(cfg: Any) -> int:
     trainer = build_trainer(cfg, run_dir, checkpoint)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
     module.micro_batch_size = datamodule.micro_batch_size
-    module.conditioner.warm_up(itertools.chain(prompts(cfg), datamodule.captions()))  # not read where not asked for
+    try:
+        module.conditioner.warm_up(itertools.chain(prompts(cfg), datamodule.captions()))  # not read where not asked for
+    except StorageError as error:
+        raise ValueError(f"the captions of data.shards cannot be read: {error}") from error
     announce(cfg, trainer, module, datamodule, checkpoint)
     try:
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
