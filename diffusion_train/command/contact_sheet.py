@@ -104,14 +104,14 @@ def _seen(
     key, places = collection.key(sample), collection.members(sample)
     wanted = {*IMAGE_EXTENSIONS, *captions.extensions, "json"} & places.keys()
     data = dict(zip(sorted(wanted), storage.read([places[name][0] for name in sorted(wanted)]), strict=True))
-    caption = ""
+    caption, texts = "", [""]
     try:
-        caption = captions(data, key, 0, sample)
+        caption, texts = captions(data, key, 0, sample), captions.said(data, key)
     except ValueError as error:
         caption = f"({error})"
     try:
         image = next(data[name] for name in sorted(data) if name in IMAGE_EXTENSIONS)
-        made: dict[str, Any] = view(image, Draw(0, sample), caption, {}, data.get("json"))
+        made: dict[str, Any] = view(image, Draw(0, sample), texts, {}, data.get("json"))
     except (ValueError, StopIteration) as error:
         return f"<p>{escape(shown(str(error) or 'no image', 200))}</p>", caption, ""
     height, width = made["original_size"].tolist()

@@ -26,6 +26,7 @@ from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.selection import Selection, sizes
 from diffusion_train.data.storage.base import Range, split_version
 from diffusion_train.data.storage.by_scheme import StorageByScheme, is_remote
+from diffusion_train.data.unmatched import tell_unmatched
 from diffusion_train.data.view import View
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
@@ -98,6 +99,7 @@ class ShardDataset:
         self.caption_source = captions or Captions(TextMember())
         self.images = dict(images or {})
         self.collection = open_shards(shards, self.storage)
+        tell_unmatched(self.caption_source, self.collection)
         self.chosen = (selection or Selection()).choose(self.collection, self.caption_source)
         self._use(self.chosen.train)
         self._tell_enlarged()
@@ -240,7 +242,8 @@ class ShardDataset:
         try:
             caption = self.caption_source(members, key, draw.epoch, draw.sample)
             others = {name: self._other(members, extension) for name, extension in self.images.items()}
-            tensors = self.view(members[image], draw, caption, others, members.get("json"))
+            texts = self.caption_source.said(members, key)
+            tensors = self.view(members[image], draw, texts, others, members.get("json"))
         except ValueError as error:
             raise BadSample(key, data[image][1], str(error), getattr(error, "rule", "bad-sample")) from error
         return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}

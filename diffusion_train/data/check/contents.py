@@ -61,6 +61,6 @@ def image_faults(image: bytes, metadata: bytes | None, view: View, sample: int) 
     if header.bits > 8:
         yield "deep-image", f"{header.bits} bits a channel become 8"
     try:
-        view(image, Draw(0, sample), "", {}, metadata)
+        view(image, Draw(0, sample), (), {}, metadata)
     except ImageError as error:
         yield "undecodable-image", str(error)
