@@ -71,7 +71,7 @@ class Dataset(Protocol):
         """Width and height of each sample (n, 2) in pixels, where samples are images of several sizes."""
 
     def captions(self) -> Iterator[str]:
-        """Every caption that any sample can have; of a sample with too many to list, none."""
+        """Every caption that any sample can have; of a sample with too many to list, none. Ends where hardly any list theirs."""
 
     def holdout(self) -> Dataset:
         """The samples kept out of this data set, without augmentation."""
@@ -201,10 +201,15 @@ class ShardDataset:
             numbers = self.samples[start : start + _CHUNK]
             wanted = self.collection.members_of(numbers, self.caption_source.extensions)
             parts = iter(self.storage.read([place for members in wanted for place, _ in members.values()]))
+            listed = False
             for key, members in zip(self.collection.keys(numbers), wanted, strict=True):
                 texts = {name: next(parts) for name in members}
                 with suppress(ValueError):  # a bad sample, told when it is read
-                    yield from self.caption_source.every(texts, key)
+                    for caption in self.caption_source.every(texts, key):
+                        listed = True
+                        yield caption
+            if not listed:
+                return  # as with drawn tags: to read all of a huge data set for a few would take long
 
     def _tell_enlarged(self) -> None:
         """Images below the size trained at come in, but not in silence."""

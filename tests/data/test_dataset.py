@@ -200,3 +200,14 @@ def test_a_table_that_fits_no_sample_is_an_error_that_shows_both(make_shards, tm
             DataError, match=r"such as 'k00000', and the table names such as 'images/k00000'.*source.key"
         ):
             ShardDataset(make_shards(4, 4, missing), View(ImageTransform(16)), captions)
+
+
+def test_where_no_captions_can_be_listed_not_all_are_read_for_that(make_shards, monkeypatch, caplog):
+    monkeypatch.setattr("diffusion_train.data.dataset._CHUNK", 4)
+    dataset = ShardDataset(
+        make_shards(12, 12), View(ImageTransform(16)), Captions(TextMember(), tags=Tags(" ", shuffle=True))
+    )
+    read, sizes = dataset.storage.read, []
+    monkeypatch.setattr(dataset.storage, "read", lambda ranges: sizes.append(len(ranges)) or read(ranges))
+    assert list(dataset.captions()) == []
+    assert sizes == [4]
