@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from diffusion_train import config
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.training.checkpoint import load_weights
-from diffusion_train.training.module import load_exactly
+from diffusion_train.training.module import load_exactly, trained
 
 
-def weights_file(run: Path) -> Path:
-    """Raises ValueError if `run` is neither a run folder with weights nor such a file."""
+def weights_file(run: Path, key: str = "run") -> Path:
+    """Raises ValueError if `run`, given as `key`, is neither a run folder with weights nor such a file."""
     file = run / "weights.safetensors" if run.is_dir() else run
     if not file.is_file():
-        raise ValueError(f"run={run}: no weights.safetensors there; they are written with the run's first checkpoint")
+        raise ValueError(f"{key}={run}: no weights.safetensors there; they are written with the run's first checkpoint")
     return file
+
+
+def build_network(cfg: Any, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """The network of a config with the weights of the run that `pretrained` names, if any; then the adapter.
+
+    Where `weights`, which the caller loads, are all of the network's, that run is not looked for. Raises ValueError if
+    there are no weights or they are of another network.
+    """
+    network = config.build(cfg.network)
+    if cfg.pretrained and (weights is None or weights.keys() != network.state_dict().keys()):
+        load_exactly(network, load_weights(weights_file(Path(cfg.pretrained), "pretrained"))[0], network.state_dict())
+    return config.build(cfg.adapter)(network)
 
 
 def load_pipeline(run: Path, cfg: Any = None, device: str = "cpu") -> Pipeline:
@@ -30,8 +44,8 @@ def load_pipeline(run: Path, cfg: Any = None, device: str = "cpu") -> Pipeline:
     """
     weights, description = load_weights(weights_file(run))
     cfg = config.from_container(description["config"]) if cfg is None else cfg
-    network = config.build(cfg.adapter)(config.build(cfg.network))
-    load_exactly(network, weights, network.state_dict())
+    network = build_network(cfg, weights)
+    load_exactly(network, weights, trained(network))
     return Pipeline(
         network=network.to(device).eval(),
         diffusion=config.build(cfg.diffusion),

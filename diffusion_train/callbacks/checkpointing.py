@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from diffusion_train import __version__
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.training.checkpoint import FORMAT, by_step, save_weights, step_name
+from diffusion_train.training.module import trained
 from diffusion_train.utils.cache import remove_strays
 
 _BEGINS_ANEW = ("seed", "data", "data.order")  # another order of samples altogether
@@ -70,7 +71,7 @@ class Checkpointing(pl.Callback):
         step = trainer.global_step
         trainer.save_checkpoint(self.folder / step_name(step), weights_only=False)
         if trainer.is_global_zero:
-            weights = module.trained() | module.ema.average()
+            weights = trained(module.network) | module.ema.average()
             facts = {"step": step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
             save_weights(self.run_dir / "weights.safetensors", weights, self.description | facts)
             self._point_last_at(step_name(step))

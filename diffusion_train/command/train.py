@@ -97,15 +97,16 @@ class Captions:
 
 
 def build_module(cfg: Any) -> Any:
-    """The LightningModule of a config, with the weights of `pretrained` if it names any."""
+    """The LightningModule of a config."""
     from diffusion_train import config
     from diffusion_train.network.layout import place
+    from diffusion_train.run_folder import build_network
     from diffusion_train.training.module import DiffusionModule
     from diffusion_train.training.optimizer import Optimization
 
-    network = config.build(cfg.adapter)(config.build(cfg.network))
+    network = build_network(cfg)
     place(network, channels_last=cfg.channels_last, compile=cfg.compile)
-    module = DiffusionModule(
+    return DiffusionModule(
         network=network,
         diffusion=config.build(cfg.diffusion),
         conditioner=config.build(cfg.conditioner),
@@ -115,19 +116,6 @@ def build_module(cfg: Any) -> Any:
         condition_dropout=cfg.condition_dropout,
         seed=cfg.seed,
     )
-    if cfg.pretrained:
-        module.load_trained(pretrained_weights(Path(cfg.pretrained)))
-    return module
-
-
-def pretrained_weights(path: Path) -> dict[str, Any]:
-    """Raises ValueError if there are none at `path`, a run folder or its weights.safetensors."""
-    from diffusion_train.training.checkpoint import load_weights
-
-    file = path / "weights.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"pretrained={path}: no such run folder or safetensors file")
-    return load_weights(file)[0]
 
 
 def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:

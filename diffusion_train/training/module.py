@@ -42,7 +42,7 @@ class DiffusionModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.strict_loading = False  # frozen weights are not in checkpoints; `load_trained` is strict about the rest
+        self.strict_loading = False  # frozen weights are not in checkpoints; `load_exactly` is strict about the rest
         self.network, self.conditioner, self.autoencoder = network, conditioner, autoencoder
         self.diffusion, self.optimization, self.ema = diffusion, optimization, ema
         self.condition_dropout, self.seed = condition_dropout, seed
@@ -129,27 +129,25 @@ class DiffusionModule(pl.LightningModule):
         self.skipped_in_a_row = torch.where(finite, 0.0, self.skipped_in_a_row.to(norm.device) + 1)
         return norm
 
-    def trained(self) -> dict[str, Tensor]:
-        """What training changes: parameters that require a gradient, and buffers, of the network."""
-        names = {name for name, parameter in self.network.named_parameters() if parameter.requires_grad}
-        names |= {name for name, _ in self.network.named_buffers()}
-        return {name: value for name, value in self.network.state_dict().items() if name in names}
-
-    def load_trained(self, weights: dict[str, Tensor]) -> None:
-        """Raises ValueError that lists what is missing, unknown or of another shape."""
-        load_exactly(self.network, weights, self.trained())
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = {f"network.{name}": value for name, value in self.trained().items()}
+        checkpoint["state_dict"] = {f"network.{name}": value for name, value in trained(self.network).items()}
         checkpoint["ema"] = self.ema.state_dict()
         checkpoint["skipped_in_a_row"] = self.skipped_in_a_row.cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trainer.precision_plugin.convert_module(self.network)  # Lightning restores first: float64 would be rounded
         prefix = "network."
-        self.load_trained({name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()})
+        weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
+        load_exactly(self.network, weights, trained(self.network))
         self.ema.load_state_dict(checkpoint["ema"])
         self.skipped_in_a_row = checkpoint["skipped_in_a_row"]
+
+
+def trained(network: nn.Module) -> dict[str, Tensor]:
+    """What training changes: parameters that require a gradient, and buffers."""
+    names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    names |= {name for name, _ in network.named_buffers()}
+    return {name: value for name, value in network.state_dict().items() if name in names}
 
 
 def load_exactly(network: nn.Module, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from diffusion_train.callbacks.scalars import NumericalError
 from diffusion_train.training.checkpoint import load, newest_whole
+from diffusion_train.training.module import load_exactly, trained
 
 
 def same(a, b) -> bool:
@@ -147,7 +148,7 @@ def test_what_cannot_be_allowed_to_differ_is_named(tmp_path: Path, run_points) -
 
 def test_other_weights_are_refused_with_a_list(tmp_path: Path, run_points) -> None:
     module, _ = run_points(tmp_path, 1)
-    weights = dict(module.trained())
+    weights = dict(trained(module.network))
     weights["extra"] = weights.pop(next(iter(weights)))
     with pytest.raises(ValueError, match=r"missing: .*\n.*unknown: extra"):
-        module.load_trained(weights)
+        load_exactly(module.network, weights, trained(module.network))
