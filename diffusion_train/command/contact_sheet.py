@@ -163,8 +163,9 @@ class _Cards:
         samples, key = self.samples, self.samples.collection.key(sample)
         [members] = samples.read([sample])
         data = {name: member.data for name, member in members.items() if member.data is not None}
+        texts: list[str] = []
         try:
-            caption = samples.captions(data, key, 0, sample)
+            caption, texts = samples.captions(data, key, 0, sample), samples.captions.said(data, key)
         except ValueError as error:
             caption = f"({error})"
         view = samples.view.without_augmentation() if sample in self.held_out else samples.view
@@ -172,7 +173,7 @@ class _Cards:
             image = next(data[name] for name in IMAGE_EXTENSIONS if name in data)
             header = image_header(image)
             draw = samples.draw(sample, header.width, header.height)
-            made = view.made(view.decode(image, draw), draw, caption, metadata=data.get("json"))
+            made = view.made(view.decode(image, draw), draw, texts, metadata=data.get("json"))
         except (ValueError, StopIteration) as error:
             return f'<div class="picture"><p>{escape(shown(str(error) or "no image", 200))}</p></div>', caption, ""
         height, width = made["x"].shape[1:]

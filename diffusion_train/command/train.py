@@ -64,7 +64,10 @@ def train(cfg: Any) -> int:
     trainer = build_trainer(cfg, run_dir, checkpoint)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
     module.micro_batch_size = datamodule.micro_batch_size
-    module.conditioner.warm_up(itertools.chain(prompts(cfg), datamodule.captions()))  # not read where not asked for
+    try:
+        module.conditioner.warm_up(Captions(cfg, datamodule))
+    except StorageError as error:
+        raise ValueError(f"the captions of data.shards cannot be read: {error}") from error
     announce(cfg, trainer, module, datamodule, checkpoint)
     try:
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -81,6 +84,16 @@ def train(cfg: Any) -> int:
         raise RuntimeError(f"training ended at step {trainer.global_step}: {error}") from error
     farewell(cfg, trainer, run_dir)
     return Exit.DONE if trainer.global_step >= trainer.max_steps else Exit.STOPPED
+
+
+class Captions:
+    """Those of the sample grids and of the data, which are read when they are asked for, and each time."""
+
+    def __init__(self, cfg: Any, datamodule: Any) -> None:
+        self.cfg, self.datamodule = cfg, datamodule
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.chain(prompts(self.cfg), self.datamodule.captions())
 
 
 def build_module(cfg: Any) -> Any:

@@ -33,7 +33,10 @@ class Conditioner(nn.Module, ABC):
         return cond
 
     def warm_up(self, captions: Iterable[str]) -> None:
-        """Do before training what would otherwise be done on the fly; by default there is nothing to do."""
+        """Do before training what would otherwise be done on the fly; by default there is nothing to do.
+
+        There may be very many captions, which are read as they are taken, anew by each that goes over them.
+        """
 
 
 def drop(cond: Cond, null: Cond, keep: Tensor) -> Cond:

@@ -24,7 +24,6 @@ class Joint(Conditioner):
         return self._merged({name: part.null(n) for name, part in self._each()})
 
     def warm_up(self, captions: Iterable[str]) -> None:
-        captions = list(captions)
         for _, part in self._each():
             part.warm_up(captions)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import warnings
@@ -21,6 +22,8 @@ from diffusion_train.utils.text import shown
 log = logging.getLogger(__name__)
 
 MAX_COUNTED = 100_000
+_AT_ONCE = 4096  # captions that are read before they are embedded
+_SHORT = 1.0  # seconds
 
 
 class TextEncoder(ABC):
@@ -77,47 +80,40 @@ class Text(Conditioner):
         return self._padded([rows[caption] for caption in captions])
 
     def warm_up(self, captions: Iterable[str]) -> None:
-        wanted = list(dict.fromkeys(["", *captions]))
-        rows = self._kept(wanted)
-        self.long_captions.add(rows)
-        if missing := [caption for caption in wanted if caption not in rows]:
-            try:
-                self._fill(missing, sum(row.num_bytes for row in rows.values()))
-            finally:
-                self.store.save()
-                self.encoder.unload()
+        """Takes captions only as long as there is room: a huge data set is not read to its end."""
+        try:
+            self._fill(_different(itertools.chain([""], captions)))
+        finally:
+            self.store.save()
+            self.encoder.unload()
         self.long_captions.report()
 
     def _kept(self, captions: Iterable[str]) -> dict[str, Embedding]:
         return {caption: row for caption in captions if (row := self.store.get(caption)) is not None}
 
-    def _fill(self, captions: list[str], num_bytes: int) -> None:
-        """Embeds captions until there are `max_bytes`; `num_bytes` are there already."""
-        progress = os.environ.get("LOCAL_RANK", "0") == "0"
-        for number, (caption, row) in enumerate(self._embedded(captions, progress)):
-            num_bytes += row.num_bytes
-            if num_bytes > self.max_bytes:
-                log.warning(
-                    "conditioner.max_bytes=%d: no room for the embeddings of %d of the captions; they are embedded anew "
-                    "each time they come",
-                    self.max_bytes,
-                    len(captions) - number,
-                )
-                return
-            self.long_captions.add({caption: row})
-            self.store.add(caption, row)
+    def _fill(self, captions: Iterator[str]) -> None:
+        """Embeds what is not kept, until there are `max_bytes`."""
+        num_captions, num_bytes, told = 0, 0, _progress(captions)
+        while chunk := list(itertools.islice(told, _AT_ONCE)):
+            rows = self._kept(chunk)
+            absent = [caption for caption in chunk if caption not in rows]
+            for caption, row in itertools.chain(rows.items(), self._embedded(absent)):
+                num_bytes += row.num_bytes
+                if num_bytes > self.max_bytes:
+                    log.warning(
+                        "conditioner.max_bytes=%d: room for the embeddings of %d captions; all others are embedded anew each "
+                        "time they come",
+                        self.max_bytes,
+                        num_captions,
+                    )
+                    return
+                num_captions += 1
+                self.long_captions.add({caption: row})
+                if caption not in rows:
+                    self.store.add(caption, row)
 
-    def _embedded(self, captions: list[str], progress: bool = False) -> Iterable[tuple[str, Embedding]]:
-        embedded = self.encoder.embed(captions, self.place.device) if captions else iter(())
-        bar: Iterable[tuple[str, Embedding]] = tqdm(
-            embedded,
-            "Embedding captions",
-            len(captions),
-            unit="caption",
-            mininterval=0.5,
-            disable=None if progress else True,
-        )
-        return bar
+    def _embedded(self, captions: list[str]) -> Iterator[tuple[str, Embedding]]:
+        return self.encoder.embed(captions, self.place.device) if captions else iter(())
 
     def _padded(self, rows: list[Embedding]) -> Cond:
         length = self.encoder.max_length
@@ -130,6 +126,23 @@ class Text(Conditioner):
         if rows[0].pooled.numel():
             cond["pooled"] = torch.stack([row.pooled for row in rows]).to(self.place)
         return cond
+
+
+def _different(captions: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for caption in captions:
+        if caption not in seen:
+            seen.add(caption)
+            yield caption
+
+
+def _progress(captions: Iterable[str]) -> Iterator[str]:
+    """Told by the first process of a machine, from when it takes a while."""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    bar: Iterable[str] = tqdm(
+        captions, "Embedding captions", unit="caption", delay=_SHORT, mininterval=0.5, disable=None if first else True
+    )
+    return iter(bar)
 
 
 class LongCaptions:

@@ -46,6 +46,7 @@ class TextStore:
         self.path, self.max_bytes = path, max_bytes
         self.rows: dict[bytes, Embedding] = {}
         self.num_bytes = 0
+        self._saved = True
         if path.exists():
             for digest, row in _read(path).items():
                 self._keep(digest, row)
@@ -59,6 +60,7 @@ class TextStore:
 
     def add(self, caption: str, row: Embedding) -> None:
         self._keep(_digest(caption), row)
+        self._saved = False
 
     def _keep(self, digest: bytes, row: Embedding) -> None:
         if digest in self.rows:
@@ -69,11 +71,14 @@ class TextStore:
             self.num_bytes -= self.rows.pop(next(iter(self.rows))).num_bytes
 
     def save(self) -> None:
-        """Replaces the file whole; of several processes that save at once the last one's rows remain."""
+        """Replaces the file whole where there is anything new; of several processes the last one's rows remain."""
+        if self._saved:
+            return
         tensors = _packed(self.rows)
         try:
             with atomic_write(self.path) as file:
                 file.write(save(tensors, {"checksum": _checksum(tensors)}))
+            self._saved = True
         except OSError as error:
             log.warning("text embeddings are not kept for the next run: %s", error)
 

@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 from diffusion_train.data.interleave import interleave
-from diffusion_train.data.order import Draw, Draws, Shape, positions_of, to_list
+from diffusion_train.data.order import Draw, Draws, Shape, Window, positions_of, to_list
 from diffusion_train.utils.rng import key_seed
 
 
@@ -66,6 +66,9 @@ class Buckets:
         bucket, batch = self._batch(position // batch_size, batch_size)
         where = positions_of(places, batch * batch_size, batch_size, self.num_lanes)
         return to_list(*self.draws[bucket].at(where), self.shapes[bucket])
+
+    def windows(self) -> list[Window]:
+        return [window for draws in self.draws for window in draws.windows()]
 
     def occupancy(self, batch_size: int) -> list[Occupancy]:
         return [

@@ -25,6 +25,7 @@ from diffusion_train.data.patterns import Patterns, find_shards
 from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.storage.base import Range, Stat, Storage, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.remedy import remedy, spelling
 from diffusion_train.utils.cache import cache_folder
 from diffusion_train.utils.redact import redact_url
 
@@ -140,9 +141,10 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
     for name, patterns in (shards if isinstance(shards, Mapping) else {"shards": shards}).items():
         found, faults = find_shards(patterns)
         sources[name], urls, problems = len(found), urls + found, problems + faults
-    stats, unreadable = _probe(urls, storage)
-    if problems := problems + unreadable:
-        raise DataError.listing(problems)
+    answers = _probe(urls, storage)
+    stats = [answer for answer in answers if isinstance(answer, Stat)]
+    if problems or len(stats) < len(urls):
+        raise _unreadable(problems, zip(urls, answers, strict=True))
     identity = repr(
         (FORMAT, [(url.split("?")[0], stat.size, stat.version) for url, stat in zip(urls, stats, strict=True)])
     )
@@ -151,7 +153,10 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
     with _alone(folder):
         if kept := _kept(urls, versions, sources, folder):
             return kept
-        indexes = list(_indexes(urls, stats, storage))
+        try:
+            indexes = list(_indexes(urls, stats, storage))
+        except StorageError as error:  # read since the probe, and now out of reach
+            raise DataError(f"data.shards cannot be indexed: {error}") from error
         meta, arrays = _joined(indexes)
         if not len(arrays["hashes"]):
             raise DataError.listing([problem for index in indexes for problem in index.problems])
@@ -159,18 +164,29 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
     return (written and _kept(urls, versions, sources, folder)) or Collection(urls, versions, sources, meta, arrays)
 
 
-def _probe(urls: Sequence[str], storage: Storage) -> tuple[list[Stat], list[Problem]]:
+def _probe(urls: Sequence[str], storage: Storage) -> list[Stat | StorageError]:
     """Size and version of every shard; the first thing a run does, so that a wrong address or right is told at once."""
     with ThreadPoolExecutor(min(_PROBES, max(1, len(urls)))) as pool:
-        answers = list(pool.map(lambda url: _stat(url, storage), urls))
-    return [a for a in answers if isinstance(a, Stat)], [a for a in answers if isinstance(a, Problem)]
+        return list(pool.map(lambda url: _stat(url, storage), urls))
 
 
-def _stat(url: str, storage: Storage) -> Stat | Problem:
+def _stat(url: str, storage: Storage) -> Stat | StorageError:
     try:
         return storage.stat(url)
     except StorageError as error:
-        return Problem("unreadable-shard", redact_url(url), str(error).removeprefix(f"{redact_url(url)}: "))
+        return error
+
+
+def _unreadable(problems: Sequence[Problem], answers: Iterable[tuple[str, Stat | StorageError]]) -> DataError:
+    """What is absent, denied or out of reach, and what to do about it."""
+    faults = [(url, error) for url, error in answers if isinstance(error, StorageError)]
+    details = [(redact_url(url), str(error)) for url, error in faults]
+    told = [Problem("unreadable-shard", url, text.removeprefix(f"{url}: ")) for url, text in details]
+    absent = [spelling()] if any(problem.rule == "missing-shard" for problem in problems) else []
+    error = DataError.listing([*problems, *told])
+    for note in dict.fromkeys([*absent, *(remedy(*fault) for fault in faults)]):
+        error.add_note(note)
+    return error
 
 
 def _indexes(urls: Sequence[str], stats: Sequence[Stat], storage: Storage) -> Iterator[ShardIndex]:

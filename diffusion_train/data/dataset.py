@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -14,16 +15,18 @@ import numpy as np
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
+from diffusion_train.data.ahead import Lookahead, Reading, for_cache
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
 from diffusion_train.data.collection import Shards, open_shards
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.header import ImageError
-from diffusion_train.data.order import Draw
+from diffusion_train.data.order import Draw, Window
 from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.selection import Selection, per_source, sizes
-from diffusion_train.data.storage.base import Range, Storage
-from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.base import Range, split_version
+from diffusion_train.data.storage.by_scheme import StorageByScheme, is_remote
+from diffusion_train.data.unmatched import tell_unmatched
 from diffusion_train.data.view import View
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
@@ -44,11 +47,21 @@ class Dataset(Protocol):
     problems: Sequence[Problem]  # what was left out as faulty
     facts: Mapping[str, Any]  # plain data for the record of a run
     caption_settings: str  # what decides the captions besides seed and data
+    num_retries: int  # requests for samples that this process had to repeat
 
     def __len__(self) -> int: ...
 
     def read(self, draws: Sequence[Draw]) -> list[Sample]:
         """{"x": tensor, "caption": str, "key": str, "index": int, ...} for each draw; its epoch keys augmentation."""
+
+    def begin(self, draws: Sequence[Draw]) -> Reading:
+        """As `read`, which waits for what this returns at once."""
+
+    def prefetch(self, draws: Sequence[Draw]) -> bool:
+        """Begins to fetch what they need into a cache; False where too much waits to be fetched already."""
+
+    def lookahead(self, windows: Sequence[Window], share: float) -> Lookahead:
+        """How far it is worth to look, where an order has these windows and this machine reads a share of each."""
 
     @property
     def sources(self) -> Mapping[str, int]:
@@ -58,7 +71,7 @@ class Dataset(Protocol):
         """Width and height of each sample (n, 2) in pixels, where samples are images of several sizes."""
 
     def captions(self) -> Iterator[str]:
-        """Every caption that any sample can have; of a sample with too many to list, none."""
+        """Every caption that any sample can have; of a sample with too many to list, none. Ends where hardly any list theirs."""
 
     def holdout(self) -> Dataset:
         """The samples kept out of this data set, without augmentation."""
@@ -78,7 +91,7 @@ class ShardDataset:
         view: View,
         captions: Captions | None = None,
         selection: Selection | None = None,
-        storage: Storage | None = None,
+        storage: StorageByScheme | None = None,
         images: Mapping[str, str] | None = None,
         verify: bool = True,
     ) -> None:
@@ -86,6 +99,7 @@ class ShardDataset:
         self.caption_source = captions or Captions(TextMember())
         self.images = dict(images or {})
         self.collection = open_shards(shards, self.storage)
+        tell_unmatched(self.caption_source, self.collection)
         self.chosen = (selection or Selection()).choose(self.collection, self.caption_source)
         self._use(self.chosen.train)
         self._tell_enlarged()
@@ -143,25 +157,57 @@ class ShardDataset:
         other._use(self.chosen.held_out)
         return other
 
+    @property
+    def num_retries(self) -> int:
+        return self.storage.num_retries
+
     def read(self, draws: Sequence[Draw]) -> list[Sample]:
+        return self.begin(draws).finish()
+
+    def begin(self, draws: Sequence[Draw]) -> Reading:
         numbers = self.samples[[draw.sample for draw in draws]]
         wanted = self.collection.members_of(numbers, self._names())
-        parts = iter(self.storage.read([place for members in wanted for place, _ in members.values()]))
-        samples = []
-        for draw, key, members in zip(draws, self.collection.keys(numbers), wanted, strict=True):
-            data = {name: (next(parts), place, crc) for name, (place, crc) in members.items()}
-            samples.append(self._made_or_replaced(draw, key, data))
-        return samples
+        ranges = [place for members in wanted for place, _ in members.values()]
+        finish = self.storage.begin(ranges)
+
+        def samples() -> list[Sample]:
+            parts = iter(finish())
+            made = []
+            for draw, key, members in zip(draws, self.collection.keys(numbers), wanted, strict=True):
+                data = {name: (next(parts), place, crc) for name, (place, crc) in members.items()}
+                made.append(self._made_or_replaced(draw, key, data))
+            return made
+
+        return Reading(sum(place.size for place in ranges), samples)
+
+    def prefetch(self, draws: Sequence[Draw]) -> bool:
+        wanted = self.collection.members_of(self.samples[[draw.sample for draw in draws]], self._names())
+        return self.storage.prefetch([place for members in wanted for place, _ in members.values()])
+
+    def lookahead(self, windows: Sequence[Window], share: float) -> Lookahead:
+        places = zip(self.collection.urls, self.collection.versions, strict=True)
+        num_bytes = sum(split_version(version)[0] for url, version in places if is_remote(url))
+        cache = self.storage.cache
+        if not num_bytes or not cache:
+            return Lookahead(self.storage.ahead_bytes if num_bytes else 0)
+        mine = [window._replace(num_samples=math.ceil(window.num_samples * share)) for window in windows]
+        there = for_cache(mine, num_bytes / len(self), num_bytes, cache.max_bytes, cache.block_bytes)
+        return there._replace(num_samples=math.ceil(there.num_samples / share) if self.storage.ahead_bytes else 0)
 
     def captions(self) -> Iterator[str]:
         for start in range(0, len(self), _CHUNK):
             numbers = self.samples[start : start + _CHUNK]
             wanted = self.collection.members_of(numbers, self.caption_source.extensions)
             parts = iter(self.storage.read([place for members in wanted for place, _ in members.values()]))
+            listed = False
             for key, members in zip(self.collection.keys(numbers), wanted, strict=True):
                 texts = {name: next(parts) for name in members}
                 with suppress(ValueError):  # a bad sample, told when it is read
-                    yield from self.caption_source.every(texts, key)
+                    for caption in self.caption_source.every(texts, key):
+                        listed = True
+                        yield caption
+            if not listed:
+                return  # as with drawn tags: to read all of a huge data set for a few would take long
 
     def _tell_enlarged(self) -> None:
         """Images below the size trained at come in, but not in silence."""
@@ -199,7 +245,8 @@ class ShardDataset:
         try:
             caption = self.caption_source(members, key, draw.epoch, draw.sample)
             others = {name: self._other(members, extension) for name, extension in self.images.items()}
-            tensors = self.view(members[image], draw, caption, others, members.get("json"))
+            texts = self.caption_source.said(members, key)
+            tensors = self.view(members[image], draw, texts, others, members.get("json"))
         except ValueError as error:
             raise BadSample(key, data[image][1], str(error), getattr(error, "rule", "bad-sample")) from error
         return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}

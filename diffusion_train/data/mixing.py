@@ -17,7 +17,7 @@ from fractions import Fraction
 import numpy as np
 
 from diffusion_train.data.interleave import MAX_SLOTS, interleave
-from diffusion_train.data.order import I64, Draws
+from diffusion_train.data.order import I64, Draws, Window
 from diffusion_train.data.permutation import mix
 from diffusion_train.utils.rng import key_seed
 
@@ -49,6 +49,9 @@ class Mix(Draws):
             its = source == number
             epochs[its], samples[its] = self.sources[number].at(place[its])
         return epochs, samples
+
+    def windows(self) -> list[Window]:
+        return [window for source in self.sources for window in source.windows()]
 
     def _within(self, epoch: int, position: I64) -> tuple[I64, I64]:
         """(source, position in its own sequence) of positions (m,) of one epoch of the mix."""

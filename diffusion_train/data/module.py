@@ -11,9 +11,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
+from diffusion_train.data.ahead import Ahead
 from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.buckets import Buckets, Occupancy
 from diffusion_train.data.collate import collate, stack, to_levels
@@ -143,9 +144,12 @@ class DataModule(pl.LightningDataModule):
         rank, world_size, cuda = process(self.trainer)
         self.check(world_size)
         share = self.batch_size // world_size
+        num_nodes = self.trainer.num_nodes if isinstance(self.trainer, pl.Trainer) else 1
+        lookahead = self.dataset.lookahead(self.order.windows(), 1 / min(num_nodes, self.order.num_lanes))
+        draws = _Draws(self, range(rank * share, (rank + 1) * share))
         return DataLoader(
-            _Reads(self.dataset),
-            batch_sampler=_Draws(self, range(rank * share, (rank + 1) * share)),
+            _Reads(self.dataset, Ahead(self.dataset, draws, lookahead, self.batch_size)),
+            batch_sampler=_Numbers(),
             collate_fn=stack,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -175,17 +179,31 @@ class DataModule(pl.LightningDataModule):
 
 
 class _Reads(TorchDataset[Batch]):
-    """The draws of a batch -> their samples: all that a worker does."""
+    """The number of a batch -> its samples: all that a worker does."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, ahead: Ahead) -> None:
+        self.dataset, self.ahead = dataset, ahead
+        self.told: int | None = None  # retries, when this process last read a batch
 
-    def __getitems__(self, draws: list[Draw]) -> list[Batch]:
-        return self.dataset.read(draws)
+    def __getitems__(self, numbers: list[int]) -> list[Batch]:
+        """`retries` of the first sample tells how many requests were repeated meanwhile."""
+        [number] = numbers
+        told = self.dataset.num_retries if self.told is None else self.told
+        worker = get_worker_info()
+        samples = self.ahead.read(number, worker.num_workers if worker else 1)
+        self.told = self.dataset.num_retries
+        return [{**sample, "retries": 0 if place else self.told - told} for place, sample in enumerate(samples)]
 
 
-class _Draws(Sampler[list[Draw]]):
-    """This process's places of one global batch after another, without end."""
+class _Numbers(Sampler[list[int]]):
+    """Of batches, one at a time and without end."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return ([number] for number in itertools.count())
+
+
+class _Draws:
+    """This process's places of the global batch of a number, counted from the start."""
 
     def __init__(self, data: DataModule, places: Sequence[int]) -> None:
         self.order, self.resolution = data.order, data.resolution
@@ -193,11 +211,10 @@ class _Draws(Sampler[list[Draw]]):
         self.start_step, self.start_position = data.start_step, data.start_position
         self.repeated = (data.num_repeated_batches or sys.maxsize) * data.batch_size
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for number in itertools.count():
-            position = (self.start_position + number * self.batch_size) % self.repeated
-            draws = self.order.indices(position, self.batch_size, self.places)
-            yield self.resolution.shaped(draws, self.start_step + number) if self.resolution else draws
+    def __call__(self, number: int) -> list[Draw]:
+        position = (self.start_position + number * self.batch_size) % self.repeated
+        draws = self.order.indices(position, self.batch_size, self.places)
+        return self.resolution.shaped(draws, self.start_step + number) if self.resolution else draws
 
 
 def process(trainer: pl.Trainer | None) -> tuple[int, int, bool]:

@@ -34,6 +34,13 @@ class Draw(NamedTuple):
     shape: Shape | None = None
 
 
+class Window(NamedTuple):
+    """So many samples are shuffled among themselves at a time; they lie among `stretch` times as many of the data set."""
+
+    num_samples: int
+    stretch: float = 1.0
+
+
 class Draws(ABC):
     """An endless sequence of draws, any of which is known by its position: position mod `num_lanes` is its lane.
 
@@ -50,6 +57,10 @@ class Draws(ABC):
     @abstractmethod
     def at(self, position: I64) -> tuple[I64, I64]:
         """(epoch, sample) of positions (m,)."""
+
+    @abstractmethod
+    def windows(self) -> list[Window]:
+        """What a cache holds at a time: the window of each sequence that goes into this one, over all lanes."""
 
     def indices(self, position: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
         """All or some places of the global batch that comes after `position` draws."""
@@ -95,6 +106,9 @@ class Order(Draws):
             now = epoch == number
             sample[now] = self.sequence(number, self._lane_by_lane(number, position[now]))
         return epoch, sample
+
+    def windows(self) -> list[Window]:
+        return [Window(min(self.window * self.block_size * self.num_lanes, self.num_samples))]
 
     def sequence(self, epoch: int, position: I64) -> I64:
         """Samples at positions (m,) of an epoch's shuffled sequence."""
@@ -147,6 +161,10 @@ class Subset(Draws):
         if isinstance(self.samples, range):
             return epoch, self.samples.start + place
         return epoch, self.samples[place].astype(np.int64)
+
+    def windows(self) -> list[Window]:
+        stretch = (int(self.samples[-1]) + 1 - int(self.samples[0])) / len(self.samples)
+        return [window._replace(stretch=stretch) for window in self.order.windows()]
 
 
 @lru_cache(maxsize=4096)

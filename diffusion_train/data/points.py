@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from diffusion_train.data.order import Draw
+from diffusion_train.data.ahead import Lookahead, Reading
+from diffusion_train.data.order import Draw, Window
 from diffusion_train.utils.rng import key_seed
 
 
@@ -18,6 +19,7 @@ class PointsDataset:
 
     problems = ()
     caption_settings = "none"
+    num_retries = 0
 
     def __init__(self, kind: str, num_samples: int, seed: int = 0, num_holdout: int = 0) -> None:
         if kind not in KINDS:
@@ -40,6 +42,15 @@ class PointsDataset:
             {"x": self.points[i], "caption": "", "key": f"{i:09d}", "index": i, "bad": ""}
             for i in (draw.sample for draw in draws)
         ]
+
+    def begin(self, draws: Sequence[Draw]) -> Reading:
+        return Reading(0, lambda: self.read(draws))
+
+    def prefetch(self, draws: Sequence[Draw]) -> bool:
+        return False
+
+    def lookahead(self, windows: Sequence[Window], share: float) -> Lookahead:
+        return Lookahead()
 
     @property
     def sources(self) -> dict[str, int]:

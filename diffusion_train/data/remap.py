@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_train.data.order import I64, Draw, Draws
+from diffusion_train.data.order import I64, Draw, Draws, Window
 
 NEVER = -1  # the last epoch of a sample that was not drawn
 NEW = -2  # of a sample that was not there to be drawn
@@ -69,3 +69,6 @@ class Rest(Draws):
             else:
                 epochs[its], samples[its] = self.order.at(begun + self.epoch * self.order.num_samples)
         return epochs, samples
+
+    def windows(self) -> list[Window]:
+        return self.order.windows()

@@ -159,7 +159,8 @@ class _Stream(IterableDataset[dict[str, Any]]):
             if len(images) != 1:
                 raise ValueError(f"{len(images)} images")
             caption = self.captions(sample, key, 0, index)
-            tensors = self.view(sample[images[0]], Draw(0, index), caption, {}, sample.get("json"))
+            texts = self.captions.said(sample, key)
+            tensors = self.view(sample[images[0]], Draw(0, index), texts, {}, sample.get("json"))
         except ValueError as error:
             rule = getattr(error, "rule", "bad-sample")
             faults.append(Problem(rule, redact_url(sample["__url__"]), str(error), key))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from PIL import Image
 from torch import Tensor
@@ -16,7 +16,9 @@ from diffusion_train.data.transform import ImageTransform
 
 
 class View:
-    """Decodes, then transforms. `may_flip(caption)` forbids mirror images of what has a left and right to keep.
+    """Decodes, then transforms. `may_flip(text)` forbids mirror images of what has a left and right to keep.
+
+    It is asked of every text that a call gives, so that it does not matter which of them an epoch draws as a caption.
 
     With `data.crop=focal` a sample's point stands in its json as "focal": [x, y], shares of width and height.
     """
@@ -38,11 +40,11 @@ class View:
         return View(self.transform.without_augmentation(), self.may_flip, self.animated)
 
     def __call__(
-        self, image: bytes, draw: Draw, caption: str, others: Mapping[str, bytes], metadata: bytes | None
+        self, image: bytes, draw: Draw, texts: Sequence[str], others: Mapping[str, bytes], metadata: bytes | None
     ) -> dict[str, Tensor]:
         """Raises ImageError."""
         decoded = {name: self.decode(data, draw) for name, data in others.items()}
-        return self.made(self.decode(image, draw), draw, caption, decoded, metadata)
+        return self.made(self.decode(image, draw), draw, texts, decoded, metadata)
 
     def decode(self, image: bytes, draw: Draw) -> Image.Image:
         """Raises ImageError."""
@@ -52,13 +54,13 @@ class View:
         self,
         image: Image.Image,
         draw: Draw,
-        caption: str = "",
+        texts: Sequence[str] = (),
         others: Mapping[str, Image.Image] | None = None,
         metadata: bytes | None = None,
     ) -> dict[str, Tensor]:
         """Of decoded images. Raises ImageError."""
         focal = _focal(metadata) if self.transform.crop == "focal" else None
-        flip = self.transform.flip and self.may_flip(caption)
+        flip = self.transform.flip and all(map(self.may_flip, texts))
         return self.transform(
             image, draw.epoch, draw.sample, self._shape(draw), may_flip=flip, focal=focal, others=others
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_train.data.arrangement import Arrangement
-from diffusion_train.data.order import Order
+from diffusion_train.data.order import Order, Window
 from diffusion_train.data.resolution import AspectRatios
 
 WIDE, SQUARE = (100, 50), (50, 50)
@@ -70,3 +70,14 @@ def test_settings_name_all_that_decides_the_order():
 def test_buckets_need_known_sizes():
     with pytest.raises(ValueError, match=r"data\.buckets\.max_ratio: this data set has no images of known sizes"):
         _arrange({"all": 5}, ratios=AspectRatios(2))
+
+
+def test_windows_are_those_of_every_sequence_and_how_far_apart_its_samples_lie():
+    assert _arrange({"all": 100}).windows() == [Window(12)]
+    assert _arrange({"all": 5}).windows() == [Window(5)]
+    assert _arrange({"a": 60, "b": 40}).windows() == [Window(12), Window(12)]
+    sizes = [WIDE, SQUARE, SQUARE, SQUARE] * 10
+    wide, square = sorted(_arrange({"all": 40}, sizes, ratios=AspectRatios(2)).windows(), key=lambda w: -w.stretch)
+    assert wide == Window(10, 37 / 10)
+    assert square == Window(12, 39 / 30)
+    assert Order(0, "data", 1000, 4, 3, num_lanes=2).windows() == [Window(24)]

@@ -134,6 +134,16 @@ def test_patterns_that_match_nothing_are_named(pattern, message):
         open_shards(pattern)
 
 
+def test_absent_files_say_where_they_were_looked_for(make_shards):
+    [path] = make_shards(2, 2)
+    with pytest.raises(DataError) as error:
+        open_shards(["absent.tar", str(path), str(path.parent)])
+    assert error.value.__notes__ == [
+        f"local files: check the spelling of data.shards; paths that do not begin with / are looked for in {os.getcwd()}",
+        "local files: data.shards names tar files; those of a folder are 'folder/*.tar'",
+    ]
+
+
 def test_a_shard_given_twice_is_refused(make_shards, tmp_path):
     [path] = make_shards(2, 2)
     (tmp_path / "again.tar").symlink_to(path)

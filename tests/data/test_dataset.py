@@ -11,6 +11,8 @@ from PIL import Image
 
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import JsonMember, TextMember
+from diffusion_train.data.caption.table import CsvColumn
+from diffusion_train.data.caption.tags import Tags
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import DataError
@@ -157,3 +159,56 @@ def test_a_pickled_data_set_reads_the_same(make_dataset):
     for name in ("x", "original_size", "crop"):
         assert torch.equal(before.pop(name), after.pop(name))
     assert before == after
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (b"a cat\nlooking left", {}),
+        (b"a cat\nlooking left", {"choose": "first"}),
+        (b"a cat, dog, left", {"tags": Tags(dropout=0.9)}),
+        (b"a cat", {"templates": ["{caption}", "text: {caption}"]}),
+    ],
+    ids=["another caption", "not the first", "a tag left out", "another template"],
+)
+def test_an_image_is_not_mirrored_for_any_of_its_texts_whichever_is_drawn(make_tar, make_png, text, options):
+    path = make_tar([("a.png", make_png(0, 16, 16)), ("a.txt", text)])
+    view = View(ImageTransform(16, flip=True))
+    dataset = ShardDataset(path, view, Captions(TextMember(lines=True), **options))
+    plain = _read(dataset, 0)["x"]
+    assert all(torch.equal(_read(dataset, 0, epoch)["x"], plain) for epoch in range(40))
+    free = make_tar([("a.png", make_png(0, 16, 16)), ("a.txt", b"a cat")], "free.tar")
+    others = ShardDataset(free, view, Captions(TextMember()))
+    assert not all(torch.equal(_read(others, 0, epoch)["x"], plain) for epoch in range(40))
+
+
+def test_rows_and_samples_that_do_not_meet_are_told_with_examples(make_shards, tmp_path, caplog):
+    rows = [f"k{i:05d}.png,caption {i}" for i in range(2, 12)] + ["other/x.png,y"]
+    (tmp_path / "captions.csv").write_text("\n".join(["key,caption", *rows]))
+    captions = Captions(CsvColumn(str(tmp_path / "captions.csv")), missing="empty")
+    ShardDataset(make_shards(12, 5), View(ImageTransform(16)), captions)
+    assert "2 of 12 samples have no row of its key in" in caplog.text
+    assert "captions.csv: k00000, k00001" in caplog.text
+    assert "1 of 11 keys belong to no sample" in caplog.text
+    assert "other/x" in caplog.text
+
+
+def test_a_table_that_fits_no_sample_is_an_error_that_shows_both(make_shards, tmp_path):
+    (tmp_path / "captions.csv").write_text("key,caption\nimages/k00000.png,a\n")
+    for missing in ("error", "empty", "drop"):
+        captions = Captions(CsvColumn(str(tmp_path / "captions.csv")), missing=missing)
+        with pytest.raises(
+            DataError, match=r"such as 'k00000', and the table names such as 'images/k00000'.*source.key"
+        ):
+            ShardDataset(make_shards(4, 4, missing), View(ImageTransform(16)), captions)
+
+
+def test_where_no_captions_can_be_listed_not_all_are_read_for_that(make_shards, monkeypatch, caplog):
+    monkeypatch.setattr("diffusion_train.data.dataset._CHUNK", 4)
+    dataset = ShardDataset(
+        make_shards(12, 12), View(ImageTransform(16)), Captions(TextMember(), tags=Tags(" ", shuffle=True))
+    )
+    read, sizes = dataset.storage.read, []
+    monkeypatch.setattr(dataset.storage, "read", lambda ranges: sizes.append(len(ranges)) or read(ranges))
+    assert list(dataset.captions()) == []
+    assert sizes == [4]

@@ -58,6 +58,10 @@ class Captions:
         """False where a sample of this key has no caption even if all members of `extensions` are there."""
         return CAPTION not in self.paths or self.source.has(key)
 
+    def keys(self) -> Sequence[str] | None:
+        """Of the samples that have captions, where a table lists them."""
+        return self.source.keys() if CAPTION in self.paths else None
+
     def __call__(self, members: Members, key: str, epoch: int, sample: int) -> str:
         """The caption of an epoch. Raises CaptionError."""
         drawn = (self.seed, epoch, sample)
@@ -85,6 +89,11 @@ class Captions:
     def texts(self, members: Members, key: str) -> list[str]:
         """The captions as they stand, but for blank ones and white space around. Raises CaptionError."""
         return _not_blank(self.source.texts(members, key))
+
+    def said(self, members: Members, key: str) -> list[str]:
+        """All that captions of the sample are made of, whatever is drawn: templates, captions, fields. Raises CaptionError."""
+        found = [text for path in self.paths for text in self._found(path, members, key)]
+        return [*dict.fromkeys(template.words for template in self.templates), *found]
 
     def faults(self, members: Members, key: str) -> list[Fault]:
         """What is wrong with the sample's captions, whatever becomes of them."""

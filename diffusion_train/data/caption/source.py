@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from diffusion_train.data.caption.fault import decode, is_utf8
@@ -23,6 +23,9 @@ class Source(Protocol):
     def has(self, key: str) -> bool:
         """False where a sample of this key has no caption, whatever its members hold."""
 
+    def keys(self) -> Sequence[str] | None:
+        """Of the samples that have captions; None where their members alone decide."""
+
     def texts(self, members: Members, key: str) -> list[str]:
         """All captions as they stand, blank ones too; none where there is none. Raises CaptionError."""
 
@@ -40,6 +43,9 @@ class TextMember:
 
     def has(self, key: str) -> bool:
         return True
+
+    def keys(self) -> None:
+        return None
 
     def texts(self, members: Members, key: str) -> list[str]:
         if (data := members.get(self.extensions[0])) is None:
@@ -65,6 +71,9 @@ class JsonMember:
 
     def has(self, key: str) -> bool:
         return True
+
+    def keys(self) -> None:
+        return None
 
     def texts(self, members: Members, key: str) -> list[str]:
         data = members.get(self.extensions[0])

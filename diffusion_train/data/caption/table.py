@@ -38,6 +38,9 @@ class CsvColumn:
     def has(self, key: str) -> bool:
         return key in self._rows
 
+    def keys(self) -> list[str]:
+        return list(self._rows)
+
     def texts(self, members: Mapping[str, bytes], key: str) -> list[str]:
         return [decode(text) for text in self._rows.get(key, ())]
 

@@ -27,6 +27,7 @@ class Template:
         if self.names_trigger and not trigger:
             raise ValueError(f"{_KEY}: {text!r} names {{trigger}}, but data.captions.trigger is empty")
         self.parts = [trigger if part == "{trigger}" else _read(part, text) for part in _PART.findall(text)]
+        self.words = "\n".join(part for part in self.parts if isinstance(part, str))  # of its own
         self.paths = [part for part in self.parts if not isinstance(part, str)]
 
     def render(self, values: Mapping[Path, str]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from diffusion_train.data.storage.base import Range, Stat
@@ -14,17 +15,24 @@ from diffusion_train.data.storage.urls import scheme_of
 
 
 class StorageByScheme:
-    """Files of this machine, and all else over the network: through a cache of `cache_bytes` in a folder, where given."""
+    """Files of this machine, and all else over the network: through a cache of `cache_bytes` in a folder, where given.
+
+    `ahead_bytes` say how much each process may ask for by `begin` before it is needed; 0: not even a cache is filled ahead.
+    """
 
     def __init__(
         self,
         settings: Settings | None = None,
         cache_folder: str | Path | None = None,
         cache_bytes: int = 1 << 36,
+        ahead_bytes: int = 1 << 27,
     ) -> None:
+        if ahead_bytes < 0:
+            raise ValueError(f"data.storage.ahead_bytes={ahead_bytes}: at least 0, which reads nothing ahead")
+        self.ahead_bytes = ahead_bytes
         self._local = LocalStorage()
         self._remote = RemoteStorage(settings)
-        self._cached = CachedStorage(self._remote, Path(cache_folder), cache_bytes) if cache_folder else None
+        self.cache = CachedStorage(self._remote, Path(cache_folder), cache_bytes) if cache_folder else None
 
     @property
     def num_retries(self) -> int:
@@ -35,15 +43,30 @@ class StorageByScheme:
         return (self._local if scheme_of(url) == "file" else self._remote).stat(url)
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        remote = [place for place, wanted in enumerate(ranges) if ":" in wanted.url and scheme_of(wanted.url) != "file"]
+        return self.begin(ranges)()
+
+    def begin(self, ranges: Sequence[Range]) -> Callable[[], list[bytes]]:
+        """Asks servers for the ranges and returns at once; calling what it returns gives the bytes, or raises.
+
+        What a cache may hold, and local files, are read by that call.
+        """
+        remote = [place for place, wanted in enumerate(ranges) if is_remote(wanted.url)]
         if not remote:
-            return self._local.read(ranges)
-        parts = dict(zip(remote, (self._cached or self._remote).read([ranges[place] for place in remote]), strict=True))
+            return lambda: self._local.read(ranges)
+        far = [ranges[place] for place in remote]
+        finish = partial(self.cache.read, far) if self.cache else self._remote.begin(far)
+        return lambda: self._joined(ranges, dict(zip(remote, finish(), strict=True)))
+
+    def prefetch(self, ranges: Sequence[Range]) -> bool:
+        """Begins to fetch what is remote into the cache; False where too much waits to be fetched already."""
+        assert self.cache
+        return self.cache.prefetch([wanted for wanted in ranges if is_remote(wanted.url)])
+
+    def _joined(self, ranges: Sequence[Range], parts: dict[int, bytes]) -> list[bytes]:
         local = [place for place in range(len(ranges)) if place not in parts]
         parts |= zip(local, self._local.read([ranges[place] for place in local]), strict=True)
         return [parts[place] for place in range(len(ranges))]
 
-    def prefetch(self, ranges: Sequence[Range]) -> None:
-        """Begins to fetch what is remote into the cache, and returns at once; nothing without one."""
-        if self._cached:
-            self._cached.prefetch([wanted for wanted in ranges if scheme_of(wanted.url) != "file"])
+
+def is_remote(url: str) -> bool:
+    return ":" in url and scheme_of(url) != "file"

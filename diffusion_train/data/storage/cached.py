@@ -48,7 +48,7 @@ class CachedStorage:
         self.storage = storage
         self._settings = folder, max_bytes, block_bytes, patience
         self._files = BlockFiles(Path(folder), max_bytes)
-        self._block_bytes = block_bytes
+        self.max_bytes, self.block_bytes = max_bytes, block_bytes
         self._patience = patience
         self._prefetcher = Prefetcher(self._fetch_absent)
 
@@ -66,9 +66,12 @@ class CachedStorage:
             whole[window.place].append(fetched[window.block][window.start : window.end] if part is None else part)
         return [parts[0] if len(parts) == 1 else b"".join(parts) for parts in whole]
 
-    def prefetch(self, ranges: Sequence[Range]) -> None:
-        """Fetches the blocks in the background, as far as there is room in the queue; a fault shows when they are read."""
-        self._prefetcher.add(window.block for wanted in ranges for window in self._windows(0, wanted))
+    def prefetch(self, ranges: Sequence[Range]) -> bool:
+        """Fetches the blocks in the background; a fault shows when they are read.
+
+        False where as many wait already as may: these do not.
+        """
+        return self._prefetcher.add(window.block for wanted in ranges for window in self._windows(0, wanted))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CachedStorage, (self.storage, *self._settings)
@@ -77,10 +80,10 @@ class CachedStorage:
         url, version, offset, size = wanted
         total, _ = split_version(version)
         end = offset + size
-        for number in range(offset // self._block_bytes, -(-end // self._block_bytes) if size else 0):
-            low = number * self._block_bytes
-            block = _Block(url, version, number, min(self._block_bytes, total - low))
-            yield _Window(block, max(offset - low, 0), min(end - low, self._block_bytes), place)
+        for number in range(offset // self.block_bytes, -(-end // self.block_bytes) if size else 0):
+            low = number * self.block_bytes
+            block = _Block(url, version, number, min(self.block_bytes, total - low))
+            yield _Window(block, max(offset - low, 0), min(end - low, self.block_bytes), place)
 
     def _kept(self, window: _Window) -> bytes | None:
         return self._files.read(window.block.name, window.block.size, window.start, window.end)
@@ -89,7 +92,9 @@ class CachedStorage:
         return self._files.read(block.name, block.size, 0, block.size)
 
     def _fetch_absent(self, blocks: Iterable[_Block]) -> None:
-        self._fetch([block for block in blocks if self._kept(_Window(block, 0, 1, 0)) is None])
+        """Those that nobody else is fetching."""
+        absent = [block for block in blocks if self._kept(_Window(block, 0, 1, 0)) is None]
+        self._fetch_mine({block: claim for block in absent if (claim := self._files.claim(block.name))})
 
     def _fetch(self, blocks: Iterable[_Block]) -> dict[_Block, bytes]:
         """First those that nobody else is fetching, all at once; then those that others have fetched meanwhile."""
@@ -126,5 +131,5 @@ class CachedStorage:
         if not blocks:
             return []
         return self.storage.read(
-            [Range(block.url, block.version, block.number * self._block_bytes, block.size) for block in blocks]
+            [Range(block.url, block.version, block.number * self.block_bytes, block.size) for block in blocks]
         )

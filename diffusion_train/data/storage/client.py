@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import aiohttp
@@ -45,13 +46,8 @@ class Client:
             self._ready.set()
             await self._end.wait()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Waits for the work, which is given up where the waiting is interrupted."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        finally:
-            future.cancel()
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._end.set)

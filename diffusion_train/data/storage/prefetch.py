@@ -10,12 +10,15 @@ from typing import Generic, TypeVar
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-_MOST_WAITING = 1024
-_AT_ONCE = 16
+_MOST_WAITING = 128
+_AT_ONCE = 4
 
 
 class Prefetcher(Generic[T]):
-    """Calls `fetch` with a few items at a time; what it raises is logged alone. The thread ends with its work."""
+    """Calls `fetch` with a few items at a time, in order. The thread ends with its work.
+
+    What `fetch` raises is logged alone and ends the work: whoever reads an item meets the same fault and tells.
+    """
 
     _running: bool
 
@@ -23,24 +26,27 @@ class Prefetcher(Generic[T]):
         self._fetch = fetch
         self._forget()
 
-    def add(self, items: Iterable[T]) -> None:
-        """Items beyond those that may wait are dropped."""
+    def add(self, items: Iterable[T]) -> bool:
+        """False, and nothing is added, while many items wait."""
         if self._process != os.getpid():
             self._forget()
         with self._lock:
+            if len(self._waiting) >= _MOST_WAITING:
+                return False
             self._waiting.update(dict.fromkeys(items))
-            for item in list(self._waiting)[_MOST_WAITING:]:
-                del self._waiting[item]
             if self._waiting and not self._running:
                 self._running = True
                 threading.Thread(target=self._work, name="prefetch", daemon=True).start()
+            return True
 
     def _work(self) -> None:
         while items := self._next():
             try:
                 self._fetch(items)
-            except Exception as error:  # noqa: BLE001 - whoever reads the item meets the same fault and tells
+            except Exception as error:  # noqa: BLE001
                 log.debug("prefetch: %s", error)
+                with self._lock:
+                    self._waiting.clear()
 
     def _next(self) -> list[T]:
         with self._lock:

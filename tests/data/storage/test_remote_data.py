@@ -112,6 +112,17 @@ def test_row_31_what_is_absent_or_denied_is_told_at_the_start_without_secrets(se
         _dataset([signed, server.url("/absent.tar")])
     assert "canary" not in str(error.value)
     assert [problem.rule for problem in error.value.problems] == ["unreadable-shard"] * 2
+    assert [note.split(",")[0] for note in error.value.__notes__] == [
+        "http://: give a signed URL that has not expired",
+        "http://: check the address in data.shards",
+    ]
+
+
+def test_a_server_that_fails_while_shards_are_indexed_is_told_as_a_fault_of_the_data(server, served):
+    _, remote = served
+    server.always = lambda handler: handler.ok() if handler.headers["Range"] == "bytes=0-0" else handler.status(403)
+    with pytest.raises(DataError, match=r"data\.shards cannot be indexed: http.*403"):
+        _dataset(remote[:1])
 
 
 def test_a_cache_gives_the_same_samples(served, tmp_path, server):

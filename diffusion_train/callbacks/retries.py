@@ -1,0 +1,27 @@
+"""How often storage had to be asked again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from diffusion_train.callbacks.scalars import is_logged, log
+
+
+class Retries(pl.Callback):
+    """Logs `data/retries`: requests for training batches that were repeated since this start, by all ranks and workers."""
+
+    def __init__(self) -> None:
+        self._counted = torch.zeros((), dtype=torch.int64)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if "retries" not in batch:  # data=stream, whose pipeline counts none
+            return
+        self._counted = self._counted.to(batch["retries"].device) + batch["retries"].sum()
+        if is_logged(trainer):
+            of_all = self._counted.float()
+            if trainer.world_size > 1:
+                of_all = trainer.strategy.reduce(of_all, reduce_op="sum")
+            log(trainer, {"data/retries": int(of_all)})

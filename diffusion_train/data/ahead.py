@@ -1,0 +1,88 @@
+"""Batches read before their turn, so that no step waits for a network that is fast enough."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from diffusion_train.data.order import Draw, Window
+
+if TYPE_CHECKING:
+    from diffusion_train.data.dataset import Dataset
+
+log = logging.getLogger(__name__)
+_MOST_BEGUN = 8  # batches of a process
+_PREFETCHED_A_TURN = 8  # batches: a start in the middle of a window catches up in a few turns
+_WINDOWS = 2.5  # that a cache should hold: the one at hand, the next, and room for evictions
+
+
+class Reading(NamedTuple):
+    """A batch under way: `finish` waits for it and gives its samples, or raises; until then it takes `num_bytes`."""
+
+    num_bytes: int
+    finish: Callable[[], list[dict[str, Any]]]
+
+
+class Lookahead(NamedTuple):
+    """How far a process looks: `num_bytes` of its next batches held in memory, the next `num_samples` of all cached."""
+
+    num_bytes: int = 0
+    num_samples: int = 0
+
+
+class Ahead:
+    """Reads batches by their number, and begins the next ones of this process meanwhile.
+
+    `num_bytes` are exceeded by one batch at most. A batch holds the same samples whether it was begun before or not, and
+    its faults show in its own turn.
+    """
+
+    def __init__(self, dataset: Dataset, draws: Callable[[int], list[Draw]], lookahead: Lookahead, batch_size: int):
+        self._dataset, self._draws = dataset, draws
+        self._num_bytes = lookahead.num_bytes
+        self._num_batches = -(-lookahead.num_samples // batch_size)
+        self._begun: dict[int, Reading] = {}
+        self._prefetched = 0  # batches below this number
+
+    def read(self, number: int, stride: int) -> list[dict[str, Any]]:
+        """`number + stride` is this process's next batch."""
+        reading = self._begun.pop(number, None) or self._dataset.begin(self._draws(number))
+        self._begin(range(number + stride, number + stride * (_MOST_BEGUN + 1), stride))
+        self._prefetch(range(number + stride, number + self._num_batches + 1, stride))
+        return reading.finish()
+
+    def _begin(self, numbers: range) -> None:
+        self._begun = {number: reading for number, reading in self._begun.items() if number in numbers}
+        for number in numbers:
+            if sum(reading.num_bytes for reading in self._begun.values()) >= self._num_bytes:
+                return
+            if number not in self._begun:
+                self._begun[number] = self._dataset.begin(self._draws(number))
+
+    def _prefetch(self, numbers: range) -> None:
+        left = numbers[numbers.index(self._prefetched) :] if self._prefetched in numbers else numbers
+        for number in left[:_PREFETCHED_A_TURN]:
+            if not self._dataset.prefetch(self._draws(number)):
+                return
+            self._prefetched = number + numbers.step
+
+
+def for_cache(
+    windows: Sequence[Window], mean_bytes: float, total: int, cache_bytes: int, block_bytes: int
+) -> Lookahead:
+    """One window ahead, or as much of it as the cache has room for; a cache that is too small is told of.
+
+    A cache keeps whole blocks: what lies between the samples of a window is kept too, up to a block a sample.
+    """
+    num_samples = sum(window.num_samples for window in windows)
+    held = sum(window.num_samples * min(mean_bytes * window.stretch, block_bytes + mean_bytes) for window in windows)
+    wanted = max(int(min(_WINDOWS * held, total / 0.9)), 1)
+    if wanted > cache_bytes:
+        log.warning(
+            "data.storage.cache_bytes=%d holds less than the order goes over at a time, %d windows of %d samples in all, "
+            "and the ones after: blocks will be fetched again and again. Set data.storage.cache_bytes=%d, or a smaller "
+            "data.window",
+            *(cache_bytes, len(windows), num_samples, wanted),
+        )
+    return Lookahead(num_samples=max(int(num_samples * min(1.0, cache_bytes / wanted)), 1))

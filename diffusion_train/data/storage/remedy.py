@@ -1,0 +1,50 @@
+"""What a user can do about shards that cannot be read."""
+
+from __future__ import annotations
+
+import os
+
+from diffusion_train.data.storage.base import Denied, Missing, StorageError
+from diffusion_train.data.storage.urls import scheme_of
+
+_CREDENTIALS = {
+    "s3": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (short-lived ones: AWS_SESSION_TOKEN too)",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`",
+}
+
+
+def remedy(url: str, error: StorageError) -> str:
+    scheme = scheme_of(url)
+    if scheme == "file":
+        return _local(error)
+    if isinstance(error, Denied):
+        if scheme in _CREDENTIALS:
+            return f"{scheme}://: see that these credentials may read the bucket: {_CREDENTIALS[scheme]}{_endpoint(scheme)}"
+        return f"{scheme}://: give a signed URL that has not expired, or {scheme}://user:password@host/ where it asks for one"
+    if isinstance(error, Missing):
+        what = "bucket and name" if scheme in _CREDENTIALS else "the address"
+        return f"{scheme}://: check {what} in data.shards{_endpoint(scheme)}"
+    host = "" if scheme in _CREDENTIALS else "the host in data.shards, "
+    return f"{scheme}://: check {host}the network, HTTPS_PROXY and NO_PROXY{_endpoint(scheme)}"
+
+
+def _local(error: StorageError) -> str:
+    if isinstance(error, Denied):
+        return (
+            "local files: the user who trains must be allowed to read them, and to enter their folders (chmod, chown)"
+        )
+    if isinstance(error, Missing):
+        return spelling()
+    return "local files: data.shards names tar files; those of a folder are 'folder/*.tar'"
+
+
+def spelling() -> str:
+    return f"local files: check the spelling of data.shards; paths that do not begin with / are looked for in {os.getcwd()}"
+
+
+def _endpoint(scheme: str) -> str:
+    """Which store is asked, and what decides it."""
+    if scheme == "s3":
+        named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return f"; AWS_ENDPOINT_URL is {'set' if named else 'not set: Amazon is asked'}, AWS_REGION names the region"
+    return ""
