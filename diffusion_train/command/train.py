@@ -58,9 +58,9 @@ def train(cfg: Any) -> int:
     run_dir = Path(cfg.run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)
     torch.set_float32_matmul_precision("high")
+    datamodule = config.build(cfg.data.module)  # first, for what is wrong with the data is told before a model is made
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg)
-    datamodule = config.build(cfg.data.module)
     trainer = build_trainer(cfg, run_dir, checkpoint)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
     module.micro_batch_size = datamodule.micro_batch_size

@@ -56,7 +56,7 @@ def _local_files(pattern: str, names: Iterable[str]) -> tuple[list[str], list[Pr
         paths += found
         if not found:
             plain = name == pattern and not wild
-            problems.append(
-                Problem("missing-shard", name, "no such file" if plain else f"{pattern} matched 0 files here")
-            )
+            folder = os.path.dirname(os.path.abspath(name))
+            detail = "no such file" if plain else f"pattern {pattern} matched 0 files in {folder}"
+            problems.append(Problem("missing-shard", name, detail))
     return paths, problems
