@@ -145,8 +145,8 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
     folder = cache_folder() / "collection" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     versions = [stat.version for stat in stats]
     with alone(folder):
-        if found := _kept(urls, versions, sources, folder):
-            return found
+        if whole := _kept(urls, versions, sources, folder):
+            return whole
         indexes = list(_indexes(urls, stats, storage))
         meta, arrays = _joined(indexes)
         if not len(arrays["hashes"]):
