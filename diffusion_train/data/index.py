@@ -26,6 +26,7 @@ from diffusion_train.data.problem import Problem
 from diffusion_train.data.storage.base import Stat, Storage
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.files import ShardFile, read_whole
+from diffusion_train.data.storage.local import explained
 from diffusion_train.data.storage.urls import is_local, local_path
 from diffusion_train.utils.cache import atomic_write, cache_folder
 from diffusion_train.utils.redact import redact_url
@@ -106,7 +107,12 @@ def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> 
 
 
 def _open(url: str, stat: Stat, storage: Storage) -> BinaryIO:
-    return open(local_path(url), "rb", _CHUNK) if is_local(url) else ShardFile(storage, url, stat.version, stat.size)
+    if not is_local(url):
+        return ShardFile(storage, url, stat.version, stat.size)
+    try:
+        return open(local_path(url), "rb", _CHUNK)
+    except OSError as error:
+        raise explained(url, error) from error
 
 
 @dataclass
