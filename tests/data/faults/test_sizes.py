@@ -80,7 +80,11 @@ def test_an_unreadable_shard_or_folder_or_a_dangling_link(make_shards, tmp_path)
     link.symlink_to(tmp_path / "gone.tar")
     file.chmod(0)
     inside.parent.chmod(0)
-    command = ["check", f"data.shards=['{file}','{inside}','{link}']", f"out={tmp_path / 'out'}"]
+    command = [
+        "check",
+        f"data.shards=['{file}','{inside}','{inside.parent}/*.tar','{link}']",
+        f"out={tmp_path / 'out'}",
+    ]
     try:
         done = subprocess.run(
             [sys.executable, "-c", READ, *command], capture_output=True, text=True, timeout=60, check=False
@@ -91,4 +95,5 @@ def test_an_unreadable_shard_or_folder_or_a_dangling_link(make_shards, tmp_path)
     user = pwd.getpwuid(os.geteuid()).pw_name
     assert f"{file}: Permission denied for user {user}" in done.stderr
     assert f"{inside}: Permission denied for user {user}" in done.stderr
+    assert f"{inside.parent}/*.tar: {inside.parent}: Permission denied for user {user}" in done.stderr
     assert f"{link}: a link to nothing" in done.stderr
