@@ -22,13 +22,13 @@ def test_another_number_of_ranks_or_workers_at_resume(shards, make_dataset, glob
 
 
 def test_another_micro_batch_at_resume(shards, train):
-    whole = train(shards, "trainer.max_steps=6", folder="whole")
+    whole = train(shards, "trainer.max_steps=3", folder="whole")
     assert whole.code == Exit.DONE, whole.told
-    for steps, micro in ((2, 1), (4, 2), (6, 3)):
+    for steps, micro in ((1, 1), (3, 3)):
         part = train(shards, f"trainer.max_steps={steps}", f"data.micro_batch_size={micro}", folder="parts")
         assert part.code == Exit.DONE, part.told
     assert part.batches == whole.batches
-    assert [len(batch) for batch in whole.batches] == [4] * 6
+    assert [len(batch) for batch in whole.batches] == [4] * 3
 
 
 def test_a_data_set_that_grew_or_shrank(shards, make_shards, train):
@@ -40,4 +40,3 @@ def test_a_data_set_that_grew_or_shrank(shards, make_shards, train):
         assert "\n  data: " in run.told
         assert "allow_mismatch=[data]" in run.told
         assert "data.order" not in run.told
-    assert len(train(shards, "trainer.max_steps=2").batches) == 2
