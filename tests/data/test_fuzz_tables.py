@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ import pytest
 
 from diffusion_train.data.collection import open_shards
 from diffusion_train.data.dataset import ShardDataset
+from diffusion_train.data.index import load_index, sidecars
+from diffusion_train.data.kept import kept as tables_kept
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import DataError
 from diffusion_train.data.storage.base import Missing, Range, Stat, Storage, StorageError
@@ -163,19 +166,54 @@ def test_indexes_and_tables_damaged_in_every_way_are_found_out(kept, what):
     _fuzz(*kept, num_trials=600, what=what, seed=random.randrange(1 << 30))
 
 
+def _check_flipped_bits(file: Path, storage: Numbers, places: Sequence[int]) -> None:
+    """The index read from the file is none, or the one that was written."""
+    url, data = storage.urls[0], file.read_bytes()
+    stat = storage.stat(url)
+    whole = load_index(url, stat, storage)
+    for place in places:
+        for bit in range(8):
+            file.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+            found = load_index(url, stat, storage)
+            assert found is None or all(np.array_equal(vars(found)[name], vars(whole)[name]) for name in vars(whole))
+    file.write_bytes(data)
+
+
+@pytest.fixture
+def first_index(kept):
+    """The file of the first shard's index, and its storage."""
+    storage, cache, _ = kept
+    return cache / "index" / Path(sidecars(storage.urls[0])[1]).name, storage
+
+
+def test_a_number_changed_in_an_index_is_found_out(first_index):
+    file, storage = first_index
+    _check_flipped_bits(file, storage, [place for place, byte in enumerate(file.read_bytes()) if byte in b"0123456789"])
+
+
+@pytest.mark.slow
+def test_any_bit_flipped_in_an_index_is_found_out(first_index):
+    file, storage = first_index
+    _check_flipped_bits(file, storage, range(file.stat().st_size))
+
+
 @pytest.mark.slow
 def test_the_index_of_a_million_samples_damaged(tmp_path):
     storage, cache = Numbers(1_000_000, 2), tmp_path / "cache"
     numbers = random.Random(0).sample(range(1_000_000), 2000)
     _check(storage, numbers)
-    draw = random.Random(0)
-    for name in ("starts", "members", "keys"):
-        _flip(next(cache.glob(f"collection/*/{name}.npy")), draw)
-        _check(storage, numbers)
-    one, _ = sorted(cache.glob("index/*.npz"))
-    _swap(one, draw)
+    [folder] = (folder for folder in (cache / "collection").iterdir() if folder.is_dir())
+    draw, files = random.Random(0), _files(folder)
+    for trial in range(80):
+        with files[trial % len(files)].open("r+b") as file:
+            place = draw.randrange(os.fstat(file.fileno()).st_size)
+            byte = os.pread(file.fileno(), 1, place)
+            os.pwrite(file.fileno(), bytes([byte[0] ^ 1 << draw.randrange(8)]), place)
+            assert tables_kept(folder) is None
+            os.pwrite(file.fileno(), byte, place)
+    assert tables_kept(folder) is not None
+    _flip(folder / "starts.npy", draw)
+    _check(storage, numbers)
+    _swap(next(cache.glob("index/*.npz")), draw)
     shutil.rmtree(cache / "collection")
     _check(storage, numbers, whole=False)
-    _cut(one, draw)
-    shutil.rmtree(cache / "collection")
-    _check(storage, [number for number in numbers if number >= 500_000], whole=False)
