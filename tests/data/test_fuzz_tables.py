@@ -158,7 +158,7 @@ def kept(tmp_path):
 
 @pytest.mark.parametrize("what", ["index", "collection"])
 def test_damaged_indexes_and_tables_are_found_out(kept, what):
-    _fuzz(*kept, num_trials=100, what=what, seed=0)
+    _fuzz(*kept, num_trials=40, what=what, seed=0)
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ from diffusion_train.data.index import build_index
 BLOCK = 512
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 QUICK = settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-LONG = settings(QUICK, max_examples=3000, derandomize=False)
+LONG = settings(QUICK, max_examples=1500, derandomize=False)
 SIZES = [0, 1, 511, 513, 3000, 8**11 - 1, 1 << 40, 1 << 63, (1 << 88) - 1]
 
 

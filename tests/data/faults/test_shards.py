@@ -67,8 +67,8 @@ def _check_every_cut(paths, lengths, make_dataset, pairs):
         assert problem.shard == str(torn)
         assert problem.offset <= length
         assert f"{torn} at byte {problem.offset}: " in str(problem)
-        with pytest.raises(DataError, match=f"{torn} at byte {problem.offset}: "):
-            make_dataset(paths)
+    with pytest.raises(DataError, match=f"{torn} at byte {problem.offset}: "):
+        make_dataset(paths)
 
 
 def test_a_tar_cut_in_the_data_of_a_member(two_shards, make_dataset, pairs, train):

@@ -64,12 +64,18 @@ def test_fewer_samples_than_one_global_batch(make_shards, train):
     assert "data.batch_size=8 is more than the 3 training samples: use 1 to 3" in run.told
 
 
-READ = """
+DROP = """
 import ctypes, os, sys
 for capability in (1, 2):  # those by which root reads whatever its mode; the next program has them no more
     ctypes.CDLL(None).prctl(24, capability)
-code = "import sys; from diffusion_train.command import cli; sys.exit(cli.main(sys.argv[1:]))"
-os.execv(sys.executable, [sys.executable, "-c", code, *sys.argv[1:]])
+os.execv(sys.executable, [sys.executable, "-c", *sys.argv[1:]])
+"""
+
+OPEN = """
+import sys
+from diffusion_train.command.exit import guarded
+from diffusion_train.data.collection import open_shards
+sys.exit(guarded(lambda: open_shards(sys.argv[1:])))
 """
 
 
@@ -80,15 +86,10 @@ def test_an_unreadable_shard_or_folder_or_a_dangling_link(make_shards, tmp_path)
     link.symlink_to(tmp_path / "gone.tar")
     file.chmod(0)
     inside.parent.chmod(0)
-    command = [
-        "check",
-        f"data.shards=['{file}','{inside}','{inside.parent}/*.tar','{link}']",
-        f"out={tmp_path / 'out'}",
-    ]
+    shards = [str(shard) for shard in (file, inside, inside.parent / "*.tar", link)]
+    command = [sys.executable, "-c", DROP, OPEN, *shards]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", READ, *command], capture_output=True, text=True, timeout=60, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     finally:
         inside.parent.chmod(0o700)
     assert done.returncode == Exit.WRONG, done.stderr
