@@ -141,15 +141,15 @@ def test_a_flipped_bit_of_a_header(two_shards, make_dataset, pairs):
 
 
 @pytest.mark.slow
-def test_every_flipped_bit_of_every_header(two_shards, make_dataset, pairs):
+def test_every_flipped_bit_of_headers(two_shards, make_dataset, pairs):
     path = two_shards()[0]
-    _check_flips(path, _indexed(path)[0], _headers(path), range(8), _indexed)
+    _check_flips(path, _indexed(path)[0], _headers(path)[1:5], range(8), _indexed)
 
     def delivered(path):
         dataset = make_dataset(path, faults="tolerant")
         return pairs(dataset), dataset.problems
 
-    _check_flips(path, pairs(make_dataset(path)), _headers(path), [2], delivered)
+    _check_flips(path, pairs(make_dataset(path)), _headers(path)[2:3], [2], delivered)
 
 
 def test_a_zero_byte_shard(two_shards, train):
