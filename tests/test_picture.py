@@ -29,7 +29,7 @@ def test_a_grid_holds_every_image_pixel_by_pixel() -> None:
     assert canvas.getpixel((6, 6)) == (0, 0, 0)
 
 
-def test_row_20_what_does_not_print_in_a_caption_is_drawn_escaped() -> None:
+def test_what_does_not_print_in_a_caption_is_drawn_escaped() -> None:
     image = torch.zeros(1, 3, 40, 40)
     hostile, escaped = (
         picture.grid(image, [text], 1, 160) for text in ("a\n\u202e\ud800 x\0", r"a \u202e\ud800 x\x00")
@@ -37,7 +37,7 @@ def test_row_20_what_does_not_print_in_a_caption_is_drawn_escaped() -> None:
     assert hostile.tobytes() == escaped.tobytes()
 
 
-def test_row_19_a_long_caption_takes_no_time_to_draw() -> None:
+def test_a_long_caption_takes_no_time_to_draw() -> None:
     start = time.perf_counter()
     picture.grid(torch.zeros(1, 3, 8, 8), ["x" * 10**6], 1)
     assert time.perf_counter() - start < 1

@@ -54,13 +54,15 @@ def train(cfg: Any) -> int:
     from diffusion_train.callbacks.scalars import NumericalError
     from diffusion_train.command.exit import Exit
     from diffusion_train.data.storage.base import StorageError
+    from diffusion_train.training.checkpoint import read_facts
 
     run_dir = Path(cfg.run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)
+    first_step = read_facts(checkpoint)["step"] if checkpoint else 0
     torch.set_float32_matmul_precision("high")
+    datamodule = config.build(cfg.data.module)  # first, for what is wrong with the data is told before a model is made
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg)
-    datamodule = config.build(cfg.data.module)
     trainer = build_trainer(cfg, run_dir, checkpoint)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
     module.micro_batch_size = datamodule.micro_batch_size
@@ -79,7 +81,7 @@ def train(cfg: Any) -> int:
         print(f"data: {config.redact_text(reason)}; the run can go on from its last checkpoint", file=sys.stderr)
         return Exit.STORAGE
     except ValueError as error:
-        if checkpoint is None and trainer.global_step == 0:
+        if trainer.global_step <= first_step:
             raise  # told as a mistake in the settings, without a traceback
         raise RuntimeError(f"training ended at step {trainer.global_step}: {error}") from error
     farewell(cfg, trainer, run_dir)

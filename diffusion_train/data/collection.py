@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
 import multiprocessing
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from diffusion_train.data.index import FORMAT, ShardIndex, build_index, keep_index, load_index
+from diffusion_train.data.kept import alone, keep, kept, tables
 from diffusion_train.data.patterns import Patterns, find_shards
 from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.storage.base import Range, Stat, Storage, StorageError
@@ -150,9 +146,9 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
     )
     folder = cache_folder() / "collection" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     versions = [stat.version for stat in stats]
-    with _alone(folder):
-        if kept := _kept(urls, versions, sources, folder):
-            return kept
+    with alone(folder):
+        if whole := _kept(urls, versions, sources, folder):
+            return whole
         try:
             indexes = list(_indexes(urls, stats, storage))
         except StorageError as error:  # read since the probe, and now out of reach
@@ -160,7 +156,7 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
         meta, arrays = _joined(indexes)
         if not len(arrays["hashes"]):
             raise DataError.listing([problem for index in indexes for problem in index.problems])
-        written = _keep(meta, arrays, folder)
+        written = keep(meta, arrays, folder)
     return (written and _kept(urls, versions, sources, folder)) or Collection(urls, versions, sources, meta, arrays)
 
 
@@ -270,50 +266,12 @@ def _refuse_to_be_imported() -> None:
         )
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Of several processes that start at once, one makes the table and the others take it; where locks fail, each does."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = folder.with_suffix(".lock").open("a")
-    except OSError:
-        yield
-        return
-    with file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _keep(meta: Mapping[str, Any], arrays: Mapping[str, Array], folder: Path) -> bool:
-    """False where nothing can be written: the table then stays in memory."""
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    except OSError:
-        return False
-    try:
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        (temporary / "meta.json").write_text(json.dumps(meta), "utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        return False
-    return True
-
-
 def _kept(urls: list[str], versions: list[str], sources: Mapping[str, int], folder: Path) -> Collection | None:
-    try:
-        return _reopened(urls, versions, sources, json.loads((folder / "meta.json").read_text("utf-8")), {}, folder)
-    except (OSError, ValueError, KeyError):
-        return None  # absent or damaged: made again
+    meta = kept(folder)
+    return None if meta is None else _reopened(urls, versions, sources, meta, {}, folder)
 
 
 def _reopened(
     urls: list[str], versions: list[str], sources: Mapping[str, int], meta: Any, arrays: Any, folder: Path | None
 ) -> Collection:
-    names = ("shard_ends", "members", "starts", "keys", "key_ends", "license", "hashes")
-    if folder:
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
-    return Collection(urls, versions, sources, meta, arrays, folder)
+    return Collection(urls, versions, sources, meta, tables(folder) if folder else arrays, folder)

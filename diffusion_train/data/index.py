@@ -10,7 +10,6 @@ import json
 import os
 import re
 import zipfile
-import zlib
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -27,11 +26,12 @@ from diffusion_train.data.problem import Problem
 from diffusion_train.data.storage.base import Stat, Storage
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.files import ShardFile, read_whole
+from diffusion_train.data.storage.local import explained
 from diffusion_train.data.storage.urls import is_local, local_path
 from diffusion_train.utils.cache import atomic_write, cache_folder
 from diffusion_train.utils.redact import redact_url
 
-FORMAT = 2
+FORMAT = 3
 MEMBER = np.dtype(
     [("ext", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("width", "<i4"), ("height", "<i4")]
 )
@@ -107,7 +107,12 @@ def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> 
 
 
 def _open(url: str, stat: Stat, storage: Storage) -> BinaryIO:
-    return open(local_path(url), "rb", _CHUNK) if is_local(url) else ShardFile(storage, url, stat.version, stat.size)
+    if not is_local(url):
+        return ShardFile(storage, url, stat.version, stat.size)
+    try:
+        return open(local_path(url), "rb", _CHUNK)
+    except OSError as error:
+        raise explained(url, error) from error
 
 
 @dataclass
@@ -119,6 +124,9 @@ class _Found:
     extensions: dict[str, int] = field(default_factory=dict)
     license_of: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    ambiguous: set[str] = field(
+        default_factory=set
+    )  # with a member twice, so that nobody knows which pair is the right one
     num_ignored: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
@@ -132,6 +140,7 @@ class _Found:
         if extension in group:
             detail = f"member {member.name!r} again, first at byte {group[extension][1]}"
             self.problem("duplicate-member", detail, key, member.header)
+            self.ambiguous.add(key)
             return
         crc, width, height = self._contents(file, member, key, extension)
         number = self.extensions.setdefault(extension, len(self.extensions))
@@ -161,8 +170,9 @@ class _Found:
         return crc, 0, 0
 
     def index(self, stat: Stat) -> ShardIndex:
-        keys = [key.encode("utf-8", "surrogatepass") for key in self.groups]
-        rows = [row for group in self.groups.values() for row in group.values()]
+        groups = {key: group for key, group in self.groups.items() if key not in self.ambiguous}
+        keys = [key.encode("utf-8", "surrogatepass") for key in groups]
+        rows = [row for group in groups.values() for row in group.values()]
         licenses = list(dict.fromkeys(self.license_of.values()))
         place = {name: number for number, name in enumerate(licenses)}
         return ShardIndex(
@@ -176,9 +186,9 @@ class _Found:
             problems=self.problems,
             keys=np.frombuffer(b"".join(keys), np.uint8),
             key_ends=np.cumsum([len(key) for key in keys], dtype=np.int64),
-            starts=np.cumsum([0, *map(len, self.groups.values())], dtype=np.int64),
+            starts=np.cumsum([0, *map(len, groups.values())], dtype=np.int64),
             members=np.array(rows, MEMBER),
-            license=np.array([place.get(self.license_of.get(key, ""), -1) for key in self.groups], np.int32),
+            license=np.array([place.get(self.license_of.get(key, ""), -1) for key in groups], np.int32),
         )
 
 
@@ -233,6 +243,8 @@ def _loaded(place: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | 
     if data is None:
         return None
     try:
+        if zipfile.ZipFile(BytesIO(data)).testzip():
+            return None  # numpy alone would read what damage leaves of an array
         with np.load(BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in _ARRAYS}
             meta = json.loads(file["meta"].tobytes())
@@ -241,8 +253,8 @@ def _loaded(place: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | 
             return None
         problems = [Problem(**{**facts, "shard": redact_url(url)}) for facts in meta.pop("problems")]
         return ShardIndex(**{**meta, "url": url, "version": stat.version, "problems": problems}, **arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None  # damaged or of another time: it is only a copy of what the shard says
+    except Exception:  # noqa: BLE001 (damage makes zipfile and numpy raise almost anything)
+        return None  # it is only a copy of what the shard says
 
 
 def keep_index(index: ShardIndex) -> ShardIndex:

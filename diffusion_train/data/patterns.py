@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from braceexpand import braceexpand
 
 from diffusion_train.data.problem import Problem
+from diffusion_train.data.storage.local import explained
 from diffusion_train.data.storage.urls import SCHEMES, is_local
 from diffusion_train.utils.redact import redact_url
 
@@ -52,11 +53,30 @@ def _local_files(pattern: str, names: Iterable[str]) -> tuple[list[str], list[Pr
     paths, problems = [], []
     for name in (name.removeprefix("file://") for name in names):
         wild = glob.has_magic(name) and not os.path.exists(name)
-        found = sorted(glob.glob(name)) if wild else [name] * os.path.lexists(name)
+        found = sorted(glob.glob(name)) if wild else [name] * _may_be_there(name)
         paths += found
         if not found:
-            plain = name == pattern and not wild
-            problems.append(
-                Problem("missing-shard", name, "no such file" if plain else f"{pattern} matched 0 files here")
-            )
+            problems.append(_absent(name, pattern, plain=name == pattern and not wild))
     return paths, problems
+
+
+def _may_be_there(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except PermissionError:
+        return True  # told when it is to be read
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _absent(name: str, pattern: str, plain: bool) -> Problem:
+    folder = os.path.dirname(os.path.abspath(name))
+    try:
+        os.scandir(folder).close()
+    except PermissionError as error:
+        return Problem("unreadable-shard", name, str(explained(folder, error)))
+    except (OSError, ValueError):
+        pass
+    detail = "no such file" if plain else f"pattern {pattern} matched 0 files in {folder}"
+    return Problem("missing-shard", name, detail)

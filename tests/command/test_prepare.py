@@ -180,7 +180,6 @@ def test_too_many_faults(photos, tmp_path, capsys):
 
 
 def test_paths_with_spaces_unicode_equals_signs_braces_and_quotes(photos, tmp_path, capsys):
-    """FAULTS row 66."""
     where = tmp_path / "mit Leer zeichen" / "a=b {x,y}" / "it's é"
     where.parent.mkdir(parents=True)
     photos.rename(where)
@@ -204,7 +203,7 @@ def test_the_shards_may_lie_inside_the_source(photos):
 
 
 def test_a_full_disk_ends_with_4_and_goes_on_later(photos, tmp_path):
-    """FAULTS row 37, for preparing: a limit on the size of files stands for a full disk."""
+    """A limit on the size of files stands for a full disk."""
     code = (
         "import resource, signal, sys; from diffusion_train.command.cli import main\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -225,7 +224,6 @@ def test_a_full_disk_ends_with_4_and_goes_on_later(photos, tmp_path):
 
 
 def test_nobody_reading_its_output_is_no_error(photos, tmp_path):
-    """FAULTS row 68."""
     code = "import sys; from diffusion_train.command.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [
         sys.executable,

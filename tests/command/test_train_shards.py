@@ -51,25 +51,7 @@ def seen(run_dir: Path) -> list[list[str]]:
     return [json.loads(line)["keys"] for line in (run_dir / "samples_seen.jsonl").read_text().splitlines()]
 
 
-def test_row_1_a_torn_shard_is_named_or_used_as_far_as_it_is_whole(shards: list[Path], tmp_path: Path) -> None:
-    shards[2].write_bytes(shards[2].read_bytes().rstrip(b"\0")[:-700])
-    strict = run(shards, tmp_path / "strict", "trainer.max_steps=2")
-    assert strict.returncode == 2
-    assert f"{shards[2]} at byte " in strict.stderr
-    assert "data.faults=tolerant" in strict.stderr
-    tolerant = run(shards, tmp_path / "tolerant", "trainer.max_steps=12", "data.faults=tolerant")
-    assert tolerant.returncode == 0, tolerant.stderr
-    rules = [
-        json.loads(line)["rule"] for line in (tmp_path / "tolerant" / "bad_samples.jsonl").read_text().splitlines()
-    ]
-    assert "torn-shard" in rules
-    used = {key for keys in seen(tmp_path / "tolerant") for key in keys}
-    assert used >= {f"k{i:05d}" for i in [*range(13), *range(14, 28), *range(30, 40)]}
-
-
-def test_row_7_a_bad_sample_is_replaced_alike_by_any_workers_and_after_a_restart(
-    shards: list[Path], tmp_path: Path
-) -> None:
+def test_a_bad_sample_is_replaced_alike_by_any_workers_and_after_a_restart(shards: list[Path], tmp_path: Path) -> None:
     whole = run(shards, tmp_path / "whole", "trainer.max_steps=10")
     assert whole.returncode == 0, whole.stderr
     for stop, workers in ((4, 2), (10, 1)):
@@ -87,7 +69,7 @@ def test_row_7_a_bad_sample_is_replaced_alike_by_any_workers_and_after_a_restart
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_row_30_a_shard_replaced_while_training_ends_the_run_with_4(
+def test_a_shard_replaced_while_training_ends_the_run_with_4(
     shards: list[Path], tmp_path: Path, num_workers: int
 ) -> None:
     arguments = command(shards, tmp_path / "run", "trainer.max_steps=100000", f"data.num_workers={num_workers}")

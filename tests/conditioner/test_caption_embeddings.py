@@ -129,11 +129,11 @@ def test_captions_that_templates_make_too_long_are_counted_and_told_once(make):
 @pytest.mark.parametrize(
     "caption", ["\ud800 cat", "\udc00\ud800", "a\0b", "\x1b[2J", "\u202e", "x" * 100_000, "é\ufffd"]
 )
-def test_rows_18_to_20_no_caption_stops_an_encoder(make, caption):
+def test_no_caption_stops_an_encoder(make, caption):
     cond = make()({"caption": [caption, "cat"]})
     assert all(value.isfinite().all() for value in cond.values())
 
 
-def test_row_19_ten_thousand_words_are_told_escaped(t5_folder):
+def test_ten_thousand_words_are_told_escaped(t5_folder):
     with pytest.warns(UserWarning, match=r"for instance '\\x1b\[2J cat cat .*…'; the encoder"):
         Text(T5(str(t5_folder), 10))({"caption": ["\x1b[2J " + "cat " * 10_000]})

@@ -106,7 +106,7 @@ def test_other_processes_give_the_same_bytes(tmp_path, make_png):
 
 
 def test_wherever_it_was_stopped_the_next_start_ends_with_the_same_bytes(tmp_path, make_png):
-    """FAULTS row 73: nothing whole is done again."""
+    """Nothing whole is done again."""
     others = {"at3": LeftOut("unreadable"), "at11": LeftOut("not-a-sample"), "at29": LeftOut("unreadable")}
     write(tmp_path / "whole", Given(make_png, **others))
     whole = bytes_of(tmp_path / "whole")
@@ -227,7 +227,6 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bytes_and_leaves_no_process(tmp_path, make_png):
-    """FAULTS row 73."""
     (tmp_path / "prepare.py").write_text(SCRIPT)
     (tmp_path / "photos").mkdir()
     for i in range(600):

@@ -1,4 +1,4 @@
-"""FAULTS row 60: a data set that grew or shrank goes on with the samples not seen yet."""
+"""A data set that grew or shrank goes on with the samples not seen yet."""
 
 from __future__ import annotations
 

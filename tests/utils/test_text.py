@@ -17,7 +17,7 @@ from diffusion_train.utils.text import shown
     ],
     ids=["plain", "control", "bidi", "lines", "surrogate-bom-tag", "html"],
 )
-def test_row_20_what_does_not_print_is_escaped(text, expected):
+def test_what_does_not_print_is_escaped(text, expected):
     assert shown(text) == expected
     shown(text).encode("utf-8")
 

@@ -11,6 +11,7 @@ from diffusion_train.data.caption.fault import decode, is_utf8
 from diffusion_train.utils.text import shown
 
 _SHOWN = 5  # keys in a message
+_MAX_FIELD = 1 << 17  # characters of a caption
 
 
 class CsvColumn:
@@ -50,6 +51,7 @@ class CsvColumn:
 
 def _rows(file: Path, column: str, key: str) -> Iterator[tuple[str, bytes]]:
     """(key of the sample, caption in the file's own bytes)"""
+    csv.field_size_limit(_MAX_FIELD)  # one for the process: preparing sets another
     try:
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             # strict: a quote that is never closed would swallow the rows after it

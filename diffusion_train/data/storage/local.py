@@ -21,12 +21,14 @@ class LocalStorage:
         self._open: OrderedDict[tuple[str, str], _Descriptor] = OrderedDict()
 
     def stat(self, url: str) -> Stat:
+        """Denied as well for a file that can be seen but not read."""
         try:
             found = os.stat(local_path(url))
+            if not stat.S_ISREG(found.st_mode):
+                raise StorageError(f"{url}: not a file")
+            _Descriptor(local_path(url))
         except OSError as error:
-            raise _explained(url, error) from error
-        if not stat.S_ISREG(found.st_mode):
-            raise StorageError(f"{url}: not a file")
+            raise explained(url, error) from error
         return Stat(found.st_size, _version(found))
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
@@ -41,7 +43,7 @@ class LocalStorage:
                 if len(data) < size:
                     data = _rest(file.number, offset, size, data)
             except OSError as error:
-                raise _explained(url, error) from error
+                raise explained(url, error) from error
             if len(data) != size:
                 raise Changed(f"{url} at byte {offset}: {size} bytes wanted, {len(data)} there")
             parts.append(data)
@@ -84,7 +86,7 @@ def _open(url: str) -> _Descriptor:
     try:
         return _Descriptor(local_path(url))
     except OSError as error:
-        raise _explained(url, error) from error
+        raise explained(url, error) from error
 
 
 def _check(file: _Descriptor, url: str, version: str) -> None:
@@ -105,7 +107,7 @@ def _rest(descriptor: int, offset: int, size: int, data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _explained(url: str, error: OSError) -> StorageError:
+def explained(url: str, error: OSError) -> StorageError:
     if isinstance(error, FileNotFoundError):
         return Missing(f"{url}: {'a link to nothing' if os.path.islink(local_path(url)) else 'no such file'}")
     if isinstance(error, PermissionError):

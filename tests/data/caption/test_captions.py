@@ -110,7 +110,7 @@ def test_what_cannot_be_listed_is_not():
     assert not list(of_lines(templates=["{caption}", "{caption}!"]).every(many, "k"))
 
 
-def test_row_16_missing_captions(tmp_path):
+def test_missing_captions(tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("key,caption\nother,a\n")
     for source in (TextMember(), JsonMember("a.b"), CsvColumn(str(table))):
@@ -138,7 +138,7 @@ def test_a_sample_lacks_its_caption_in_every_epoch_or_in_none():
 
 
 @pytest.mark.parametrize("blank", [b"", b" \t\r\n \n", "\ufeff\u3000\u2028".encode()], ids=["none", "ascii", "unicode"])
-def test_row_17_blank_captions_are_unconditional_or_refused(blank):
+def test_blank_captions_are_unconditional_or_refused(blank):
     members = {"txt": blank, "json": b"{}"}
     for missing in ("error", "empty"):
         captions = of_lines(missing=missing, templates=TEMPLATES, trigger="sks")
@@ -148,7 +148,7 @@ def test_row_17_blank_captions_are_unconditional_or_refused(blank):
         of_lines(missing="drop")(members, "k", 0, 0)
 
 
-def test_row_18_undecodable_captions_are_counted_by_their_faults():
+def test_undecodable_captions_are_counted_by_their_faults():
     captions = Captions(TextMember(), templates=["{json.t} {caption}"])
     members = {"txt": b"caf\xe9", "json": b'{"t": "a\xff"}'}
     assert captions(members, "k", 0, 0) == "a\ufffd caf\ufffd"
@@ -162,14 +162,14 @@ def test_row_18_undecodable_captions_are_counted_by_their_faults():
 @pytest.mark.parametrize(
     "text", ["a\0b", "\x1b[2J", "a\u202eb\u2066", "<script>x</script>", "a\ufeffb", "{json.x} %s {{"]
 )
-def test_row_20_captions_are_trained_on_as_they_are(text):
+def test_captions_are_trained_on_as_they_are(text):
     assert Captions(TextMember())({"txt": text.encode()}, "k", 0, 0) == text
     assert (
         Captions(JsonMember("c"))({"json": json.dumps({"c": text + "\ud800"}).encode()}, "k", 0, 0) == text + "\ud800"
     )
 
 
-def test_row_21_a_faulty_document_is_a_fault_and_refused_whatever_the_policy():
+def test_a_faulty_document_is_a_fault_and_refused_whatever_the_policy():
     for missing in ("error", "empty", "drop"):
         captions = Captions(JsonMember(), missing=missing)
         with pytest.raises(CaptionError, match="nested too deeply"):
@@ -177,7 +177,7 @@ def test_row_21_a_faulty_document_is_a_fault_and_refused_whatever_the_policy():
         assert [fault.rule for fault in captions.faults({"json": b"[" * 100_000}, "k")] == ["malformed-caption"]
 
 
-def test_row_19_ten_thousand_words_are_bounded_in_time():
+def test_ten_thousand_words_are_bounded_in_time():
     captions = Captions(TextMember(), tags=Tags(" ", shuffle=True), templates=TEMPLATES, trigger="sks")
     members = {"txt": b"longword " * 11_000}
     start = time.perf_counter()

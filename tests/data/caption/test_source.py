@@ -27,7 +27,7 @@ def test_lines_are_captions_whatever_system_wrote_them():
     assert texts(TextMember(lines=True), "a\x0bb\u2028c\x85d".encode()) == ["a\x0bb\u2028c\x85d"]
 
 
-def test_row_18_what_is_not_utf8_becomes_the_replacement_character_and_is_told():
+def test_what_is_not_utf8_becomes_the_replacement_character_and_is_told():
     source = TextMember()
     assert texts(source, "café".encode("latin-1")) == ["caf\ufffd"]
     assert texts(source, b"\xed\xa0\x80") == ["\ufffd" * 3]
@@ -93,7 +93,7 @@ def test_numbers_are_text_as_they_are_written_however_many_digits():
     ],
     ids=["brackets", "braces", "empty", "torn", "no-json", "html", "object", "boolean"],
 )
-def test_row_21_malformed_or_deep_json_is_refused_never_a_crash(data, reason):
+def test_malformed_or_deep_json_is_refused_never_a_crash(data, reason):
     with pytest.raises(CaptionError, match=reason) as caught:
         texts(JsonMember(), data)
     assert caught.value.rule == "malformed-caption"
@@ -128,7 +128,7 @@ def test_a_column_is_found_by_key_and_by_file_name(table):
     assert table("key\ttext\n1\ta,b\n", "t.tsv", column="text").texts({}, "1") == ["a,b"]
 
 
-def test_row_18_bytes_of_a_table_that_are_not_utf8(table):
+def test_bytes_of_a_table_that_are_not_utf8(table):
     source = table(b"key,caption\n1,caf\xe9\n2,caf\xc3\xa9\n")
     assert source.texts({}, "1") == ["caf\ufffd"]
     assert source.texts({}, "2") == ["café"]

@@ -17,7 +17,7 @@ def test_names_are_filled_in():
 
 
 @pytest.mark.parametrize("text", ["{trigger}", "{caption.__class__}", "{0}", "{{", "}", "%s", "\\1", "{json.a}", "$x"])
-def test_row_20_template_text_in_a_caption_comes_through_as_it_is(text):
+def test_template_text_in_a_caption_comes_through_as_it_is(text):
     assert rendered("<{caption}> {json.a}", caption=text, a=text) == f"<{text}> {text}"
 
 

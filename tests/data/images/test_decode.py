@@ -4,7 +4,6 @@ import io
 import resource
 import struct
 import time
-import zlib
 
 import numpy as np
 import pytest
@@ -94,22 +93,6 @@ def test_colour_profiles_are_not_applied(pictures):
     assert "icc_profile" not in tagged.info
 
 
-def _png_bomb(side: int = 12_000) -> bytes:
-    """A PNG of a few hundred kB that unpacks to hundreds of MB."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    packer = zlib.compressobj()
-    rows = packer.compress(bytes(3 * side + 1) * 10)
-    first, again = (
-        part + packer.flush(zlib.Z_FULL_FLUSH) for part in (rows, packer.compress(bytes(3 * side + 1) * 10))
-    )
-    body = first + again * (side // 10 - 1) + packer.flush()
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-
-
 def _webp_bomb() -> bytes:
     size = (11_999).to_bytes(3, "little")
     body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + size + size
@@ -132,7 +115,7 @@ def _jpeg_bomb() -> bytes:
     return b"\xff\xd8\xff\xc0" + frame + b"\xff\xda"
 
 
-@pytest.mark.parametrize("bomb", [_png_bomb, _webp_bomb, _gif_bomb, _jpeg_bomb], ids=["png", "webp", "gif", "jpeg"])
+@pytest.mark.parametrize("bomb", [_webp_bomb, _gif_bomb, _jpeg_bomb], ids=["webp", "gif", "jpeg"])
 def test_a_bomb_is_refused_from_its_header(bomb):
     data = bomb()
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()

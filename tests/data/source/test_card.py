@@ -84,7 +84,6 @@ def test_what_was_left_out_is_counted(card):
 
 
 def test_texts_of_strangers_mean_nothing_on_the_page(card):
-    """FAULTS row 20, for the card."""
     page = readme(card, "a_b <script>*x*\x1b[2J\n# head | cell")
     assert page.startswith("# a_b &lt;script&gt;\\*x\\*\\\\x1b\\[2J\\\\n\\# head \\| cell\n")
     assert "see &lt;b&gt;LICENSE&lt;/b&gt;" in page

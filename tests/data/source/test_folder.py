@@ -119,7 +119,6 @@ def test_the_folder_for_the_shards_is_not_looked_into(write, read):
 
 
 def test_paths_with_spaces_unicode_and_equals_signs(write, read):
-    """FAULTS row 66, for the source."""
     folder = "mit Leer zeichen/k=v/{x}/" + unicodedata.normalize("NFD", "é")
     table = f"file_name,text\n{unicodedata.normalize('NFC', folder)}/ä.jpg,caption\n"
     found = read(Folder(write({f"{folder}/ä.jpg": b"", "metadata.csv": table}, "a = b, ç")))

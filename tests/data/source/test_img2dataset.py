@@ -56,7 +56,6 @@ def test_the_files_format(write, read):
 
 
 def test_members_in_any_order_are_put_together(write, read):
-    """FAULTS row 24."""
     first, second = members("a"), members("b", "of b")
     tar = archive([first[2], second[0], first[0], second[2], second[1], first[1]])
     found = read(Img2dataset(str(write({"0.tar": tar}))))
@@ -67,7 +66,6 @@ def test_members_in_any_order_are_put_together(write, read):
 
 
 def test_links_and_what_is_no_sample_are_counted(write, read):
-    """FAULTS rows 16, 22 and 25."""
     link, folder = tarfile.TarInfo("c.jpg"), tarfile.TarInfo("d")
     link.type, link.linkname, folder.type = tarfile.SYMTYPE, "/etc/passwd", tarfile.DIRTYPE
     tar = archive(
@@ -85,7 +83,6 @@ def test_links_and_what_is_no_sample_are_counted(write, read):
 
 
 def test_wherever_a_tar_is_cut_every_pair_is_one_that_went_in(write, read):
-    """FAULTS rows 1 and 2, for the source."""
     keys = ("a", "b", "c")
     whole = archive([member for key in keys for member in members(key, f"of {key}")])
     truth = {key: (key.encode(), f"of {key}", facts(key)) for key in keys}
@@ -101,7 +98,6 @@ def test_wherever_a_tar_is_cut_every_pair_is_one_that_went_in(write, read):
 
 
 def test_a_flipped_bit_never_makes_a_pair_that_was_none(write, read):
-    """FAULTS row 3, for the source."""
     keys = ("a", "b", "c")
     whole = archive([member for key in keys for member in members(key, f"of {key}")])
     truth = {key: (key.encode(), f"of {key}") for key in keys}

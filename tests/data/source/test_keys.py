@@ -1,4 +1,4 @@
-"""FAULTS row 23: dotted, unicode, very long and hostile names."""
+"""Dotted, unicode, very long and hostile names."""
 
 from __future__ import annotations
 

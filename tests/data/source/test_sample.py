@@ -1,4 +1,4 @@
-"""What becomes of one entry; FAULTS rows 7 and 11 to 21 as far as preparing meets them."""
+"""What becomes of one entry, faults of images and captions as far as preparing meets them."""
 
 from __future__ import annotations
 
@@ -81,12 +81,10 @@ def test_what_is_no_whole_image_is_left_out(data, reason):
 
 
 def test_decompression_bomb():
-    """FAULTS row 14."""
     assert left_out(saved(Image.new("1", (12000, 12000)))) == "undecodable"
 
 
 def test_tiny_and_narrow_images():
-    """FAULTS row 15."""
     assert isinstance(made(noise(1, 1)), Made)
     assert left_out(noise(1, 1), min_side=2) == "too-small"
     assert left_out(noise(1, 500), max_aspect=3) == "too-narrow"
@@ -95,18 +93,16 @@ def test_tiny_and_narrow_images():
 
 @pytest.mark.parametrize("caption", [None, "", " \n\t\u3000"])
 def test_missing_and_blank_captions(caption):
-    """FAULTS rows 16 and 17."""
     assert left_out(caption=caption) == "no-caption"
     assert made(caption=caption, missing_caption="empty").sample["txt"] == ""
 
 
 def test_captions_that_are_no_utf8():
-    """FAULTS row 18: bytes, as tables give them, and lone surrogates, as JSON may."""
+    """Bytes, as tables give them, and lone surrogates, as JSON may."""
     assert made(caption="caf\udce9 \ud800").sample["txt"] == "caf\ufffd \ufffd"
 
 
 def test_long_and_hostile_captions_stay_as_they_are():
-    """FAULTS rows 19 and 20."""
     for caption in ("word " * 20_000 + "end", "<b>&\u202e\x1b[2J{0}%s\0"):
         assert made(caption=caption).sample["txt"] == caption
 
@@ -115,7 +111,6 @@ def test_long_and_hostile_captions_stay_as_they_are():
     "data", [b"[" * 100_000, b"{", b"[]", b"\x00", b'{"a": ' + b"1" * 5000 + b"}", b"{}" * (1 << 20)]
 )
 def test_malformed_metadata(data):
-    """FAULTS row 21."""
     result = make("k", Entry("k", lambda: Record(saved(noise()), "x", parse_metadata(data))), Rules())
     assert isinstance(result, LeftOut)
     assert result.reason == "bad-metadata"
@@ -169,7 +164,6 @@ def test_large_images_are_shrunk_only_if_asked():
 
 
 def test_a_shrunk_image_is_upright():
-    """FAULTS row 13."""
     exif = Image.Exif()
     exif[0x0112] = 6
     data = saved(smooth(300, 150), "JPEG", exif=exif)
@@ -183,7 +177,6 @@ def test_a_shrunk_image_is_upright():
 
 
 def test_what_is_transparent_stays_so_when_shrunk():
-    """FAULTS row 11."""
     image = noise(200, 100, "RGBA")
     for kind in ("PNG", "WEBP"):
         name, small = image_of(made(saved(image, kind), max_side=50))
@@ -201,7 +194,6 @@ def test_what_is_transparent_stays_so_when_shrunk():
     ids=["16-bit", "palette", "grey", "cmyk"],
 )
 def test_other_kinds_of_pixels_look_the_same_when_shrunk(image, kind):
-    """FAULTS rows 9 and 10."""
     data = saved(image, "JPEG" if kind == "jpg" else "PNG")
     name, small = image_of(made(data, max_side=50))
     assert (name, small.size) == (kind, (50, 25))
@@ -210,7 +202,6 @@ def test_other_kinds_of_pixels_look_the_same_when_shrunk(image, kind):
 
 
 def test_an_animation_gives_its_first_frame_when_shrunk():
-    """FAULTS row 12."""
     data = saved(smooth(200, 100), "GIF", save_all=True, append_images=[noise(200, 100)])
     assert made(data).measures.is_animated
     kind, small = image_of(made(data, max_side=50))

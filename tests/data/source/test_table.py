@@ -44,7 +44,6 @@ def test_rows_that_cannot_be_samples_are_counted(write, read):
 
 @pytest.mark.parametrize("line", ["[" * 100_000, "{", "5", '{"a": ' + "1" * 5000 + "}", "\xff" * 3])
 def test_malformed_json_lines(write, read, line):
-    """FAULTS row 21, for tables."""
     good = '{"image": "a.jpg", "caption": "x"}'
     found = read(Csv(str(write({"t.jsonl": f"{good}\n{line}\n", "a.jpg": b"1"}) / "t.jsonl")))
     assert found["a"].image == b"1"

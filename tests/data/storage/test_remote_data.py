@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
 from diffusion_train.command import cli
 from diffusion_train.command.exit import Exit
@@ -16,7 +15,6 @@ from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.index import open_index
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import DataError
-from diffusion_train.data.storage.base import Changed, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.settings import Settings
 from diffusion_train.data.transform import ImageTransform
@@ -38,7 +36,7 @@ def served(make_shards, server):
     return [str(path) for path in paths], [server.url(f"/{path.name}") for path in paths]
 
 
-def test_row_58_elastic_resume_over_http_is_as_local(served, global_batches):
+def test_elastic_resume_over_http_is_as_local(served, global_batches):
     local, remote = served
     expected = global_batches(_dataset(local), [(1, 0, 9)])
     assert global_batches(_dataset(remote), [(2, 2, 3), (1, 0, 3), (4, 1, 3)]) == expected
@@ -65,57 +63,6 @@ def test_check_finds_what_was_damaged_after_its_index_was_uploaded(make_shards, 
     assert cli.main(["check", *arguments, "num_workers=2", "ignore=[unknown-license]"]) == Exit.FOUND
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert [(one["rule"], one["key"]) for one in report] == [("checksum", "k00290")]
-
-
-def test_row_26_a_busy_server_is_asked_again(served, server):
-    _, remote = served
-    dataset = _dataset(remote)
-    server.plan.extend([lambda handler: handler.status(503, Retry_After="0")] * 2)
-    assert [sample["key"] for sample in dataset.read([Draw(0, i) for i in range(24)])] == [
-        f"k{i:05d}" for i in range(24)
-    ]
-    assert dataset.storage.num_retries >= 1
-
-
-@pytest.mark.parametrize("cut", ["cut", "cut_without_length", "cut_chunked"])
-def test_rows_27_and_28_a_cut_answer_is_gone_on_with(served, server, cut):
-    local, remote = served
-    dataset = _dataset(remote)
-    server.plan.extend([lambda handler: getattr(handler, cut)(after=700)] * 3)
-    draws = [Draw(0, i) for i in range(24)]
-    for ours, theirs in zip(dataset.read(draws), _dataset(local).read(draws), strict=True):
-        assert torch.equal(ours["x"], theirs["x"])
-        assert (ours["caption"], ours["bad"]) == (theirs["caption"], "")
-
-
-def test_row_29_a_stalled_server_ends_in_bounded_time(served, server):
-    _, remote = served
-    dataset = _dataset(remote)
-    server.always = lambda handler: handler.stall()
-    with pytest.raises(StorageError, match=r"127\.0\.0\.1"):
-        dataset.read([Draw(0, 0)])
-
-
-def test_row_30_an_object_replaced_meanwhile_is_noticed(served, server):
-    _, remote = served
-    dataset = _dataset(remote)
-    server.objects["/part-000001.tar"] = server.objects["/part-000000.tar"]
-    with pytest.raises(Changed):
-        dataset.read([Draw(0, i) for i in range(24)])
-
-
-def test_row_31_what_is_absent_or_denied_is_told_at_the_start_without_secrets(server, served):
-    _, remote = served
-    server.always = lambda handler: handler.status(403) if "canary" in handler.path else handler.ok()
-    signed = f"{remote[0]}?X-Amz-Signature=canary"
-    with pytest.raises(DataError) as error:
-        _dataset([signed, server.url("/absent.tar")])
-    assert "canary" not in str(error.value)
-    assert [problem.rule for problem in error.value.problems] == ["unreadable-shard"] * 2
-    assert [note.split(",")[0] for note in error.value.__notes__] == [
-        "http://: give a signed URL that has not expired",
-        "http://: check the address in data.shards",
-    ]
 
 
 def test_a_server_that_fails_while_shards_are_indexed_is_told_as_a_fault_of_the_data(server, served):

@@ -282,7 +282,7 @@ def test_a_store_killed_and_started_again(as_user, weed):
     assert storage.num_retries > 0
 
 
-def test_row_58_elastic_resume_over_a_web_server_and_a_store(nginx, weed, as_user, make_shards, global_batches):
+def test_elastic_resume_over_a_web_server_and_a_store(nginx, weed, as_user, make_shards, global_batches):
     paths = make_shards(24, 6)
     client = _client(weed[1], *WRITER)
     for path in paths:
