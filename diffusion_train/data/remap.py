@@ -46,7 +46,7 @@ def last_epochs(order: BatchOrder, earlier: I64, position: int, batch_size: int)
             if np.count_nonzero(met) == expected:
                 break
         else:
-            expected = np.count_nonzero(met)
+            expected = int(np.count_nonzero(met))
     return newest
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class Roster:
 
     def write(self, path: Path) -> None:
         facts = json.dumps({"fingerprint": self.fingerprint, "sources": dict(self.sources)}).encode()
-        arrays = {"facts": np.frombuffer(facts, np.uint8), "names": self.names}
+        arrays: dict[str, Any] = {"facts": np.frombuffer(facts, np.uint8), "names": self.names}
         optional = {"sizes": self.sizes, "newest": self.newest}
         arrays |= {name: array.astype(np.int32) for name, array in optional.items() if array is not None}
         with atomic_write(path) as file:

@@ -12,7 +12,7 @@ from diffusion_train.training.checkpoint import load, load_weights
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.glob("*.ckpt"))
 
 
 def test_keeps_the_newest_and_always_the_last_step(tmp_path: Path, run_points) -> None:

@@ -25,6 +25,10 @@ def _never(count):
     return np.full(count, NEVER)
 
 
+def _named(letters):
+    return np.array([ord(letter) for letter in letters], np.uint64)
+
+
 def _walk(order, batch_size, num_steps):
     steps = [order.indices(step * batch_size, batch_size) for step in range(num_steps)]
     return [draw[:2] for draw in itertools.chain(*steps)]
@@ -51,9 +55,9 @@ def test_last_epochs_are_those_of_the_whole_walk(n, lanes, rows, num_steps):
 @settings(max_examples=80, deadline=None)
 def test_dataset_grew_or_shrank(num_old, num_new, num_gone, lanes, num_steps):
     """The first partial epoch holds exactly what was not seen in this one, and what is new; then come whole epochs."""
-    names = np.array([f"k{number}" for number in range(num_old)])
+    names = np.arange(1000, 1000 + num_old, dtype=np.uint64)
     kept = names[min(num_gone, num_old - 1) :]
-    now = np.concatenate([[f"a{number}" for number in range(num_new)], kept[::-1]])
+    now = np.concatenate([np.arange(num_new, dtype=np.uint64), kept[::-1]])
     batch_size = 4 * lanes
     old_order = _arrangement(lanes)("old", {"all": num_old})
     walked = _walk(old_order, batch_size, num_steps)
@@ -101,5 +105,12 @@ def test_a_second_change_knows_what_the_first_one_knew():
 
 
 def test_names_carry_over_what_is_known():
-    newest = carry_over(np.array([3, 2, 3]), np.array(["c", "a", "b"]), np.array(["b", "z", "a"]))
+    newest = carry_over(np.array([4, 2, 3]), _named("cab"), _named("bza"))
     assert newest.tolist() == [3, NEW, 2]
+
+
+def test_samples_of_one_name_go_on_one_for_one():
+    newest = carry_over(np.array([5, 6, 7, 8]), _named("abaa"), _named("aabbaaa"))
+    assert newest.tolist() == [5, 7, 6, NEW, 8, NEW, NEW]
+    assert carry_over(_never(0), _named(""), _named("ab")).tolist() == [NEW, NEW]
+    assert len(carry_over(_never(1), _named("a"), _named(""))) == 0
