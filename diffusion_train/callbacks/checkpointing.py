@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
 from diffusion_train import __version__
+from diffusion_train.callbacks.bad_samples import TooManyBadSamples
+from diffusion_train.data.storage.base import StorageError
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.training.checkpoint import FORMAT, by_step, save_weights, step_name
 from diffusion_train.utils.cache import remove_strays
@@ -66,6 +69,18 @@ class Checkpointing(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         if trainer.global_step != self.saved_step:
             self.save(trainer, module)
+
+    def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
+        """Saves the last completed step where data fail between two steps.
+
+        Of several processes one alone may have failed, and the others wait for it in the next step: nothing is saved then.
+        Too many bad samples are told to all of them at once.
+        """
+        together = trainer.world_size == 1 or isinstance(exception, TooManyBadSamples)
+        is_new = 0 <= self.saved_step < trainer.global_step
+        if isinstance(exception, (StorageError, TooManyBadSamples)) and together and is_new:
+            with suppress(OSError):  # what is told is the first error, and the step that is really saved
+                self.save(trainer, module)
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:
         step = trainer.global_step

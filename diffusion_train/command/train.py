@@ -54,9 +54,11 @@ def train(cfg: Any) -> int:
     from diffusion_train.callbacks.scalars import NumericalError
     from diffusion_train.command.exit import Exit
     from diffusion_train.data.storage.base import StorageError
+    from diffusion_train.training.checkpoint import read_facts
 
     run_dir = Path(cfg.run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)
+    first_step = read_facts(checkpoint)["step"] if checkpoint else 0
     torch.set_float32_matmul_precision("high")
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg)
@@ -73,10 +75,10 @@ def train(cfg: Any) -> int:
         return Exit.NUMERICAL
     except (StorageError, TooManyBadSamples) as error:
         reason = str(error).strip().splitlines()[-1]  # a worker process sends its whole traceback
-        print(f"data: {config.redact_text(reason)}; the run can go on from its last checkpoint", file=sys.stderr)
+        print(f"data: {config.redact_text(reason)}\n{way_on(run_dir, cfg.resume)}", file=sys.stderr)
         return Exit.STORAGE
     except ValueError as error:
-        if checkpoint is None and trainer.global_step == 0:
+        if trainer.global_step <= first_step:
             raise  # told as a mistake in the settings, without a traceback
         raise RuntimeError(f"training ended at step {trainer.global_step}: {error}") from error
     farewell(cfg, trainer, run_dir)
@@ -184,6 +186,16 @@ def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: P
     trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
     say(f"{cfg.name}: {datamodule.description}, {trained:,} trained parameters, {trainer.precision}")
     say(f"run folder {cfg.run_dir}" + (f", going on from {checkpoint.name}" if checkpoint else ""))
+
+
+def way_on(run_dir: Path, resume: str) -> str:
+    """What to do once the fault is mended."""
+    from diffusion_train.training.checkpoint import by_step
+
+    again = " ".join([f"the same command with run_dir={run_dir}", *(["resume=auto"] if resume != "auto" else [])])
+    if saved := by_step(run_dir / "checkpoints"):
+        return f"{again} goes on from step {int(saved[0].stem.removeprefix('step_'))}, the last one saved"
+    return "no step of this run is saved: the same command begins where this one did"
 
 
 def farewell(cfg: Any, trainer: Any, run_dir: Path) -> None:
