@@ -76,11 +76,12 @@ class Course:
         batch_size = record["batch_size"]
         order = Arrangement.of(record["arrangement"])(old.fingerprint, old.sources, old.sizes, old.newest)
         earlier = np.full(len(old.names), NEVER) if old.newest is None else old.newest
-        newest = self._roster().carried(old, last_epochs(order, earlier, position, batch_size))
-        self._begin(self._id(record["id"], position, batch_size), newest)
-        kept = np.count_nonzero(newest != NEW)
+        now = self._roster()
+        newest = now.carried(old, last_epochs(order, earlier, position, batch_size))
+        kept = np.count_nonzero(now.carried(old, np.zeros_like(earlier)) != NEW)
         text = "%d samples are new, %d are gone; first comes what the pass at hand has not drawn, then whole passes"
         log.warning(text, len(newest) - kept, len(old.names) - kept)
+        self._begin(self._id(record["id"], position, batch_size), newest)
 
     def _roster(self) -> Roster:
         data = self.dataset

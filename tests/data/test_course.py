@@ -141,12 +141,13 @@ def test_a_run_that_went_on_with_other_data_resumes_exactly(dataset, tmp_path, k
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_data_that_changes_twice_within_a_pass_repeats_nothing(dataset, tmp_path, resumed):
+def test_data_that_changes_twice_within_a_pass_repeats_nothing(dataset, tmp_path, resumed, caplog):
     run = _Run(tmp_path, _arrangement(), dataset(range(60))).walk(4)
     run.restart(dataset(range(60), range(60, 90))).walk(3)
     if resumed:
         run.restart(run.course.dataset)
     run.restart(dataset(range(60), range(60, 90), range(100, 106))).walk(9)
+    assert "6 samples are new, 0 are gone" in caplog.text
     assert sorted(number for _, _, number in run.drawn) == [*range(90), *range(100, 106)]
     assert {epoch for _, epoch, _ in run.drawn} == {0}
 
