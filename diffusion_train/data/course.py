@@ -15,7 +15,7 @@ from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.buckets import Buckets
 from diffusion_train.data.dataset import Dataset
 from diffusion_train.data.order import I64
-from diffusion_train.data.remap import NEVER, NEW, last_epochs
+from diffusion_train.data.remap import NEVER, carry_over, last_epochs
 from diffusion_train.data.roster import Roster
 
 log = logging.getLogger(__name__)
@@ -76,12 +76,12 @@ class Course:
         batch_size = record["batch_size"]
         order = Arrangement.of(record["arrangement"])(old.fingerprint, old.sources, old.sizes, old.newest)
         earlier = np.full(len(old.names), NEVER) if old.newest is None else old.newest
-        now = self._roster()
-        newest = now.carried(old, last_epochs(order, earlier, position, batch_size))
-        kept = np.count_nonzero(now.carried(old, np.zeros_like(earlier)) != NEW)
+        newest = last_epochs(order, earlier, position, batch_size)
+        places = self._roster().places_in(old)
+        kept = np.count_nonzero(places >= 0)
         text = "%d samples are new, %d are gone; first comes what the pass at hand has not drawn, then whole passes"
-        log.warning(text, len(newest) - kept, len(old.names) - kept)
-        self._begin(self._id(record["id"], position, batch_size), newest)
+        log.warning(text, len(places) - kept, len(old.names) - kept)
+        self._begin(self._id(record["id"], position, batch_size), carry_over(newest, places))
 
     def _roster(self) -> Roster:
         data = self.dataset

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_train.data.order import I64
-from diffusion_train.data.remap import NEW, Names, carry_over
+from diffusion_train.data.remap import Names, places_of
 from diffusion_train.utils.cache import atomic_write
 
 
@@ -32,14 +32,18 @@ class Roster:
     sizes: I64 | None = None
     newest: I64 | None = None
 
-    def carried(self, old: Roster, newest: I64) -> I64:
-        """`newest` of the samples of `old` -> of these. A source goes on as the one of its name, or as those whose names are gone."""
-        held, out = dict(old._ranges()), np.full(len(self.names), NEW)
+    def places_in(self, old: Roster) -> I64:
+        """Where these samples were in `old`, -1 where they were not.
+
+        A source goes on as the one of its name, or else as those whose names are gone.
+        """
+        held, places = dict(old._ranges()), np.full(len(self.names), -1)
         gone = [its for name, its in held.items() if name not in self.sources]
         for name, its in self._ranges():
             before = np.concatenate([np.arange(0), *([held[name]] if name in held else gone)])
-            out[its] = carry_over(newest[before], old.names[before], self.names[its])
-        return out
+            found = places_of(self.names[its], old.names[before])
+            places[its] = np.where(found < 0, -1, np.append(before, -1)[found])
+        return places
 
     def _ranges(self) -> Iterator[tuple[str, I64]]:
         ends = pairwise(accumulate(self.sources.values(), initial=0))

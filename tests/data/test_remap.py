@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.order import Order
-from diffusion_train.data.remap import NEVER, NEW, carry_over, last_epochs
+from diffusion_train.data.remap import NEVER, NEW, carry_over, last_epochs, places_of
 from diffusion_train.data.resolution import AspectRatios
 
 
@@ -64,7 +64,8 @@ def test_dataset_grew_or_shrank(num_old, num_new, num_gone, lanes, num_steps):
     epoch = (len(walked) - 1) // num_old
     seen = {names[sample] for number, sample in walked if number == epoch}
 
-    newest = carry_over(last_epochs(old_order, _never(num_old), len(walked), batch_size), names, now)
+    newest = last_epochs(old_order, _never(num_old), len(walked), batch_size)
+    newest = carry_over(newest, places_of(now, names))
     order = _arrangement(lanes)("new", {"all": len(now)}, newest=newest)
     whole = len(seen) == num_old or not set(kept) - seen
     left = [] if whole else [place for place, name in enumerate(now) if name not in seen]
@@ -105,12 +106,12 @@ def test_a_second_change_knows_what_the_first_one_knew():
 
 
 def test_names_carry_over_what_is_known():
-    newest = carry_over(np.array([4, 2, 3]), _named("cab"), _named("bza"))
-    assert newest.tolist() == [3, NEW, 2]
+    places = places_of(_named("bza"), _named("cab"))
+    assert places.tolist() == [2, -1, 1]
+    assert carry_over(np.array([4, 2, 3]), places).tolist() == [3, NEW, 2]
 
 
 def test_samples_of_one_name_go_on_one_for_one():
-    newest = carry_over(np.array([5, 6, 7, 8]), _named("abaa"), _named("aabbaaa"))
-    assert newest.tolist() == [5, 7, 6, NEW, 8, NEW, NEW]
-    assert carry_over(_never(0), _named(""), _named("ab")).tolist() == [NEW, NEW]
-    assert len(carry_over(_never(1), _named("a"), _named(""))) == 0
+    assert places_of(_named("aabbaaa"), _named("abaa")).tolist() == [0, 2, 1, -1, 3, -1, -1]
+    assert carry_over(_never(0), places_of(_named("ab"), _named(""))).tolist() == [NEW, NEW]
+    assert len(places_of(_named(""), _named("a"))) == 0
