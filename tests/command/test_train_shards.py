@@ -184,6 +184,26 @@ def test_a_shard_that_changes_ends_the_run_saved_and_mended_it_goes_on(shards: l
     assert seen(tmp_path / "run")[:12] == seen(tmp_path / "whole")
 
 
+def test_storage_that_fails_one_of_two_processes_ends_both_and_saves_nothing(
+    shards: list[Path], tmp_path: Path
+) -> None:
+    two = ["trainer.max_steps=100000", "trainer=ddp_cpu", "data.batch_size=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(shards, tmp_path / "run", *two), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    log, deadline = tmp_path / "run" / "samples_seen.jsonl", time.monotonic() + 120
+    while process.poll() is None and not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with shards[0].open("r+b") as file:
+        file.write(shards[1].read_bytes()[:4096])
+    _, error = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert f"{shards[0]}: changed since it was indexed" in error
+    assert "no step of this run is saved: the same command begins where this one did" in error
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+
+
 def test_too_many_bad_samples_end_the_run_with_4(shards: list[Path], tmp_path: Path) -> None:
     done = run(shards, tmp_path / "run", "trainer.max_steps=20", "callbacks.bad_samples.max_share=0.01")
     assert done.returncode == 4
