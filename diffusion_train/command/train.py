@@ -53,6 +53,7 @@ def train(cfg: Any) -> int:
     from diffusion_train.callbacks.bad_samples import TooManyBadSamples
     from diffusion_train.callbacks.scalars import NumericalError
     from diffusion_train.command.exit import Exit
+    from diffusion_train.command.shapes import check_shapes
     from diffusion_train.data.storage.base import StorageError
     from diffusion_train.training.checkpoint import read_facts
 
@@ -62,6 +63,7 @@ def train(cfg: Any) -> int:
     torch.set_float32_matmul_precision("high")
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg)
+    check_shapes(cfg, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
     datamodule = config.build(cfg.data.module)
     trainer = build_trainer(cfg, run_dir, checkpoint)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
