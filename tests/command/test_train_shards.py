@@ -108,7 +108,8 @@ def test_row_30_a_shard_replaced_while_training_ends_the_run_with_4(
             file.write(other.read_bytes()[:4000])
     _, error = process.communicate(timeout=120)
     assert process.returncode == 4, error
-    assert "changed since it was indexed" in error.splitlines()[-1]
+    assert "changed since it was indexed" in error.splitlines()[-2]
+    assert "the last one saved" in error.splitlines()[-1]
     assert "Traceback" not in error
 
 
