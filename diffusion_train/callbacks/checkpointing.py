@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,23 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
 from diffusion_train import __version__
+from diffusion_train.callbacks.bad_samples import TooManyBadSamples
+from diffusion_train.data.storage.base import StorageError
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.training.checkpoint import FORMAT, by_step, save_weights, step_name
 from diffusion_train.training.module import trained
 from diffusion_train.utils.cache import remove_strays
 
-_BEGINS_ANEW = ("seed", "data", "data.order")  # another order of samples altogether
-_GOES_ON = ("data.batch_size", "data.captions", "trainer.precision")
+_ORDER = ("seed", "data", "data.order", "data.batch_size")  # what decides which samples come next
+_MISMATCHES = (*_ORDER, "data.captions", "trainer.precision")
 
 
 class Checkpointing(pl.Callback):
     """Every `every_n_steps` steps and at the last one; keeps the newest `num_kept` and `last.ckpt`, a link to the newest.
 
     `description` is plain data about the run (its config) that goes into each file. Refuses to go on from a checkpoint
-    of other data, seed, batch size or precision, but for what `allow_mismatch` names: with another batch size the order
-    goes on where it was, with other data or another seed it begins anew.
+    of other data, seed, batch size or precision, but for what `allow_mismatch` names: then the data module goes on with
+    what it has not drawn yet.
     """
 
     def __init__(
@@ -36,10 +39,9 @@ class Checkpointing(pl.Callback):
         num_kept: int = 2,
         allow_mismatch: Sequence[str] = (),
     ) -> None:
-        if unknown := set(allow_mismatch) - {*_BEGINS_ANEW, *_GOES_ON}:
+        if unknown := set(allow_mismatch) - set(_MISMATCHES):
             raise ValueError(
-                f"allow_mismatch: unknown {', '.join(sorted(unknown))}; one or more of "
-                + ", ".join((*_BEGINS_ANEW, *_GOES_ON))
+                f"allow_mismatch: unknown {', '.join(sorted(unknown))}; one or more of {', '.join(_MISMATCHES)}"
             )
         self.run_dir, self.description = Path(run_dir), description
         self.every_n_steps, self.num_kept = every_n_steps, num_kept
@@ -58,6 +60,8 @@ class Checkpointing(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self.saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            trainer.datamodule.keep(self.folder)  # type: ignore[attr-defined]
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step % self.every_n_steps == 0:
@@ -66,6 +70,18 @@ class Checkpointing(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         if trainer.global_step != self.saved_step:
             self.save(trainer, module)
+
+    def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
+        """Saves the last completed step where data fail between two steps.
+
+        Of several processes one alone may have failed, and the others wait for it in the next step: nothing is saved then.
+        Too many bad samples are told to all of them at once.
+        """
+        together = trainer.world_size == 1 or isinstance(exception, TooManyBadSamples)
+        is_new = 0 <= self.saved_step < trainer.global_step
+        if isinstance(exception, (StorageError, TooManyBadSamples)) and together and is_new:
+            with suppress(OSError):  # what is told is the first error, and the step that is really saved
+                self.save(trainer, module)
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:
         step = trainer.global_step
@@ -91,7 +107,7 @@ class Checkpointing(pl.Callback):
             "version": __version__,
             "step": trainer.global_step,
             "wandb_id": next((logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)), None),
-            "cursor": trainer.datamodule.position(trainer.global_step),  # type: ignore[attr-defined]
+            **trainer.datamodule.record(trainer.global_step),  # type: ignore[attr-defined]
             "identity": self._identity(trainer),
             **self.description,
         }
@@ -106,14 +122,14 @@ class Checkpointing(pl.Callback):
         changed = [name for name, value in now.items() if saved["identity"][name] != value]
         if refused := [name for name in changed if name not in self.allow_mismatch]:
             table = [f"{name}: {saved['identity'][name]} in the checkpoint, {now[name]} now" for name in refused]
+            then = f": {trainer.datamodule.going_on}" if set(changed) & set(_ORDER) else ""  # type: ignore[attr-defined]
             raise ValueError(
                 "the run cannot go on exactly from its checkpoint:\n  "
                 + "\n  ".join(table)
                 + "\nrestore these, start again in another run_dir, or go on all the same with "
-                f"allow_mismatch=[{','.join(changed)}]"
+                f"allow_mismatch=[{','.join(changed)}]{then}"
             )
-        anew = any(name in _BEGINS_ANEW for name in changed)
-        trainer.datamodule.go_on(saved["step"], 0 if anew else saved["cursor"])  # type: ignore[attr-defined]
+        trainer.datamodule.resume(saved["step"], saved, Path(trainer.ckpt_path).parent)  # type: ignore[attr-defined,arg-type]
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.rewind(saved["step"])

@@ -53,6 +53,7 @@ def train(cfg: Any) -> int:
     from diffusion_train.callbacks.bad_samples import TooManyBadSamples
     from diffusion_train.callbacks.scalars import NumericalError
     from diffusion_train.command.exit import Exit
+    from diffusion_train.command.shapes import check_shapes
     from diffusion_train.data.storage.base import StorageError
     from diffusion_train.training.checkpoint import read_facts
 
@@ -63,6 +64,7 @@ def train(cfg: Any) -> int:
     datamodule = config.build(cfg.data.module)  # first, for what is wrong with the data is told before a model is made
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg)
+    check_shapes(cfg, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
     trainer = build_trainer(cfg, run_dir, checkpoint)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
     module.micro_batch_size = datamodule.micro_batch_size
@@ -78,7 +80,7 @@ def train(cfg: Any) -> int:
         return Exit.NUMERICAL
     except (StorageError, TooManyBadSamples) as error:
         reason = str(error).strip().splitlines()[-1]  # a worker process sends its whole traceback
-        print(f"data: {config.redact_text(reason)}; the run can go on from its last checkpoint", file=sys.stderr)
+        print(f"data: {config.redact_text(reason)}\n{way_on(run_dir, cfg.resume)}", file=sys.stderr)
         return Exit.STORAGE
     except ValueError as error:
         if trainer.global_step <= first_step:
@@ -187,6 +189,16 @@ def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: P
     trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
     say(f"{cfg.name}: {datamodule.description}, {trained:,} trained parameters, {trainer.precision}")
     say(f"run folder {cfg.run_dir}" + (f", going on from {checkpoint.name}" if checkpoint else ""))
+
+
+def way_on(run_dir: Path, resume: str) -> str:
+    """What to do once the fault is mended."""
+    from diffusion_train.training.checkpoint import by_step
+
+    again = " ".join([f"the same command with run_dir={run_dir}", *(["resume=auto"] if resume != "auto" else [])])
+    if saved := by_step(run_dir / "checkpoints"):
+        return f"{again} goes on from step {int(saved[0].stem.removeprefix('step_'))}, the last one saved"
+    return "no step of this run is saved: the same command begins where this one did"
 
 
 def farewell(cfg: Any, trainer: Any, run_dir: Path) -> None:

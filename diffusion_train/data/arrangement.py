@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +35,34 @@ class Arrangement:
         image_size: int = 1,
     ) -> None:
         self.order, self.repeats, self.weights = order, repeats, weights
-        self.shapes = (ratios or AspectRatios()).shapes(image_size)
+        self.ratios, self.image_size = ratios or AspectRatios(), image_size
+        self.shapes = self.ratios.shapes(image_size)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Arrangement:
+        """The arrangement that has these `settings`."""
+        buckets = dict(settings["buckets"])
+        size = buckets.pop("image_size", 1)
+        return cls(
+            partial(Order, **settings["order"]), **settings["mix"], ratios=AspectRatios(**buckets), image_size=size
+        )
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Plain data: all that decides the order, besides the data set."""
+        mix = {"repeats": self.repeats, "weights": self.weights}
+        buckets = {**vars(self.ratios), "image_size": self.image_size} if len(self.shapes) > 1 else {}
+        given = {name: dict(shares) for name, shares in mix.items() if shares}
+        return {"order": self.order(fingerprint="", num_samples=1).settings, "mix": given, "buckets": buckets}
+
+    @property
+    def description(self) -> str:
+        """`settings` but for the seed, in words."""
+        parts = [
+            ", ".join(f"{name}={value}" for name, value in part.items() if name != "seed")
+            for part in self.settings.values()
+        ]
+        return "; ".join(filter(None, parts))
 
     def __call__(
         self,

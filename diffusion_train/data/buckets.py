@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 from diffusion_train.data.interleave import interleave
-from diffusion_train.data.order import Draw, Draws, Shape, Window, positions_of, to_list
+from diffusion_train.data.order import I64, Draw, Draws, Shape, Window, positions_of, to_list
 from diffusion_train.utils.rng import key_seed
 
 
@@ -54,14 +54,11 @@ class Buckets:
         assert all(draws.num_lanes == self.num_lanes for draws in self.draws)
         self.num_samples = sum(draws.num_samples for draws in self.draws)
         self.epoch_size = sum(draws.epoch_size for draws in self.draws)
-        shapes = ", ".join(f"{height}x{width}" for height, width in self.shapes)
-        self.settings = "; ".join([f"buckets {shapes}", *dict.fromkeys(draws.settings for draws in self.draws)])
 
     def indices(self, position: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
-        """All or some places of the global batch that comes after `position` draws.
+        """All or some places of the global batch that comes after `position` draws, in batches of this one size.
 
-        Batches of another size are cut elsewhere: from a position that is no multiple of `batch_size` the sequence goes
-        on at the last one, and each bucket within a few batches of where it was.
+        With another size a position has another meaning: `remap` goes on from it.
         """
         bucket, batch = self._batch(position // batch_size, batch_size)
         where = positions_of(places, batch * batch_size, batch_size, self.num_lanes)
@@ -69,6 +66,14 @@ class Buckets:
 
     def windows(self) -> list[Window]:
         return [window for draws in self.draws for window in draws.windows()]
+
+    def walked(self, position: int, batch_size: int) -> list[tuple[Draws, int]]:
+        """The first `position` draws as sequences with how far each was walked."""
+        step = position // batch_size
+        cycle = self._cycle_of(step, batch_size)
+        bucket, _ = self._of_cycle(cycle, batch_size, np.arange(step - sum(self._before(cycle, batch_size))))
+        batches = self._before(cycle, batch_size) + np.bincount(bucket, minlength=len(self.draws))
+        return list(zip(self.draws, (batches * batch_size).tolist(), strict=True))
 
     def occupancy(self, batch_size: int) -> list[Occupancy]:
         return [
@@ -79,11 +84,15 @@ class Buckets:
     def _batch(self, step: int, batch_size: int) -> tuple[int, int]:
         """(bucket, number of the batch in its sequence) of a step."""
         cycle = self._cycle_of(step, batch_size)
-        before = np.array(self._before(cycle, batch_size))
-        counts = np.array(self._before(cycle + 1, batch_size)) - before
-        key = np.array([key_seed("buckets", self.seed, cycle)], np.uint64)
-        [bucket], [rank] = interleave(np.array([step - before.sum()]), counts[:, None], key)
+        before = self._before(cycle, batch_size)
+        [bucket], [rank] = self._of_cycle(cycle, batch_size, np.array([step - sum(before)]))
         return int(bucket), int(before[bucket] + rank)
+
+    def _of_cycle(self, cycle: int, batch_size: int, step: I64) -> tuple[I64, I64]:
+        """(bucket, how many of its batches come before) of the steps (m,) of a cycle, counted from its first."""
+        counts = np.subtract(self._before(cycle + 1, batch_size), self._before(cycle, batch_size))
+        key = np.full(len(step), key_seed("buckets", self.seed, cycle), np.uint64)
+        return interleave(step, np.broadcast_to(counts[:, None], (len(counts), len(step))), key)
 
     def _before(self, cycle: int, batch_size: int) -> list[int]:
         """Batches of each bucket before a cycle."""

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from diffusion_train.data.index import FORMAT, ShardIndex, build_index, keep_index, load_index
 from diffusion_train.data.kept import alone, keep, kept, tables
 from diffusion_train.data.patterns import Patterns, find_shards
+from diffusion_train.data.permutation import mix
 from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.storage.base import Range, Stat, Storage, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
@@ -29,6 +30,7 @@ Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
 Array = NDArray[Any]
 Numbers = Sequence[int] | NDArray[np.int64]
 _PROBES = 32  # shards asked for at once
+_CHUNK = 1 << 20  # samples named at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,16 +93,14 @@ class Collection:
 
     def members_of(self, samples: Numbers, names: Container[str] | None = None) -> list[dict[str, tuple[Range, int]]]:
         """The members of each sample, of these names alone where given. Looked up all at once: a batch costs little more than one."""
-        chosen, starts = np.asarray(samples, np.int64), self.arrays["starts"]
-        first, counts = starts[chosen], starts[chosen + 1] - starts[chosen]
-        ends = np.cumsum(counts)
-        rows = np.asarray(self.arrays["members"])[np.repeat(first - ends + counts, counts) + np.arange(counts.sum())]
+        chosen = np.asarray(samples, np.int64)
+        rows, ends = self._rows(chosen)
         extensions = [name if names is None or name in names else None for name in self.meta["extensions"]]
         columns = [rows[name].tolist() for name in ("ext", "offset", "size", "crc")]
         flat = list(zip(*columns, strict=True))
         shards = np.searchsorted(self.arrays["shard_ends"], chosen, side="right").tolist()
         found = []
-        for shard, start, end in zip(shards, (ends - counts).tolist(), ends.tolist(), strict=True):
+        for shard, start, end in zip(shards, [0, *ends.tolist()], ends.tolist(), strict=False):
             url, version = self.urls[shard], self.versions[shard]
             found.append(
                 {
@@ -110,6 +110,34 @@ class Collection:
                 }
             )
         return found
+
+    def _rows(self, chosen: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
+        """The members of the samples, one after the other, and where those of each end."""
+        starts = self.arrays["starts"]
+        first, counts = starts[chosen], starts[chosen + 1] - starts[chosen]
+        ends = np.cumsum(counts)
+        return np.asarray(self.arrays["members"])[
+            np.repeat(first - ends + counts, counts) + np.arange(counts.sum())
+        ], ends
+
+    def names(self, samples: Numbers) -> NDArray[np.uint64]:
+        """A number for each of the samples that stands for its key and for what its members hold, wherever they lie.
+
+        Among n samples two different ones share a number with probability n^2 / 2^65: 3e-6 at ten million.
+        """
+        kinds = np.array([self.hash(name) for name in self.meta["extensions"]], np.uint64)
+        return np.concatenate(
+            [
+                self._names_of(chunk, kinds)
+                for chunk in np.split(np.asarray(samples, np.int64), range(_CHUNK, len(samples), _CHUNK))
+            ]
+        )
+
+    def _names_of(self, chosen: NDArray[np.int64], kinds: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        rows, ends = self._rows(chosen)
+        content = rows["crc"].astype(np.uint64) << np.uint64(32) ^ rows["size"].astype(np.uint64)
+        held = mix(kinds[rows["ext"]] ^ mix(content))
+        return mix(self.arrays["hashes"][chosen] + np.add.reduceat(held, np.concatenate([[0], ends[:-1]])))
 
     def first_rows(self, extensions: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """How many members of these extensions each sample has (n,), and the row of its first one or -1 (n,)."""

@@ -67,6 +67,9 @@ class Dataset(Protocol):
     def sources(self) -> Mapping[str, int]:
         """How many samples each source has, in the order of their numbers."""
 
+    def names(self) -> NDArray[np.uint64]:
+        """A number for each sample (n,) by which it is known again in other data: a hash of what it is and holds."""
+
     def sizes(self) -> NDArray[np.int64] | None:
         """Width and height of each sample (n, 2) in pixels, where samples are images of several sizes."""
 
@@ -121,6 +124,9 @@ class ShardDataset:
     @property
     def sources(self) -> Mapping[str, int]:
         return per_source(self.collection, self.samples)
+
+    def names(self) -> NDArray[np.uint64]:
+        return self.collection.names(self.samples)
 
     def sizes(self) -> NDArray[np.int64]:
         return np.stack(sizes(self.collection), 1)[self.samples]

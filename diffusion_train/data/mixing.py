@@ -36,8 +36,6 @@ class Mix(Draws):
                 f"an epoch of the mix has {float(self.epoch_size):.3g} draws, too many for data.num_lanes="
                 f"{self.num_lanes}: lower data.repeats in proportion, or use more lanes"
             )
-        times = ", ".join(f"{float(number):.12g}" for number in repeats)
-        self.settings = "; ".join([f"repeats {times}", *dict.fromkeys(source.settings for source in sources)])
 
     def at(self, position: I64) -> tuple[I64, I64]:
         source, place = np.empty_like(position), np.empty_like(position)

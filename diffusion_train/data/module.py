@@ -6,7 +6,8 @@ import itertools
 import logging
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,8 +19,9 @@ from diffusion_train.data.ahead import Ahead
 from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.buckets import Buckets, Occupancy
 from diffusion_train.data.collate import collate, stack, to_levels
+from diffusion_train.data.course import Course
 from diffusion_train.data.dataset import Dataset
-from diffusion_train.data.order import Draw
+from diffusion_train.data.order import Draw, Draws
 from diffusion_train.data.problem import Problem
 from diffusion_train.data.resolution import Resolution
 from diffusion_train.utils.rng import key_seed
@@ -38,6 +40,8 @@ class DataModule(pl.LightningDataModule):
     `num_repeated_batches` goes over the first so many batches again and again: a network must learn them by heart.
     """
 
+    going_on = "what the pass at hand has not drawn yet comes first, with the samples that are new, then whole passes"
+
     def __init__(
         self,
         dataset: Dataset,
@@ -51,7 +55,7 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         self.dataset = dataset
         self.holdout = dataset.holdout()
-        self.order = arrangement(dataset.fingerprint, dataset.sources, dataset.sizes())
+        self.course = Course(dataset, arrangement)
         self.resolution = resolution
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
@@ -98,12 +102,17 @@ class DataModule(pl.LightningDataModule):
         return self.order.occupancy(self.batch_size) if isinstance(self.order, Buckets) else []
 
     @property
+    def order(self) -> Draws | Buckets:
+        return self.course.order
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What decides, with the position, which samples a batch holds."""
+        order = self.course.arrangement.description
         return {
             "seed": self.order.seed,
             "data": self.fingerprint,
-            "data.order": "; ".join([self.order.settings, *([self.resolution.settings] if self.resolution else [])]),
+            "data.order": "; ".join([order, *([self.resolution.settings] if self.resolution else [])]),
             "data.captions": self.dataset.caption_settings,
             "data.batch_size": self.batch_size,
         }
@@ -115,6 +124,18 @@ class DataModule(pl.LightningDataModule):
     def go_on(self, step: int, position: int) -> None:
         """The loader's next batch is that of `step` and comes after `position` samples of the order."""
         self.start_step, self.start_position = step, position
+
+    def record(self, step: int) -> dict[str, Any]:
+        """Plain data from which `resume` goes on after the steps before `step`."""
+        return {"cursor": self.position(step), "course": self.course.record(self.batch_size)}
+
+    def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
+        """Goes on from a checkpoint in `folder`; with another order from what that one left: see `Course`."""
+        self.go_on(step, self.course.resume(record["course"], record["cursor"], self.batch_size, folder))
+
+    def keep(self, folder: Path) -> None:
+        """Writes beside the checkpoints what `resume` needs of them."""
+        self.course.keep(folder)
 
     def check(self, world_size: int = 1) -> None:
         """Raises ValueError with all that cannot be done with these sizes on so many processes."""

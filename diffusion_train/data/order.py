@@ -44,15 +44,13 @@ class Window(NamedTuple):
 class Draws(ABC):
     """An endless sequence of draws, any of which is known by its position: position mod `num_lanes` is its lane.
 
-    `epoch_size` is the number of draws in which each sample comes as often as it is meant to, on average;
-    `settings` names what decides the sequence besides seed and data.
+    `epoch_size` is the number of draws in which each sample comes as often as it is meant to, on average.
     """
 
     seed: int
     num_samples: int
     epoch_size: Fraction | int
     num_lanes: int
-    settings: str
 
     @abstractmethod
     def at(self, position: I64) -> tuple[I64, I64]:
@@ -65,6 +63,10 @@ class Draws(ABC):
     def indices(self, position: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
         """All or some places of the global batch that comes after `position` draws."""
         return to_list(*self.at(positions_of(places, position, batch_size, self.num_lanes)))
+
+    def walked(self, position: int, batch_size: int) -> list[tuple[Draws, int]]:
+        """The first `position` draws as sequences with how far each was walked."""
+        return [(self, position)]
 
 
 def positions_of(places: Sequence[int] | None, position: int, batch_size: int, num_lanes: int) -> I64:
@@ -86,16 +88,16 @@ class Order(Draws):
     def __init__(
         self, seed: int, fingerprint: str, num_samples: int, block_size: int = 64, window: int = 256, num_lanes: int = 1
     ) -> None:
-        settings = {"num_samples": num_samples, "block_size": block_size, "window": window, "num_lanes": num_lanes}
-        if wrong := [f"{name}={value}" for name, value in settings.items() if value < 1]:
+        sizes = {"block_size": block_size, "window": window, "num_lanes": num_lanes}
+        if wrong := [f"{name}={value}" for name, value in {"num_samples": num_samples, **sizes}.items() if value < 1]:
             raise ValueError(f"{', '.join(wrong)}: at least 1 is needed")
+        self.settings = {"seed": seed, **sizes}
         self.seed = seed
         self.fingerprint = fingerprint
         self.num_samples = self.epoch_size = num_samples
         self.block_size = min(block_size, num_samples)
         self.window = window
         self.num_lanes = num_lanes
-        self.settings = f"block_size={block_size}, window={window}, num_lanes={num_lanes}"
         self._num_blocks = -(-num_samples // self.block_size)
         self._missing = self._num_blocks * self.block_size - num_samples  # what the last block lacks
 
@@ -153,7 +155,7 @@ class Subset(Draws):
     def __init__(self, order: Draws, samples: I64 | range) -> None:
         assert order.num_samples == len(samples)
         self.order, self.samples = order, samples
-        self.seed, self.num_lanes, self.settings = order.seed, order.num_lanes, order.settings
+        self.seed, self.num_lanes = order.seed, order.num_lanes
         self.num_samples, self.epoch_size = order.num_samples, order.epoch_size
 
     def at(self, position: I64) -> tuple[I64, I64]:

@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from diffusion_train.data.ahead import Lookahead, Reading
@@ -55,6 +57,9 @@ class PointsDataset:
     @property
     def sources(self) -> dict[str, int]:
         return {self.kind: len(self)}
+
+    def names(self) -> NDArray[np.uint64]:
+        return self.points.numpy().view(np.uint64)[:, 0]
 
     def sizes(self) -> None:
         return None

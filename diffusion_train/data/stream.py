@@ -11,7 +11,8 @@ import json
 import logging
 import random
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import pytorch_lightning as pl
@@ -46,6 +47,7 @@ class StreamModule(pl.LightningDataModule):
 
     problems: Sequence[Problem] = ()
     num_samples = 0  # nobody knows
+    going_on = "samples are drawn anew"
 
     def __init__(
         self,
@@ -84,10 +86,13 @@ class StreamModule(pl.LightningDataModule):
     def identity(self) -> dict[str, Any]:
         return {"data": "stream", "data.captions": self.stream.captions.settings, "data.batch_size": self.batch_size}
 
-    def position(self, step: int) -> int:
-        return step * self.batch_size
+    def record(self, step: int) -> dict[str, Any]:
+        return {"cursor": step * self.batch_size}
 
-    def go_on(self, step: int, position: int) -> None:
+    def keep(self, folder: Path) -> None:
+        """Nothing: what was drawn cannot be told."""
+
+    def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
         log.warning("data=stream goes on from step %d with samples drawn anew: it cannot resume exactly", step)
         self.stream.start = step
 

@@ -30,6 +30,9 @@ class DiffusersUNet(nn.Module):
         if type(self.unet).__name__ not in NAMES:
             raise ValueError(f"network.model must be one of {', '.join(NAMES)}, but is {type(self.unet).__name__}")
         self.takes_text = type(self.unet).__name__ == "UNet2DConditionModel"
+        # a conditional one fits what it enlarges to what it had reduced
+        halved = 0 if self.takes_text else sum(block.downsamplers is not None for block in self.unet.down_blocks)
+        self.factor = 2**halved
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 

@@ -34,6 +34,7 @@ class DiT(nn.Module):
         text_width = width if text_dim else None
         area = patch_size**2
         self.patch_size, self.concat_channels = patch_size, concat_channels
+        self.factor = patch_size
         self.gradient_checkpointing = gradient_checkpointing
         self.conditions = Conditions(width, text_dim, pooled_dim, num_labels)
         self.stem = nn.Linear((in_channels + concat_channels) * area, width)
@@ -57,7 +58,7 @@ class DiT(nn.Module):
         label: Tensor | None = None,
         concat: Tensor | None = None,
     ) -> Tensor:
-        check_size(x, self.patch_size)
+        check_size(x, self.factor)
         cond = self.conditions(t, text, text_mask, pooled, label)
         patches = F.pixel_unshuffle(join(x, concat, self.concat_channels), self.patch_size)
         size = patches.shape[2:]

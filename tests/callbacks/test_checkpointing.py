@@ -1,18 +1,22 @@
+import math
 import os
 import signal
 from pathlib import Path
 
+import pytest
 import pytorch_lightning as pl
 import torch
 
 from diffusion_train.callbacks.scheduled import Every, Scheduled
 from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.callbacks.time_budget import TimeBudget
-from diffusion_train.training.checkpoint import load, load_weights
+from diffusion_train.data.points import PointsDataset
+from diffusion_train.data.storage.base import StorageError
+from diffusion_train.training.checkpoint import by_step, load, load_weights
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.glob("*.ckpt"))
 
 
 def test_keeps_the_newest_and_always_the_last_step(tmp_path: Path, run_points) -> None:
@@ -36,6 +40,39 @@ def test_strays_of_a_killed_run_are_removed(tmp_path: Path, run_points) -> None:
     (tmp_path / "checkpoints" / ".tmp-abc").touch()
     run_points(tmp_path, 1)
     assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
+
+
+class Failing(PointsDataset):
+    """Its storage fails from the given read on."""
+
+    def __init__(self, first: float) -> None:
+        super().__init__("two_moons", 40, num_holdout=5)
+        self.left = first
+
+    def read(self, draws):
+        self.left -= 1
+        if self.left < 0:
+            raise StorageError("gone")
+        return super().read(draws)
+
+
+def test_a_run_whose_storage_fails_saves_the_last_completed_step_and_goes_on_from_it(tmp_path, run_points) -> None:
+    _, whole = run_points(tmp_path / "whole", 10, dataset=Failing(math.inf))
+    failing = Failing(8)
+    with pytest.raises(StorageError):
+        run_points(tmp_path / "run", 10, every_n_steps=4, dataset=failing)
+    [newest, *_] = by_step(tmp_path / "run" / "checkpoints")
+    step = load(newest)["diffusion_train"]["step"]
+    assert step == 7
+    _, rest = run_points(tmp_path / "run", 10, resume=newest, dataset=Failing(math.inf))
+    assert rest.keys == whole.keys[step:]
+    assert all(map(torch.equal, rest.losses, whole.losses[step:]))
+
+
+def test_a_run_that_fails_before_its_first_step_saves_nothing(tmp_path, run_points) -> None:
+    with pytest.raises(StorageError):
+        run_points(tmp_path, 10, dataset=Failing(0))
+    assert names(tmp_path / "checkpoints") == []
 
 
 class Signal(pl.Callback):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_train.data.shards import write_shards
+from diffusion_train.data.shards import write_shard, write_shards
+from diffusion_train.training.checkpoint import load
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -28,9 +30,12 @@ def _jpeg(number: int) -> bytes:
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
     """Forty samples in four shards; the image of k00013 ends early."""
-    images = {i: _jpeg(i)[: -100 if i == 13 else None] for i in range(40)}
-    samples = ({"__key__": f"k{i:05d}", "jpg": images[i], "txt": f"caption {i}"} for i in range(40))
-    return write_shards(samples, tmp_path / "shards", "part", 10)
+    return write_shards((_sample(i) for i in range(40)), tmp_path / "shards", "part", 10)
+
+
+def _sample(number: int) -> dict[str, object]:
+    image = _jpeg(number)[: -100 if number == 13 else None]
+    return {"__key__": f"k{number:05d}", "jpg": image, "txt": f"caption {number}"}
 
 
 def command(shards: list[Path], run_dir: Path, *arguments: str) -> list[str]:
@@ -85,11 +90,118 @@ def test_a_shard_replaced_while_training_ends_the_run_with_4(
             file.write(other.read_bytes()[:4000])
     _, error = process.communicate(timeout=120)
     assert process.returncode == 4, error
-    assert "changed since it was indexed" in error.splitlines()[-1]
+    assert "changed since it was indexed" in error.splitlines()[-2]
+    assert "the last one saved" in error.splitlines()[-1]
     assert "Traceback" not in error
+
+
+def _drawn(run_dir: Path, start: int, end: int) -> list[int]:
+    return [int(key[1:]) for keys in seen(run_dir)[start:end] for key in keys]
+
+
+def test_shapes_that_the_network_cannot_take_are_told_before_data_are_read(shards: list[Path], tmp_path: Path) -> None:
+    wrong = run(shards, tmp_path / "run", "data.image_size=20", "data.shards=nowhere.tar")
+    assert wrong.returncode == 2
+    assert "data.image_size=20: the network takes images whose sides it can divide by 8; use 16 or 24" in wrong.stderr
+    assert "nowhere.tar" not in wrong.stderr
+    cut = ["data.image_size=48", "data.buckets.max_ratio=2", "data.buckets.divisor=12"]
+    wrong = run(shards, tmp_path / "run", *cut)
+    assert wrong.returncode == 2
+    assert "data.buckets.divisor=12: " in wrong.stderr
+
+
+def test_row_60_a_run_goes_on_with_shards_added_and_taken_away(shards: list[Path], tmp_path: Path) -> None:
+    """30 samples, 16 of them drawn; then 50, of which 34 are left, 8 of them drawn; then 40, without the first shard."""
+    folder, away = shards[0].parent, tmp_path / "away.tar"
+    shards[3].rename(away)
+    write_shard((_sample(i) for i in range(50, 60)), folder / "part-000001.tar")  # none with a fault here
+    first = [*range(10), *range(50, 60), *range(20, 30)]
+
+    def go(name: str, num_steps: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+        done = run(shards, tmp_path / name, f"trainer.max_steps={num_steps}", *arguments)
+        assert done.returncode in (0, 2), done.stderr
+        return done
+
+    go("run", 2)
+    away.rename(shards[3])
+    write_shard((_sample(i) for i in range(60, 70)), folder / "part-000000-b.tar")
+    refused = go("run", 4)
+    assert refused.returncode == 2
+    assert "go on all the same with allow_mismatch=[data]: what the pass at hand has not drawn yet" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    shutil.copytree(tmp_path / "run", tmp_path / "stopped")
+    went_on = go("run", 9, "allow_mismatch=[data]")
+    assert "20 samples are new, 0 are gone" in went_on.stderr
+    assert sorted(_drawn(tmp_path / "run", 0, 7)[:50]) == sorted([*first, *range(30, 40), *range(60, 70)])
+
+    go("stopped", 3, "allow_mismatch=[data]")
+    shutil.copytree(tmp_path / "stopped", tmp_path / "shrunk")
+    go("stopped", 9)
+    assert seen(tmp_path / "stopped") == seen(tmp_path / "run")
+
+    shards[0].unlink()
+    went_on = go("shrunk", 12, "allow_mismatch=[data]")
+    assert "0 samples are new, 10 are gone" in went_on.stderr
+    still = {*range(20, 40), *range(50, 70)}
+    left = still - set(_drawn(tmp_path / "shrunk", 0, 3))
+    after = _drawn(tmp_path / "shrunk", 3, 12)
+    assert len(left) >= 16
+    assert sorted(after[: len(left)]) == sorted(left)
+    assert sorted(after[len(left) : len(left) + 40]) == sorted(still)
+
+
+def test_a_shard_that_changes_ends_the_run_saved_and_mended_it_goes_on(shards: list[Path], tmp_path: Path) -> None:
+    whole = run(shards, tmp_path / "whole", "trainer.max_steps=12")
+    assert whole.returncode == 0, whole.stderr
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(shards, tmp_path / "run", "trainer.max_steps=100000"),
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log, deadline = tmp_path / "run" / "samples_seen.jsonl", time.monotonic() + 120
+    while process.poll() is None and not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    contents = shards[0].read_bytes()
+    with shards[0].open("r+b") as file:
+        file.write(contents[512:4096])
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 4, error
+    step = len(seen(tmp_path / "run"))
+    assert f"the same command with run_dir={tmp_path / 'run'} goes on from step {step}, the last one saved" in error
+    assert load(tmp_path / "run" / "checkpoints" / "last.ckpt")["diffusion_train"]["step"] == step
+    shards[0].write_bytes(contents)
+    done = run(shards, tmp_path / "run", f"trainer.max_steps={max(step, 12)}")
+    assert done.returncode == 0, done.stderr
+    assert seen(tmp_path / "run")[:12] == seen(tmp_path / "whole")
+
+
+def test_storage_that_fails_one_of_two_processes_ends_both_and_saves_nothing(
+    shards: list[Path], tmp_path: Path
+) -> None:
+    two = ["trainer.max_steps=100000", "trainer=ddp_cpu", "data.batch_size=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(shards, tmp_path / "run", *two), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    log, deadline = tmp_path / "run" / "samples_seen.jsonl", time.monotonic() + 120
+    while process.poll() is None and not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with shards[0].open("r+b") as file:
+        file.write(shards[1].read_bytes()[:4096])
+    _, error = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert f"{shards[0]}: changed since it was indexed" in error
+    assert "no step of this run is saved: the same command begins where this one did" in error
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
 
 
 def test_too_many_bad_samples_end_the_run_with_4(shards: list[Path], tmp_path: Path) -> None:
     done = run(shards, tmp_path / "run", "trainer.max_steps=20", "callbacks.bad_samples.max_share=0.01")
     assert done.returncode == 4
     assert "1 bad samples, more than callbacks.bad_samples.max_share=0.01 of 40" in done.stderr
+    step = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["diffusion_train"]["step"]
+    assert step > 0
+    assert f"goes on from step {step}, the last one saved" in done.stderr

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from functools import partial
 
@@ -60,11 +61,22 @@ def test_each_sample_is_in_the_bucket_of_its_aspect_ratio():
 
 
 def test_settings_name_all_that_decides_the_order():
-    plain = {"sources": {"a": 8, "b": 8}, "sizes": [WIDE, SQUARE] * 8}
-    others = [{}, {"repeats": {"a": 2}}, {"weights": {"a": 2, "b": 3}}, {"ratios": AspectRatios(2)}]
-    settings = [_arrange(**plain, **other).settings for other in others]
-    assert len(set(settings)) == len(others)
-    assert settings[1] == "repeats 2, 1; block_size=4, window=3, num_lanes=1"
+    plain = partial(Order, seed=3, block_size=4, window=3)
+    others = [{}, {"repeats": {"a": 2}}, {"weights": {"a": 2, "b": 3}}, {"ratios": AspectRatios(2), "image_size": 512}]
+    told = [Arrangement(plain, **other).description for other in others]
+    assert len(set(told)) == len(others)
+    assert told[1] == "block_size=4, window=3, num_lanes=1; repeats={'a': 2}"
+    assert Arrangement(plain, image_size=512).description == told[0]
+
+
+@pytest.mark.parametrize("shares", [{"repeats": {"a": 2.5}}, {"weights": {"a": 2, "b": 3}}], ids=["repeats", "weights"])
+def test_an_arrangement_is_made_again_of_its_settings(shares):
+    given = Arrangement(partial(Order, seed=3, num_lanes=2), **shares, ratios=AspectRatios(2), image_size=512)
+    again = Arrangement.of(json.loads(json.dumps(given.settings)))
+    assert again.settings == given.settings
+    facts = ("data", {"a": 8, "b": 8}, np.array([WIDE, SQUARE] * 8))
+    walks = [[order(*facts).indices(4 * step, 4) for step in range(20)] for order in (given, again)]
+    assert walks[0] == walks[1]
 
 
 def test_buckets_need_known_sizes():

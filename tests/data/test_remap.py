@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.order import Order
-from diffusion_train.data.remap import NEVER, NEW, carry_over, last_epochs
+from diffusion_train.data.remap import NEVER, NEW, carry_over, last_epochs, places_of
 from diffusion_train.data.resolution import AspectRatios
 
 
@@ -23,6 +23,10 @@ def _arrangement(lanes=1, **options):
 
 def _never(count):
     return np.full(count, NEVER)
+
+
+def _named(letters):
+    return np.array([ord(letter) for letter in letters], np.uint64)
 
 
 def _walk(order, batch_size, num_steps):
@@ -51,16 +55,17 @@ def test_last_epochs_are_those_of_the_whole_walk(n, lanes, rows, num_steps):
 @settings(max_examples=80, deadline=None)
 def test_dataset_grew_or_shrank(num_old, num_new, num_gone, lanes, num_steps):
     """The first partial epoch holds exactly what was not seen in this one, and what is new; then come whole epochs."""
-    names = np.array([f"k{number}" for number in range(num_old)])
+    names = np.arange(1000, 1000 + num_old, dtype=np.uint64)
     kept = names[min(num_gone, num_old - 1) :]
-    now = np.concatenate([[f"a{number}" for number in range(num_new)], kept[::-1]])
+    now = np.concatenate([np.arange(num_new, dtype=np.uint64), kept[::-1]])
     batch_size = 4 * lanes
     old_order = _arrangement(lanes)("old", {"all": num_old})
     walked = _walk(old_order, batch_size, num_steps)
     epoch = (len(walked) - 1) // num_old
     seen = {names[sample] for number, sample in walked if number == epoch}
 
-    newest = carry_over(last_epochs(old_order, _never(num_old), len(walked), batch_size), names, now)
+    newest = last_epochs(old_order, _never(num_old), len(walked), batch_size)
+    newest = carry_over(newest, places_of(now, names))
     order = _arrangement(lanes)("new", {"all": len(now)}, newest=newest)
     whole = len(seen) == num_old or not set(kept) - seen
     left = [] if whole else [place for place, name in enumerate(now) if name not in seen]
@@ -101,5 +106,12 @@ def test_a_second_change_knows_what_the_first_one_knew():
 
 
 def test_names_carry_over_what_is_known():
-    newest = carry_over(np.array([3, 2, 3]), np.array(["c", "a", "b"]), np.array(["b", "z", "a"]))
-    assert newest.tolist() == [3, NEW, 2]
+    places = places_of(_named("bza"), _named("cab"))
+    assert places.tolist() == [2, -1, 1]
+    assert carry_over(np.array([4, 2, 3]), places).tolist() == [3, NEW, 2]
+
+
+def test_samples_of_one_name_go_on_one_for_one():
+    assert places_of(_named("aabbaaa"), _named("abaa")).tolist() == [0, 2, 1, -1, 3, -1, -1]
+    assert carry_over(_never(0), places_of(_named("ab"), _named(""))).tolist() == [NEW, NEW]
+    assert len(places_of(_named(""), _named("a"))) == 0

@@ -1,0 +1,48 @@
+"""Whether the network can take every shape that images of a config can have, asked before any image is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Shape = tuple[int, int]
+LatentShape = Callable[[tuple[int, ...]], tuple[int, ...]]
+
+
+def check_shapes(cfg: Any, factor: int, latent_shape: LatentShape) -> None:
+    """Raises ValueError for images whose height or width, in latents, the network's `factor` does not divide."""
+    from diffusion_train import config
+    from diffusion_train.data.resolution import AspectRatios, Resolution
+
+    if "image_size" not in cfg.data:
+        return  # no images
+    size, node = int(cfg.data.image_size), cfg.data.module.get("resolution")
+    resolution = config.build(node) if node else Resolution(size, AspectRatios())
+
+    def refused(shapes: set[Shape]) -> list[Shape]:
+        return sorted(shape for shape in shapes if any(side % factor for side in latent_shape((3, *shape))[-2:]))
+
+    wrong = []
+    squares = {"data.image_size": {size}, "data.resolution": set(resolution.sizes) - {size}}
+    for key, sizes in squares.items():
+        for height, width in refused({(side, side) for side in sizes}):
+            near = " or ".join(str(side) for side in _taken(height, lambda side: not refused({(side, side)})))
+            wrong.append(f"{key}={width}: the network takes images whose sides it can divide by {factor}; use {near}")
+    if not wrong and (
+        stretched := refused({shape for one in resolution.sizes for shape in resolution.ratios.shapes(one)})
+    ):
+        listed = ", ".join(f"{width}x{height}" for height, width in stretched[:3])
+        divisor = resolution.ratios.divisor
+        use = next(side for side in range(divisor, 2**16) if not refused({(side, side)}))
+        wrong.append(
+            f"data.buckets.divisor={divisor}: gives images of {listed}{', ...' if len(stretched) > 3 else ''}, but the "
+            f"network takes images whose sides it can divide by {factor}; use {use}, of which image sizes are multiples"
+        )
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+def _taken(side: int, takes: Callable[[int], bool]) -> list[int]:
+    """The nearest sides below and above that are taken."""
+    below = next(([number] for number in range(side - 1, 0, -1) if takes(number)), [])
+    return [*below, next(number for number in range(side + 1, side + 2**16) if takes(number))]
