@@ -65,7 +65,7 @@ class SDXLText(TextEncoder):
 
     def __init__(self, folder: Path, max_length: int = 77) -> None:
         self.max_length = max_length
-        places = {"max_length": max_length, "padded": True, "read": layer_before_last}
+        places: dict[str, Any] = {"max_length": max_length, "padded": True, "read": layer_before_last}
         parts = [(folder / f"text_encoder{n}", folder / f"tokenizer{n}") for n in ("", "_2")]
         self.first = TransformersEncoder(*parts[0], "CLIPTextModel", pool=no_pool, **places)
         self.second = TransformersEncoder(*parts[1], "CLIPTextModelWithProjection", pool=projected_pool, **places)
