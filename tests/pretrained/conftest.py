@@ -61,9 +61,13 @@ class Base:
     def nodes(self, file: Path) -> dict[str, Any]:
         return scheduler.nodes(file, str(self.folder))
 
-    def scheduler(self, kind: Any, **settings: Any) -> Any:
-        """diffusers' own way of exchanging a pipeline's scheduler."""
-        return kind.from_config(self.theirs.scheduler.config, **settings)
+    def scheduler(self, kind: Any = None, **settings: Any) -> Any:
+        """The pipeline's own, or one of another kind, as diffusers exchanges them."""
+        import diffusers
+
+        folder = self.folder / "scheduler"
+        own = getattr(diffusers, tiny_pipelines.SCHEDULERS[self.name]["_class_name"]).from_pretrained(folder)
+        return own if kind is None else kind.from_config(own.config, **settings)
 
     def grid(self, scheduler: Any, folder: Path) -> Any:
         """Ours of the file that diffusers writes of `scheduler`."""
