@@ -42,9 +42,9 @@ class SDXL(Conditioner):
     def __init__(self, source: str, max_length: int = 77, max_bytes: int = MAX_BYTES) -> None:
         super().__init__()
         folder = Path(source).expanduser()
+        self.zeros_without_prompt = _index(folder).get("force_zeros_for_empty_prompt", True)
         self.encoder = SDXLText(folder, max_length)
         self.text = Text(self.encoder, max_bytes)
-        self.zeros_without_prompt = _index(folder).get("force_zeros_for_empty_prompt", True)
 
     def forward(self, batch: dict[str, Any]) -> Cond:
         cond = self.text(batch)
