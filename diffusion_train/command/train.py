@@ -67,6 +67,8 @@ def train(cfg: Any) -> int:
     check_shapes(cfg, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
     trainer = build_trainer(cfg, run_dir, checkpoint)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
+    for shape in datamodule.shapes:
+        module.autoencoder.latent_shape(shape)
     module.micro_batch_size = datamodule.micro_batch_size
     try:
         module.conditioner.warm_up(Captions(cfg, datamodule))
