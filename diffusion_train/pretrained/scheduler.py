@@ -22,7 +22,7 @@ def nodes(file: Path, source: str, prediction: str | None = None) -> Nodes:
     """
     settings = read_json(file, source)
     name = str(settings.get("_class_name"))
-    if name.startswith("FlowMatch") or settings.get("use_flow_sigmas") or name.startswith("EDM"):
+    if name.startswith(("FlowMatch", "EDM")) or settings.get("use_flow_sigmas"):
         raise ValueError(f"pretrained={source}: {name}: models of flow matching and EDM are not supported yet")
     return {
         "diffusion.schedule": _schedule(settings, source),

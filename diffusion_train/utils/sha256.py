@@ -15,8 +15,9 @@ _SETTLED = 2.0  # seconds: a file changed later than this may change again withi
 
 def file_sha256(path: Path) -> str:
     stat = path.stat()
-    state = [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
-    kept = cache_folder() / "sha256" / f"{hashlib.sha256(state[0].encode()).hexdigest()[:32]}.json"
+    where = str(path.resolve())
+    state = [where, stat.st_size, stat.st_mtime_ns]
+    kept = cache_folder() / "sha256" / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.json"
     if (found := _read(kept)) and found[:3] == state:
         return str(found[3])
     with path.open("rb") as file:
