@@ -139,6 +139,12 @@ def _nodes_of_run(wanted: str) -> dict[str, Any]:
             f"it: diffusion-train export run={wanted} format=diffusers out=<folder>, and give that folder"
         )
     plain = OmegaConf.to_container(saved, resolve=True)
+    folder = _select(plain, "base.folder")
+    if _select(plain, "base.kind") in ("sd", "sdxl") and not Path(folder).is_dir():
+        raise ValueError(
+            f"pretrained={wanted}: its own model was read from {folder}, which is not there any more; put it back, or a "
+            "link in its place"
+        )
     found = {path: _select(plain, path) for path in _NODES}
     return {path: escape(node) for path, node in found.items() if node is not None}
 
