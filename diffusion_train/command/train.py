@@ -168,7 +168,9 @@ def same_base(cfg: Any, checkpoint: Path | None) -> None:
         return
     before = read_facts(checkpoint)["config"].get("base", {}).get("sha256")
     if before != cfg.base.sha256:
-        was, now = (f"weights of SHA-256 {digest[:12]}..." if digest else "none" for digest in (before, cfg.base.sha256))
+        was, now = (
+            f"weights of SHA-256 {digest[:12]}..." if digest else "none" for digest in (before, cfg.base.sha256)
+        )
         raise ValueError(
             f"pretrained={cfg.pretrained}: {checkpoint} began with another model ({was}, now {now}); give that one, or "
             "start again in another run_dir"
