@@ -31,6 +31,7 @@ def sdxl(folder):
 def test_what_was_warmed_up_has_the_same_bits_and_needs_no_model(folder, sdxl, cache, monkeypatch):
     with pytest.warns(UserWarning, match="1 captions are longer than the 77 tokens"):
         fresh = sdxl({"caption": CAPTIONS, "x": X})
+    with pytest.warns(UserWarning, match="1 captions"):
         SDXL(str(folder)).warm_up(CAPTIONS)
     assert len(list((cache / "text").iterdir())) == 1
     monkeypatch.setattr("diffusion_train.conditioner.transformers_encoder.TransformersEncoder._load", None)

@@ -78,5 +78,5 @@ def test_without_places_of_a_step_the_mode_is_taken(base):
 def test_samples_whose_latents_are_no_numbers_are_named(base):
     x = BATCH["x"].clone()
     x[2, 0, 5, 5] = torch.inf
-    with pytest.raises(ValueError, match="no numbers for the samples y$"):
+    with pytest.raises(ValueError, match=r"no numbers for the samples y$"):
         module(base).loss(BATCH | {"x": x}, RNG)
