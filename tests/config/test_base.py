@@ -256,7 +256,9 @@ def test_settling_records_the_weights_and_refuses_others(sd1, sd2, tmp_path):
     config.settle(cfg)
     assert len(cfg.base.sha256) == 64
     digest, moved = cfg.base.sha256, sd1.rename(tmp_path / "moved")
-    with pytest.raises(ValueError, match=r"no such folder or file.*; if it has moved, add pretrained=<where it is now>"):
+    with pytest.raises(
+        ValueError, match=r"no such folder or file.*; if it has moved, add pretrained=<where it is now>"
+    ):
         config.settle(cfg)
     cfg.pretrained = str(moved)
     config.settle(cfg)

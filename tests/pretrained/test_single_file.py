@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import original_names
@@ -150,3 +151,13 @@ def test_the_tokenizer_is_asked_for(tmp_path, monkeypatch):
     for where in (None, str(tmp_path)):
         with pytest.raises(ValueError, match=rf"base\.tokenizer={where}: .*give a folder with CLIP's vocab\.json"):
             Vocabulary.find(where, tmp_path / "it.safetensors")
+
+
+def test_open_clips_list_of_merges_gives_the_same_vocabulary(tmp_path):
+    folder = tiny_pipelines.make("sd15", tmp_path / "in") / "tokenizer"
+    whole = Vocabulary.find(str(folder), tmp_path)
+    list_of_merges = tmp_path / "bpe.txt.gz"
+    list_of_merges.write_bytes(gzip.compress("\n".join(["header", *whole.merges.split("\n")[1:-1]]).encode()))
+    found = Vocabulary.find(str(list_of_merges), tmp_path)
+    assert json.loads(found.tokens) == json.loads(whole.tokens)
+    assert found.merges == whole.merges
