@@ -291,9 +291,9 @@ def test_settling_records_the_weights_and_refuses_others(sd1, sd2, tmp_path):
 
 def test_a_relative_place_is_recorded_whole(sd1, monkeypatch):
     monkeypatch.chdir(sd1.parent)
-    cfg = composed(*RECIPE, "pretrained=sd1")
+    cfg = composed(*RECIPE, "pretrained=sd1", "base.tokenizer=sd1")
     config.settle(cfg)
-    assert cfg.pretrained == cfg.network.model == str(sd1)
+    assert cfg.pretrained == cfg.network.model == cfg.base.tokenizer == str(sd1)
 
 
 def test_a_place_of_ones_own_is_left_alone(sd1):
