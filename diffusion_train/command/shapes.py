@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 Shape = tuple[int, int]
@@ -10,7 +11,10 @@ LatentShape = Callable[[tuple[int, ...]], tuple[int, ...]]
 
 
 def check_shapes(cfg: Any, factor: int, latent_shape: LatentShape) -> None:
-    """Raises ValueError for images whose height or width, in latents, the network's `factor` does not divide."""
+    """Raises ValueError for images whose height or width, in latents, the network's `factor` does not divide.
+
+    What the autoencoder cannot take, its `latent_shape` tells.
+    """
     from diffusion_train import config
     from diffusion_train.data.resolution import AspectRatios, Resolution
 
@@ -19,21 +23,29 @@ def check_shapes(cfg: Any, factor: int, latent_shape: LatentShape) -> None:
     size, node = int(cfg.data.image_size), cfg.data.module.get("resolution")
     resolution = config.build(node) if node else Resolution(size, AspectRatios())
 
+    def takes(shape: Shape) -> bool:
+        return not any(side % factor for side in latent_shape((3, *shape))[-2:])
+
+    def takes_square(side: int) -> bool:
+        with suppress(ValueError):
+            return takes((side, side))
+        return False
+
     def refused(shapes: set[Shape]) -> list[Shape]:
-        return sorted(shape for shape in shapes if any(side % factor for side in latent_shape((3, *shape))[-2:]))
+        return sorted(shape for shape in shapes if not takes(shape))
 
     wrong = []
     squares = {"data.image_size": {size}, "data.resolution": set(resolution.sizes) - {size}}
     for key, sizes in squares.items():
         for height, width in refused({(side, side) for side in sizes}):
-            near = " or ".join(str(side) for side in _taken(height, lambda side: not refused({(side, side)})))
+            near = " or ".join(str(side) for side in _taken(height, takes_square))
             wrong.append(f"{key}={width}: the network takes images whose sides it can divide by {factor}; use {near}")
     if not wrong and (
         stretched := refused({shape for one in resolution.sizes for shape in resolution.ratios.shapes(one)})
     ):
         listed = ", ".join(f"{width}x{height}" for height, width in stretched[:3])
         divisor = resolution.ratios.divisor
-        use = next(side for side in range(divisor, 2**16) if not refused({(side, side)}))
+        use = next(side for side in range(divisor, 2**16) if takes_square(side))
         wrong.append(
             f"data.buckets.divisor={divisor}: gives images of {listed}{', ...' if len(stretched) > 3 else ''}, but the "
             f"network takes images whose sides it can divide by {factor}; use {use}, of which image sizes are multiples"

@@ -24,6 +24,7 @@ READ = (
     "run_dir",
     "resume",
     "pretrained",
+    "base",
     "condition",  # for networks that take conditions
     "condition_dropout",
     "clip_norm",
@@ -41,6 +42,7 @@ def run(cfg: Any) -> int:
 
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=READ, given=GIVEN)
+    config.settle(cfg)
     with claimed(Path(cfg.run_dir)):
         return train(cfg)
 
@@ -60,6 +62,7 @@ def train(cfg: Any) -> int:
     run_dir = Path(cfg.run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)
     first_step = read_facts(checkpoint)["step"] if checkpoint else 0
+    same_base(cfg, checkpoint)
     torch.set_float32_matmul_precision("high")
     datamodule = config.build(cfg.data.module)  # first, for what is wrong with the data is told before a model is made
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
@@ -67,8 +70,6 @@ def train(cfg: Any) -> int:
     check_shapes(cfg, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
     trainer = build_trainer(cfg, run_dir, checkpoint)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
-    for shape in datamodule.shapes:
-        module.autoencoder.latent_shape(shape)
     module.micro_batch_size = datamodule.micro_batch_size
     try:
         module.conditioner.warm_up(Captions(cfg, datamodule))
@@ -174,6 +175,23 @@ def resume_from(run_dir: Path, resume: str) -> Path | None:
     if "://" in resume or not Path(resume).is_file():
         raise ValueError(f"resume={resume}: no such checkpoint file; give a path, auto or never")
     return Path(resume)
+
+
+def same_base(cfg: Any, checkpoint: Path | None) -> None:
+    """Raises ValueError if the checkpoint is of a run that began with other weights: told before any are read."""
+    from diffusion_train.training.checkpoint import read_facts
+
+    if checkpoint is None:
+        return
+    before = read_facts(checkpoint)["config"].get("base", {}).get("sha256")
+    if before != cfg.base.sha256:
+        was, now = (
+            f"weights of SHA-256 {digest[:12]}..." if digest else "none" for digest in (before, cfg.base.sha256)
+        )
+        raise ValueError(
+            f"pretrained={cfg.pretrained}: {checkpoint} began with another model ({was}, now {now}); give that one, or "
+            "start again in another run_dir"
+        )
 
 
 def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> None:

@@ -4,6 +4,7 @@ from diffusion_train.config.check import check
 from diffusion_train.config.mistakes import ConfigError, Mistake
 from diffusion_train.config.redact import redact, redact_text, save_config
 from diffusion_train.config.run import compose_run, from_container, load_run_config
+from diffusion_train.config.settle import settle
 from diffusion_train.config.targets import allow, build, check_targets
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "redact",
     "redact_text",
     "save_config",
+    "settle",
 ]

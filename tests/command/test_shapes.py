@@ -90,8 +90,17 @@ def test_shapes_that_the_network_takes_pass(cfg, factor, latent):
     check_shapes(cfg, factor, latent)
 
 
+def _eighths_alone(shape):
+    if shape[1] % 8 or shape[2] % 8:
+        raise ValueError("the autoencoder takes multiples of 8")
+    return _eighth(shape)
+
+
 def test_latents_are_what_counts():
     with pytest.raises(ValueError, match=r"data.image_size=96: .* use 64 or 128$"):
-        check_shapes(
-            _config(96), 8, lambda shape: (4, shape[1] // 8, shape[2] // 8) if shape[1] % 8 == 0 else (4, 1, 1)
-        )
+        check_shapes(_config(96), 8, _eighths_alone)
+
+
+def test_what_the_autoencoder_cannot_take_it_tells_itself():
+    with pytest.raises(ValueError, match="multiples of 8"):
+        check_shapes(_config(100), 1, _eighths_alone)
