@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 
 NAMES = ("sd15", "sd2_v", "sd2_zero_snr", "sdxl")
 WORDS = ["red", "apple", "flag", "photo", "of", "cat", "dog", "logo"]
@@ -143,11 +144,18 @@ def _stable_diffusion(folder: Path, name: str, unet: dict[str, Any], text: dict[
 def _saved(pipeline: Any, folder: Path, name: str, tokenizers: dict[str, str]) -> Path:
     """The files as the published models have them, where today's libraries would write others."""
     pipeline.save_pretrained(folder, safe_serialization=True)
+    _name_as_published(folder / "text_encoder" / "model.safetensors")
     for tokenizer, pad in tokenizers.items():
         _write_tokenizer(folder / tokenizer, pad)
         (folder / tokenizer / "tokenizer.json").unlink(missing_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULERS[name], indent=2))
     return folder
+
+
+def _name_as_published(file: Path) -> None:
+    """Every tensor of a text encoder stands under text_model; transformers 5 leaves that out."""
+    weights = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(file).items()}
+    file.write_bytes(save(weights, {"format": "pt"}))
 
 
 def _seeded(seed: int, make: Any, *args: Any, **settings: Any) -> Any:
