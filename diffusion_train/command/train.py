@@ -24,6 +24,7 @@ READ = (
     "run_dir",
     "resume",
     "pretrained",
+    "base",
     "condition",  # for networks that take conditions
     "condition_dropout",
     "clip_norm",
@@ -41,6 +42,7 @@ def run(cfg: Any) -> int:
 
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=READ, given=GIVEN)
+    config.settle(cfg)
     with claimed(Path(cfg.run_dir)):
         return train(cfg)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffusion_train.conditioner.text import TextEncoder
 from diffusion_train.conditioner.text_store import Embedding
+from diffusion_train.utils.sha256 import file_sha256
 
 _FORMAT = 2  # raised when the same files would give other embeddings
 _ROWS = 8  # embedded at once, always: products of matrices of another shape may round otherwise
@@ -128,34 +129,6 @@ class TransformersEncoder(TextEncoder):
 def _encodable(caption: str) -> str:
     """Lone halves of surrogate pairs, which no tokenizer takes, replaced by U+FFFD."""
     return caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def pretrained_folder(source: str, *subfolders: str) -> Path:
-    """A local folder, or a model of the Hugging Face hub: what stands in `subfolders` of it is fetched.
-
-    ValueError where it is neither.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if source.startswith(("/", ".", "~")):
-        raise ValueError(f"conditioner.encoder.source={source}: there is no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    wanted = [f"{folder}/{kind}" if folder else kind for folder in subfolders for kind in _KINDS]
-    unwanted = ["*.fp16.*"] if any(subfolders) else ["*.fp16.*", "*/*"]
-    try:
-        return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=unwanted))
-    except (OSError, HFValidationError) as error:
-        raise ValueError(
-            f"conditioner.encoder.source={source}: neither a folder nor a model that the hub gives: {error}"
-        ) from error
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def mean_pool(output: Any) -> Tensor:
