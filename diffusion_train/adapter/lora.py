@@ -88,8 +88,14 @@ def lora_layers(network: nn.Module) -> dict[str, Any]:
 
 def merge(network: nn.Module) -> nn.Module:
     """The same network with the adapters added into its weights, or as it was where it has none."""
-    for name, layer in lora_layers(network).items():
+    for layer in lora_layers(network).values():
         layer.merge()
+    return without(network)
+
+
+def without(network: nn.Module) -> nn.Module:
+    """The same network with the adapters taken away, or as it was where it has none."""
+    for name, layer in lora_layers(network).items():
         network.set_submodule(name, layer.get_base_layer())
     return network
 
