@@ -58,7 +58,7 @@ def ours(model: Model, ask: Question) -> tuple[dict[str, Tensor], dict[str, Tens
     device = next(pipeline.network.parameters()).device
     shape = pipeline.autoencoder.latent_shape(pipeline.shape)
     rng = Rng.for_samples([ask.seed])
-    batch = {"caption": [ask.prompt]}
+    batch = {"caption": [ask.prompt], "target_size": torch.tensor([pipeline.shape[-2:]])}
     cond = {name: value.float() for name, value in pipeline.conditioner(batch).items() if name != "text_mask"}
     first = torch.ones(1)
     start = schedule.alpha_sigma(first)[1].to(device) * rng.normal("noise", shape, device)
