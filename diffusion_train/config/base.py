@@ -24,6 +24,10 @@ _EXACT = ("diffusion.schedule", "diffusion.parameterization")
 # Settings of a part that are no part of the model.
 _FREE = ("network.gradient_checkpointing", "autoencoder.dtype", "conditioner.max_bytes")
 _PLACED = ("network", "autoencoder", "conditioner")  # parts that read files of the model
+_EXAMPLE = (
+    "add pretrained=<a folder in diffusers' layout, a .safetensors file, a run folder, or a hub id such as "
+    "stable-diffusion-v1-5/stable-diffusion-v1-5>"
+)
 
 
 class Model(NamedTuple):
@@ -53,7 +57,8 @@ def lay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
     """
     wanted = named(cfg)
     if wanted is None:
-        return []
+        needed = "base" in cfg and cfg.base.accepts is not None
+        return [Mistake("pretrained", "must be given", _EXAMPLE)] if needed else []
     try:
         model = describe(wanted, cfg.base.prediction, cfg.base.tokenizer)
     except ConfigError as error:
@@ -134,6 +139,12 @@ def _nodes_of_run(wanted: str) -> dict[str, Any]:
             f"it: diffusion-train export run={wanted} format=diffusers out=<folder>, and give that folder"
         )
     plain = OmegaConf.to_container(saved, resolve=True)
+    folder = _select(plain, "base.folder")
+    if _select(plain, "base.kind") in ("sd", "sdxl") and not Path(folder).is_dir():
+        raise ValueError(
+            f"pretrained={wanted}: its own model was read from {folder}, which is not there any more; put it back, or a "
+            "link in its place"
+        )
     found = {path: _select(plain, path) for path in _NODES}
     return {path: escape(node) for path, node in found.items() if node is not None}
 
@@ -182,24 +193,30 @@ def _contradictions(cfg: DictConfig, wanted: str, model: Model, arguments: Seque
     """Choices of the command line that are another part than the model's."""
     composed = OmegaConf.to_container(cfg, resolve=False)
     for override in arguments:
-        key = override.key_or_group.replace("/", ".")
-        for path in filter(model.nodes.get, _ENFORCED):
-            node, exact = model.nodes[path], path in _EXACT
-            if not (_covers(key, path) or (exact and key.startswith(f"{path}."))):
-                continue
-            if _differs(_select(composed, path), node, exact):
-                shown = " ".join(f"{k}={v}" for k, v in node.items() if k != "_target_") if exact else ""
-                name = f"{node['_target_'].rpartition('.')[2]} {shown}".strip()
-                problem = f"{path} is the model's: {name}, as pretrained={wanted} says"
-                free = "; diffusion/weighting and diffusion/time_sampler are free" if key == "diffusion" else ""
-                yield Mistake(str(override.input_line), problem, f"leave it out{free}")
+        for path in _ENFORCED:
+            node = model.nodes.get(path)
+            if node and _contradicts(override, composed, path, node):
+                yield _contradiction(override, wanted, path, node)
                 break
 
 
-def _differs(composed: Any, node: Any, exact: bool) -> bool:
-    if not isinstance(composed, dict) or composed.get("_target_") != node["_target_"]:
-        return True
-    return exact and any(composed.get(key) != value for key, value in node.items())
+def _contradicts(override: Override, composed: Any, path: str, node: dict[str, Any]) -> bool:
+    key = override.key_or_group.replace("/", ".")
+    if path in _EXACT and key.startswith(f"{path}."):
+        own = key.removeprefix(f"{path}.")
+        return own in node and node[own] != override.value()
+    if not _covers(key, path):
+        return False
+    chosen = _select(composed, path)
+    same_class = isinstance(chosen, dict) and chosen.get("_target_") == node["_target_"]
+    return not same_class or (path in _EXACT and any(chosen.get(name) != value for name, value in node.items()))
+
+
+def _contradiction(override: Override, wanted: str, path: str, node: dict[str, Any]) -> Mistake:
+    settings = [f"{name}={value}" for name, value in node.items() if name != "_target_" and path in _EXACT]
+    own = " ".join([node["_target_"].rpartition(".")[2], *settings])
+    free = "; diffusion/weighting and diffusion/time_sampler are free" if override.key_or_group == "diffusion" else ""
+    return Mistake(str(override.input_line), f"{path} of pretrained={wanted} is {own}", f"leave it out{free}")
 
 
 def _covers(key: str, path: str) -> bool:

@@ -47,8 +47,18 @@ def launch(call: Call, body: Body) -> int:
     cfg = first_pass(call)
     if not call.shows_only:
         raise_all(_run_dir_mistakes(cfg))
+    if call.flags.cfg == "job" and named(cfg):
+        return _show(cfg, call.flags.resolve)
     overrides = [_forced(o) for o in call.overrides] if named(cfg) else call.overrides
     return _through_hydra(call, overrides, body)
+
+
+def _show(cfg: DictConfig, resolve: bool) -> int:
+    """What Hydra itself would show lacks the parts of the pretrained model."""
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    print(OmegaConf.to_yaml(cfg, resolve=resolve), end="")
+    return 0
 
 
 def first_pass(call: Call) -> DictConfig:

@@ -15,11 +15,6 @@ from diffusion_train.config.targets import forbidden
 
 _SCALARS: dict[str, Any] = {"bool": bool, "int": int, "float": (int, float)}
 
-_EXAMPLES = {
-    "pretrained": "stable-diffusion-v1-5/stable-diffusion-v1-5, or a folder in diffusers' layout, a .safetensors file, "
-    "a run folder"
-}
-
 
 def keys(cfg: DictConfig) -> list[str]:
     """Every dotted key but those of `hydra`."""
@@ -61,7 +56,7 @@ def unresolved(cfg: DictConfig) -> list[Mistake]:
 
 def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:
     if OmegaConf.is_missing(parent, key):
-        yield Mistake(path, "must be given", f"add {path}={_EXAMPLES.get(path, '...')}")
+        yield Mistake(path, "must be given", f"add {path}=...")
         return
     if OmegaConf.is_interpolation(parent, key):
         try:

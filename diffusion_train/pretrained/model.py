@@ -31,7 +31,7 @@ def load_model(
 
 
 def model_class(config: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
-    name = config.get("_class_name")
+    name = str(config.get("_class_name"))
     if name not in names:
         raise ValueError(f"{where}: _class_name must be one of {', '.join(names)}, but is {name}")
     import diffusers

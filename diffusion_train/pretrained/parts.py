@@ -41,7 +41,12 @@ def of_pipeline(layout: Path, source: str, place: str, prediction: str | None = 
 
 def _conditioner(kind: str, place: str) -> Nodes:
     if kind == "sdxl":
-        return {"_target_": "diffusion_train.conditioner.sdxl.SDXL", "source": place}
+        return {
+            "_target_": "diffusion_train.conditioner.sdxl.SDXL",
+            "source": place,
+            "max_length": 77,
+            "max_bytes": 1 << 32,
+        }
     return {
         "_target_": "diffusion_train.conditioner.text.Text",
         "encoder": {

@@ -12,7 +12,9 @@ Nodes = dict[str, Any]
 PREDICTIONS = {"epsilon": "Epsilon", "v": "V", "x0": "X0"}
 _OURS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 _SCHEDULES = {"linear": "linear.Linear", "scaled_linear": "scaled_linear.ScaledLinear"}
+_GRIDS = {"trailing": "Trailing", "leading": "Leading", "linspace": "Linspace"}
 _LEADING = ("DDIM", "DDPM", "PNDM")  # by default; the others space their steps by linspace
+_IN_SIGMAS = ("Euler", "Heun", "KDPM2", "LMS")  # these start at sigma / alpha times the noise unless they are leading
 
 
 def nodes(file: Path, source: str, prediction: str | None = None) -> Nodes:
@@ -75,11 +77,19 @@ def _parameterization(settings: Nodes, source: str, prediction: str | None) -> N
 
 def _grid(name: str, settings: Nodes, source: str) -> Nodes:
     spacing = settings.get("timestep_spacing", "leading" if name.startswith(_LEADING) else "linspace")
-    levels = {"num_levels": settings.get("num_train_timesteps", 1000)}
-    if spacing == "trailing":
-        return {"_target_": "diffusion_train.sampler.grid.Trailing", **levels}
-    if spacing == "leading":
-        return {"_target_": "diffusion_train.sampler.grid.Leading", **levels, "offset": settings.get("steps_offset", 0)}
-    if spacing == "linspace":
-        return {"_target_": "diffusion_train.sampler.grid.Linspace", **levels}
-    raise ValueError(f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json has no equal here")
+    if spacing not in _GRIDS:
+        raise ValueError(f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json has no equal here")
+    return {
+        "_target_": f"diffusion_train.sampler.grid.{_GRIDS[spacing]}",
+        "num_levels": settings.get("num_train_timesteps", 1000),
+        **({"offset": settings.get("steps_offset", 0)} if spacing == "leading" else {}),
+        "unit_start": spacing == "leading" or not name.startswith(_IN_SIGMAS),
+        "end_at_level": _ends_at_level(name, settings),
+    }
+
+
+def _ends_at_level(name: str, settings: Nodes) -> bool:
+    """Whether the last step leads to the least noisy level instead of to data; a setting that others carry and ignore."""
+    if name.startswith("PNDM"):
+        return not settings.get("set_alpha_to_one", False)
+    return name.startswith("DDIM") and not settings.get("set_alpha_to_one", True)
