@@ -75,7 +75,10 @@ def exported(cfg: Any, model: Any, form: Any, scratch: Path) -> int:
     if not proof.largest <= ask.tolerance:
         raise Unproved(f"the export differs from the run by {proof.largest:.1e}, more than tolerance={ask.tolerance:g}")
     names = (out.name, out.with_suffix(".png").name) if out.suffix == ".safetensors" else (file.name, "sample.png")
-    picture.save_png(picture.to_image(proof.picture), folder / "sample.png", {"prompt": question.prompt})
+    if grids := sorted((run_folder(ask) / "samples").glob("step_*.png")):
+        shutil.copyfile(grids[-1], folder / "sample.png")
+    else:
+        picture.save_png(picture.to_image(proof.picture), folder / "sample.png", {"prompt": question.prompt})
     (folder / "README.md").write_text(readme(model, form, facts(cfg, model), question, proof, names, out), "utf-8")
     publish(folder, file, out)
     print(f"{ask.format} in {out}; what it is and how it is used: {card_of(out)}")
@@ -129,8 +132,7 @@ def facts(cfg: Any, model: Any) -> Any:
     from diffusion_train.export.card import Facts, license_of
 
     plain = {key: value for key, value in config.redact(cfg).items() if key != "export"}
-    run = Path(cfg.export.run)
-    data = (run if run.is_dir() else run.parent) / "data.json"
+    data = run_folder(cfg.export) / "data.json"
     templates = OmegaConf.select(cfg, "data.captions.templates") or []
     return Facts(
         base=str(cfg.pretrained or cfg.network.model),
@@ -141,6 +143,11 @@ def facts(cfg: Any, model: Any) -> Any:
         templates=[str(template) for template in templates],
         config=plain,
     )
+
+
+def run_folder(ask: Any) -> Path:
+    run = Path(ask.run)
+    return run if run.is_dir() else run.parent
 
 
 def base_sha256(cfg: Any, model: Any) -> str:

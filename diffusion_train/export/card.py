@@ -63,14 +63,14 @@ def readme(
         _front_matter(model, facts, base),
         f"# {_text(model.name)}",
         f"{_what(model)} `{_code(base)}`, trained with diffusion_train.",
-        f"![{_text(ask.prompt)}]({names[1]})",
+        f"![samples]({names[1]})",
         "## Use",
         use,
         *_words(facts),
         "## Proof",
         f"diffusers loaded this export in a process of its own. Against the run's own pipeline, in float32, the largest "
-        f"difference of a prediction is {proof.prediction:.1e}, and of the image above, whose channels lie in [0, 1], "
-        f"{proof.image:.1e} ({ask.num_steps} steps of DDIM, guidance {ask.guidance:g}, seed {ask.seed}).",
+        f"difference of a prediction is {proof.prediction:.1e}, and of an image, whose channels lie in [0, 1], "
+        f"{proof.image:.1e} (`{_code(ask.prompt)}`, {ask.num_steps} steps of DDIM, guidance {ask.guidance:g}, seed {ask.seed}).",
         "## Rights",
         *_rights(facts),
         "## Training",

@@ -52,9 +52,14 @@ class Proof:
 
 @torch.no_grad()
 def ours(model: Model, ask: Question) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """-> the inputs that diffusers is given, and our answers. Before the adapters are merged."""
+    """-> the inputs that diffusers is given, and our answers. Before the adapters are merged.
+
+    Raises ValueError for steps that do not divide the noise levels: diffusers' DDIM then steps unevenly.
+    """
     pipeline = model.pipeline
     schedule: Any = pipeline.diffusion.schedule
+    if ask.num_steps < 1 or schedule.num_steps % ask.num_steps:
+        raise ValueError(f"proof.num_steps={ask.num_steps}: must divide the model's {schedule.num_steps} noise levels")
     device = next(pipeline.network.parameters()).device
     shape = pipeline.autoencoder.latent_shape(pipeline.shape)
     rng = Rng.for_samples([ask.seed])
