@@ -55,7 +55,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
     },
 }
 
-UNET = {"sample_size": 8, "layers_per_block": 2}
+UNET = {"sample_size": 8, "layers_per_block": 2, "norm_num_groups": 8}  # fewer channels a group are nearly a sign
 FOUR_BLOCKS = UNET | {
     "block_out_channels": (32, 64, 64, 64),
     "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
@@ -188,6 +188,7 @@ def _vae(scaling_factor: float, **settings: Any) -> Any:
         up_block_types=["UpDecoderBlock2D"] * 4,
         layers_per_block=2,
         latent_channels=4,
+        norm_num_groups=8,
         sample_size=64,
         scaling_factor=scaling_factor,
         **settings,

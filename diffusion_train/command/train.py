@@ -66,6 +66,8 @@ def train(cfg: Any) -> int:
     datamodule = config.build(cfg.data.module)
     trainer = build_trainer(cfg, run_dir, checkpoint)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
+    for shape in datamodule.shapes:
+        module.autoencoder.latent_shape(shape)
     module.micro_batch_size = datamodule.micro_batch_size
     module.conditioner.warm_up(itertools.chain(prompts(cfg), datamodule.captions()))  # not read where not asked for
     announce(cfg, trainer, module, datamodule, checkpoint)

@@ -42,9 +42,9 @@ class SDXL(Conditioner):
     def __init__(self, source: str, max_length: int = 77, max_bytes: int = MAX_BYTES) -> None:
         super().__init__()
         folder = Path(source).expanduser()
+        self.zeros_without_prompt = _index(folder).get("force_zeros_for_empty_prompt", True)
         self.encoder = SDXLText(folder, max_length)
         self.text = Text(self.encoder, max_bytes)
-        self.zeros_without_prompt = _index(folder).get("force_zeros_for_empty_prompt", True)
 
     def forward(self, batch: dict[str, Any]) -> Cond:
         cond = self.text(batch)
@@ -65,7 +65,7 @@ class SDXLText(TextEncoder):
 
     def __init__(self, folder: Path, max_length: int = 77) -> None:
         self.max_length = max_length
-        places = {"max_length": max_length, "padded": True, "read": layer_before_last}
+        places: dict[str, Any] = {"max_length": max_length, "padded": True, "read": layer_before_last}
         parts = [(folder / f"text_encoder{n}", folder / f"tokenizer{n}") for n in ("", "_2")]
         self.first = TransformersEncoder(*parts[0], "CLIPTextModel", pool=no_pool, **places)
         self.second = TransformersEncoder(*parts[1], "CLIPTextModelWithProjection", pool=projected_pool, **places)

@@ -67,6 +67,15 @@ class DataModule(pl.LightningDataModule):
         return self.dataset.shape
 
     @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """All that a row of `x` can have, in every bucket and at every resolution to come."""
+        if self.resolution is None:
+            return [self.shape]
+        ratios, sizes = self.resolution.ratios, self.resolution.sizes
+        buckets = [bucket.shape for bucket in self.occupancy()] or [(1, 1)]
+        return sorted({(*self.shape[:-2], *ratios.rescaled(shape, size)) for shape in buckets for size in sizes})
+
+    @property
     def num_samples(self) -> int:
         return len(self.dataset)
 

@@ -69,6 +69,7 @@ class StreamModule(pl.LightningDataModule):
             raise DataError.listing(problems)
         self.stream = _Stream(urls, view, captions, shuffle)
         self.shape = view.transform.shape
+        self.shapes = [self.shape]
         self.batch_size, self.micro_batch_size, self.num_workers = batch_size, micro_batch_size, num_workers
         self.check()
 

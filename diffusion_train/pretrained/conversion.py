@@ -37,15 +37,15 @@ def convert(path: Path, layout: Path, words: Vocabulary, out: Path) -> None:
     kind = pipeline.kind(layout, str(path))
     for name in pipeline.WEIGHTS[kind]:
         settings = json.loads((layout / name / "config.json").read_text("utf-8"))
-        model = _model(settings)
-        _fill(model, _renamed(name, model, settings, tensors), path, name)
+        model = empty_model(settings)
+        _fill(model, renamed(name, model, settings, tensors), path, name)
         model.save_pretrained(out / name)
     for name in pipeline.TOKENIZERS[kind]:
         open_clip = _prefix(name.replace("tokenizer", "text_encoder"), tensors).endswith("model.")
         words.write(out / name, pad="!" if open_clip else END)
 
 
-def _model(settings: dict[str, Any]) -> Any:
+def empty_model(settings: dict[str, Any]) -> Any:
     """Without memory for its weights."""
     import diffusers
     import torch
@@ -57,7 +57,7 @@ def _model(settings: dict[str, Any]) -> Any:
         return getattr(transformers, settings["architectures"][0])(transformers.CLIPTextConfig.from_dict(settings))
 
 
-def _renamed(name: str, model: Any, settings: dict[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+def renamed(name: str, model: Any, settings: dict[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     from diffusers.loaders import single_file_utils as original
 
     if name in ("unet", "vae"):

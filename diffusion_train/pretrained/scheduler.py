@@ -14,6 +14,7 @@ _OURS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 _SCHEDULES = {"linear": "linear.Linear", "scaled_linear": "scaled_linear.ScaledLinear"}
 _GRIDS = {"trailing": "Trailing", "leading": "Leading", "linspace": "Linspace"}
 _LEADING = ("DDIM", "DDPM", "PNDM")  # by default; the others space their steps by linspace
+_MULTISTEP = ("DPMSolver", "UniPC", "DEIS", "SASolver")
 _IN_SIGMAS = ("Euler", "Heun", "KDPM2", "LMS")  # these start at sigma / alpha times the noise unless they are leading
 
 
@@ -82,9 +83,10 @@ def _grid(name: str, settings: Nodes, source: str) -> Nodes:
     return {
         "_target_": f"diffusion_train.sampler.grid.{_GRIDS[spacing]}",
         "num_levels": settings.get("num_train_timesteps", 1000),
-        **({"offset": settings.get("steps_offset", 0)} if spacing == "leading" else {}),
         "unit_start": spacing == "leading" or not name.startswith(_IN_SIGMAS),
         "end_at_level": _ends_at_level(name, settings),
+        **({"offset": settings.get("steps_offset", 0)} if spacing == "leading" else {}),
+        **({"skip_last": name.startswith(_MULTISTEP)} if spacing != "trailing" else {}),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from diffusion_train.utils.cache import cache_folder
 
-_LAYOUTS = Path(__file__).parent / "layouts"
+LAYOUTS = Path(__file__).parent / "layouts"
 _MAX_HEADER = 100 << 20
 _UNET = "model.diffusion_model."
 _TEXT = f"{_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -68,7 +68,7 @@ def layout(path: Path, prediction: str | None = None) -> Path:
 
 
 def write_layout(model: Model, folder: Path) -> None:
-    settings = json.loads((_LAYOUTS / f"{model.kind}.json").read_text("utf-8"))
+    settings = json.loads((LAYOUTS / f"{model.kind}.json").read_text("utf-8"))
     if model.prediction == "v":
         settings["scheduler"]["prediction_type"] = "v_prediction"
         if model.kind == "sd2":

@@ -48,19 +48,23 @@ class Uniform(Grid):
 class Levels(Grid):
     """Some of the `num_levels` levels that a model was trained on, whose index i is the time (i + 1) / num_levels.
 
-    `unit_start` and `end_at_level` are how diffusers samples many models: x starts as the noise itself, and ends at index 0
-    (its `set_alpha_to_one=False`), where what little noise is left is taken for data.
+    The rest is how diffusers samples many models. `unit_start`: x starts as the noise itself. `end_at_level`: it ends at
+    index 0, and what little noise is left is taken for data (`set_alpha_to_one=False`). `skip_last`: one level more is
+    spaced out and the least noisy one left out (its multistep solvers).
     """
 
-    def __init__(self, num_levels: int = 1000, unit_start: bool = False, end_at_level: bool = False) -> None:
+    def __init__(
+        self, num_levels: int = 1000, unit_start: bool = False, end_at_level: bool = False, skip_last: bool = False
+    ) -> None:
         self.num_levels = num_levels
+        self.skip_last = skip_last
         self.unit_start = unit_start
         self.as_is = self.end_at_level = end_at_level
 
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
         if num_steps > self.num_levels:
             raise ValueError(f"sampler.num_steps={num_steps}: more than the grid's num_levels={self.num_levels}")
-        indices = self.indices(num_steps).double()
+        indices = self.indices(num_steps + self.skip_last)[:num_steps].double()
         if indices[0] >= self.num_levels:
             raise ValueError(f"sampler.num_steps={num_steps}: too many for a grid that begins at an offset; take fewer")
         last = torch.tensor([0.0 if self.end_at_level else -1.0], dtype=torch.float64)
@@ -73,6 +77,9 @@ class Levels(Grid):
 
 class Trailing(Levels):
     """Equal steps rounded to levels; the first is pure noise."""
+
+    def __init__(self, num_levels: int = 1000, unit_start: bool = False, end_at_level: bool = False) -> None:
+        super().__init__(num_levels, unit_start, end_at_level)
 
     def indices(self, num_steps: int) -> Tensor:
         return torch.linspace(self.num_levels, 0, num_steps + 1, dtype=torch.float64).round()[:-1] - 1
@@ -92,9 +99,14 @@ class Leading(Levels):
     """
 
     def __init__(
-        self, num_levels: int = 1000, offset: int = 0, unit_start: bool = False, end_at_level: bool = False
+        self,
+        num_levels: int = 1000,
+        offset: int = 0,
+        unit_start: bool = False,
+        end_at_level: bool = False,
+        skip_last: bool = False,
     ) -> None:
-        super().__init__(num_levels, unit_start, end_at_level)
+        super().__init__(num_levels, unit_start, end_at_level, skip_last)
         self.offset = offset
 
     def indices(self, num_steps: int) -> Tensor:

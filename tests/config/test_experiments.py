@@ -11,6 +11,8 @@ from omegaconf import open_dict
 from diffusion_train import config
 from diffusion_train.command.train import GIVEN, READ
 from diffusion_train.config.compose import Composer
+from diffusion_train.pretrained.pipeline import WEIGHTS
+from diffusion_train.pretrained.single_file import Model, write_layout
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -46,9 +48,21 @@ def composed(*arguments: str):
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_fits_what_it_names(experiment: str) -> None:
-    shards = ["data.shards=some.tar"] if experiment == "ddpm_cifar_style" else []
-    config.check(composed(f"experiment={experiment}", *shards), read=READ, given=GIVEN)
+def test_every_experiment_fits_what_it_names(experiment: str, tmp_path: Path) -> None:
+    settings = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text("utf-8"))
+    needed = ["data.shards=some.tar"] if "'path/to" in (CONF / "experiment" / f"{experiment}.yaml").read_text() else []
+    if accepted := settings.get("base", {}).get("accepts"):
+        needed.append(f"pretrained={described('sdxl' if 'sdxl' in accepted else 'sd1', tmp_path)}")
+    config.check(composed(f"experiment={experiment}", *needed), read=READ, given=GIVEN)
+
+
+def described(kind: str, folder: Path) -> Path:
+    """Stable Diffusion without its weights."""
+    write_layout(Model(kind, "epsilon", False), folder)
+    for name in WEIGHTS["sdxl" if kind == "sdxl" else "sd"]:
+        (folder / name / "model.safetensors").touch()
+        (folder / name.replace("text_encoder", "tokenizer")).mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.mark.parametrize("source", sorted(file.stem for file in (CONF / "data/captions/source").glob("*.yaml")))
@@ -60,7 +74,8 @@ def test_every_source_of_captions_fits_what_it_names(source: str) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_fits_what_it_names(option: str) -> None:
-    config.check(composed("experiment=points", option), read=READ, given=GIVEN)
+    needed = ["autoencoder.source=somewhere"] if option == "autoencoder=kl" else []
+    config.check(composed("experiment=points", option, *needed), read=READ, given=GIVEN)
 
 
 @pytest.mark.parametrize(

@@ -230,3 +230,11 @@ def test_a_bucket_smaller_than_a_batch_is_told(make_wide_and_tall, caplog):
     small = DataModule(data.dataset, Arrangement(partial(Order, seed=0), ratios=AspectRatios(2, 4), image_size=16), 20)
     assert len(small.occupancy()) == 3
     assert "fewer than data.batch_size=20: a batch holds some of them 2 times" in caplog.text
+
+
+def test_all_shapes_of_the_batches_are_known_before_them(make_wide_and_tall, make_images):
+    assert {tuple(batch["x"].shape[1:]) for batch in _take(make_wide_and_tall(), 18)} == set(
+        make_wide_and_tall().shapes
+    )
+    assert make_images().shapes == [(3, 16, 16)]
+    assert _points().shapes == [(2,)]

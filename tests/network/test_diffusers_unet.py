@@ -128,3 +128,18 @@ def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_unknown_condition_is_a_type_error_naming_it() -> None:
     with pytest.raises(TypeError, match="lable"):
         DiffusersUNet(PLAIN)(X, T, lable=T)
+
+
+def test_weights_of_half_precision_are_trained_in_float32(tmp_path: Path) -> None:
+    half = DiffusersUNet(PLAIN).unet.half()
+    half.save_pretrained(tmp_path)
+    weights = DiffusersUNet(tmp_path).unet.state_dict()
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert all(torch.equal(value, weights[name].half()) for name, value in half.state_dict().items())
+
+
+def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    DiffusersUNet(PLAIN).unet.save_pretrained(tmp_path)
+    state = torch.random.get_rng_state()
+    DiffusersUNet(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), state)

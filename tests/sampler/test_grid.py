@@ -8,9 +8,19 @@ from diffusers import DDIMScheduler
 from diffusion_train.diffusion.schedule.edm import EDM
 from diffusion_train.diffusion.schedule.linear import Linear
 from diffusion_train.diffusion.schedule.rectified_flow import RectifiedFlow
-from diffusion_train.sampler.grid import Karras, Leading, Trailing, Uniform
+from diffusion_train.sampler.ddim import DDIM
+from diffusion_train.sampler.grid import Karras, Leading, Linspace, Trailing, Uniform
+from diffusion_train.utils.rng import Rng
 
-GRIDS = {"uniform": Uniform(), "trailing": Trailing(), "leading": Leading(), "karras": Karras()}
+GRIDS = {
+    "uniform": Uniform(),
+    "trailing": Trailing(),
+    "leading": Leading(),
+    "leading_skip": Leading(skip_last=True),
+    "linspace": Linspace(),
+    "linspace_skip": Linspace(skip_last=True),
+    "karras": Karras(),
+}
 
 
 @pytest.mark.parametrize("num_steps", [1, 7, 50])
@@ -61,8 +71,9 @@ def test_uniform_ends_where_asked():
         (Uniform(), Linear(num_steps=50), 51, "num_steps=51"),
         (Trailing(), Linear(), 1001, "num_steps=1001"),
         (Leading(num_levels=20), Linear(), 21, "num_levels=20"),
+        (Leading(offset=1), Linear(), 1000, "num_steps=1000: too many for a grid that begins at an offset"),
     ],
-    ids=["karras_flow", "uniform", "trailing", "leading"],
+    ids=["karras_flow", "uniform", "trailing", "leading", "offset"],
 )
 def test_impossible_grids_are_refused(grid, schedule, num_steps, message):
     with pytest.raises(ValueError, match=message):
@@ -73,3 +84,33 @@ def test_impossible_grids_are_refused(grid, schedule, num_steps, message):
 def test_impossible_last_time_is_refused(last):
     with pytest.raises(ValueError, match="last="):
         Uniform(last)
+
+
+@pytest.mark.parametrize("grid", [Trailing, Leading, Linspace])
+def test_an_end_at_a_level_is_taken_as_it_is(grid, gaussian):
+    """The last step goes to the least noisy level, and its alpha is not divided out."""
+    schedule, noise, rng = Linear(), torch.ones(1, 4), Rng.for_samples([0])
+    at_level = grid(end_at_level=True)
+    times = at_level(schedule, 10)
+    assert times[-1] == torch.tensor(0.001)
+    assert torch.equal(times[:-1], grid()(schedule, 10)[:-1])
+    predict = gaussian.predictor(schedule)
+    x = DDIM(10, at_level).sample(predict, schedule, noise, rng)
+    divided = DDIM(10, at_level)(predict, schedule, noise, times, rng)
+    torch.testing.assert_close(x, divided * schedule.alpha_sigma(times[-1:])[0], rtol=0, atol=1e-6)
+
+
+def test_a_unit_start_is_the_noise_itself(gaussian):
+    seen = []
+    exact = gaussian.predictor(Linear())
+
+    def predict(xt, t):
+        seen.append(xt)
+        return exact(xt, t)
+
+    noise = Rng.for_samples([0]).normal("noise", (4,))
+    for unit_start in (True, False):
+        DDIM(1, Leading(unit_start=unit_start)).sample(predict, Linear(), noise, Rng.for_samples([0]))
+    sigma = Linear().alpha_sigma(Leading()(Linear(), 1)[:1])[1]
+    torch.testing.assert_close(seen[0], noise)
+    torch.testing.assert_close(seen[1], sigma * noise)
