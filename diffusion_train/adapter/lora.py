@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
 
 # Last parts of names, in networks of diffusers and in ours.
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "qkv", "text_kv", "out")
@@ -86,14 +88,14 @@ def lora_layers(network: nn.Module) -> dict[str, Any]:
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLayer)}
 
 
-def merge(network: nn.Module) -> nn.Module:
+def merge(network: M) -> M:
     """The same network with the adapters added into its weights, or as it was where it has none."""
     for layer in lora_layers(network).values():
         layer.merge()
     return without(network)
 
 
-def without(network: nn.Module) -> nn.Module:
+def without(network: M) -> M:
     """The same network with the adapters taken away, or as it was where it has none."""
     for name, layer in lora_layers(network).items():
         network.set_submodule(name, layer.get_base_layer())

@@ -68,9 +68,7 @@ def readme(
         use,
         *_words(facts),
         "## Proof",
-        f"diffusers loaded this export in a process of its own. Against the run's own pipeline, in float32, the largest "
-        f"difference of a prediction is {proof.prediction:.1e}, and of an image, whose channels lie in [0, 1], "
-        f"{proof.image:.1e} (`{_code(ask.prompt)}`, {ask.num_steps} steps of DDIM, guidance {ask.guidance:g}, seed {ask.seed}).",
+        _proof(ask, proof),
         "## Rights",
         *_rights(facts),
         "## Training",
@@ -85,6 +83,15 @@ def _what(model: Model) -> str:
     layer = next(iter(model.adapters.values()))
     rank = layer.r["default"]
     return f"A LoRA of rank {rank}, alpha {layer.scaling['default'] * rank:g}, on the base"
+
+
+def _proof(ask: Question, proof: Proof) -> str:
+    return (
+        "diffusers loaded this export in a process of its own. Against the run's own pipeline, in float32, the largest "
+        f"difference of a prediction is {proof.prediction:.1e}, and of an image, whose channels lie in [0, 1], "
+        f"{proof.image:.1e} (`{_code(ask.prompt)}`, {ask.num_steps} steps of DDIM, guidance {ask.guidance:g}, seed "
+        f"{ask.seed})."
+    )
 
 
 def _front_matter(model: Model, facts: Facts, base: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -18,18 +19,15 @@ pipeline("{prompt}").images[0].save("image.png")
 
 
 def write(model: Model, folder: Path) -> Path:
-    unwanted = shutil.ignore_patterns("unet", ".*", "*.bin", "*.ckpt", "*.fp16.*", "*.md", "*.non_ema.*", "*.msgpack")
-    for part in json_parts(model.base):
-        if (model.base / part).is_dir():
-            shutil.copytree(model.base / part, folder / part, ignore=unwanted)
+    unwanted = shutil.ignore_patterns(".*", "*.bin", "*.ckpt", "*.fp16.*", "*.non_ema.*", "*.md", "*.msgpack")
+    for part in other_parts(model.base):
+        shutil.copytree(model.base / part, folder / part, ignore=unwanted)
     shutil.copy(model.base / "model_index.json", folder)
     merge(model.unet).save_pretrained(folder / "unet", safe_serialization=True)
     return folder
 
 
-def json_parts(base: Path) -> list[str]:
-    """The folders that model_index.json names, but for the U-Net."""
-    import json
-
+def other_parts(base: Path) -> list[str]:
+    """The folders that model_index.json names, but for the U-Net's."""
     index = json.loads((base / "model_index.json").read_text("utf-8"))
-    return [name for name, value in index.items() if isinstance(value, list) and name != "unet" and value[0]]
+    return [name for name in index if name != "unet" and (base / name).is_dir()]

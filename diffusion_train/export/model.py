@@ -53,7 +53,7 @@ class Model:
 def base_folder(node: Any, network: Any) -> Path:
     """Of the `network` node of a run's config. ValueError where the run is of no pipeline of diffusers."""
     if not isinstance(network, DiffusersUNet):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004
             f"network: {type(network).__name__} is a network of diffusion_train, which diffusers does not know; only runs "
             "on Stable Diffusion can be exported (experiment=sd15_lora, sd15_full, sdxl_lora). The run folder itself is "
             "whole: sample.py and pretrained= read it"

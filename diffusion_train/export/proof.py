@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -133,7 +134,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape:
         return float("inf")
     largest = (a.double() - b.double()).abs().max().item()
-    return largest if largest == largest else float("inf")
+    return float("inf") if math.isnan(largest) else largest
 
 
 @contextmanager
