@@ -100,7 +100,7 @@ def settle(cfg: DictConfig) -> None:
         hint = "; if it has moved, add pretrained=<where it is now>" if cfg.base.sha256 else ""
         raise ValueError(f"{error}{hint}") from error
     if kind != "hub":
-        wanted = str(Path(wanted).expanduser().absolute())
+        wanted = _absolute(wanted)
     place = wanted if kind == "run" else str(_folder(cfg, wanted, kind))
     digest = _digest(kind, place, wanted)
     if cfg.base.sha256 not in (None, digest):
@@ -113,6 +113,12 @@ def settle(cfg: DictConfig) -> None:
             _move(cfg[part], str(cfg.base.folder), place)
         cfg.pretrained, cfg.base.folder, cfg.base.sha256 = wanted, place, digest
         cfg.base.revision = hub.commit(Path(place)) if kind == "hub" else None
+        if cfg.base.tokenizer:
+            cfg.base.tokenizer = _absolute(cfg.base.tokenizer)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def _folder(cfg: DictConfig, wanted: str, kind: str) -> Path:

@@ -34,6 +34,7 @@ def of_pipeline(layout: Path, source: str, place: str, prediction: str | None = 
         "autoencoder": {"_target_": "diffusion_train.autoencoder.kl.KL", "source": place, "dtype": "float32"},
         "conditioner": _conditioner(kind, place),
         "condition": _condition(kind, layout, source, unet),
+        "sampler.clip_x0": False,  # latents lie outside of [-1, 1]
         "data.image_size": (side if isinstance(side, int) else max(side)) * factor,
         **scheduler.nodes(layout / "scheduler" / "scheduler_config.json", source, prediction),
     }

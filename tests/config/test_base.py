@@ -97,6 +97,13 @@ def test_stable_diffusions_parts_and_sizes_are_its_own(sd1):
     assert (cfg.base.kind, cfg.base.folder) == ("sd", str(sd1))
 
 
+def test_latents_are_not_clipped_whatever_the_recipe_says_of_pixels(sd1):
+    cfg = composed("experiment=openmoji", "run_dir=somewhere", f"pretrained={sd1}", "trainer.precision=32-true")
+    config.check(cfg, read=READ, given=GIVEN)
+    assert cfg.sampler.clip_x0 is False
+    assert cfg.autoencoder._target_.endswith(".KL")
+
+
 def test_v_prediction_and_zero_terminal_snr_are_read(sd2):
     cfg = composed(*RECIPE, f"pretrained={sd2}")
     assert cfg.diffusion.parameterization._target_.endswith(".V")
@@ -121,6 +128,19 @@ def test_the_command_line_sets_what_is_free(sd1):
     assert cfg.network.gradient_checkpointing is True
     assert cfg.diffusion.weighting._target_.endswith(".MinSNR")
     assert cfg.autoencoder.dtype == "bfloat16"
+
+
+def test_a_recipe_sets_what_is_no_part_of_the_model(sd1, tmp_path):
+    own = tmp_path / "conf" / "experiment"
+    own.mkdir(parents=True)
+    lines = ["# @package _global_", "defaults: [sd15_full]", "network: {gradient_checkpointing: true}"]
+    (own / "mine.yaml").write_text("\n".join(lines))
+    arguments = ["experiment=mine", *RECIPE[1:], f"pretrained={sd1}", "--config-dir", str(own.parent)]
+    assert composed(*arguments).network == {
+        "_target_": "diffusion_train.network.diffusers_unet.DiffusersUNet",
+        "model": str(sd1),
+        "gradient_checkpointing": True,
+    }
 
 
 @pytest.mark.parametrize(
@@ -256,7 +276,9 @@ def test_settling_records_the_weights_and_refuses_others(sd1, sd2, tmp_path):
     config.settle(cfg)
     assert len(cfg.base.sha256) == 64
     digest, moved = cfg.base.sha256, sd1.rename(tmp_path / "moved")
-    with pytest.raises(ValueError, match=r"no such folder or file.*; if it has moved, add pretrained=<where it is now>"):
+    with pytest.raises(
+        ValueError, match=r"no such folder or file.*; if it has moved, add pretrained=<where it is now>"
+    ):
         config.settle(cfg)
     cfg.pretrained = str(moved)
     config.settle(cfg)
@@ -269,9 +291,9 @@ def test_settling_records_the_weights_and_refuses_others(sd1, sd2, tmp_path):
 
 def test_a_relative_place_is_recorded_whole(sd1, monkeypatch):
     monkeypatch.chdir(sd1.parent)
-    cfg = composed(*RECIPE, "pretrained=sd1")
+    cfg = composed(*RECIPE, "pretrained=sd1", "base.tokenizer=sd1")
     config.settle(cfg)
-    assert cfg.pretrained == cfg.network.model == str(sd1)
+    assert cfg.pretrained == cfg.network.model == cfg.base.tokenizer == str(sd1)
 
 
 def test_a_place_of_ones_own_is_left_alone(sd1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import original_names
@@ -79,6 +80,22 @@ def test_what_comes_out_is_what_went_in(name, tmp_path):
         assert one(text, padding="max_length")["input_ids"] == other(text, padding="max_length")["input_ids"]
 
 
+def test_a_file_is_converted_once_and_again_when_it_is_another(tmp_path):
+    folder = tiny_pipelines.make("sd15", tmp_path / "in")
+    weights = original_names.single_file({part: load(folder, part) for part in pipeline.WEIGHTS["sd"]}, "sd1")
+    file = save(tmp_path / "model.safetensors", weights)
+    made = conversion.converted(file, folder, str(folder))
+    assert pipeline.checked(made, "it") == made
+    (made / "mark").touch()
+    assert conversion.converted(file, folder, str(folder)) == made
+    assert (made / "mark").exists()
+    moved = file.rename(tmp_path / "renamed.safetensors")
+    assert conversion.converted(moved, folder, str(folder)) == made
+    other = save(tmp_path / "model.safetensors", {**weights, "extra": torch.zeros(1)})
+    assert conversion.converted(other, folder, str(folder)) != made
+    assert not list(made.parent.glob(".tmp-*"))
+
+
 @pytest.mark.parametrize("kind", SIZES)
 def test_the_published_models_have_these_sizes_names_and_shapes(kind, tmp_path):
     models = models_on_meta(kind)
@@ -150,3 +167,13 @@ def test_the_tokenizer_is_asked_for(tmp_path, monkeypatch):
     for where in (None, str(tmp_path)):
         with pytest.raises(ValueError, match=rf"base\.tokenizer={where}: .*give a folder with CLIP's vocab\.json"):
             Vocabulary.find(where, tmp_path / "it.safetensors")
+
+
+def test_open_clips_list_of_merges_gives_the_same_vocabulary(tmp_path):
+    folder = tiny_pipelines.make("sd15", tmp_path / "in") / "tokenizer"
+    whole = Vocabulary.find(str(folder), tmp_path)
+    list_of_merges = tmp_path / "bpe.txt.gz"
+    list_of_merges.write_bytes(gzip.compress("\n".join(["header", *whole.merges.split("\n")[1:-1]]).encode()))
+    found = Vocabulary.find(str(list_of_merges), tmp_path)
+    assert json.loads(found.tokens) == json.loads(whole.tokens)
+    assert found.merges == whole.merges

@@ -76,7 +76,10 @@ def test_a_folder_without_an_index_names_the_one_inside(folder, tmp_path):
     ("file", "said"),
     [
         ("model.bin", r"unet/ holds weights as a pickle alone \(model\.bin\)"),
-        ("model.fp16.safetensors", r"only the variant model\.fp16\.safetensors; rename that file to model\.safetensors"),
+        (
+            "model.fp16.safetensors",
+            r"only the variant model\.fp16\.safetensors; rename that file to model\.safetensors",
+        ),
         ("notes.txt", r"unet/ holds no \.safetensors file; copy or download"),
     ],
 )
@@ -146,7 +149,10 @@ class _Hub(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [("some/model@v9", "has no revision v9; leave it out"), ("no/model", "neither a folder here nor a model that the hub")],
+    [
+        ("some/model@v9", "has no revision v9; leave it out"),
+        ("no/model", "neither a folder here nor a model that the hub"),
+    ],
 )
 def test_what_the_hub_does_not_give_is_said(value, said, tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
@@ -154,7 +160,9 @@ def test_what_the_hub_does_not_give_is_said(value, said, tmp_path):
     try:
         code = f"from diffusion_train.pretrained import source; source.layout({value!r})"
         environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
     finally:
         server.shutdown()
         server.server_close()
@@ -165,4 +173,6 @@ def test_what_the_hub_does_not_give_is_said(value, said, tmp_path):
 def test_describing_a_model_needs_no_torch():
     code = "import sys, diffusion_train.pretrained.parts, diffusion_train.pretrained.source; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"'torch'", "'diffusers'", "'transformers'", "'huggingface_hub'"} & set(done.stdout.strip("[]\n").split(", "))
+    assert not {"'torch'", "'diffusers'", "'transformers'", "'huggingface_hub'"} & set(
+        done.stdout.strip("[]\n").split(", ")
+    )
