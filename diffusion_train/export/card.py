@@ -100,8 +100,8 @@ def _front_matter(model: Model, facts: Facts, base: str) -> str:
         "pipeline_tag": "text-to-image",
         "tags": ["text-to-image", "diffusion_train", *(["lora"] if model.adapters else [])],
     }
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", base):
-        head["base_model"] = base
+    if match := re.fullmatch(r"([\w.-]+/[\w.-]+)(@.*)?", base):
+        head["base_model"] = match[1]
     if facts.base_license:
         head["license"] = facts.base_license
     if facts.trigger:

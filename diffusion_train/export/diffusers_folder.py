@@ -20,14 +20,15 @@ pipeline("{prompt}").images[0].save("image.png")
 
 def write(model: Model, folder: Path) -> Path:
     unwanted = shutil.ignore_patterns(".*", "*.bin", "*.ckpt", "*.fp16.*", "*.non_ema.*", "*.md", "*.msgpack")
-    for part in other_parts(model.base):
-        shutil.copytree(model.base / part, folder / part, ignore=unwanted)
-    shutil.copy(model.base / "model_index.json", folder)
+    index = json.loads((model.base / "model_index.json").read_text("utf-8"))
+    for name, value in index.items():
+        if isinstance(value, list) and name != "unet":
+            if (model.base / name).is_dir():
+                shutil.copytree(model.base / name, folder / name, ignore=unwanted)
+            else:  # of a base that was fetched without it, such as the filter of images
+                index[name] = [None, None]
+    if index.get("safety_checker") == [None, None]:
+        index["requires_safety_checker"] = False
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     merge(model.unet).save_pretrained(folder / "unet", safe_serialization=True)
     return folder
-
-
-def other_parts(base: Path) -> list[str]:
-    """The folders that model_index.json names, but for the U-Net's."""
-    index = json.loads((base / "model_index.json").read_text("utf-8"))
-    return [name for name in index if name != "unet" and (base / name).is_dir()]

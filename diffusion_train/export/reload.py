@@ -30,14 +30,20 @@ def main(folder: Path) -> None:
 
 
 def load(case: dict[str, Any]) -> Any:
-    if case["format"] == "single_file":
-        name = json.loads((Path(case["base"]) / "model_index.json").read_text("utf-8"))["_class_name"]
-        quiet = {"safety_checker": None} if name == "StableDiffusionPipeline" else {}
-        pipeline_class = getattr(diffusers, name)
-        return pipeline_class.from_single_file(case["file"], config=case["base"], local_files_only=True, **quiet)
+    base = Path(case["base"])
     if case["format"] == "diffusers":
-        return whole(case["file"])
-    pipeline = whole(case["base"])
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(
+            case["file"], local_files_only=True, use_safetensors=True
+        )
+        if getattr(pipeline, "safety_checker", None) is not None:
+            pipeline.safety_checker = None  # it paints images black
+        return pipeline
+    if case["format"] == "single_file":
+        pipeline_class = getattr(diffusers, index_of(base)["_class_name"])
+        return pipeline_class.from_single_file(case["file"], config=str(base), local_files_only=True, **left_out(base))
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(
+        str(base), local_files_only=True, use_safetensors=True, **left_out(base)
+    )
     if case["unet"]:
         pipeline.unet = unet(case["unet"])
     file = Path(case["file"])
@@ -46,11 +52,15 @@ def load(case: dict[str, Any]) -> Any:
     return pipeline
 
 
-def whole(folder: str) -> Any:
-    """Without the filter that paints images black."""
-    index = json.loads((Path(folder) / "model_index.json").read_text("utf-8"))
-    quiet = {"safety_checker": None} if "safety_checker" in index else {}
-    return diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True, **quiet)
+def index_of(base: Path) -> dict[str, Any]:
+    index: dict[str, Any] = json.loads((base / "model_index.json").read_text("utf-8"))
+    return index
+
+
+def left_out(base: Path) -> dict[str, None]:
+    """Parts that the base names and that are not there, and the filter that paints images black."""
+    names = [name for name, value in index_of(base).items() if isinstance(value, list) and value[0]]
+    return {name: None for name in names if name == "safety_checker" or not (base / name).is_dir()}
 
 
 def unet(folder: str) -> Any:

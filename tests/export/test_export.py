@@ -92,6 +92,23 @@ def test_adapters_on_a_run_of_ours(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["diffusers", "single_file"])
+def test_a_base_fetched_without_the_filter_of_images(
+    tiny: Tiny, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    """As the published Stable Diffusion 1.5 is: its index names parts that nothing here needs."""
+    base = shutil.copytree(tiny("sd15"), tmp_path / "base")
+    index = json.loads((base / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    del index["requires_safety_checker"]
+    (base / "model_index.json").write_text(json.dumps(index))
+    run = make_run(tmp_path / "run", "experiment=sd15_full", f"pretrained={base}", *LORA)
+    assert launch("export", [f"run={run}", f"format={form}", f"out={tmp_path / 'out'}", *CALM]) == 0
+    assert max(differences(capsys.readouterr().out)) < 1e-4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["alpha", "torn"])
 def test_an_export_that_gives_other_images_is_not_kept(
     runs: Callable[..., Path],
