@@ -1,4 +1,4 @@
-"""The model that `pretrained` names: its parts are laid over a config, and what it was is written into it."""
+"""The model that `pretrained` names: its parts are laid over a config."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from diffusion_train.config.mistakes import ConfigError, Mistake, did_you_mean
 from diffusion_train.config.redact import escape
 from diffusion_train.config.run import load_run_config
 from diffusion_train.config.values import is_unknown, keys, type_mistakes
-from diffusion_train.pretrained import hub, parts, pipeline, source
-from diffusion_train.utils.sha256 import file_sha256, sha256_of_files
+from diffusion_train.pretrained import parts, pipeline, source
 
 # Nodes that are what the model says; those of the second line are so unless the command line chooses others.
 _ENFORCED = ("network", "autoencoder", "conditioner", "diffusion.schedule", "diffusion.parameterization")
@@ -23,7 +22,6 @@ _NODES = (*_ENFORCED, "condition", *_CHOOSABLE, "sampler.grid")
 _EXACT = ("diffusion.schedule", "diffusion.parameterization")
 # Settings of a part that are no part of the model.
 _FREE = ("network.gradient_checkpointing", "autoencoder.dtype", "conditioner.max_bytes")
-_PLACED = ("network", "autoencoder", "conditioner")  # parts that read files of the model
 _EXAMPLE = (
     "add pretrained=<a folder in diffusers' layout, a .safetensors file, a run folder, or a hub id such as "
     "stable-diffusion-v1-5/stable-diffusion-v1-5>"
@@ -84,55 +82,6 @@ def describe(wanted: str, prediction: str | None = None, tokenizer: str | None =
         return Model("run", _nodes_of_run(wanted))
     layout = source.layout(wanted, prediction, tokenizer)
     return Model(pipeline.kind(layout, wanted), parts.of_pipeline(layout, wanted, wanted, prediction))
-
-
-def settle(cfg: DictConfig) -> None:
-    """Finds the model's files, points the parts at them, and records in `cfg.base` which they are.
-
-    Fetches and converts what must be. Raises ValueError if they are not those that `cfg.base` already names.
-    """
-    wanted = named(cfg)
-    if wanted is None:
-        return
-    try:
-        kind = source.kind(wanted)
-    except ValueError as error:
-        hint = "; if it has moved, add pretrained=<where it is now>" if cfg.base.sha256 else ""
-        raise ValueError(f"{error}{hint}") from error
-    if kind != "hub":
-        wanted = _absolute(wanted)
-    place = wanted if kind == "run" else str(_folder(cfg, wanted, kind))
-    digest = _digest(kind, place, wanted)
-    if cfg.base.sha256 not in (None, digest):
-        raise ValueError(
-            f"pretrained={cfg.pretrained}: other weights (SHA-256 {digest[:12]}...) than base.sha256="
-            f"{str(cfg.base.sha256)[:12]}... names; give the model that has those: pretrained=<where it is now>"
-        )
-    with open_dict(cfg):
-        for part in _PLACED:
-            _move(cfg[part], str(cfg.base.folder), place)
-        cfg.pretrained, cfg.base.folder, cfg.base.sha256 = wanted, place, digest
-        cfg.base.revision = hub.commit(Path(place)) if kind == "hub" else None
-        if cfg.base.tokenizer:
-            cfg.base.tokenizer = _absolute(cfg.base.tokenizer)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
-
-
-def _folder(cfg: DictConfig, wanted: str, kind: str) -> Path:
-    pinned = kind == "hub" and cfg.base.revision
-    where = f"{wanted.partition('@')[0]}@{cfg.base.revision}" if pinned else wanted
-    return source.folder(where, cfg.base.prediction, cfg.base.tokenizer)
-
-
-def _digest(kind: str, place: str, wanted: str) -> str:
-    if kind == "run":
-        return file_sha256(source.weights_of_run(Path(wanted)))
-    if kind == "file":
-        return file_sha256(Path(wanted))
-    return sha256_of_files(pipeline.weight_files(Path(place), wanted))
 
 
 def _nodes_of_run(wanted: str) -> dict[str, Any]:
@@ -227,13 +176,3 @@ def _contradiction(override: Override, wanted: str, path: str, node: dict[str, A
 
 def _covers(key: str, path: str) -> bool:
     return path == key or path.startswith(f"{key}.")
-
-
-def _move(node: Any, old: str, new: str) -> None:
-    for key in list(node.keys()) if OmegaConf.is_dict(node) else range(len(node)):
-        if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
-            continue
-        if node[key] == old:
-            node[key] = new
-        elif OmegaConf.is_config(node[key]):
-            _move(node[key], old, new)
