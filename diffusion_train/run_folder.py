@@ -28,12 +28,19 @@ def build_network(cfg: Any, weights: Mapping[str, Tensor] | None = None) -> nn.M
     """The network of a config, with the weights of the run that `pretrained` names, if it names one; then the adapter.
 
     Where `weights`, which the caller loads, are all of the network's, that run is not looked for. Raises ValueError if
-    there are no weights or they are of another network.
+    there are no weights or they are of another network, or an adapter would stand beside weights that no file holds.
     """
     network = config.build(cfg.network)
     if starts_from_run(cfg) and (weights is None or weights.keys() != network.state_dict().keys()):
         load_exactly(network, load_weights(weights_file(Path(cfg.pretrained), "pretrained"))[0], network.state_dict())
-    return config.build(cfg.adapter)(network)
+    adapted: nn.Module = config.build(cfg.adapter)(network)
+    from_folder = isinstance(cfg.network.get("model"), str)
+    if not (cfg.pretrained or from_folder or all(parameter.requires_grad for parameter in adapted.parameters())):
+        raise ValueError(
+            "pretrained=null, but the adapter leaves weights as they are, so that they would be random ones and be "
+            "saved nowhere: give pretrained=<the model to train on>, or adapter=none"
+        )
+    return adapted
 
 
 def starts_from_run(cfg: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any
@@ -150,10 +150,21 @@ class DiffusionModule(pl.LightningModule):
 
 
 def trained(network: nn.Module) -> dict[str, Tensor]:
-    """What training changes: parameters that require a gradient, and buffers."""
-    names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    names |= {name for name, _ in network.named_buffers()}
+    """What training changes: parameters that require a gradient, and buffers, but for those of frozen parts."""
+    parameters = dict(network.named_parameters())
+    names = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    frozen = parameters.keys() - names
+    names |= {name for name, _ in network.named_buffers() if not (frozen and _beside(name, parameters) & frozen)}
     return {name: value for name, value in network.state_dict().items() if name in names}
+
+
+def _beside(name: str, parameters: Collection[str]) -> set[str]:
+    """The parameters of the innermost module around a buffer that has any."""
+    scope, found = name, set[str]()
+    while scope and not found:
+        scope = scope.rpartition(".")[0]
+        found = {other for other in parameters if other.startswith(f"{scope}." if scope else "")}
+    return found
 
 
 def load_exactly(network: nn.Module, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

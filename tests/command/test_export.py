@@ -1,0 +1,60 @@
+"""A LoRA from training to other tools, as a user does it: a tiny model in the real layout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_pipelines
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from diffusion_train.data.shards import write_shards
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    *("trainer=cpu", "trainer.precision=32-true", "logger=none", "data.num_workers=0", "data.batch_size=2"),
+    *("callbacks.samples.num_samples=1", "sampler.num_steps=2", "callbacks.samples.prompts=[red apple]"),
+)
+COMMAND = "import sys; from diffusion_train.command.cli import main; sys.exit(main())"
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    file = tmp_path / "image.png"
+    samples = []
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (70, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file)
+        samples.append({"__key__": f"k{number:05d}", "png": file.read_bytes(), "txt": "a red apple"})
+    return write_shards(samples, tmp_path / "shards", "part", 100)[0]
+
+
+@pytest.mark.parametrize(("recipe", "base"), [("sd15_lora", "sd15"), ("sdxl_lora", "sdxl")])
+def test_trained_gone_on_with_sampled_and_exported(recipe: str, base: str, shards: Path, tmp_path: Path) -> None:
+    def call(*arguments: object) -> str:
+        command = [sys.executable, *map(str, arguments)]
+        given = {**os.environ, "OMP_NUM_THREADS": "1", "DIFFUSION_TRAIN_CACHE": str(tmp_path / "cache")}
+        done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    folder, run = tiny_pipelines.make(base, tmp_path / "base"), tmp_path / "run"
+    train = ["train.py", f"experiment={recipe}", f"pretrained={folder}", f"data.shards={shards}", *SMALL]
+    call(*train, f"run_dir={run}", "trainer.max_steps=1")
+    call(*train, f"run_dir={run}", "trainer.max_steps=3")
+    call(*train, f"run_dir={tmp_path / 'whole'}", "trainer.max_steps=3")
+    weights, whole = (load_file(folder / "weights.safetensors") for folder in (run, tmp_path / "whole"))
+    assert weights.keys() == whole.keys()
+    assert all(".lora_" in name and torch.equal(value, whole[name]) for name, value in weights.items())
+    out = tmp_path / "brand"
+    told = call("-c", COMMAND, "export", f"run={run}", "format=lora_kohya", f"out={out}", "proof.num_steps=2")
+    assert "largest difference to diffusers" in told
+    assert (out / f"{recipe}.safetensors").is_file()
+    call("sample.py", f"run={run}", f"out={tmp_path / 'images'}", "prompts=[red apple]", "adapter.scale=0.5")
