@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def measured(folder: Path, cfg: Any) -> dict[str, Any]:
     report = builder.build()
     for name, x in builder.pictures.items():
         picture.save_png(picture.to_image(x), folder / "report_images" / f"{name}.png")
-    made = {"version": __version__, "weights": fingerprint(weights_file(folder)), "step": step_of(folder)}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    made = {"made": now, "version": __version__, "weights": fingerprint(weights_file(folder)), "step": step_of(folder)}
     older = folder / "report.json"
     return {**report, **made, "marks": json.loads(older.read_text("utf-8"))["marks"] if older.is_file() else []}
 

@@ -27,6 +27,17 @@ def srgb_to_lab(rgb: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
 
 
+def lab_to_srgb(lab: Tensor) -> Tensor:
+    """The way back (..., 3), float64; colours that sRGB lacks are cut to [0, 1]."""
+    L, a, b = lab.double().unbind(-1)
+    y = (L + 16) / 116
+    f = torch.stack([y + a / 500, y, y - b / 200], -1)
+    ratio = torch.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
+    matrix = torch.tensor(_RGB_TO_XYZ, dtype=torch.float64, device=lab.device)
+    linear = (ratio @ torch.linalg.inv(matrix / matrix.sum(1, keepdim=True)).T).clamp(0, 1)
+    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
 def ciede2000(lab1: Tensor, lab2: Tensor) -> Tensor:
     """(..., 3) and (..., 3), which broadcast -> differences (...), float64. Equations 2 to 22 of the paper, k = 1."""
     (L1, a1, b1), (L2, a2, b2) = lab1.double().unbind(-1), lab2.double().unbind(-1)

@@ -26,6 +26,7 @@ from diffusion_train.report.material import (
     base_data,
     choose_prompts,
     see,
+    together,
     training_and_held_out,
 )
 from diffusion_train.report.models import Row, base_pipeline, scale_rows, step_rows
@@ -94,10 +95,12 @@ class Builder:
         self.brand = self.seen_held_out if self.has_brand else self.seen_train
         self.copying = measure.calibrate(self.seen_train, self.seen_held_out, ask.false_alarm)
         base, run = base_pipeline(self.run, self.cfg, self.device), load_pipeline(self.run, self.cfg, self.device)
-        self.kinds = {"brand": self._sample(self._brand_prompts(), base, run)}
-        general = self._general_prompts()
-        if len(general):
-            self.kinds["general"] = self._sample(general, base, run)
+        prompts = {
+            "brand": self._brand_prompts(),
+            "learned": choose_prompts((), [(self.train, "captions of training images")], ask.num_prompts),
+            "general": self._general_prompts(),
+        }
+        self.kinds = {kind: self._sample(one, base, run) for kind, one in prompts.items() if len(one)}
         return self._report(base is not None)
 
     def _see_held_out(self) -> Seen:
@@ -187,13 +190,12 @@ class Builder:
         return measure.drift(one.before, one.after, self.settings.num_samples) if one and one.before else None
 
     def _copying(self, checks: dict[str, tuple[Audit, dict[str, Nearest]]]) -> dict[str, Any]:
+        """By kind of prompt; "base" is the control: samples of brand prompts by a model that never saw the images."""
         asked = self.settings.false_alarm
-        found = {kind: measure.copying_facts(self.copying, check, asked) for kind, (check, _) in checks.items()}
-        before = self.kinds["brand"].before
-        if before:
-            check, _ = self.copying.check(before, asked)
-            found["base"] = measure.copying_facts(self.copying, check, asked)
-        return found
+        audits = {kind: check for kind, (check, _) in checks.items()}
+        if before := self.kinds["brand"].before:
+            audits["base"] = self.copying.check(before, asked)[0]
+        return {kind: measure.copying_facts(self.copying, found, asked) for kind, found in audits.items()}
 
     def _entries(self, kind: str, found: Audit, near: dict[str, Nearest]) -> list[dict[str, Any]]:
         one = self.kinds[kind]
@@ -248,7 +250,8 @@ class Builder:
             prompts = range(len(one.prompts))
             seen[kind] = self._draw(pipeline, one.prompts, prompts, [self.settings.seed] * len(prompts))
         brand, general = seen["brand"], self.kinds.get("general")
-        check, _ = self.copying.check(brand, self.settings.false_alarm)
+        asked = together(brand, seen["learned"]) if "learned" in seen else brand
+        check, _ = self.copying.check(asked, self.settings.false_alarm)
         facts = measure.copying_facts(self.copying, check, self.settings.false_alarm)
         drift = None
         if general and general.before:

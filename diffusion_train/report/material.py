@@ -64,6 +64,12 @@ def see(x: Tensor, extractor: Extractor) -> Seen:
     return Seen(x, extractor(x).float().cpu(), np.frombuffer(hashes, SIGNATURE))
 
 
+def together(one: Seen, other: Seen) -> Seen:
+    parts = zip(one[:2], other[:2], strict=True)
+    x, features = (torch.cat(part) for part in parts)
+    return Seen(x, features, np.concatenate([one.signatures, other.signatures]))
+
+
 def training_and_held_out(cfg: Any, most: int) -> tuple[Images, Images]:
     """Of a run's data, as it is trained on but without augmentation. Raises ValueError for data that are no images."""
     module = config.build(cfg.data.module)

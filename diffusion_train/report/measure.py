@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from diffusion_train.data.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, distances, groups
 from diffusion_train.metric.copying import (
@@ -126,7 +127,7 @@ def swatches(found: Palette) -> list[dict[str, Any]]:
 
 
 def _paired(one: Tensor, other: Tensor) -> Tensor:
-    return 1 - torch.nn.functional.cosine_similarity(one.double(), other.double())
+    return (1 - cosine_similarity(one.double(), other.double())).clamp_min(0)
 
 
 def _fresh(rows: Seen, train: Seen) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_train.metric.colour import ciede2000, srgb_to_lab
+from diffusion_train.metric.colour import ciede2000, lab_to_srgb, srgb_to_lab
 
 # Table 1 of Sharma, Wu, Dalal 2005: L, a, b; L, a, b; difference.
 TABLE = """
@@ -91,3 +91,9 @@ def test_the_two_branches_of_the_curves_meet() -> None:
     for edge in (0.04045, 0.0031308 * 12.92 * 2.8):  # of the gamma, and of the cube root on greys
         below, above = srgb_to_lab(torch.tensor([[edge - 1e-7] * 3, [edge + 1e-7] * 3], dtype=torch.float64))
         torch.testing.assert_close(below, above, atol=1e-3, rtol=0)
+
+
+def test_the_way_back_to_srgb() -> None:
+    rgb = torch.cat([colours(500), torch.eye(3), torch.zeros(1, 3), torch.ones(1, 3), torch.full((1, 3), 0.01)])
+    torch.testing.assert_close(lab_to_srgb(srgb_to_lab(rgb)), rgb.double(), atol=2e-4, rtol=0)
+    assert float(lab_to_srgb(torch.tensor([50.0, 200.0, 0.0])).max()) <= 1
