@@ -190,11 +190,12 @@ class Builder:
         return measure.drift(one.before, one.after, self.settings.num_samples) if one and one.before else None
 
     def _copying(self, checks: dict[str, tuple[Audit, dict[str, Nearest]]]) -> dict[str, Any]:
-        """By kind of prompt; "base" is the control: samples of brand prompts by a model that never saw the images."""
+        """By kind of prompt; "base" is the control: the same brand and training prompts, by who never saw the images."""
         asked = self.settings.false_alarm
         audits = {kind: check for kind, (check, _) in checks.items()}
         if before := self.kinds["brand"].before:
-            audits["base"] = self.copying.check(before, asked)[0]
+            learned = self.kinds["learned"].before
+            audits["base"] = self.copying.check(together(before, learned) if learned else before, asked)[0]
         return {kind: measure.copying_facts(self.copying, found, asked) for kind, found in audits.items()}
 
     def _entries(self, kind: str, found: Audit, near: dict[str, Nearest]) -> list[dict[str, Any]]:
@@ -250,8 +251,7 @@ class Builder:
             prompts = range(len(one.prompts))
             seen[kind] = self._draw(pipeline, one.prompts, prompts, [self.settings.seed] * len(prompts))
         brand, general = seen["brand"], self.kinds.get("general")
-        asked = together(brand, seen["learned"]) if "learned" in seen else brand
-        check, _ = self.copying.check(asked, self.settings.false_alarm)
+        check, _ = self.copying.check(together(brand, seen["learned"]), self.settings.false_alarm)
         facts = measure.copying_facts(self.copying, check, self.settings.false_alarm)
         drift = None
         if general and general.before:

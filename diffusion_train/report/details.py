@@ -12,7 +12,7 @@ _KINDS = {
     "brand": "brand prompts",
     "learned": "prompts it was trained on",
     "general": "general prompts",
-    "base": "brand prompts, base (which never saw the images)",
+    "base": "brand prompts and training prompts, by the base, which never saw the images",
 }
 
 
@@ -108,13 +108,13 @@ def sweep(report: dict[str, Any]) -> str:
         return ""
     rows = [
         [
-            f"<b>{text(row['name'])}</b> ← take this" if row["chosen"] else text(row["name"]),
+            f"<b>{text(row['name'])}</b> ← proposed" if row["chosen"] else text(row["name"]),
             number(row["kid"]),
             number(row["likeness"]),
             number(row["colours"], 1),
             number(row["drift"]),
             f"{row['flagged']:,} of {row['samples']:,}",
-            "" if row["undominated"] else "another is better in all",
+            "" if row["undominated"] else "beaten",
         ]
         for row in found["rows"]
     ]

@@ -38,11 +38,12 @@ function show() {
     const remark = sample.querySelector(".remark");
     if (remark !== document.activeElement) remark.value = now.remark;
   }
-  const images = new Set(samples.map((sample) => sample.dataset.image));
+  const asked = samples.filter((sample) => sample.closest("#brand"));
+  const images = new Set(asked.map((sample) => sample.dataset.image));
   const judged = [...images].filter((image) => marks[image] && marks[image].verdict);
   const rejected = judged.filter((image) => marks[image].verdict === "reject").length;
   document.getElementById("progress").textContent =
-    `${judged.length} of ${images.size} judged` + (judged.length ? `, ${rejected} rejected` : "");
+    `${judged.length} of ${images.size} brand samples judged` + (judged.length ? `, ${rejected} rejected` : "");
 }
 
 function filter() {

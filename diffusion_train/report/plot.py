@@ -39,18 +39,34 @@ def trade_off(rows: Sequence[dict[str, Any]]) -> str:
         places = [place for place, row in enumerate(rows) if row["axis"] == axis]
         line = " ".join(f"{x_of(xs[place]):.1f},{y_of(ys[place]):.1f}" for place in places)
         parts.append(f'<polyline class="line {axis}" points="{line}"/>')
-    for row, x, y in zip(rows, map(x_of, xs), map(y_of, ys), strict=True):
+    points = [(x_of(x), y_of(y)) for x, y in zip(xs, ys, strict=True)]
+    for row, (x, y), name in zip(rows, points, _names(rows, points), strict=True):
         ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="10"/>' if row["chosen"] else ""
         kind = f"dot {row['axis']}" + ("" if row["undominated"] else " beaten")
-        side = "start" if x < _WIDTH - 110 else "end"
-        shift = 9 if side == "start" else -9
-        shift_y = -7 if row["axis"] == "scale" else 15
-        parts.append(
-            f'{ring}<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
-            f'<text x="{x + shift:.1f}" y="{y + shift_y:.1f}" text-anchor="{side}">{text(row["name"])}</text>'
-        )
+        parts.append(f'{ring}<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>{name}')
     label = "Closeness to the brand against change elsewhere"
     return f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
+def _names(rows: Sequence[dict[str, Any]], points: Sequence[tuple[float, float]]) -> list[str]:
+    """Beside each point, where the fewest points and other names are covered."""
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in points]
+    names = []
+    for row, (x, y) in zip(rows, points, strict=True):
+        width = 7.0 * len(row["name"])
+        lefts = (x + 10, x - 10 - width, x - width / 2)
+        boxes = [(left, top, left + width, top + 13) for left in lefts for top in (y - 6, y - 21, y + 9, y - 34, y + 22)]
+        inside = [box for box in boxes if box[0] > _LEFT and box[2] < _WIDTH and _TOP - 14 < box[1] and box[3] < _HEIGHT - _BOTTOM]
+        box = min(inside or boxes, key=lambda box: sum(_overlap(box, other) for other in taken) + abs(box[1] + 6 - y))
+        taken.append(box)
+        names.append(f'<text x="{box[0]:.1f}" y="{box[3] - 3:.1f}">{text(row["name"])}</text>')
+    return names
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)
 
 
 def _axes(xs: Sequence[float], ys: Sequence[float], x_title: str) -> str:

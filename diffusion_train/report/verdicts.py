@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusion_train.metric.copying import chance
 from diffusion_train.report.html import count, number, percent, text
 from diffusion_train.report.rights import asked_for
 
@@ -64,14 +63,13 @@ def _scale(found: dict[str, Any]) -> str:
 def copied(report: dict[str, Any]) -> str:
     kinds = [facts for kind, facts in report["copying"].items() if kind != "base"]
     flagged, total = sum(one["flagged"] for one in kinds), sum(one["samples"] for one in kinds)
-    rate, expected = kinds[0]["false_alarm"], sum(one["expected"] for one in kinds)
-    headline = f"{flagged:,} of {total:,}"
+    headline, expected = f"{flagged:,} of {total:,}", number(sum(one["expected"] for one in kinds), 1)
     words = "samples are nearer to a training image than unseen images of the brand are"
     if not flagged:
-        return _card("good", "What was copied", headline, f"{words}; {number(expected, 1)} would be flagged by chance alone.")
-    surprising = chance(flagged, total, min(rate, 1.0)) < SURPRISING
+        return _card("good", "What was copied", headline, f"{words}; {expected} would be flagged by chance alone.")
+    surprising = min(one["chance"] for one in kinds) < SURPRISING / len(kinds)
     remark = "more than chance explains: look at each pair" if surprising else "no more than chance explains; look all the same"
-    flags = f"{words}: {remark} ({number(expected, 1)} expected by chance)."
+    flags = f"{words}: {remark} ({expected} expected by chance)."
     return _card("bad" if surprising else "note", "What was copied", headline, flags)
 
 
@@ -90,11 +88,9 @@ def elsewhere(report: dict[str, Any]) -> str:
 
 def rights(report: dict[str, Any]) -> str:
     asked = asked_for(report["rights"])
-    names: dict[str, int] = {}
-    for entry in report["rights"]:
-        for one in entry["licenses"]:
-            names[one["name"]] = names.get(one["name"], 0) + (one["images"] or 0)
-    headline = ", ".join(text(name, 40) for name in list(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    names = dict.fromkeys(one["name"] for entry in report["rights"] for one in entry["licenses"])
+    shown = ", ".join(f"<span>{text(name, 40)}</span>" for name in list(names)[:3])
+    headline = shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     if not asked:
         return _card("plain", "Under which rights", headline, "No licence on record asks for more than naming its author.")
     words = "; ".join(f"<b>{text(term)}</b>: {text(meaning)}" for term, meaning in asked.items())
