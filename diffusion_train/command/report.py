@@ -30,13 +30,14 @@ def measured(folder: Path, cfg: Any) -> dict[str, Any]:
     """A new report; marks that an older one holds are kept. Its pictures are written."""
     from diffusion_train import __version__, picture
     from diffusion_train.metric.extractor import EfficientNetLite0
-    from diffusion_train.report.build import Builder
+    from diffusion_train.report.build import build
+    from diffusion_train.report.drawing import Artist
     from diffusion_train.run_folder import best_device, fingerprint, weights_file
 
     device = best_device()
-    builder = Builder(folder, cfg, settings(cfg.report), EfficientNetLite0().to(device), device)
-    report = builder.build()
-    for name, x in builder.pictures.items():
+    artist = Artist(settings(cfg.report), EfficientNetLite0().to(device))
+    report, pictures = build(folder, cfg, artist, device)
+    for name, x in pictures.items():
         picture.save_png(picture.to_image(x), folder / "report_images" / f"{name}.png")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     made = {"made": now, "version": __version__, "weights": fingerprint(weights_file(folder)), "step": step_of(folder)}
@@ -46,7 +47,7 @@ def measured(folder: Path, cfg: Any) -> dict[str, Any]:
 
 def settings(ask: Any) -> Any:
     from diffusion_train.command.sample import read_prompts
-    from diffusion_train.report.build import Settings
+    from diffusion_train.report.drawing import Settings
 
     plain = {name: ask[name] for name in Settings.__dataclass_fields__}
     listed = {name: read_prompts(ask[name]) for name in ("prompts", "general_prompts")}

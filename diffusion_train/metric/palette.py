@@ -6,6 +6,7 @@ difference that is seen when every share of one palette's colours is moved to th
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +35,8 @@ class PaletteDistance(Metric):
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
+    real: Tensor
+    generated: Tensor
 
     def __init__(self, num_colours: int = 8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -51,7 +54,7 @@ class PaletteDistance(Metric):
 
     def palettes(self) -> tuple[Palette, Palette]:
         """Of real and of generated images. Raises ValueError if a side has none."""
-        return of_histogram(self.real, self.num_colours), of_histogram(self.generated, self.num_colours)  # type: ignore[arg-type]
+        return of_histogram(self.real, self.num_colours), of_histogram(self.generated, self.num_colours)
 
     def compute(self) -> Tensor:
         return distance(*self.palettes()).float()
@@ -73,7 +76,9 @@ def histogram(images: Tensor) -> Tensor:
     rgb = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).expand(-1, 3, -1, -1)
     rgb = rgb.permute(0, 2, 3, 1).reshape(-1, 3)
     place = (rgb.long() * _LEVELS // 256) @ torch.tensor([_LEVELS**2, _LEVELS, 1], device=rgb.device)
-    weight = torch.full((len(rgb), 1), 1 / (images.shape[-1] * images.shape[-2]), dtype=torch.float64, device=rgb.device)
+    weight = torch.full(
+        (len(rgb), 1), 1 / (images.shape[-1] * images.shape[-2]), dtype=torch.float64, device=rgb.device
+    )
     rows = torch.cat([weight, weight * srgb_to_lab(rgb / 255)], 1)
     return torch.zeros(_LEVELS**3, 4, dtype=torch.float64, device=rgb.device).index_add_(0, place, rows)
 
@@ -120,7 +125,7 @@ def transport(supply: Tensor, demand: Tensor, cost: Tensor) -> Tensor:
         way = [end]
         while (previous := before[way[-1]]) is not None:
             way.append(previous)
-        edges = [(a, b) for b, a in zip(way, way[1:], strict=False)]
+        edges = [(a, b) for b, a in pairwise(way)]
         m = len(rest)
         back = [flow[b][a - m] for a, b in edges if a >= m]
         amount = min([rest[way[-1]], want[end - m], *back])

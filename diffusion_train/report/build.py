@@ -4,203 +4,108 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusion_train.metric.copying import Audit, Nearest, cosine_distance, nearest
-from diffusion_train.metric.extractor import Extractor
 from diffusion_train.metric.palette import palette
 from diffusion_train.picture import to_image
-from diffusion_train.pipeline import Pipeline, take
 from diffusion_train.report import measure, sweep
 from diffusion_train.report.coverage import Coverage
-from diffusion_train.report.material import (
-    GENERAL,
-    Images,
-    Prompts,
-    Seen,
-    base_data,
-    choose_prompts,
-    see,
-    together,
-    training_and_held_out,
-)
-from diffusion_train.report.models import Row, base_pipeline, scale_rows, step_rows
+from diffusion_train.report.drawing import Artist, Drawn, draw_all
+from diffusion_train.report.material import together
+from diffusion_train.report.models import Row, scale_rows, step_rows
 from diffusion_train.report.rights import rights
-from diffusion_train.run_folder import load_pipeline
 
 FORMAT = 1
-MIN_IMAGES = 2  # that a distance between sets needs
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Of a report: `conf/report.yaml` says what each means."""
-
-    prompts: Sequence[str]
-    general_prompts: Sequence[str]
-    num_prompts: int
-    num_samples: int
-    seed: int
-    batch_size: int
-    max_images: int
-    false_alarm: float
-    scales: Sequence[float]
-    steps: bool
-
-    def __post_init__(self) -> None:
-        for name in ("num_prompts", "num_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: at least 1")
-        if not 0 < self.false_alarm < 1:
-            raise ValueError(f"false_alarm={self.false_alarm}: a share between 0 and 1")
-        if self.max_images < MIN_IMAGES:
-            raise ValueError(f"max_images={self.max_images}: at least {MIN_IMAGES}")
+def build(run: Path, cfg: Any, artist: Artist, device: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """-> the report, and its pictures by their hash."""
+    settings, drawn = artist.settings, draw_all(run, cfg, artist, device)
+    builder = Builder(drawn, artist)
+    rows = scale_rows(run, cfg, settings.scales, device)
+    rows += step_rows(run, cfg, device) if settings.steps else []
+    report = {
+        "format": FORMAT,
+        "name": str(cfg.name),
+        "base": Path(cfg.pretrained).name if drawn.has_base else None,
+        **builder.report(),
+        "sweep": builder.sweep(rows),
+        "rights": rights(run, cfg.pretrained),
+    }
+    return report, builder.pictures
 
 
-@dataclass
-class Sampled:
-    """Prompts of one kind with the samples of base (None without one) and run: `num_samples` rows a prompt."""
-
-    prompts: Prompts
-    rows: list[int]
-    seeds: list[int]
-    before: Seen | None
-    after: Seen
-
-
-@dataclass
 class Builder:
-    """Looks at one run; `pictures` are all that the report shows, by their hash."""
+    def __init__(self, drawn: Drawn, artist: Artist) -> None:
+        self.drawn, self.artist, self.settings = drawn, artist, artist.settings
+        self.copying = measure.calibrate(drawn.seen_train, drawn.seen_held_out, self.settings.false_alarm)
+        self.pictures: dict[str, Tensor] = {}
 
-    run: Path
-    cfg: Any
-    settings: Settings
-    extractor: Extractor
-    device: str
-    pictures: dict[str, Tensor] = field(default_factory=dict)
-
-    def build(self) -> dict[str, Any]:
-        ask = self.settings
-        self.train, self.held_out = training_and_held_out(self.cfg, ask.max_images)
-        if len(self.train) < MIN_IMAGES:
-            raise ValueError(f"the run's data hold {len(self.train)} images; a report needs {MIN_IMAGES}")
-        self.seen_train = see(self.train.batch["x"], self.extractor)
-        self.seen_held_out = self._see_held_out()
-        self.has_brand = len(self.held_out) >= MIN_IMAGES
-        self.brand = self.seen_held_out if self.has_brand else self.seen_train
-        self.copying = measure.calibrate(self.seen_train, self.seen_held_out, ask.false_alarm)
-        base, run = base_pipeline(self.run, self.cfg, self.device), load_pipeline(self.run, self.cfg, self.device)
-        prompts = {
-            "brand": self._brand_prompts(),
-            "learned": choose_prompts((), [(self.train, "captions of training images")], ask.num_prompts),
-            "general": self._general_prompts(),
-        }
-        self.kinds = {kind: self._sample(one, base, run) for kind, one in prompts.items() if len(one)}
-        return self._report(base is not None)
-
-    def _see_held_out(self) -> Seen:
-        if len(self.held_out):
-            return see(self.held_out.batch["x"], self.extractor)
-        return self.seen_train.rows([])
-
-    def _brand_prompts(self) -> Prompts:
-        sources = [(self.held_out, "captions of held-out images"), (self.train, "captions of training images")]
-        return choose_prompts(self.settings.prompts, sources, self.settings.num_prompts)
-
-    def _general_prompts(self) -> Prompts:
-        given = self.settings.general_prompts
-        found = None if given else base_data(self.cfg, self.settings.num_prompts)
-        if found is None:
-            listed = given or (GENERAL[: self.settings.num_prompts] if self.cfg.pretrained else ())
-            return Prompts({"caption": list(listed)}, "given" if given else "a list of everyday things")
-        train, held_out = found
-        sources = [(held_out, "held-out captions of the base's data"), (train, "captions of the base's data")]
-        return choose_prompts((), sources, self.settings.num_prompts)
-
-    def _sample(self, prompts: Prompts, base: Pipeline | None, run: Pipeline) -> Sampled:
-        count = self.settings.num_samples
-        rows = [row for row in range(len(prompts)) for _ in range(count)]
-        seeds = [self.settings.seed + number % count for number in range(len(rows))]
-        before = self._draw(base, prompts, rows, seeds) if base else None
-        return Sampled(prompts, rows, seeds, before, self._draw(run, prompts, rows, seeds))
-
-    def _draw(self, pipeline: Pipeline, prompts: Prompts, rows: Sequence[int], seeds: Sequence[int]) -> Seen:
-        samples = pipeline.sample(take(prompts.conditions, rows), seeds, self.settings.batch_size)
-        return see(samples.clamp(-1, 1), self.extractor)
-
-    def _report(self, has_base: bool) -> dict[str, Any]:
-        checks = {kind: self.copying.check(one.after, self.settings.false_alarm) for kind, one in self.kinds.items()}
-        samples = [entry for kind in self.kinds for entry in self._entries(kind, *checks[kind])]
+    def report(self) -> dict[str, Any]:
+        kinds, rate = self.drawn.kinds, self.settings.false_alarm
+        checks = {kind: self.copying.check(one.after, rate) for kind, one in kinds.items()}
+        samples = [entry for kind in kinds for entry in self._entries(kind, *checks[kind])]
         brand = [entry for entry in samples if entry["set"] == "brand"]
-        coverage = Coverage(self.train.batch["caption"]).table(
+        coverage = Coverage(self.drawn.train.batch["caption"]).table(
             [entry["prompt"] for entry in brand],
             [entry["likeness"] for entry in brand],
             [entry["copying"]["flagged"] for entry in brand],
         )
+        prompts = {kind: {"count": len(one.prompts), "origin": one.prompts.origin} for kind, one in kinds.items()}
         return {
-            "format": FORMAT,
-            "name": str(self.cfg.name),
-            "base": Path(self.cfg.pretrained).name if has_base else None,
             "data": self._data_facts(),
-            "prompts": {
-                kind: {"count": len(one.prompts), "origin": one.prompts.origin} for kind, one in self.kinds.items()
-            },
-            "seeds": self.settings.num_samples,
+            "prompts": prompts,
             "fidelity": self._fidelity(),
             "drift": self._drift(),
-            "copying": self._copying(checks),
+            "copying": self._copying({kind: audit for kind, (audit, _) in checks.items()}),
             "coverage": coverage,
-            "sweep": self._sweep(),
-            "rights": rights(self.run, self.cfg.pretrained),
             "samples": samples,
         }
 
     def _data_facts(self) -> dict[str, Any]:
+        train, held_out = self.drawn.train, self.drawn.held_out
         return {
-            "train": self.train.total,
-            "train_seen": len(self.train),
-            "held_out": self.held_out.total,
-            "held_out_seen": len(self.held_out),
-            "reference": "held-out images" if self.has_brand else "training images",
+            "train": train.total,
+            "train_seen": len(train),
+            "held_out": held_out.total,
+            "held_out_seen": len(held_out),
+            "reference": "held-out images" if self.drawn.has_held_out else "training images",
         }
 
     def _fidelity(self) -> dict[str, Any]:
-        one = self.kinds["brand"]
-        found: dict[str, Any] = {"extractor": self.extractor.name, "samples": len(one.after.x)}
+        one, brand = self.drawn.kinds["brand"], self.drawn.brand
         sets = {"base": one.before, "run": one.after}
+        found: dict[str, Any] = {"extractor": self.artist.extractor.name, "samples": len(one.after.x)}
         for name, seen in sets.items():
-            found[name] = measure.fidelity(seen, self.brand) if seen and len(seen.x) >= MIN_IMAGES else None
-        found["floor"] = measure.floor(self.seen_train, self.brand, len(one.after.x)) if self.has_brand else None
+            found[name] = measure.fidelity(seen, brand) if seen else None
+        real = self.drawn.has_held_out
+        found["floor"] = measure.floor(self.drawn.seen_train, brand, len(one.after.x)) if real else None
         if all(found[name] for name in ("base", "run", "floor")):
-            found["gap_closed"] = {
-                key: measure.gap_closed(found["base"][key], found["run"][key], found["floor"][key])
-                for key in ("kid", "colours")
-            }
-        named = {"brand": self.brand, **{name: seen for name, seen in sets.items() if seen}}
+            ways = {key: [found[name][key] for name in ("base", "run", "floor")] for key in ("kid", "colours")}
+            found["gap_closed"] = {key: measure.gap_closed(*values) for key, values in ways.items()}
+        named = {"brand": brand, **{name: seen for name, seen in sets.items() if seen}}
         found["palettes"] = {name: measure.swatches(palette(seen.x)) for name, seen in named.items()}
         return found
 
     def _drift(self) -> dict[str, Any] | None:
-        one = self.kinds.get("general")
+        one = self.drawn.kinds.get("general")
         return measure.drift(one.before, one.after, self.settings.num_samples) if one and one.before else None
 
-    def _copying(self, checks: dict[str, tuple[Audit, dict[str, Nearest]]]) -> dict[str, Any]:
+    def _copying(self, audits: dict[str, Audit]) -> dict[str, Any]:
         """By kind of prompt; "base" is the control: the same brand and training prompts, by who never saw the images."""
-        asked = self.settings.false_alarm
-        audits = {kind: check for kind, (check, _) in checks.items()}
-        if before := self.kinds["brand"].before:
-            learned = self.kinds["learned"].before
-            audits["base"] = self.copying.check(together(before, learned) if learned else before, asked)[0]
+        asked, kinds = self.settings.false_alarm, self.drawn.kinds
+        before, learned = kinds["brand"].before, kinds["learned"].before
+        if before and learned:
+            audits = {**audits, "base": self.copying.check(together(before, learned), asked)[0]}
         return {kind: measure.copying_facts(self.copying, found, asked) for kind, found in audits.items()}
 
     def _entries(self, kind: str, found: Audit, near: dict[str, Nearest]) -> list[dict[str, Any]]:
-        one = self.kinds[kind]
-        likeness = 1 - nearest(cosine_distance(one.after.features, self.brand.features)).distance
+        one = self.drawn.kinds[kind]
+        likeness = 1 - nearest(cosine_distance(one.after.features, self.drawn.brand.features)).distance
         return [
             {
                 "set": kind,
@@ -219,13 +124,13 @@ class Builder:
         ]
 
     def _pair(self, measured: str, number: int, near: Nearest, found: Audit) -> dict[str, Any]:
-        place, distance = int(near.place[number]), float(near.distance[number])
+        batch, place, distance = self.drawn.train.batch, int(near.place[number]), float(near.distance[number])
         return {
             "distance": distance,
             "near": distance < found.thresholds[measured],
-            "image": self._keep(self.train.batch["x"][place]),
-            "key": self.train.batch["key"][place],
-            "caption": self.train.batch["caption"][place],
+            "image": self._keep(batch["x"][place]),
+            "key": batch["key"][place],
+            "caption": batch["caption"][place],
         }
 
     def _keep(self, x: Tensor) -> str:
@@ -233,9 +138,7 @@ class Builder:
         self.pictures.setdefault(name, x)
         return name
 
-    def _sweep(self) -> dict[str, Any] | None:
-        rows = scale_rows(self.run, self.cfg, self.settings.scales, self.device)
-        rows += step_rows(self.run, self.cfg, self.device) if self.settings.steps else []
+    def sweep(self, rows: Sequence[Row]) -> dict[str, Any] | None:
         if len(rows) < 2:
             return None
         found = [self._sweep_row(row) for row in rows]
@@ -245,28 +148,19 @@ class Builder:
         return {"rows": found, "goals": list(sweep.GOALS)}
 
     def _sweep_row(self, row: Row) -> dict[str, Any]:
-        """The first seed of every prompt."""
-        pipeline, seen = row.pipeline(), {}
-        for kind, one in self.kinds.items():
-            prompts = range(len(one.prompts))
-            seen[kind] = self._draw(pipeline, one.prompts, prompts, [self.settings.seed] * len(prompts))
-        brand, general = seen["brand"], self.kinds.get("general")
-        check, _ = self.copying.check(together(brand, seen["learned"]), self.settings.false_alarm)
+        pipeline, kinds = row.pipeline(), self.drawn.kinds
+        places = {kind: one.few() for kind, one in kinds.items()}
+        seen = {kind: one.drawn_by(self.artist, pipeline, places[kind]) for kind, one in kinds.items()}
+        check, _ = self.copying.check(together(seen["brand"], seen["learned"]), self.settings.false_alarm)
         facts = measure.copying_facts(self.copying, check, self.settings.false_alarm)
-        drift = None
-        if general and general.before:
-            first = general.before.rows(range(0, len(general.rows), self.settings.num_samples))
-            drift = measure.drift(first, seen["general"], 1)["changed"]
-        close = measure.fidelity(brand, self.brand) if len(brand.x) >= MIN_IMAGES else dict.fromkeys(("kid", "colours"))
+        before = kinds["general"].before if "general" in kinds else None
         return {
             "axis": row.axis,
             "value": row.value,
             "name": row.name,
-            **close,
-            "drift": drift,
-            "flagged": facts["flagged"],
-            "samples": facts["samples"],
-            "chance": facts["chance"],
+            **measure.fidelity(seen["brand"], self.drawn.brand),
+            "drift": measure.change(before.rows(places["general"]), seen["general"]) if before else None,
+            **{name: facts[name] for name in ("flagged", "samples", "chance")},
         }
 
 
@@ -274,5 +168,3 @@ def picture_hash(x: Tensor) -> str:
     """Of the pixels and sizes of an image (C, H, W), whatever file it stands in."""
     image = to_image(x)
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()[:32]
-
-

@@ -17,7 +17,15 @@ _KINDS = {
 
 
 def details(report: dict[str, Any]) -> str:
-    parts = [fidelity(report), copying(report), drift(report), sweep(report), coverage(report), rights(report), technical(report)]
+    parts = [
+        fidelity(report),
+        copying(report),
+        drift(report),
+        sweep(report),
+        coverage(report),
+        rights(report),
+        technical(report),
+    ]
     return "".join(part for part in parts if part)
 
 
@@ -38,7 +46,11 @@ def fidelity(report: dict[str, Any]) -> str:
         if key in found["palettes"]
     )
     small = min(found["samples"], data["held_out_seen"] or data["train_seen"])
-    warning = f" With sets as small as {small} images these figures are rough: only large differences mean something." if small < 50 else ""
+    warning = (
+        f" With sets as small as {small} images these figures are rough: only large differences mean something."
+        if small < 50
+        else ""
+    )
     return _section(
         "How close to the brand",
         f"{count(found['samples'], 'sample')} of brand prompts against {data['reference']} ({data['held_out_seen'] or data['train_seen']:,}). "
@@ -52,7 +64,12 @@ def fidelity(report: dict[str, Any]) -> str:
 def copying(report: dict[str, Any]) -> str:
     facts = report["copying"]
     rows = [
-        [name, f"{facts[kind]['flagged']:,} of {facts[kind]['samples']:,}", number(facts[kind]["expected"], 1), _chance(facts[kind])]
+        [
+            name,
+            f"{facts[kind]['flagged']:,} of {facts[kind]['samples']:,}",
+            number(facts[kind]["expected"], 1),
+            _chance(facts[kind]),
+        ]
         for kind, name in _KINDS.items()
         if kind in facts
     ]
@@ -61,7 +78,11 @@ def copying(report: dict[str, Any]) -> str:
     told += [f"{number(limits['features'], 3)} by features" if "features" in limits else ""]
     references = count(one["references"], "image")
     others = one["references"] - one["held_out"]
-    mixture = f" ({one['held_out']:,} held-out ones, and {others:,} training images against the others)" if others else " that were held out"
+    mixture = (
+        f" ({one['held_out']:,} held-out ones, and {others:,} training images against the others)"
+        if others
+        else " that were held out"
+    )
     asked = (
         ""
         if one["false_alarm"] <= one["asked_false_alarm"]
@@ -121,7 +142,7 @@ def sweep(report: dict[str, Any]) -> str:
     header = ["setting", "KID", "likeness", "colours", "change elsewhere", "flagged", ""]
     return _section(
         "Strengths and steps",
-        "Every setting drew the first seed of each prompt. “Scale” is the strength of what was learned: 0 is the base, 1 this run; “step” is a checkpoint. "
+        "Every setting drew the same prompts, one seed of each where there are many. “Scale” is the strength of what was learned: 0 is the base, 1 this run; “step” is a checkpoint. "
         "Pale settings are beaten: another one is at least as good in closeness, change elsewhere and copying, and better in one. Of the others the "
         "ringed one is proposed: flagged no more often than chance does, and nearest to both the best closeness and the least change.",
         trade_off(found["rows"]) + table(header, rows),
@@ -131,7 +152,13 @@ def sweep(report: dict[str, Any]) -> str:
 def coverage(report: dict[str, Any]) -> str:
     found = report["coverage"]
     rows = [
-        [text(band["band"]), f"{band['prompts']:,}", f"{band['samples']:,}", number(band["likeness"]), f"{band['flagged']:,}"]
+        [
+            text(band["band"]),
+            f"{band['prompts']:,}",
+            f"{band['samples']:,}",
+            number(band["likeness"]),
+            f"{band['flagged']:,}",
+        ]
         for band in found["bands"]
     ]
     thin = ", ".join(f"{text(one['word'], 40)} ({one['captions']})" for one in found["thin"])
@@ -157,7 +184,9 @@ def rights(report: dict[str, Any]) -> str:
         for entry in report["rights"]
         for one in entry["licenses"]
     ]
-    meanings = "".join(f"<li><b>{text(term)}</b>: {text(meaning)}</li>" for term, meaning in asked_for(report["rights"]).items())
+    meanings = "".join(
+        f"<li><b>{text(term)}</b>: {text(meaning)}</li>" for term, meaning in asked_for(report["rights"]).items()
+    )
     return _section(
         "Under which rights",
         "What stands beside the images that went into the model and into what it started from. Nobody checked whether it is true, and nothing here is "

@@ -30,7 +30,9 @@ def gallery(report: dict[str, Any], folder: Path) -> str:
         cards = "".join(_card(sample, folder, marks.get(sample["image"], ())) for sample in samples)
         origin = report["prompts"][kind]
         words += f" {count(origin['count'], 'prompt')}: {text(origin['origin'])}."
-        sections.append(f'<section id="{kind}"><h2>{title}</h2><p class="lead">{words}</p><div class="grid">{cards}</div></section>')
+        sections.append(
+            f'<section id="{kind}"><h2>{title}</h2><p class="lead">{words}</p><div class="grid">{cards}</div></section>'
+        )
     return "".join(sections)
 
 
@@ -45,7 +47,7 @@ def _card(sample: dict[str, Any], folder: Path, marks: Sequence[dict[str, Any]])
     data = f'data-image="{text(sample["image"])}" data-prompt="{text(sample["prompt"], 2000)}" data-seed="{int(sample["seed"])}"'
     return (
         f'<figure class="sample{flagged}" {data}>{flag}<div class="shots">{before}{after}</div>'
-        f'<figcaption>{text(sample["prompt"]) or "<em>no prompt</em>"} <small>seed {int(sample["seed"])}</small></figcaption>'
+        f"<figcaption>{text(sample['prompt']) or '<em>no prompt</em>'} <small>seed {int(sample['seed'])}</small></figcaption>"
         f"{pairs}{_earlier(marks)}{_CONTROLS}</figure>"
     )
 

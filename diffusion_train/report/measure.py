@@ -88,18 +88,23 @@ def gap_closed(before: float, after: float, at_floor: float) -> float | None:
 
 def drift(before: Seen, after: Seen, num_samples: int) -> dict[str, Any]:
     """Rows are `num_samples` seeds a prompt, the same in both. `seeds`: how far the base's own samples of two seeds are."""
-    changed = _paired(before.features, after.features)
     places = torch.arange(len(before.x)).reshape(-1, num_samples)
     seeds = None
     if num_samples > 1:
-        seeds = float(_paired(before.features[places[:, :-1].flatten()], before.features[places[:, 1:].flatten()]).mean())
+        seeds = float(
+            _paired(before.features[places[:, :-1].flatten()], before.features[places[:, 1:].flatten()]).mean()
+        )
     return {
-        "changed": float(changed.mean()),
-        "each": changed.tolist(),
+        "changed": change(before, after),
         "seeds": seeds,
         "kid": float(mmd(before.features, after.features)) if len(before.x) > 1 else None,
         "colours": float(palette_distance(palette(before.x), palette(after.x))),
     }
+
+
+def change(before: Seen, after: Seen) -> float:
+    """Of samples of the same prompts and seeds, on average: 1 - cosine."""
+    return float(_paired(before.features, after.features).mean())
 
 
 def copying_facts(copying: Copying, found: Audit, asked: float) -> dict[str, Any]:

@@ -55,8 +55,14 @@ def _names(rows: Sequence[dict[str, Any]], points: Sequence[tuple[float, float]]
     for row, (x, y) in zip(rows, points, strict=True):
         width = 7.0 * len(row["name"])
         lefts = (x + 10, x - 10 - width, x - width / 2)
-        boxes = [(left, top, left + width, top + 13) for left in lefts for top in (y - 6, y - 21, y + 9, y - 34, y + 22)]
-        inside = [box for box in boxes if box[0] > _LEFT and box[2] < _WIDTH and _TOP - 14 < box[1] and box[3] < _HEIGHT - _BOTTOM]
+        boxes = [
+            (left, top, left + width, top + 13) for left in lefts for top in (y - 6, y - 21, y + 9, y - 34, y + 22)
+        ]
+        inside = [
+            box
+            for box in boxes
+            if box[0] > _LEFT and box[2] < _WIDTH and box[1] > _TOP - 14 and box[3] < _HEIGHT - _BOTTOM
+        ]
         box = min(inside or boxes, key=lambda box: sum(_overlap(box, other) for other in taken) + abs(box[1] + 6 - y))
         taken.append(box)
         names.append(f'<text x="{box[0]:.1f}" y="{box[3] - 3:.1f}">{text(row["name"])}</text>')
@@ -77,7 +83,9 @@ def _axes(xs: Sequence[float], ys: Sequence[float], x_title: str) -> str:
         (f'x="{_LEFT - 8}" y="{bottom}" text-anchor="end"', min(ys)),
         (f'x="{_LEFT - 8}" y="{_TOP + 10}" text-anchor="end"', max(ys)),
     ]
-    numbers = "".join(f'<text class="tick" {place}>{number(value, 0 if value >= 100 else 2)}</text>' for place, value in ends)
+    numbers = "".join(
+        f'<text class="tick" {place}>{number(value, 0 if value >= 100 else 2)}</text>' for place, value in ends
+    )
     return (
         f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>{numbers}'
         f'<text class="title" x="{(_LEFT + right) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{text(x_title)} →</text>'

@@ -36,8 +36,6 @@ def made(report: dict[str, Any]) -> str:
 
 def closeness(report: dict[str, Any]) -> str:
     found, on_training = report["fidelity"], report["data"]["reference"] != "held-out images"
-    if not found["run"]:
-        return _card("plain", "How close to the brand", "–", "Too few samples to say.")
     closed = found.get("gap_closed")
     if closed and closed["kid"] is not None:
         words = "of the way from the base to real images of the brand, by what the pictures show (features)"
@@ -52,7 +50,9 @@ def closeness(report: dict[str, Any]) -> str:
         if on_training
         else ""
     )
-    return _card("note" if on_training else "plain", "How close to the brand", number(found["run"]["kid"]), f"{words}.{remark}")
+    return _card(
+        "note" if on_training else "plain", "How close to the brand", number(found["run"]["kid"]), f"{words}.{remark}"
+    )
 
 
 def _scale(found: dict[str, Any]) -> str:
@@ -68,7 +68,11 @@ def copied(report: dict[str, Any]) -> str:
     if not flagged:
         return _card("good", "What was copied", headline, f"{words}; {expected} would be flagged by chance alone.")
     surprising = min(one["chance"] for one in kinds) < SURPRISING / len(kinds)
-    remark = "more than chance explains: look at each pair" if surprising else "no more than chance explains; look all the same"
+    remark = (
+        "more than chance explains: look at each pair"
+        if surprising
+        else "no more than chance explains; look all the same"
+    )
     flags = f"{words}: {remark} ({expected} expected by chance)."
     return _card("bad" if surprising else "note", "What was copied", headline, flags)
 
@@ -78,12 +82,16 @@ def elsewhere(report: dict[str, Any]) -> str:
     if not found:
         return ""
     if not found["seeds"]:
-        return _card("plain", "What changed elsewhere", number(found["changed"]), "mean change of general samples (1 − cosine).")
+        return _card(
+            "plain", "What changed elsewhere", number(found["changed"]), "mean change of general samples (1 − cosine)."
+        )
     ratio = found["changed"] / found["seeds"]
     words = "less" if ratio < 0.95 else "more" if ratio > 1.05 else "as much"
     told = f"samples of general prompts changed {words} {'as' if words == 'as much' else 'than'} another seed would change them"
     level = "note" if ratio > 1.05 else "good"
-    return _card(level, "What changed elsewhere", f"{number(ratio, 1)} ×", f"the change that another seed makes: {told}.")
+    return _card(
+        level, "What changed elsewhere", f"{number(ratio, 1)} ×", f"the change that another seed makes: {told}."
+    )
 
 
 def rights(report: dict[str, Any]) -> str:
@@ -92,7 +100,9 @@ def rights(report: dict[str, Any]) -> str:
     shown = ", ".join(f"<span>{text(name, 40)}</span>" for name in list(names)[:3])
     headline = shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     if not asked:
-        return _card("plain", "Under which rights", headline, "No licence on record asks for more than naming its author.")
+        return _card(
+            "plain", "Under which rights", headline, "No licence on record asks for more than naming its author."
+        )
     words = "; ".join(f"<b>{text(term)}</b>: {text(meaning)}" for term, meaning in asked.items())
     level = "bad" if set(_SERIOUS) & set(asked) else "note"
     return _card(level, "Under which rights", headline, f"{words}.")

@@ -65,7 +65,7 @@ def test_copies_are_flagged_and_the_thresholds_say_the_same_as_the_p_values() ->
     found = audit(distances, references, 0.1)
     below = [distances[name] < found.thresholds[name] for name in ("a", "b")]
     assert found.flagged.tolist() == (below[0] | below[1]).tolist()
-    assert found.flagged[0] and found.flagged[-1]
+    assert found.flagged[[0, -1]].all()
     assert 0 < int(found.flagged.sum()) < 40
 
 

@@ -15,10 +15,17 @@ import aiohttp
 import pytest
 
 T = TypeVar("T")
-_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run --disable-component-update "
-    "--disable-sync --remote-debugging-port=0 --window-size=1280,900"
-).split()
+_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+    "--window-size=1280,900",
+]
 
 
 class Tab:
@@ -80,7 +87,9 @@ def drive(profile: Path, downloads: Path, use: Callable[[Tab], Awaitable[T]]) ->
     browser = shutil.which("chromium")
     if not browser:
         pytest.skip("chromium is not installed")
-    process = subprocess.Popen([browser, *_FLAGS, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [browser, *_FLAGS, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.DEVNULL
+    )
     try:
         return asyncio.run(_drive(_port(profile), downloads, use))
     finally:

@@ -37,7 +37,9 @@ def drawings(numbers: range, folder: Path, license: str = LICENSE) -> Path:
     samples = []
     for number in numbers:
         image, caption, facts = entries[number * 20].read()
-        samples.append({"__key__": f"k{number:04d}", "png": image, "txt": caption, "json": {**facts, "license": license}})
+        samples.append(
+            {"__key__": f"k{number:04d}", "png": image, "txt": caption, "json": {**facts, "license": license}}
+        )
     [shard] = write_shards(samples, folder, "drawings", len(samples))
     return shard
 
@@ -45,7 +47,13 @@ def drawings(numbers: range, folder: Path, license: str = LICENSE) -> Path:
 def call(arguments: list[str], cache: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DIFFUSION_TRAIN_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -63,11 +71,9 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = folder / "cache"
     base = [f"data.shards={many}", "data.holdout=4", "trainer.max_steps=250", f"run_dir={folder / 'base'}"]
     call(["train.py", *SMALL, *base, "data.batch_size=16"], cache)
-    run = [f"data.shards={few}", "data.holdout=41", "trainer.max_steps=300", f"run_dir={folder / 'run'}"]
-    run += [f"pretrained={folder / 'base'}", "data.batch_size=4", "callbacks.checkpointing.every_n_steps=100"]
+    run = [f"data.shards={few}", "data.holdout=41", "trainer.max_steps=450", f"run_dir={folder / 'run'}"]
+    run += [f"pretrained={folder / 'base'}", "data.batch_size=4", "callbacks.checkpointing.every_n_steps=225"]
     call(["train.py", *SMALL, *run, "optimizer.lr=1e-3"], cache)
     ask = [f"run={folder / 'run'}", "num_prompts=4", "scales=[0,1]", "false_alarm=0.05"]
     call(tool("report", *ask), cache)
     return folder / "run"
-
-

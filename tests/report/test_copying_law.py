@@ -39,4 +39,4 @@ def test_the_strength_at_which_copies_begin_shows_in_the_sweep(learned: Path) ->
     assert rows["scale 0"]["flagged"] == 0
     assert rows["scale 1"]["flagged"] >= 3
     assert rows["scale 0"]["drift"] == pytest.approx(0, abs=1e-6)
-    assert rows["step 300"]["kid"] == pytest.approx(rows["scale 1"]["kid"], rel=1e-4)
+    assert rows["step 450"]["kid"] == pytest.approx(rows["scale 1"]["kid"], rel=1e-4)
