@@ -1,10 +1,11 @@
-"""Samples a second, memory and resume time of our loader against other libraries, on the same JPEGs.
+"""Samples a second, memory and resume time of our data path against other libraries, on the same JPEGs.
 
-    pip install litdata mosaicml-streaming    # those of them that are to be compared
+    pip install litdata mosaicml-streaming megatron-energon    # those of them that are to be compared
     python benchmarks/data.py
 
-Each figure is of a process of its own, without workers, files in the page cache, shuffled; speeds are the median of
-three passes. Decoded: the bytes that each library gives go through our decoding and transform to 256 pixels.
+Each figure is of a process of its own, without workers, files in the page cache, shuffled; speeds are the median of five
+passes. Raw: the bytes of the JPEG and the caption's text, ours with every checksum compared; of 384 px (30 KB) and of
+64 px (2 KB). Decoded: batches of 64 as float tensors of 256 px; all go through our decoding, transform and collation.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from data_peers import BATCH_SIZE, PEERS, Peer, Sample
 from PIL import Image
-from torch import Tensor
 
 from diffusion_train.data.arrangement import Arrangement
+from diffusion_train.data.collate import collate
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.module import DataModule
 from diffusion_train.data.order import Draw, Order
@@ -36,9 +38,8 @@ from diffusion_train.data.shards import write_shards
 from diffusion_train.data.transform import ImageTransform
 from diffusion_train.data.view import View
 
-MODULES = {"ours": "diffusion_train", "webdataset": "webdataset", "litdata": "litdata", "streaming": "streaming"}
-NUM_SAMPLES, BATCH_SIZE, FAR = 4000, 64, 10_000_000
-Samples = Iterator[Any]
+NUM_SAMPLES, FAR = 4000, 10_000_000
+FOLDERS = {"large": (384, 10), "small": (64, 10), "many": (384, 1000)}  # pixels, shards
 
 
 class Raw(View):
@@ -48,9 +49,31 @@ class Raw(View):
         return {"image": image}
 
 
+class Ours(Peer):
+    module = "diffusion_train"
+
+    def __init__(self, urls: list[str], folder: Path) -> None:
+        self.data = module(urls, Raw)
+        self.position = 0
+
+    def samples(self) -> Iterator[Sample]:
+        for position in range(self.position, sys.maxsize, BATCH_SIZE):
+            draws = self.data.order.indices(position, BATCH_SIZE, range(BATCH_SIZE))
+            yield from ((sample["image"], sample["caption"]) for sample in self.data.dataset.read(draws))
+
+    def state(self, count: int) -> int:
+        return count
+
+    def restore(self, state: int) -> None:
+        self.position = state
+
+
+LIBRARIES = {"ours": Ours, **PEERS}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="*", default=[*MODULES], choices=[*MODULES])
+    parser.add_argument("--peers", nargs="*", default=[*LIBRARIES], choices=[*LIBRARIES])
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # what, library, folder: in a process of its own
     options = parser.parse_args(arguments)
     if options.one:
@@ -60,47 +83,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DIFFUSION_TRAIN_CACHE"] = f"{folder}/cache"
         make(Path(folder))
-        print(
-            "| | raw, samples/s (times webdataset's) | decoded | MB, 10 shards | MB, 1,000 shards | resume at 10, at 10 million |"
-        )
+        print("| samples/s (times webdataset's) | raw, 30 KB | raw, 2 KB | decoded | MB, 10 shards, 1,000 | resume |")
         print("|---|---|---|---|---|---|")
-        marks = [measured(what, "webdataset", Path(folder) / "few") for what in ("raw", "decoded")]
+        marks = [measured(*wanted, "webdataset", Path(folder)) for wanted in SPEEDS]
         for name in options.peers:
             print(f"| {name} | " + " | ".join(row(name, Path(folder), marks)) + " |", flush=True)
 
 
+SPEEDS = [("raw", "large"), ("raw", "small"), ("decoded", "large")]
+
+
 def row(name: str, folder: Path, marks: Sequence[float]) -> list[str]:
-    if subprocess.run([sys.executable, "-c", f"import {MODULES[name]}"], capture_output=True, check=False).returncode:
+    library = LIBRARIES[name]
+    imported = [sys.executable, "-c", f"import {library.module}"]
+    if subprocess.run(imported, capture_output=True, check=False).returncode:
         return ["cannot be imported here"]
-    figures = [measured(what, name, folder / "few") for what in ("raw", "decoded")]
+    figures = [measured(*wanted, name, folder) for wanted in SPEEDS]
     speeds = [f"{figure:,.0f} ({figure / mark:.2f})" for figure, mark in zip(figures, marks, strict=True)]
-    memory = [f"{measured('memory', name, folder / many):.0f}" if tars(name) else "-" for many in ("few", "many")]
-    near = [f"{measured(what, name, folder / 'few'):.3f} s" for what in (["near", "far"] if name == "ours" else [])]
-    return [*speeds, *memory, ", ".join(near) or "not measured"]
+    memory = "own format" if library.has_own_format else of_each("memory", ["large", "many"], name, folder, ".0f")
+    if not library.state:
+        return [*speeds, memory, "cannot"]
+    places = {"near": "10", "on": "3,000", **({"far": "10 million"} if name == "ours" else {})}
+    times = [f"{measured(what, 'large', name, folder):.2f} s at {place}" for what, place in places.items()]
+    return [*speeds, memory, ", ".join(times)]
 
 
-def measured(what: str, name: str, folder: Path) -> float:
-    command = [sys.executable, __file__, "--one", what, name, str(folder)]
+def of_each(what: str, folders: Sequence[str], name: str, folder: Path, form: str) -> str:
+    return ", ".join(f"{measured(what, part, name, folder):{form}}" for part in folders)
+
+
+def measured(what: str, part: str, name: str, folder: Path) -> float:
+    command = [sys.executable, __file__, "--one", what, name, str(folder / part)]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
-def tars(name: str) -> bool:
-    return name in ("ours", "webdataset")
-
-
 def make(folder: Path) -> None:
-    """The same samples in 10 and in 1,000 shards."""
-    images = [photo(number) for number in range(200)]
-    for name, per_shard in (("few", NUM_SAMPLES // 10), ("many", NUM_SAMPLES // 1000)):
+    """The same samples in 10 and in 1,000 shards, and small ones."""
+    for name, (side, num_shards) in FOLDERS.items():
+        images = [photo(number, side) for number in range(200)]
         samples = (
             {"__key__": f"{number:06d}", "jpg": images[number % 200], "txt": f"caption {number}"}
             for number in range(NUM_SAMPLES)
         )
-        write_shards(samples, folder / name, "part", per_shard)
+        write_shards(samples, folder / name, "part", NUM_SAMPLES // num_shards)
 
 
-def photo(number: int, side: int = 384) -> bytes:
-    """Smooth shapes with some grain: a JPEG of about 30 KB."""
+def photo(number: int, side: int) -> bytes:
+    """Smooth shapes with some grain."""
     rng = np.random.default_rng(number)
     coarse = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).resize(
         (side, side), Image.Resampling.BICUBIC
@@ -111,97 +140,78 @@ def photo(number: int, side: int = 384) -> bytes:
     return out.getvalue()
 
 
-def opened(name: str, folder: Path, decode: bool) -> Callable[[], Samples]:
-    """A function that begins a pass; of ours and of others that decode themselves the samples are batches."""
-    urls = sorted(map(str, folder.glob("*.tar")))
-    if name == "ours":
-        data = module(urls, decode)
-        return lambda: (sample for batch in data.train_dataloader() for sample in batch["key"])
-    if name == "webdataset":
-        import webdataset
-
-        pipeline = webdataset.WebDataset(urls, shardshuffle=1000, seed=0).shuffle(1000)
-        return lambda: decoded(pipeline) if decode else iter(pipeline)
-    dataset = PEERS[name](urls, folder.with_name(f"{folder.name}-{name}"))
-    return lambda: decoded(dataset) if decode else iter(dataset)
+def opened(name: str, folder: Path) -> Peer:
+    return LIBRARIES[name](sorted(map(str, folder.glob("*.tar"))), folder.with_name(f"{folder.name}-{name}"))
 
 
-def module(urls: list[str], decode: bool) -> DataModule:
-    dataset = ShardDataset(urls, (View if decode else Raw)(ImageTransform(256)))
+def module(urls: list[str], view: type[View]) -> DataModule:
+    dataset = ShardDataset(urls, view(ImageTransform(256)))
     return DataModule(dataset, Arrangement(lambda **facts: Order(0, **facts)), BATCH_SIZE)
 
 
-def decoded(samples: Any) -> Iterator[dict[str, Tensor]]:
-    view = View(ImageTransform(256))
-    for number, sample in enumerate(samples):
-        yield view(sample["jpg"], Draw(0, number), "", {}, None)
+def batches(samples: Iterator[Sample]) -> Iterator[dict[str, Any]]:
+    """Decoded by us, as a batch of training."""
+    view, number = View(ImageTransform(256)), 0
+    while group := list(islice(samples, BATCH_SIZE)):
+        numbered = enumerate(group, number)
+        made = [{**view(jpg, Draw(0, n), text, {}, None), "caption": text, "index": n} for n, (jpg, text) in numbered]
+        number += len(group)
+        yield collate(made)
 
 
-def raw_samples(urls: list[str]) -> Iterator[dict[str, Any]]:
-    import webdataset
-
-    for sample in webdataset.WebDataset(urls, shardshuffle=False):
-        yield {"jpg": sample["jpg"], "txt": sample["txt"].decode()}
+def raw(name: str, folder: Path) -> float:
+    peer = opened(name, folder)
+    return rate(lambda: sum(1 for _ in islice(peer.samples(), NUM_SAMPLES)), NUM_SAMPLES)
 
 
-def litdata_dataset(urls: list[str], folder: Path) -> Any:
-    import litdata
-    from litdata.streaming.cache import Cache
-
-    if not folder.exists():
-        folder.mkdir()
-        cache = Cache(str(folder), chunk_bytes=1 << 24)
-        for number, sample in enumerate(raw_samples(urls)):
-            cache[number] = sample
-        cache.done()
-        cache.merge()
-    return litdata.StreamingDataset(str(folder), shuffle=True)
-
-
-def streaming_dataset(urls: list[str], folder: Path) -> Any:
-    from streaming import MDSWriter, StreamingDataset
-
-    if not folder.exists():
-        with MDSWriter(out=str(folder), columns={"jpg": "bytes", "txt": "str"}) as writer:
-            for sample in raw_samples(urls):
-                writer.write(sample)
-    return StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH_SIZE)
+def decoded(name: str, folder: Path) -> float:
+    count = NUM_SAMPLES // 4 // BATCH_SIZE
+    if name == "ours":
+        data = module(sorted(map(str, folder.glob("*.tar"))), View)
+        loader = data.train_dataloader()
+        return rate(
+            lambda: sum(1 for batch in islice(loader, count) if data.on_after_batch_transfer(batch, 0)),
+            count,
+        ) * BATCH_SIZE  # fmt: skip
+    peer = opened(name, folder)
+    return rate(lambda: sum(1 for _ in islice(batches(peer.samples()), count)), count) * BATCH_SIZE
 
 
-PEERS = {"litdata": litdata_dataset, "streaming": streaming_dataset}
-
-
-def speed(name: str, folder: Path, decode: bool) -> float:
-    begin, count = opened(name, folder, decode), NUM_SAMPLES // (4 if decode else 1)
-    sum(1 for _ in islice(begin(), count))
+def rate(pass_over: Callable[[], int], count: int) -> float:
+    pass_over()
     rates = []
-    for _ in range(3):
+    for _ in range(5):
         start = time.perf_counter()
-        assert sum(1 for _ in islice(begin(), count)) == count
+        assert pass_over() == count
         rates.append(count / (time.perf_counter() - start))
     return statistics.median(rates)
 
 
 def memory(name: str, folder: Path) -> float:
-    assert sum(1 for _ in islice(opened(name, folder, decode=False)(), 1000)) == 1000
+    assert sum(1 for _ in islice(opened(name, folder).samples(), 1000)) == 1000
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
-def resume(folder: Path, position: int) -> float:
-    """From nothing but the shards' addresses to the first batch at the position, decoded."""
+def resume(name: str, folder: Path, count: int) -> float:
+    """From nothing but the addresses and the saved state to the first batch, decoded."""
+    peer = opened(name, folder)
+    assert peer.state
+    state = peer.state(count)
+    del peer
     start = time.perf_counter()
-    data = module(sorted(map(str, folder.glob("*.tar"))), decode=True)
-    data.go_on(0, position)
-    next(iter(data.train_dataloader()))
+    peer = opened(name, folder)
+    peer.restore(state)
+    next(batches(peer.samples()))
     return time.perf_counter() - start
 
 
 MEASURES: dict[str, Callable[[str, Path], float]] = {
-    "raw": lambda name, folder: speed(name, folder, decode=False),
-    "decoded": lambda name, folder: speed(name, folder, decode=True),
+    "raw": raw,
+    "decoded": decoded,
     "memory": memory,
-    "near": lambda _, folder: resume(folder, 10),
-    "far": lambda _, folder: resume(folder, FAR),
+    "near": lambda name, folder: resume(name, folder, 10),
+    "on": lambda name, folder: resume(name, folder, 3000),
+    "far": lambda name, folder: resume(name, folder, FAR),
 }
 
 if __name__ == "__main__":

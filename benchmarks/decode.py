@@ -20,7 +20,8 @@ from PIL import Image
 
 from diffusion_train.data.decode import MARGIN, decode_image
 from diffusion_train.data.header import image_header
-from diffusion_train.data.transform import ImageTransform, to_tensor
+from diffusion_train.data.resize import to_bytes
+from diffusion_train.data.transform import ImageTransform
 
 SIZE = 256
 SOURCES = [(512, 512), (1024, 768), (1024, 1024), (2048, 1536)]
@@ -82,7 +83,7 @@ def pillow_view(data: bytes) -> torch.Tensor:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))
-    return to_tensor(square.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    return to_bytes(square.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
 def encode(image: Image.Image, kind: str, **options: int) -> bytes:

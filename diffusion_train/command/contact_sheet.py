@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.collate import to_levels
 from diffusion_train.data.collection import Collection
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.order import Draw
@@ -116,7 +117,7 @@ def _seen(
         return f"<p>{escape(shown(str(error) or 'no image', 200))}</p>", caption, ""
     height, width = made["original_size"].tolist()
     out = io.BytesIO()
-    to_image(made["x"]).save(out, "PNG")
+    to_image(to_levels(made)["x"]).save(out, "PNG")
     source = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
     seen = tuple(made["x"].shape[1:])
     return f'<img alt="" src="{source}">', caption, f"{width} x {height} → {seen[1]} x {seen[0]}"

@@ -6,12 +6,12 @@ import copy
 import hashlib
 import json
 import logging
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from diffusion_train.data.caption.captions import Captions
@@ -216,7 +216,7 @@ class ShardDataset:
         return members[extension]
 
     def _checked(self, key: str, data: bytes, place: Range, crc: int) -> bytes:
-        if self.verify and zlib.crc32(data) != crc:
+        if self.verify and crc32(data) != crc:
             raise BadSample(key, place, "the checksum differs from the index: the shard was damaged or changed")
         return data
 

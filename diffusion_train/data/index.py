@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from diffusion_train.data import tar
@@ -146,17 +147,17 @@ class _Found:
         if extension in IMAGE_EXTENSIONS and member.size <= MAX_BYTES:
             data = file.read(member.size)
             try:
-                return zlib.crc32(data), *image_size(data)
+                return crc32(data), *image_size(data)
             except ImageError:
-                return zlib.crc32(data), 0, 0
+                return crc32(data), 0, 0
         if extension == "json" and member.size <= _MAX_JSON:
             data = file.read(member.size)
             if license := _license(data):
                 self.license_of[key] = license
-            return zlib.crc32(data), 0, 0
+            return crc32(data), 0, 0
         crc, left = 0, member.size
         while left and (chunk := file.read(min(left, _CHUNK))):
-            crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+            crc, left = crc32(chunk, crc), left - len(chunk)
         return crc, 0, 0
 
     def index(self, stat: Stat) -> ShardIndex:

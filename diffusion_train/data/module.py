@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.buckets import Buckets, Occupancy
-from diffusion_train.data.collate import collate
+from diffusion_train.data.collate import collate, stack, to_levels
 from diffusion_train.data.dataset import Dataset
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import Problem
@@ -146,13 +146,17 @@ class DataModule(pl.LightningDataModule):
         return DataLoader(
             _Reads(self.dataset),
             batch_sampler=_Draws(self, range(rank * share, (rank + 1) * share)),
-            collate_fn=collate,
+            collate_fn=stack,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=cuda,
             # without a generator of its own each iteration would draw from the global one
             generator=torch.Generator().manual_seed(key_seed("loader", self.order.seed)),
         )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Images travel as bytes, a quarter of their floats."""
+        return to_levels(batch)
 
     def examples(self, num_samples: int) -> Batch:
         """Training samples spread evenly over the data, always the same; at most `num_samples`."""

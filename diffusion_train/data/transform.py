@@ -1,4 +1,4 @@
-"""RGB image -> tensors in [-1, 1]; everything random is keyed by (seed, epoch, sample)."""
+"""RGB image -> tensors of bytes, of which `collate.to_levels` makes [-1, 1]; everything random is keyed by (seed, epoch, sample)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ImageTransform:
         focal: Sequence[float] | None = None,
         others: Mapping[str, Image.Image] | None = None,
     ) -> dict[str, Tensor]:
-        """Gives "x" (3, H, W) of `shape` (H, W), the square by default, and "original_size" and "crop" (2,), int64.
+        """Gives "x" (3, H, W) uint8 of `shape` (H, W), the square by default, and "original_size" and "crop" (2,), int64.
 
         "original_size" is the (height, width) of the upright image as stored. "crop" is the (top, left) of the view in
         pixels of the resized image, of its mirror image where the view is mirrored: SDXL's micro-conditioning.
@@ -92,13 +92,13 @@ class ImageTransform:
 
         def seen(whole: Image.Image, nearest: bool = False) -> Tensor:
             pixels = view(whole, size, corner, shape, nearest)
-            return pixels.flip(-1) if flipped else pixels
+            return (pixels.flip(-1) if flipped else pixels).contiguous()
 
         pixels, (top, left) = seen(image), corner
         return {
-            **{name: _to_levels(seen(other, name in self.nearest)) for name, other in images.items()},
+            **{name: seen(other, name in self.nearest) for name, other in images.items()},
             **self._aligned(pixels),
-            "x": _to_levels(pixels),
+            "x": pixels,
             "original_size": torch.tensor([original.height, original.width]),
             "crop": torch.tensor([top, size[1] - shape[1] - left if flipped else left]),
         }
@@ -129,16 +129,7 @@ class Downscale:
 
     def __call__(self, image: Image.Image) -> Tensor:
         small = image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
-        return to_tensor(small.resize(image.size, Image.Resampling.BICUBIC))
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """RGB -> (3, H, W) in [-1, 1], float32."""
-    return _to_levels(to_bytes(image))
-
-
-def _to_levels(pixels: Tensor) -> Tensor:
-    return pixels.contiguous().float().div_(127.5).sub_(1.0)
+        return to_bytes(small.resize(image.size, Image.Resampling.BICUBIC))
 
 
 def _point(focal: Sequence[float]) -> Sequence[float]:

@@ -14,9 +14,10 @@ from diffusion_train.data.caption.source import JsonMember, TextMember
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import DataError
+from diffusion_train.data.resize import to_bytes
 from diffusion_train.data.selection import Selection
 from diffusion_train.data.storage.base import StorageError
-from diffusion_train.data.transform import Downscale, ImageTransform, to_tensor
+from diffusion_train.data.transform import Downscale, ImageTransform
 from diffusion_train.data.view import View
 
 
@@ -43,7 +44,7 @@ def test_a_sample_is_an_image_with_its_own_caption(make_dataset, make_png):
     for index in (0, 4, 5, 11):
         sample = _read(dataset, index)
         image = Image.open(io.BytesIO(make_png(index))).crop((2, 0, 18, 16))
-        assert torch.equal(sample["x"], to_tensor(image))
+        assert torch.equal(sample["x"], to_bytes(image))
         assert (sample["key"], sample["caption"], sample["index"]) == (f"k{index:05d}", f"caption {index}", index)
     assert list(dataset.captions()) == [f"caption {i}" for i in range(12)]
 

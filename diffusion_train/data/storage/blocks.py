@@ -10,11 +10,12 @@ import fcntl
 import logging
 import os
 import time
-import zlib
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from isal.isal_zlib import crc32
 
 log = logging.getLogger(__name__)
 _PIECE = 1 << 16  # bytes a checksum stands for: what is read to verify one small sample
@@ -57,7 +58,7 @@ class BlockFiles:
         return None
 
     def keep(self, path: Path, descriptor: int, data: bytes) -> None:
-        checksums = array("I", [zlib.crc32(data[at : at + _PIECE]) for at in range(0, len(data), _PIECE)])
+        checksums = array("I", [crc32(data[at : at + _PIECE]) for at in range(0, len(data), _PIECE)])
         contents = data + checksums.tobytes()
         try:
             if len(contents) > self.max_bytes * _KEPT or not self._reserve(len(contents)):
@@ -144,7 +145,7 @@ def _verified(path: Path, size: int, start: int, end: int) -> bytes | None:
     finally:
         os.close(descriptor)
     view = memoryview(data)
-    found = array("I", [zlib.crc32(view[at : at + _PIECE]) for at in range(0, len(data), _PIECE)])
+    found = array("I", [crc32(view[at : at + _PIECE]) for at in range(0, len(data), _PIECE)])
     if len(data) != high - low or found.tobytes() != checksums:
         return None
     return data[start - low : end - low]

@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion_train.data.collate import collate
 from diffusion_train.data.decode import decode_image
 from diffusion_train.data.header import ImageError
-from diffusion_train.data.transform import Downscale, ImageTransform, to_tensor
+from diffusion_train.data.resize import to_bytes
+from diffusion_train.data.transform import Downscale, ImageTransform
 
 
 @pytest.fixture
@@ -18,15 +20,17 @@ def image() -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def test_pixels_span_minus_one_to_one():
-    levels = to_tensor(Image.fromarray(np.array([[[0, 255, 51]]], np.uint8)))
-    assert levels.flatten().tolist() == pytest.approx([-1, 1, -0.6])
-    assert levels.dtype == torch.float32
+def test_pixels_of_a_batch_span_minus_one_to_one():
+    sample = {"x": to_bytes(Image.fromarray(np.array([[[0, 255, 51]]], np.uint8))), "index": 255}
+    batch = collate([sample, sample])
+    assert batch["x"].flatten(1).tolist() == [pytest.approx([-1, 1, -0.6])] * 2
+    assert batch["x"].dtype == torch.float32
+    assert batch["index"].tolist() == [255, 255]
 
 
 def test_an_image_of_the_right_size_is_not_touched(image):
     square = image.crop((0, 0, 32, 32))
-    assert torch.equal(ImageTransform(32)(square, 0, 0)["x"], to_tensor(square))
+    assert torch.equal(ImageTransform(32)(square, 0, 0)["x"], to_bytes(square))
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (24, 48), (50, 30)])
@@ -39,9 +43,9 @@ def test_the_view_is_the_resized_image_at_the_crop_that_is_recorded(image, shape
     for sample in range(20):
         tensors = transform(image, 0, sample, shape, focal=(0.3, 0.8))
         top, left = tensors["crop"].tolist()
-        part = to_tensor(resized)[:, top : top + shape[0], left : left + shape[1]]
-        of_mirror_image = to_tensor(resized).flip(-1)[:, top : top + shape[0], left : left + shape[1]]
-        matches = [torch.allclose(tensors["x"], view, atol=1.01 / 127.5) for view in (part, of_mirror_image)]
+        part = to_bytes(resized)[:, top : top + shape[0], left : left + shape[1]]
+        of_mirror_image = to_bytes(resized).flip(-1)[:, top : top + shape[0], left : left + shape[1]]
+        matches = [torch.allclose(tensors["x"].float(), view.float(), atol=1.01) for view in (part, of_mirror_image)]
         assert any(matches)
         mirrored += matches[1]
         assert tensors["original_size"].tolist() == [40, 60]
@@ -57,7 +61,7 @@ def test_the_middle_is_kept(size, corner):
     wide.paste((0, 0, 255), ((size[0] - 40) // 2, (size[1] - 40) // 2, (size[0] + 40) // 2, (size[1] + 40) // 2))
     tensors = ImageTransform(40)(wide, 0, 0)
     assert tensors["crop"].tolist() == list(corner)
-    assert torch.equal(tensors["x"], to_tensor(Image.new("RGB", (40, 40), "blue")))
+    assert torch.equal(tensors["x"], to_bytes(Image.new("RGB", (40, 40), "blue")))
 
 
 def test_sizes_before_a_jpeg_was_reduced_are_recorded(photo):
@@ -70,13 +74,13 @@ def test_sizes_before_a_jpeg_was_reduced_are_recorded(photo):
         )
         assert whole["original_size"].tolist() == [223, 401] == reduced["original_size"].tolist()
         assert torch.equal(whole["crop"], reduced["crop"])
-        assert (whole["x"] - reduced["x"]).abs().mean() <= 2 / 127.5
+        assert (whole["x"].float() - reduced["x"].float()).abs().mean() <= 2
 
 
 @pytest.mark.parametrize("size", [(5, 9), (1, 1), (1, 5000), (5000, 1)], ids=str)
 def test_images_of_any_size_give_the_shape_asked_for(size):
     tensors = ImageTransform(32)(Image.new("RGB", size, "red"), 0, 0, (48, 32))
-    assert torch.equal(tensors["x"], to_tensor(Image.new("RGB", (32, 48), "red")))
+    assert torch.equal(tensors["x"], to_bytes(Image.new("RGB", (32, 48), "red")))
 
 
 def test_flips_are_keyed_by_seed_epoch_and_sample(image):
@@ -128,9 +132,9 @@ def test_a_focal_point_that_is_none_is_a_fault_of_the_sample(focal):
 
 
 def test_aligned_tensors_show_the_same_view(image):
-    transform = ImageTransform(32, flip=True, aligned={"same": to_tensor, "low_res": Downscale(8)}, crop="random")
+    transform = ImageTransform(32, flip=True, aligned={"same": to_bytes, "low_res": Downscale(8)}, crop="random")
     for sample in range(8):
-        tensors = transform(image, 0, sample)
+        tensors = {name: value.float() for name, value in transform(image, 0, sample).items()}
         assert torch.equal(tensors["same"], tensors["x"])
         difference = tensors["low_res"] - tensors["x"].unflatten(1, (8, 4)).unflatten(3, (8, 4)).mean(
             (2, 4)
@@ -150,9 +154,9 @@ def test_further_images_show_the_same_view(photo):
     for sample in range(8):
         tensors = transform(wide, 0, sample, (64, 80), others=others)
         assert torch.equal(tensors["copy"], tensors["x"])
-        assert (tensors["smaller"] - tensors["x"]).abs().mean() < 0.06
-        assert tensors["mask"].unique().tolist() == pytest.approx([3 / 127.5 - 1, 250 / 127.5 - 1])
-        assert ((tensors["mask"] > 0) == (tensors["x"] > 100 / 127.5 - 1)).float().mean() > 0.9
+        assert (tensors["smaller"].float() - tensors["x"].float()).abs().mean() < 0.06 * 127.5
+        assert tensors["mask"].unique().tolist() == [3, 250]
+        assert ((tensors["mask"] > 127) == (tensors["x"] > 100)).float().mean() > 0.9
 
 
 def test_a_further_image_of_another_view_is_a_fault_of_the_sample(image):
@@ -163,7 +167,7 @@ def test_a_further_image_of_another_view_is_a_fault_of_the_sample(image):
 def test_downscaling_keeps_the_shape_and_drops_detail(image):
     square = image.crop((0, 0, 32, 32))
     assert Downscale(16)(square).shape == (3, 32, 32)
-    assert Downscale(16)(square).std() < to_tensor(square).std()
+    assert Downscale(16)(square).float().std() < to_bytes(square).float().std()
 
 
 def test_without_augmentation_nothing_is_flipped_or_moved(image):
