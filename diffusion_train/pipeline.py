@@ -33,8 +33,10 @@ class Pipeline:
     def sample(self, batch: dict[str, Any], seeds: Sequence[int], batch_size: int = 64) -> Tensor:
         """Conditions as in a training batch (captions and what else the conditioner reads), a seed a row -> (B, ...).
 
-        A row's noise depends on its seed alone; `batch_size` rows are worked on at once. The result is on the CPU.
+        The conditioner also sees "target_size" (B, 2), height and width. A row's noise depends on its seed alone;
+        `batch_size` rows are worked on at once. The result is on the CPU.
         """
+        batch = {"target_size": torch.tensor(self.shape[-2:]).expand(len(seeds), -1)} | batch
         was_training = self.network.training
         self.network.eval()
         try:
@@ -48,7 +50,7 @@ class Pipeline:
         weight = next(self.network.parameters())
         device = weight.device
         cond = self.conditioner({k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()})
-        null = self.conditioner.null(len(rng.rows))
+        null = cond | self.conditioner.null(len(rng.rows))
 
         def network(xt: Tensor, told: Tensor, /, **cond: Tensor) -> Tensor:
             output: Tensor = self.network(xt.to(weight.dtype), told, **cond)

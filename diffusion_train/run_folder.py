@@ -25,25 +25,40 @@ def weights_file(run: Path, key: str = "run") -> Path:
 
 
 def build_network(cfg: Any, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """The network of a config with the weights of the run that `pretrained` names, if any; then the adapter.
+    """The network of a config, with the weights of the run that `pretrained` names, if it names one; then the adapter.
 
     Where `weights`, which the caller loads, are all of the network's, that run is not looked for. Raises ValueError if
-    there are no weights or they are of another network.
+    there are no weights or they are of another network, or an adapter would stand beside weights that no file holds.
     """
     network = config.build(cfg.network)
-    if cfg.pretrained and (weights is None or weights.keys() != network.state_dict().keys()):
+    if starts_from_run(cfg) and (weights is None or weights.keys() != network.state_dict().keys()):
         load_exactly(network, load_weights(weights_file(Path(cfg.pretrained), "pretrained"))[0], network.state_dict())
-    return config.build(cfg.adapter)(network)
+    adapted: nn.Module = config.build(cfg.adapter)(network)
+    from_folder = isinstance(cfg.network.get("model"), str)
+    if not (cfg.pretrained or from_folder or all(parameter.requires_grad for parameter in adapted.parameters())):
+        raise ValueError(
+            "pretrained=null, but the adapter leaves weights as they are, so that they would be random ones and be "
+            "saved nowhere: give pretrained=<the model to train on>, or adapter=none"
+        )
+    return adapted
+
+
+def starts_from_run(cfg: Any) -> bool:
+    """Whether `pretrained` is a run of ours, and not a model of others, whose parts load their own weights."""
+    return bool(cfg.pretrained) and cfg.get("base", {}).get("kind", "run") == "run"
 
 
 def load_pipeline(run: Path, cfg: Any = None, device: str = "cpu") -> Pipeline:
     """The model of a run as it is sampled from: with the weights of its first EMA.
 
     `cfg` is the run's config with other settings of sampling, by default as the run has it. Raises ValueError for
-    files that are not ours, weights of another network, and targets that are not allowed.
+    files that are not ours, weights of another network, targets that are not allowed, and where what the run was trained
+    on is needed, and is not there or has changed.
     """
     weights, description = load_weights(weights_file(run))
     cfg = config.from_container(description["config"]) if cfg is None else cfg
+    if not (starts_from_run(cfg) and str(cfg.adapter._target_).endswith(".NoAdapter")):
+        config.settle(cfg)
     network = build_network(cfg, weights)
     load_exactly(network, weights, trained(network))
     return assemble(cfg, network, description["shape"], device)

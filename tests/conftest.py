@@ -13,7 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of pytest share t
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
+from diffusion_train.adapter.none import NoAdapter
 from diffusion_train.autoencoder.identity import Identity
 from diffusion_train.callbacks.checkpointing import Checkpointing
 from diffusion_train.callbacks.scalars import Scalars
@@ -64,6 +66,7 @@ def points_run(
     batch_size: int = 12,
     dataset: Dataset | None = None,
     allow_mismatch: tuple[str, ...] = (),
+    adapter: Callable[[nn.Module], nn.Module] | None = None,
 ) -> tuple[DiffusionModule, Recorder]:
     torch.manual_seed(seed)
     data = DataModule(
@@ -73,7 +76,7 @@ def points_run(
         num_workers=num_workers,
     )
     module = DiffusionModule(
-        MLP(in_channels=2, width=16, depth=2),
+        (adapter or NoAdapter())(MLP(in_channels=2, width=16, depth=2)),
         GaussianDiffusion(Cosine(), V(), Output(), Uniform()),
         NoCondition(),
         Identity(),

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
+
+from diffusion_train.utils.rng import Rng
 
 
 class Autoencoder(nn.Module, ABC):
     """Frozen. Owns the scale and shift of its latents, so that they have about unit variance."""
 
+    def encode(self, x: Tensor, rng: Rng | None = None) -> Tensor:
+        """Data (B, ...) in [-1, 1] -> latents (B, ...) in the precision of x.
+
+        An encoder that answers a distribution is sampled by `rng`, row by row; without one its mode is taken.
+        """
+        return self.latents(self.moments(x), rng).to(x.dtype)
+
     @abstractmethod
-    def encode(self, x: Tensor) -> Tensor:
-        """Data (B, ...) in [-1, 1] -> latents (B, ...)."""
+    def moments(self, x: Tensor) -> Tensor:
+        """Data (B, ...) -> what the encoder answers (B, ...), from which `latents` can be had again and again."""
+
+    @abstractmethod
+    def latents(self, moments: Tensor, rng: Rng | None = None) -> Tensor:
+        """-> (B, ...). Raises NotFinite where some are no numbers."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -20,4 +34,12 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """One row's shape of data -> one row's shape of latents."""
+        """One row's shape of data -> one row's shape of latents. Raises ValueError for data that cannot be encoded."""
+
+
+class NotFinite(ValueError):
+    """`rows` of a batch have latents that are no numbers."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        super().__init__(f"latents that are no numbers in rows {list(rows)}")
+        self.rows = list(rows)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from diffusion_train.autoencoder.base import Autoencoder
+from diffusion_train.utils.rng import Rng
 
 
 class Identity(Autoencoder):
-    def encode(self, x: Tensor) -> Tensor:
+    def moments(self, x: Tensor) -> Tensor:
         return x
+
+    def latents(self, moments: Tensor, rng: Rng | None = None) -> Tensor:
+        return moments
 
     def decode(self, latents: Tensor) -> Tensor:
         return latents

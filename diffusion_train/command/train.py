@@ -24,6 +24,7 @@ READ = (
     "run_dir",
     "resume",
     "pretrained",
+    "base",
     "condition",  # for networks that take conditions
     "condition_dropout",
     "clip_norm",
@@ -41,6 +42,7 @@ def run(cfg: Any) -> int:
 
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=READ, given=GIVEN)
+    config.settle(cfg)
     with claimed(Path(cfg.run_dir)):
         return train(cfg)
 
@@ -57,6 +59,7 @@ def train(cfg: Any) -> int:
 
     run_dir = Path(cfg.run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)
+    same_base(cfg, checkpoint)
     torch.set_float32_matmul_precision("high")
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg)
@@ -76,8 +79,8 @@ def train(cfg: Any) -> int:
         print(f"data: {config.redact_text(reason)}; the run can go on from its last checkpoint", file=sys.stderr)
         return Exit.STORAGE
     except ValueError as error:
-        if checkpoint is None and trainer.global_step == 0:
-            raise  # told as a mistake in the settings, without a traceback
+        if trainer.global_step == 0:
+            raise  # a mistake in the settings, or a checkpoint of another run: told without a traceback
         raise RuntimeError(f"training ended at step {trainer.global_step}: {error}") from error
     farewell(cfg, trainer, run_dir)
     return Exit.DONE if trainer.global_step >= trainer.max_steps else Exit.STOPPED
@@ -155,6 +158,23 @@ def resume_from(run_dir: Path, resume: str) -> Path | None:
     if "://" in resume or not Path(resume).is_file():
         raise ValueError(f"resume={resume}: no such checkpoint file; give a path, auto or never")
     return Path(resume)
+
+
+def same_base(cfg: Any, checkpoint: Path | None) -> None:
+    """Raises ValueError if the checkpoint is of a run that began with other weights: told before any are read."""
+    from diffusion_train.training.checkpoint import read_facts
+
+    if checkpoint is None:
+        return
+    before = read_facts(checkpoint)["config"].get("base", {}).get("sha256")
+    if before != cfg.base.sha256:
+        was, now = (
+            f"weights of SHA-256 {digest[:12]}..." if digest else "none" for digest in (before, cfg.base.sha256)
+        )
+        raise ValueError(
+            f"pretrained={cfg.pretrained}: {checkpoint} began with another model ({was}, now {now}); give that one, or "
+            "start again in another run_dir"
+        )
 
 
 def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> None:

@@ -28,7 +28,10 @@ class Conditioner(nn.Module, ABC):
         """-> {name: (B, ...)}."""
 
     def null(self, n: int) -> Cond:
-        """The conditions of n rows without a condition: same names and shapes. By default those of an empty caption."""
+        """What stands for "no condition" in n rows; conditions that are not named in it are kept.
+
+        By default all of them, as an empty caption has them.
+        """
         cond: Cond = self({"caption": [""] * n})
         return cond
 
@@ -37,9 +40,9 @@ class Conditioner(nn.Module, ABC):
 
 
 def drop(cond: Cond, null: Cond, keep: Tensor) -> Cond:
-    """Rows of `cond` where keep (B,) bool, rows of `null` elsewhere."""
-    assert cond.keys() == null.keys(), f"conditions {sorted(cond)} and their absence {sorted(null)} differ in names"
-    return {name: torch.where(expand(keep, value), value, null[name]) for name, value in cond.items()}
+    """Rows of `cond` where keep (B,) bool, rows of `null`, as far as it has them, elsewhere."""
+    assert null.keys() <= cond.keys(), f"conditions {sorted(cond)} and their absence {sorted(null)} differ in names"
+    return cond | {name: torch.where(expand(keep, cond[name]), cond[name], value) for name, value in null.items()}
 
 
 def entry(values: Mapping[str, Any], key: str, reader: str) -> Any:

@@ -5,7 +5,8 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 
 from __future__ import annotations
 
-from diffusion_train.conditioner.transformers_encoder import TransformersEncoder, own_pool, pretrained_folder
+from diffusion_train.conditioner.transformers_encoder import TransformersEncoder, own_pool
+from diffusion_train.pretrained.source import part
 
 
 class CLIPText(TransformersEncoder):
@@ -16,6 +17,6 @@ class CLIPText(TransformersEncoder):
     """
 
     def __init__(self, source: str, max_length: int = 77, subfolder: str = "", tokenizer_subfolder: str = "") -> None:
-        folder = pretrained_folder(source, subfolder, tokenizer_subfolder)
+        folder = part(source, "conditioner.encoder.source", subfolder, tokenizer_subfolder)
         weights, tokenizer = folder / subfolder, folder / tokenizer_subfolder
         super().__init__(weights, tokenizer, "CLIPTextModel", max_length, own_pool, padded=True)

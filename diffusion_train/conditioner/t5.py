@@ -5,7 +5,8 @@ Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Te
 
 from __future__ import annotations
 
-from diffusion_train.conditioner.transformers_encoder import TransformersEncoder, no_pool, pretrained_folder
+from diffusion_train.conditioner.transformers_encoder import TransformersEncoder, no_pool
+from diffusion_train.pretrained.source import part
 
 
 class T5(TransformersEncoder):
@@ -15,5 +16,5 @@ class T5(TransformersEncoder):
     """
 
     def __init__(self, source: str, max_length: int = 77, subfolder: str = "", tokenizer_subfolder: str = "") -> None:
-        folder = pretrained_folder(source, subfolder, tokenizer_subfolder)
+        folder = part(source, "conditioner.encoder.source", subfolder, tokenizer_subfolder)
         super().__init__(folder / subfolder, folder / tokenizer_subfolder, "T5EncoderModel", max_length, no_pool)

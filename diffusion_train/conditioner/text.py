@@ -27,6 +27,7 @@ class TextEncoder(ABC):
     """Not a module, so that its weights are neither trained nor saved with the conditioner that holds it."""
 
     max_length: int  # tokens of the longest caption that is taken whole
+    padded: bool = False  # every caption fills all places, and networks attend to all of them
 
     @property
     @abstractmethod
@@ -45,7 +46,7 @@ class TextEncoder(ABC):
 
 
 class Text(Conditioner):
-    """`text` (B, max_length, D), `text_mask` (B, max_length) and, where the encoder has one, `pooled` (B, P).
+    """`text` (B, max_length, D), `text_mask` (B, max_length) unless all places count, and `pooled` (B, P) if there is one.
 
     `warm_up` keeps embeddings in a file of the cache folder, for this run and the next; a caption that it did not see is
     embedded when it comes. `max_bytes` of embeddings at most stay in the memory of a process.
@@ -126,7 +127,9 @@ class Text(Conditioner):
         for place, row in enumerate(rows):
             text[place, : len(row.text)] = row.text
             mask[place, : len(row.text)] = True
-        cond = {"text": text.to(self.place), "text_mask": mask.to(self.place.device)}
+        cond = {"text": text.to(self.place)}
+        if not self.encoder.padded:
+            cond["text_mask"] = mask.to(self.place.device)
         if rows[0].pooled.numel():
             cond["pooled"] = torch.stack([row.pooled for row in rows]).to(self.place)
         return cond

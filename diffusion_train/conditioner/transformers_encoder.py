@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffusion_train.conditioner.text import TextEncoder
 from diffusion_train.conditioner.text_store import Embedding
+from diffusion_train.utils.sha256 import file_sha256
 
 _FORMAT = 2  # raised when the same files would give other embeddings
 _ROWS = 8  # embedded at once, always: products of matrices of another shape may round otherwise
@@ -25,7 +26,7 @@ _KINDS = ("*.safetensors", "*.json", "*.txt", "*.model")  # of files that decide
 class TransformersEncoder(TextEncoder):
     """Loaded when a caption is first embedded.
 
-    `model` names a class of transformers; `pool` takes its output to (B, P). Captions are grouped by their number of
+    `model` names a class of transformers; `read` takes its output to (B, l, D), `pool` to (B, P). Captions are grouped by their number of
     tokens, so that none is padded; `padded` gives every caption all `max_length` places instead, as encoders want
     whose models were trained on what stands in the padding. ValueError where a folder holds no safetensors weights or
     the encoder has fewer places than `max_length`.
@@ -40,9 +41,11 @@ class TransformersEncoder(TextEncoder):
         pool: Callable[[Any], Tensor],
         padded: bool = False,
         normalize: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        read: Callable[[Any], Tensor] | None = None,
     ) -> None:
         self.weights, self.tokenizer, self.model = weights, tokenizer, model
         self.max_length, self.pool, self.padded, self.normalize = max_length, pool, padded, normalize
+        self.read = read or last_layer
         self._loaded: tuple[Any, Any] | None = None
         if not list(weights.glob("*.safetensors")):
             raise ValueError(f"{weights} holds no .safetensors file; weights in other formats are not loaded")
@@ -56,6 +59,7 @@ class TransformersEncoder(TextEncoder):
             self.max_length,
             self.padded,
             self.normalize is not None,
+            self.read.__name__,
         )
         total = hashlib.sha256(repr(settings).encode())
         for folder in (self.weights, self.tokenizer):
@@ -111,7 +115,7 @@ class TransformersEncoder(TextEncoder):
     def _rows(self, model: Any, ids: list[list[int]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """(text, pooled) of captions of equal length, with more rows beside them up to `_ROWS`."""
         filled = [*ids, *[ids[-1]] * (_ROWS - len(ids))]
-        texts, pooled = _run(model, self.pool, torch.tensor(filled, device=device))
+        texts, pooled = _run(model, self.read, self.pool, torch.tensor(filled, device=device))
         if self.normalize is not None:
             texts, pooled = self.normalize(texts, pooled)
         return list(zip(texts, pooled, strict=True))[: len(ids)]
@@ -130,32 +134,14 @@ def _encodable(caption: str) -> str:
     return caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def pretrained_folder(source: str, *subfolders: str) -> Path:
-    """A local folder, or a model of the Hugging Face hub: what stands in `subfolders` of it is fetched.
-
-    ValueError where it is neither.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if source.startswith(("/", ".", "~")):
-        raise ValueError(f"conditioner.encoder.source={source}: there is no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    wanted = [f"{folder}/{kind}" if folder else kind for folder in subfolders for kind in _KINDS]
-    unwanted = ["*.fp16.*"] if any(subfolders) else ["*.fp16.*", "*/*"]
-    try:
-        return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=unwanted))
-    except (OSError, HFValidationError) as error:
-        raise ValueError(
-            f"conditioner.encoder.source={source}: neither a folder nor a model that the hub gives: {error}"
-        ) from error
+def last_layer(output: Any) -> Tensor:
+    text: Tensor = output.last_hidden_state
+    return text
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def layer_before_last(output: Any) -> Tensor:
+    text: Tensor = output.hidden_states[-2]
+    return text
 
 
 def mean_pool(output: Any) -> Tensor:
@@ -169,13 +155,21 @@ def own_pool(output: Any) -> Tensor:
     return pooled
 
 
+def projected_pool(output: Any) -> Tensor:
+    """The same, in the space that CLIP compares images and texts in."""
+    pooled: Tensor = output.text_embeds
+    return pooled
+
+
 def no_pool(output: Any) -> Tensor:
     empty: Tensor = output.last_hidden_state[:, 0, :0]
     return empty
 
 
-def _run(model: Any, pool: Callable[[Any], Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
+def _run(
+    model: Any, read: Callable[[Any], Tensor], pool: Callable[[Any], Tensor], ids: Tensor
+) -> tuple[Tensor, Tensor]:
     """ids (B, l) -> text (B, l, D), pooled (B, P), in float32 on the CPU whatever context the caller is in."""
     with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
-        output = model(input_ids=ids)
-        return output.last_hidden_state.cpu(), pool(output).cpu()
+        output = model(input_ids=ids, output_hidden_states=read is not last_layer)
+        return read(output).cpu(), pool(output).cpu()

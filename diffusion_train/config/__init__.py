@@ -1,5 +1,6 @@
 """Configuration: composed from YAML and the command line, checked, and made into objects. Only here Hydra is known."""
 
+from diffusion_train.config.base import settle
 from diffusion_train.config.check import check
 from diffusion_train.config.mistakes import ConfigError, Mistake
 from diffusion_train.config.redact import redact, redact_text, save_config
@@ -19,4 +20,5 @@ __all__ = [
     "redact",
     "redact_text",
     "save_config",
+    "settle",
 ]

@@ -8,18 +8,15 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_train.config import resolvers
 from diffusion_train.config.arguments import parse
+from diffusion_train.config.base import lay, named, sets_part
 from diffusion_train.config.folders import groups
-from diffusion_train.config.mistakes import ConfigError, Mistake, did_you_mean, first_lines, listed
+from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, did_you_mean, first_lines, listed
 from diffusion_train.config.values import hydra_mistakes, is_unknown, keys, type_mistakes, unresolved
 
-# Hydra and OmegaConf answer some wrong arguments with plain Python errors.
-ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, AssertionError)
 Refusal = tuple[Override, Exception]
 
 
@@ -40,6 +37,9 @@ class Composer:
         overrides, mistakes = parse(arguments)
         choices, base, refused = self._without_refused([o for o in overrides if not self._sets_value(o)])
         values = [o for o in overrides if self._sets_value(o)]
+        # Values of parts that a pretrained model brings are compared with its parts.
+        brought = [o for o in values if sets_part(o)] if named(base, overrides) else []
+        values = [o for o in values if o not in brought]
         unknown = [o for o in values if is_unknown(o.key_or_group, base)]
         kept, cfg = choices, base
         if known := [o for o in values if o not in unknown]:
@@ -51,6 +51,7 @@ class Composer:
         mistakes += [self._explain(o, error, names) for o, error in refused if not o.key_or_group.startswith(lost)]
         mistakes += [_no_such_key(o, names) for o in unknown if not o.key_or_group.startswith(lost)]
         mistakes += [m for o in kept if self._sets_value(o) for m in type_mistakes(o, base, self.groups)]
+        mistakes += lay(cfg, [*kept, *brought])
         if not (refused or unknown):
             mistakes += unresolved(cfg)
         return cfg, mistakes + hydra_mistakes(cfg, kept)

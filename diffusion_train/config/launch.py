@@ -11,11 +11,13 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from diffusion_train.config import resolvers
-from diffusion_train.config.arguments import first_word, jobs, sweep_mistakes
+from diffusion_train.config.arguments import first_word, jobs, parse, sweep_mistakes
+from diffusion_train.config.base import lay, named, sets_part
 from diffusion_train.config.call import Call
 from diffusion_train.config.compose import Composer
 from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all
@@ -45,7 +47,18 @@ def launch(call: Call, body: Body) -> int:
     cfg = first_pass(call)
     if not call.shows_only:
         raise_all(_run_dir_mistakes(cfg))
-    return _through_hydra(call, body)
+    if call.flags.cfg == "job" and named(cfg):
+        return _show(cfg, call.flags.resolve)
+    overrides = [_forced(o) for o in call.overrides] if named(cfg) else call.overrides
+    return _through_hydra(call, overrides, body)
+
+
+def _show(cfg: DictConfig, resolve: bool) -> int:
+    """What Hydra itself would show lacks the parts of the pretrained model."""
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    print(OmegaConf.to_yaml(cfg, resolve=resolve), end="")
+    return 0
 
 
 def first_pass(call: Call) -> DictConfig:
@@ -86,7 +99,7 @@ def _run_dir_mistakes(cfg: DictConfig) -> list[Mistake]:
     return []
 
 
-def _through_hydra(call: Call, body: Body) -> int:
+def _through_hydra(call: Call, overrides: Sequence[str], body: Body) -> int:
     codes: list[int] = []
     original, allowed, head = list(sys.argv), call.allowed, _program(call)
     flags = [flag for flag in call.flag_arguments if flag not in ("-m", "--multirun")]
@@ -95,6 +108,7 @@ def _through_hydra(call: Call, body: Body) -> int:
     def job(cfg: DictConfig) -> None:
         resolvers.install()
         allow(allowed)
+        raise_all(lay(cfg, parse(HydraConfig.get().overrides.task)[0]))
         # What Lightning starts its further processes with: this job alone, not the whole sweep.
         sys.argv = [*head, *flags, *trust, *HydraConfig.get().overrides.task]
         folder = _settle_run_dir(cfg)
@@ -102,12 +116,18 @@ def _through_hydra(call: Call, body: Body) -> int:
         with suppress(OSError):
             folder.rmdir()  # only if nothing was written
 
-    sys.argv = [original[0], *call.flag_arguments, *_hydra_settings(call), *call.overrides]
+    sys.argv = [original[0], *call.flag_arguments, *_hydra_settings(call), *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(call.folders[0]), config_name=call.config_name)(job)()
     finally:
         sys.argv = original
     return max(codes, default=0)
+
+
+def _forced(argument: str) -> str:
+    """Values of parts may belong to the pretrained model, which Hydra does not know; the first pass has checked them."""
+    (override,) = parse([argument])[0]
+    return f"++{argument}" if override.type == OverrideType.CHANGE and sets_part(override) else argument
 
 
 def _program(call: Call) -> list[str]:

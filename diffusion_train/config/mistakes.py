@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_train.config.redact import redact_text
+
+# Hydra and OmegaConf answer some wrong arguments with plain Python errors.
+ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, AssertionError)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train.config.arguments import parse
-from diffusion_train.config.compose import ERRORS
 from diffusion_train.config.folders import groups
-from diffusion_train.config.mistakes import Mistake, did_you_mean, first_lines, listed, raise_all
+from diffusion_train.config.mistakes import ERRORS, Mistake, did_you_mean, first_lines, listed, raise_all
 from diffusion_train.config.redact import escape
 from diffusion_train.config.targets import forbidden
 from diffusion_train.config.values import is_unknown, keys, type_mistakes, unresolved

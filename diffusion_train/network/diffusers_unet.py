@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_train.network.layers import given
+from diffusion_train.pretrained.model import load_model, model_class
 
 NAMES = ("UNet2DModel", "UNet2DConditionModel")
 
@@ -83,18 +83,5 @@ def _load(model: nn.Module | str | Path | Mapping[str, Any]) -> Any:
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, Mapping):
-        return _class(model, "network.model").from_config(dict(model))
-    folder = Path(model) / "unet" if (Path(model) / "unet").is_dir() else Path(model)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"network.model={model}: neither this folder nor its unet/ holds a config.json")
-    found = _class(json.loads((folder / "config.json").read_text()), str(folder))
-    return found.from_pretrained(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False).train()
-
-
-def _class(config: Mapping[str, Any], where: str) -> Any:
-    name = config.get("_class_name")
-    if name not in NAMES:
-        raise ValueError(f"{where}: _class_name must be one of {', '.join(NAMES)}, but is {name}")
-    import diffusers
-
-    return getattr(diffusers, name)
+        return model_class(model, NAMES, "network.model").from_config(dict(model))
+    return load_model(model, "unet", NAMES, "network.model").train()

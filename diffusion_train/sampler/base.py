@@ -39,7 +39,10 @@ class Sampler(ABC):
     def sample(self, predict: Predict, schedule: Schedule, noise: Tensor, rng: Rng) -> Tensor:
         """noise (B, ...) ~ N(0, 1) -> data (B, ...). Row j depends on its own noise and its own key of `rng` alone."""
         predict = clipped(predict, schedule) if self.clip_x0 else predict
-        return self(predict, schedule, noise, self.grid(schedule, self.num_steps), rng)
+        times = self.grid(schedule, self.num_steps)
+        start, end = noise_levels(schedule, times[[0, -1]], noise.device)
+        x = self(predict, schedule, noise / start.sigma if self.grid.unit_start else noise, times, rng)
+        return x * end.alpha if self.grid.as_is else x
 
     @abstractmethod
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:

@@ -1,6 +1,6 @@
 """Grids: the times a sampler visits, num_steps + 1 of them in float32, falling from noise to data (0).
 
-Trailing and leading: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed", table 2.
+Trailing, leading and linspace: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed", table 2.
 Karras: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", equation 5.
 """
 
@@ -15,6 +15,12 @@ from diffusion_train.diffusion.schedule.base import Schedule
 
 
 class Grid(ABC):
+    unit_start: bool = False
+    """Whether x starts as the noise itself, not as sigma times it: with the spread that noise and data have together."""
+
+    as_is: bool = False
+    """Whether what stands at the last time is taken for data as it is, not divided by alpha."""
+
     @abstractmethod
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
         """times (num_steps + 1,), strictly falling; all but the last are noise levels that the schedule knows."""
@@ -39,33 +45,60 @@ class Uniform(Grid):
         return times.float()
 
 
-class Trailing(Grid):
-    """Equal steps rounded to the levels of a model trained on `num_levels` of them; the first is pure noise."""
+class Levels(Grid):
+    """Some of the `num_levels` levels that a model was trained on, whose index i is the time (i + 1) / num_levels.
 
-    def __init__(self, num_levels: int = 1000) -> None:
+    `unit_start` and `end_at_level` are how diffusers samples many models: x starts as the noise itself, and ends at index 0
+    (its `set_alpha_to_one=False`), where what little noise is left is taken for data.
+    """
+
+    def __init__(self, num_levels: int = 1000, unit_start: bool = False, end_at_level: bool = False) -> None:
         self.num_levels = num_levels
+        self.unit_start = unit_start
+        self.as_is = self.end_at_level = end_at_level
 
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
-        _check_levels(num_steps, self.num_levels)
-        levels = torch.linspace(self.num_levels, 0, num_steps + 1, dtype=torch.float64).round()
-        return (levels / self.num_levels).float()
+        if num_steps > self.num_levels:
+            raise ValueError(f"sampler.num_steps={num_steps}: more than the grid's num_levels={self.num_levels}")
+        indices = self.indices(num_steps).double()
+        if indices[0] >= self.num_levels:
+            raise ValueError(f"sampler.num_steps={num_steps}: too many for a grid that begins at an offset; take fewer")
+        last = torch.tensor([0.0 if self.end_at_level else -1.0], dtype=torch.float64)
+        return ((torch.cat([indices, last]) + 1) / self.num_levels).float()
+
+    @abstractmethod
+    def indices(self, num_steps: int) -> Tensor:
+        """(num_steps,), whole numbers from noise to data."""
 
 
-class Leading(Grid):
+class Trailing(Levels):
+    """Equal steps rounded to levels; the first is pure noise."""
+
+    def indices(self, num_steps: int) -> Tensor:
+        return torch.linspace(self.num_levels, 0, num_steps + 1, dtype=torch.float64).round()[:-1] - 1
+
+
+class Linspace(Levels):
+    """Equal steps from the noisiest level to the least noisy one, both included."""
+
+    def indices(self, num_steps: int) -> Tensor:
+        return torch.linspace(self.num_levels - 1, 0, num_steps, dtype=torch.float64).round()
+
+
+class Leading(Levels):
     """Every (num_levels // num_steps)-th level from the data's end, as older models are sampled; begins below t = 1.
 
     `offset` is the `steps_offset` of diffusers: 1 for Stable Diffusion 1 and 2.
     """
 
-    def __init__(self, num_levels: int = 1000, offset: int = 0) -> None:
-        self.num_levels = num_levels
+    def __init__(
+        self, num_levels: int = 1000, offset: int = 0, unit_start: bool = False, end_at_level: bool = False
+    ) -> None:
+        super().__init__(num_levels, unit_start, end_at_level)
         self.offset = offset
 
-    def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
-        _check_levels(num_steps, self.num_levels)
-        indices = torch.arange(num_steps - 1, -1, -1) * (self.num_levels // num_steps) + self.offset
-        times = (indices.double() + 1) / self.num_levels
-        return torch.cat([times, times.new_zeros(1)]).float()
+    def indices(self, num_steps: int) -> Tensor:
+        return torch.arange(num_steps - 1, -1, -1) * (self.num_levels // num_steps) + self.offset
 
 
 class Karras(Grid):
@@ -89,8 +122,3 @@ class Karras(Grid):
         times = schedule.t_at((-2 * self.rho * root.log()).float())
         times[0] = 1.0
         return torch.cat([times, times.new_zeros(1)])
-
-
-def _check_levels(num_steps: int, num_levels: int) -> None:
-    if num_steps > num_levels:
-        raise ValueError(f"sampler.num_steps={num_steps}: more than the grid's num_levels={num_levels}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diffusion_train.autoencoder.base import Autoencoder
+from diffusion_train.autoencoder.base import Autoencoder, NotFinite
 from diffusion_train.conditioner.base import Conditioner, drop
 from diffusion_train.diffusion.process import GaussianDiffusion, Loss
 from diffusion_train.training.ema import EMA
 from diffusion_train.training.optimizer import Optimization
 from diffusion_train.utils.rng import Rng, key_seed
+from diffusion_train.utils.text import shown
 
 Batch = dict[str, Any]
 
@@ -85,16 +86,21 @@ class DiffusionModule(pl.LightningModule):
         }
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
-        x0, cond = self.prepare(batch)
+        x0, cond = self.prepare(batch, rng)
         if self.condition_dropout > 0:
             keep = rng.uniform("condition", x0.device) >= self.condition_dropout
             cond = drop(cond, self.conditioner.null(len(x0)), keep)
         return self.diffusion.loss(self.network, x0, rng, **cond)
 
     @torch.no_grad()
-    def prepare(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """A batch -> what the network is trained on: clean latents (B, ...) and conditions."""
-        return self.autoencoder.encode(batch["x"]), self.conditioner(batch)
+    def prepare(self, batch: Batch, rng: Rng | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """A batch -> what the network is trained on: clean latents (B, ...), drawn by `rng` if any, and conditions."""
+        try:
+            latents = self.autoencoder.encode(batch["x"], rng)
+        except NotFinite as error:
+            keys = ", ".join(shown(batch["key"][row]) for row in error.rows)
+            raise ValueError(f"the autoencoder answers no numbers for the samples {keys}") from error
+        return latents, self.conditioner(batch)
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, Rng, bool]]:
         """Each micro-batch, the randomness of its places in the global batch, and whether it is the last."""
@@ -144,10 +150,21 @@ class DiffusionModule(pl.LightningModule):
 
 
 def trained(network: nn.Module) -> dict[str, Tensor]:
-    """What training changes: parameters that require a gradient, and buffers."""
-    names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    names |= {name for name, _ in network.named_buffers()}
+    """What training changes: parameters that require a gradient, and buffers, but for those of frozen parts."""
+    parameters = dict(network.named_parameters())
+    names = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    frozen = parameters.keys() - names
+    names |= {name for name, _ in network.named_buffers() if not (frozen and _beside(name, parameters) & frozen)}
     return {name: value for name, value in network.state_dict().items() if name in names}
+
+
+def _beside(name: str, parameters: Collection[str]) -> set[str]:
+    """The parameters of the innermost module around a buffer that has any."""
+    scope, found = name, set[str]()
+    while scope and not found:
+        scope = scope.rpartition(".")[0]
+        found = {other for other in parameters if other.startswith(f"{scope}." if scope else "")}
+    return found
 
 
 def load_exactly(network: nn.Module, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -1,0 +1,130 @@
+"""Low-rank adaptation: W x becomes W x + scale * alpha / rank * B A x, of which A and B alone are trained.
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+# Last parts of names, in networks of diffusers and in ours.
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "qkv", "text_kv", "out")
+_INITS: dict[str, Any] = {"kaiming": True, "gaussian": "gaussian"}
+_NAME = "default"  # of the adapter, among those that peft could hold beside it
+
+
+class LoRA:
+    """Freezes the network and gives every layer that `targets` chooses an adapter, which changes nothing at the start.
+
+    `targets`: attention, attention_and_convolutions, a list of names as they end, or a regular expression for whole
+    names; of linear layers and convolutions. `alpha` is `rank` where it is null. `scale` weakens or strengthens a
+    trained adapter; 0 is the base alone. ValueError for targets that the network does not have.
+    """
+
+    def __init__(
+        self,
+        rank: int = 16,
+        alpha: float | None = None,
+        targets: str | Sequence[str] = "attention",
+        dropout: float = 0.0,
+        init: str = "kaiming",
+        scale: float = 1.0,
+    ) -> None:
+        if rank < 1:
+            raise ValueError(f"adapter.rank={rank}: must be at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"adapter.dropout={dropout:g} must lie in [0, 1)")
+        if init not in _INITS:
+            raise ValueError(f"adapter.init={init}: one of {', '.join(_INITS)}")
+        self.rank, self.alpha, self.targets = rank, rank if alpha is None else alpha, targets
+        self.dropout, self.init, self.scale = dropout, init, scale
+
+    def __call__(self, network: nn.Module) -> nn.Module:
+        import peft
+
+        config = peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # written as int, meant as a number
+            target_modules=targeted(network, self.targets),
+            lora_dropout=self.dropout,
+            init_lora_weights=_INITS[self.init],
+        )
+        peft.inject_adapter_in_model(config, network.requires_grad_(False), _NAME)
+        for layer in lora_layers(network).values():
+            layer.set_scale(_NAME, self.scale)
+        for parameter in network.parameters():
+            if parameter.requires_grad:  # peft takes the base's precision, in which small steps are lost
+                parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+        return network
+
+
+def targeted(network: nn.Module, targets: str | Sequence[str]) -> list[str]:
+    """Names of the layers that get an adapter. ValueError where a target chooses none."""
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    found: set[str] = set()
+    for target, fits in _tests(targets):
+        chosen = {name for name, layer in layers.items() if fits(name, layer)}
+        if not chosen:
+            raise ValueError(
+                f"adapter.targets={target}: no layer of {type(network).__name__} fits; it has layers whose names end in "
+                f"{', '.join(sorted({_ending(name) for name in layers}))}; give a list of such endings, or a regular "
+                "expression for whole names: '.*' takes them all"
+            )
+        found |= chosen
+    return sorted(found)
+
+
+def lora_layers(network: nn.Module) -> dict[str, Any]:
+    """The layers with an adapter by the names they have without."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLayer)}
+
+
+def merge(network: nn.Module) -> nn.Module:
+    """The same network with the adapters added into its weights, or as it was where it has none."""
+    for layer in lora_layers(network).values():
+        layer.merge()
+    return without(network)
+
+
+def without(network: nn.Module) -> nn.Module:
+    """The same network with the adapters taken away, or as it was where it has none."""
+    for name, layer in lora_layers(network).items():
+        network.set_submodule(name, layer.get_base_layer())
+    return network
+
+
+Fits = Callable[[str, nn.Module], bool]
+
+
+def _tests(targets: str | Sequence[str]) -> Iterator[tuple[str, Fits]]:
+    """What a message calls each target, and whether it chooses a layer."""
+    if not isinstance(targets, str):
+        for ending in targets:
+            yield ending, lambda name, _, ending=ending: _ends(name, (ending,))  # type: ignore[misc]
+    elif targets == "attention":
+        yield targets, lambda name, _: _ends(name, _ATTENTION)
+    elif targets == "attention_and_convolutions":
+        yield targets, lambda name, layer: _ends(name, _ATTENTION) or isinstance(layer, nn.Conv2d)
+    else:
+        try:
+            pattern = re.compile(targets)
+        except re.error as error:
+            raise ValueError(f"adapter.targets={targets}: not a regular expression: {error}") from error
+        yield targets, lambda name, _: pattern.fullmatch(name) is not None
+
+
+def _ends(name: str, endings: Sequence[str]) -> bool:
+    return any(f".{name}".endswith(f".{ending}") for ending in endings)
+
+
+def _ending(name: str) -> str:
+    """The last part of a name, with those before it where it is but a number."""
+    match = re.search(r"[^.]*(\.\d+)*$", name)
+    return match[0] if match else name

@@ -1,0 +1,165 @@
+"""Write a run's model in a format of other tools, and prove that it gives the same there.
+
+diffusers loads the export in a process of its own; a prediction and an image are compared with ours. A difference beyond
+`tolerance`, or an export that does not load, ends with exit code 3 and leaves nothing under the name `out`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "write a run's model for diffusers, ComfyUI or A1111, and prove that it gives the same there"
+EXAMPLE = """\
+diffusion-train export run=runs/sd15_lora/<date_time> format=lora_kohya out=brand.safetensors
+diffusion-train export run=runs/sd15_lora/<date_time> format=diffusers out=brand adapter.scale=0.8"""
+
+FORMATS = {
+    "diffusers": "diffusers_folder",
+    "lora_peft": "lora_peft",
+    "lora_kohya": "lora_kohya",
+    "single_file": "single_file",
+}
+ONE_FILE = ("lora_kohya", "single_file")
+
+
+def run(cfg: Any) -> int:
+    """`cfg` is the run's config with settings laid over it, this command's own in `cfg.export`."""
+    from diffusion_train.command.exit import Exit
+    from diffusion_train.command.train import quiet
+
+    quiet()
+    from diffusion_train.export.proof import Unproved
+
+    ask = cfg.export
+    refuse_wrong(ask)
+    model = opened(cfg)
+    form = importlib.import_module(f"diffusion_train.export.{FORMATS[ask.format]}")
+    if getattr(form, "ADAPTERS_ONLY", False) and not model.adapters:
+        raise ValueError(
+            f"format={ask.format}: this run trained all weights, adapter=lora was not set; give format=diffusers or "
+            "format=single_file"
+        )
+    out = Path(ask.out)
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=out.absolute().parent))
+    try:
+        return exported(cfg, model, form, scratch)
+    except Unproved as error:
+        print(f"{error}; nothing was written to {out}", file=sys.stderr)
+        return Exit.NUMERICAL
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def exported(cfg: Any, model: Any, form: Any, scratch: Path) -> int:
+    from diffusion_train import picture
+    from diffusion_train.adapter.lora import without
+    from diffusion_train.command.exit import Exit
+    from diffusion_train.export.card import readme
+    from diffusion_train.export.proof import Question, Unproved, ours, prove
+
+    ask, folder, out = cfg.export, scratch / "export", Path(cfg.export.out)
+    folder.mkdir()
+    question = Question(prompt(cfg), ask.proof.seed, ask.proof.num_steps, ask.proof.guidance_scale)
+    inputs, answers = ours(model, question)
+    file = form.write(model, folder)
+    if model.own_base and model.adapters:
+        without(model.unet).save_pretrained(scratch / "unet", safe_serialization=True)
+    proof = prove(model, ask.format, file, question, inputs, answers, scratch)
+    print(f"largest difference to diffusers: prediction {proof.prediction:.1e}, image {proof.image:.1e}", flush=True)
+    if not proof.largest <= ask.tolerance:
+        raise Unproved(f"the export differs from the run by {proof.largest:.1e}, more than tolerance={ask.tolerance:g}")
+    names = (out.name, out.with_suffix(".png").name) if out.suffix == ".safetensors" else (file.name, "sample.png")
+    picture.save_png(picture.to_image(proof.picture), folder / "sample.png", {"prompt": question.prompt})
+    (folder / "README.md").write_text(readme(model, form, facts(cfg, model), question, proof, names, out), "utf-8")
+    publish(folder, file, out)
+    print(f"{ask.format} in {out}; what it is and how it is used: {card_of(out)}")
+    return Exit.DONE
+
+
+def refuse_wrong(ask: Any) -> None:
+    """Raises ConfigError with everything that is wrong with this command's own settings."""
+    from diffusion_train import config
+
+    mistakes, out = [], Path(ask.out)
+    if ask.format not in FORMATS:
+        mistakes.append(config.Mistake(f"format={ask.format}", "unknown", f"one of {', '.join(FORMATS)}"))
+    if out.suffix == ".safetensors" and ask.format in FORMATS and ask.format not in ONE_FILE:
+        mistakes.append(config.Mistake(f"out={out}", f"{ask.format} is a folder of files", "give the name of a folder"))
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        mistakes.append(config.Mistake(f"out={out}", "is there already", "give another name, or remove it"))
+    if not ask.tolerance > 0:
+        mistakes.append(config.Mistake(f"tolerance={ask.tolerance}", "must be above 0"))
+    if mistakes:
+        raise config.ConfigError(mistakes)
+
+
+def opened(cfg: Any) -> Any:
+    from diffusion_train.export.model import Model, base_folder
+    from diffusion_train.run_folder import best_device, load_pipeline, starts_from_run
+
+    pipeline = load_pipeline(Path(cfg.export.run), cfg, device=best_device())
+    name = str(cfg.name) if Path(cfg.export.out).suffix != ".safetensors" else Path(cfg.export.out).stem
+    return Model(pipeline, base_folder(cfg.network, pipeline.network), name, starts_from_run(cfg))
+
+
+def prompt(cfg: Any) -> str:
+    from diffusion_train.command.train import prompts
+
+    chosen = cfg.export.proof.prompt
+    return str(chosen) if chosen is not None else (prompts(cfg) or [trigger(cfg) or "a photo"])[0]
+
+
+def trigger(cfg: Any) -> str:
+    return str(cfg.data.get("captions", {}).get("trigger", "") or "")
+
+
+def facts(cfg: Any, model: Any) -> Any:
+    """What the run's folder and the base's say of themselves."""
+    import json
+
+    from omegaconf import OmegaConf
+
+    from diffusion_train import config
+    from diffusion_train.export.card import Facts, license_of
+
+    plain = {key: value for key, value in config.redact(cfg).items() if key != "export"}
+    run = Path(cfg.export.run)
+    data = (run if run.is_dir() else run.parent) / "data.json"
+    templates = OmegaConf.select(cfg, "data.captions.templates") or []
+    return Facts(
+        base=str(cfg.pretrained or cfg.network.model),
+        base_sha256=base_sha256(cfg, model),
+        base_license=license_of(model.base),
+        data=json.loads(data.read_text("utf-8")) if data.is_file() else {},
+        trigger=trigger(cfg),
+        templates=[str(template) for template in templates],
+        config=plain,
+    )
+
+
+def base_sha256(cfg: Any, model: Any) -> str:
+    from diffusion_train.pretrained.pipeline import weight_files
+    from diffusion_train.utils.sha256 import sha256_of_files
+
+    recorded = cfg.get("base", {}).get("sha256")
+    return str(recorded or sha256_of_files(weight_files(model.base, str(model.base))))
+
+
+def publish(folder: Path, file: Path, out: Path) -> None:
+    """Under the final name at once; beside a single file stand its card and its image."""
+    if out.suffix != ".safetensors":
+        folder.rename(out)
+        return
+    (folder / "README.md").replace(card_of(out))
+    (folder / "sample.png").replace(out.with_suffix(".png"))
+    file.replace(out)
+
+
+def card_of(out: Path) -> Path:
+    return out.with_suffix(".md") if out.suffix == ".safetensors" else out / "README.md"

@@ -1,0 +1,60 @@
+"""A LoRA as diffusers and PEFT save it: pytorch_lora_weights.safetensors and, for PEFT alone, adapter_model.safetensors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffusion_train.export.model import Model
+
+ADAPTERS_ONLY = True
+USE = """\
+```python
+import diffusers
+
+pipeline = diffusers.DiffusionPipeline.from_pretrained("{base}")
+pipeline.load_lora_weights("{place}")
+pipeline("{prompt}").images[0].save("image.png")
+```
+
+Or, on the U-Net alone: `peft.PeftModel.from_pretrained(pipeline.unet, "{place}")`."""
+
+
+def write(model: Model, folder: Path) -> Path:
+    import diffusers
+
+    weights, config = weights_of(model), config_of(model)
+    mixin = {"sd": diffusers.StableDiffusionPipeline, "sdxl": diffusers.StableDiffusionXLPipeline}[model.family]
+    mixin.save_lora_weights(folder, unet_lora_layers=weights, unet_lora_adapter_metadata=config.to_dict())
+    config.save_pretrained(folder)
+    named = {f"base_model.model.{name}": value for name, value in weights.items()}
+    save_file(named, folder / "adapter_model.safetensors", {"format": "pt"})
+    return folder
+
+
+def weights_of(model: Model) -> dict[str, Tensor]:
+    """By their names in the U-Net, A and B of each layer, in float32 on the CPU."""
+    return {
+        f"{name}.lora_{side}.weight": matrix["default"].weight.detach().float().cpu().contiguous()
+        for name, layer in model.adapters.items()
+        for side, matrix in (("A", layer.lora_A), ("B", layer.lora_B))
+    }
+
+
+def rank_and_alpha(model: Model) -> tuple[int, float]:
+    """alpha is that at which another tool, which knows no scale of ours, gives our images."""
+    layer = next(iter(model.adapters.values()))
+    rank = layer.r["default"]
+    return rank, layer.scaling["default"] * rank
+
+
+def config_of(model: Model) -> Any:
+    import peft
+
+    rank, alpha = rank_and_alpha(model)
+    names = "|".join(re.escape(name) for name in model.adapters)
+    return peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"^({names})$", inference_mode=True)  # type: ignore[arg-type]

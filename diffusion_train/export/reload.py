@@ -1,0 +1,96 @@
+"""Loads an export as any user of diffusers would, in a process of its own: `python -m diffusion_train.export.reload CASE`.
+
+Knows nothing of this package. CASE is a folder with case.json and inputs.safetensors; answer.safetensors is written
+into it: one prediction at the given inputs, and the image that the given noise and prompt become.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def main(folder: Path) -> None:
+    case = json.loads((folder / "case.json").read_text("utf-8"))
+    inputs = load_file(folder / "inputs.safetensors", device=case["device"])
+    torch.backends.cudnn.allow_tf32 = False
+    pipeline = load(case).to(case["device"])
+    pipeline.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        answer = {"prediction": predict(pipeline.unet, inputs), "image": draw(pipeline, case, inputs["noise"])}
+        if case["format"] == "lora_peft":
+            answer["peft"] = predict(with_peft(case).to(case["device"]), inputs)
+    save_file({name: value.cpu().contiguous() for name, value in answer.items()}, folder / "answer.safetensors")
+
+
+def load(case: dict[str, Any]) -> Any:
+    if case["format"] == "single_file":
+        name = json.loads((Path(case["base"]) / "model_index.json").read_text("utf-8"))["_class_name"]
+        quiet = {"safety_checker": None} if name == "StableDiffusionPipeline" else {}
+        pipeline_class = getattr(diffusers, name)
+        return pipeline_class.from_single_file(case["file"], config=case["base"], local_files_only=True, **quiet)
+    if case["format"] == "diffusers":
+        return whole(case["file"])
+    pipeline = whole(case["base"])
+    if case["unet"]:
+        pipeline.unet = unet(case["unet"])
+    file = Path(case["file"])
+    place = {"weight_name": file.name} if file.is_file() else {}
+    pipeline.load_lora_weights(str(file.parent if file.is_file() else file), local_files_only=True, **place)
+    return pipeline
+
+
+def whole(folder: str) -> Any:
+    """Without the filter that paints images black."""
+    index = json.loads((Path(folder) / "model_index.json").read_text("utf-8"))
+    quiet = {"safety_checker": None} if "safety_checker" in index else {}
+    return diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True, **quiet)
+
+
+def unet(folder: str) -> Any:
+    return diffusers.UNet2DConditionModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+
+
+def with_peft(case: dict[str, Any]) -> Any:
+    import peft
+
+    return peft.PeftModel.from_pretrained(unet(case["unet"] or str(Path(case["base"]) / "unet")), case["file"])
+
+
+def predict(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    added = {"text_embeds": inputs["pooled"], "time_ids": inputs["size"]} if "size" in inputs else None
+    output: torch.Tensor = model(
+        inputs["x"], inputs["label"], encoder_hidden_states=inputs["text"], added_cond_kwargs=added
+    ).sample
+    return output
+
+
+def draw(pipeline: Any, case: dict[str, Any], noise: torch.Tensor) -> torch.Tensor:
+    """(1, 3, H, W) in [0, 1], by DDIM over all of the noise levels, whatever sampler the pipeline has."""
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(
+        pipeline.scheduler.config,
+        timestep_spacing="trailing",
+        set_alpha_to_one=True,
+        clip_sample=False,
+        thresholding=False,
+    )
+    image: torch.Tensor = pipeline(
+        prompt=case["prompt"],
+        latents=noise,
+        num_inference_steps=case["num_steps"],
+        guidance_scale=case["guidance"],
+        height=case["height"],
+        width=case["width"],
+        output_type="pt",
+    ).images
+    return image
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

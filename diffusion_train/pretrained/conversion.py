@@ -1,0 +1,101 @@
+"""A single file in the first authors' names, written out in diffusers' layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffusion_train.pretrained import pipeline, single_file
+from diffusion_train.pretrained.vocabulary import END, Vocabulary
+from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.sha256 import file_sha256
+
+_FORMAT = 1  # raised when the same file would be written out in another way
+
+
+def converted(path: Path, layout: Path, tokenizer: str | None) -> Path:
+    """The folder in the cache, filled if need be. Raises ValueError as `convert` does."""
+    words = Vocabulary.find(tokenizer, path)
+    identity = [_FORMAT, file_sha256(path), layout.name, words.fingerprint]
+    folder = cache_folder() / "single_file" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    if not folder.is_dir():
+        single_file.publish(partial(convert, path, layout, words), folder)
+    return folder
+
+
+def convert(path: Path, layout: Path, words: Vocabulary, out: Path) -> None:
+    """Fills `out`. Raises ValueError for a file without all weights of the model that `layout` describes."""
+    from safetensors.torch import load_file
+
+    shutil.copytree(layout, out, dirs_exist_ok=True)
+    tensors = load_file(path)
+    kind = pipeline.kind(layout, str(path))
+    for name in pipeline.WEIGHTS[kind]:
+        settings = json.loads((layout / name / "config.json").read_text("utf-8"))
+        model = _model(settings)
+        _fill(model, _renamed(name, model, settings, tensors), path, name)
+        model.save_pretrained(out / name)
+    for name in pipeline.TOKENIZERS[kind]:
+        open_clip = _prefix(name.replace("tokenizer", "text_encoder"), tensors).endswith("model.")
+        words.write(out / name, pad="!" if open_clip else END)
+
+
+def _model(settings: dict[str, Any]) -> Any:
+    """Without memory for its weights."""
+    import diffusers
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        if "_class_name" in settings:
+            return getattr(diffusers, settings["_class_name"]).from_config(settings)
+        return getattr(transformers, settings["architectures"][0])(transformers.CLIPTextConfig.from_dict(settings))
+
+
+def _renamed(name: str, model: Any, settings: dict[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    from diffusers.loaders import single_file_utils as original
+
+    if name in ("unet", "vae"):
+        rename = original.convert_ldm_unet_checkpoint if name == "unet" else original.convert_ldm_vae_checkpoint
+        try:
+            return dict(rename(dict(tensors), settings))
+        except KeyError as error:
+            return {f"{error} (in the file's own names)": None}
+    prefix = _prefix(name, tensors)
+    if prefix.endswith("model."):
+        found = original.convert_open_clip_checkpoint(model, dict(tensors), prefix)
+    else:
+        found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    bare = {key.removeprefix("text_model."): value for key, value in found.items()}  # some files, and some versions
+    return {
+        key: bare[key.removeprefix("text_model.")]
+        for key in model.state_dict()
+        if key.removeprefix("text_model.") in bare
+    }
+
+
+def _prefix(text_encoder: str, tensors: Mapping[str, Any]) -> str:
+    """Where the file has it: OpenCLIP's models end in "model.", those of transformers in "transformer."."""
+    if any(key.startswith("conditioner.") for key in tensors):
+        return {"text_encoder": "conditioner.embedders.0.transformer."}.get(
+            text_encoder, "conditioner.embedders.1.model."
+        )
+    open_clip = any(key.startswith("cond_stage_model.model.") for key in tensors)
+    return "cond_stage_model.model." if open_clip else "cond_stage_model.transformer."
+
+
+def _fill(model: Any, weights: dict[str, Any], path: Path, name: str) -> None:
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    wrong = [key for key, shape in expected.items() if key not in weights or tuple(weights[key].shape) != shape]
+    wrong += [key for key in weights if key not in expected]
+    if wrong:
+        raise ValueError(
+            f"pretrained={path}: {len(wrong)} weights of its {name} are missing, too many or of another shape (first: "
+            f"{wrong[0]}); download the file again, or give the model as a folder in diffusers' layout"
+        )
+    model.load_state_dict(weights, assign=True)

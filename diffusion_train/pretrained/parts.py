@@ -1,0 +1,72 @@
+"""The parts of a Stable Diffusion pipeline as nodes of a configuration, read from its JSON files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusion_train.pretrained import pipeline, scheduler
+
+Nodes = dict[str, Any]
+
+
+def of_pipeline(layout: Path, source: str, place: str, prediction: str | None = None) -> Nodes:
+    """Dotted key -> node. `place` stands where the parts will find their weights.
+
+    Raises ValueError for a pipeline whose noise schedule or network has no equal here, or that predicts something
+    else than `prediction` says.
+    """
+    kind = pipeline.kind(layout, source)
+    unet, vae = (pipeline.read_json(layout / name / "config.json", source) for name in ("unet", "vae"))
+    if unet.get("in_channels") != vae.get("latent_channels", 4):
+        raise ValueError(
+            f"pretrained={source}: its network takes {unet.get('in_channels')} channels, its latents have "
+            f"{vae.get('latent_channels', 4)}; models for inpainting are not supported yet, give one of text to image"
+        )
+    side = unet.get("sample_size") or 64
+    factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
+    return {
+        "network": {
+            "_target_": "diffusion_train.network.diffusers_unet.DiffusersUNet",
+            "model": place,
+            "gradient_checkpointing": False,
+        },
+        "autoencoder": {"_target_": "diffusion_train.autoencoder.kl.KL", "source": place, "dtype": "float32"},
+        "conditioner": _conditioner(kind, place),
+        "condition": _condition(kind, layout, source, unet),
+        "data.image_size": (side if isinstance(side, int) else max(side)) * factor,
+        **scheduler.nodes(layout / "scheduler" / "scheduler_config.json", source, prediction),
+    }
+
+
+def _conditioner(kind: str, place: str) -> Nodes:
+    if kind == "sdxl":
+        return {
+            "_target_": "diffusion_train.conditioner.sdxl.SDXL",
+            "source": place,
+            "max_length": 77,
+            "max_bytes": 1 << 32,
+        }
+    return {
+        "_target_": "diffusion_train.conditioner.text.Text",
+        "encoder": {
+            "_target_": "diffusion_train.conditioner.clip_text.CLIPText",
+            "source": place,
+            "max_length": 77,
+            "subfolder": "text_encoder",
+            "tokenizer_subfolder": "tokenizer",
+        },
+        "max_bytes": 1 << 32,
+    }
+
+
+def _condition(kind: str, layout: Path, source: str, unet: Nodes) -> Nodes:
+    pooled = None
+    if kind == "sdxl":
+        pooled = pipeline.read_json(layout / "text_encoder_2" / "config.json", source).get("projection_dim")
+    return {
+        "text_dim": unet.get("cross_attention_dim"),
+        "pooled_dim": pooled,
+        "num_labels": unet.get("num_class_embeds"),
+        "concat_channels": 0,
+    }

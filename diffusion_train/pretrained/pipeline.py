@@ -1,0 +1,81 @@
+"""A folder in diffusers' layout: what must be in it, and which files its weights are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+INDEX = "model_index.json"
+# By pipeline, the kind of model and the folders with weights that it is made of.
+KINDS = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
+WEIGHTS = {"sd": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2")}
+TOKENIZERS = {"sd": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
+
+
+def kind(folder: Path, source: str) -> str:
+    """ "sd" or "sdxl"; ValueError for another pipeline."""
+    name = read_json(folder / INDEX, source).get("_class_name")
+    if name not in KINDS:
+        raise ValueError(f"pretrained={source}: a {name}, which is not supported yet; give one of {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def checked(folder: Path, source: str, weights: bool = True) -> Path:
+    """`folder` itself, if everything is in it; ValueError otherwise, about the key `pretrained` with the value `source`."""
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"pretrained={source}: holds no {INDEX}; {_remedy(folder)}")
+    model = kind(folder, source)
+    wanted = [f"{name}/config.json" for name in WEIGHTS[model]] + ["scheduler/scheduler_config.json"]
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    missing += [f"{name}/" for name in TOKENIZERS[model] if weights and not (folder / name).is_dir()]
+    if missing:
+        raise ValueError(f"pretrained={source}: {', '.join(missing)} is missing; copy or download the folder again")
+    for name in WEIGHTS[model] if weights else ():
+        if not _weights(folder / name):
+            raise ValueError(f"pretrained={source}: {_without_weights(folder / name)}")
+    return folder
+
+
+def weight_files(folder: Path, source: str) -> dict[str, Path]:
+    """By name inside the folder, the files with the weights of all parts that are used."""
+    return {
+        file.relative_to(folder).as_posix(): file
+        for name in WEIGHTS[kind(folder, source)]
+        for file in _weights(folder / name)
+    }
+
+
+def read_json(file: Path, source: str) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"pretrained={source}: {file.name} cannot be read ({error}); download it again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"pretrained={source}: {file.name} is not a mapping; download it again")  # noqa: TRY004
+    return found
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Those of the model as such, not of its variants (model.fp16.safetensors)."""
+    return [file for file in sorted(folder.glob("*.safetensors")) if file.stem.count(".") == 0]
+
+
+def _without_weights(folder: Path) -> str:
+    if variants := sorted(folder.glob("*.safetensors")):
+        plain = variants[0].name.split(".")[0] + ".safetensors"
+        return f"{folder.name}/ holds only the variant {variants[0].name}; rename that file to {plain}"
+    if pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.ckpt"), *folder.glob("*.pt")]):
+        return (
+            f"{folder.name}/ holds weights as a pickle alone ({pickles[0].name}), which can run code when it is read; "
+            "get the model's .safetensors files"
+        )
+    return f"{folder.name}/ holds no .safetensors file; copy or download the folder again"
+
+
+def _remedy(folder: Path) -> str:
+    if inside := sorted(folder.glob(f"*/{INDEX}")) or sorted(folder.glob(f"snapshots/*/{INDEX}")):
+        return f"did you mean {inside[0].parent}?"
+    if files := sorted(folder.glob("*.safetensors")):
+        return f"give a file of it: pretrained={files[0]}"
+    return "give a folder as diffusers saves one, a run folder of ours, or a single .safetensors file"

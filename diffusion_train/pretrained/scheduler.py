@@ -1,0 +1,95 @@
+"""A diffusers scheduler as our noise schedule, parameterization and grid of times, read from its JSON file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusion_train.pretrained.pipeline import read_json
+
+Nodes = dict[str, Any]
+
+PREDICTIONS = {"epsilon": "Epsilon", "v": "V", "x0": "X0"}
+_OURS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+_SCHEDULES = {"linear": "linear.Linear", "scaled_linear": "scaled_linear.ScaledLinear"}
+_GRIDS = {"trailing": "Trailing", "leading": "Leading", "linspace": "Linspace"}
+_LEADING = ("DDIM", "DDPM", "PNDM")  # by default; the others space their steps by linspace
+_IN_SIGMAS = ("Euler", "Heun", "KDPM2", "LMS")  # these start at sigma / alpha times the noise unless they are leading
+
+
+def nodes(file: Path, source: str, prediction: str | None = None) -> Nodes:
+    """diffusion.schedule, diffusion.parameterization, sampler.grid.
+
+    `prediction`, where it is given, must be the model's: ValueError, as for schedulers without an equal here.
+    """
+    settings = read_json(file, source)
+    name = str(settings.get("_class_name"))
+    if name.startswith(("FlowMatch", "EDM")) or settings.get("use_flow_sigmas"):
+        raise ValueError(f"pretrained={source}: {name}: models of flow matching and EDM are not supported yet")
+    return {
+        "diffusion.schedule": _schedule(settings, source),
+        "diffusion.parameterization": _parameterization(settings, source, prediction),
+        "sampler.grid": _grid(name, settings, source),
+    }
+
+
+def _schedule(settings: Nodes, source: str) -> Nodes:
+    betas = str(settings.get("beta_schedule", "linear"))
+    if betas not in _SCHEDULES or settings.get("trained_betas") is not None:
+        found = "trained_betas" if settings.get("trained_betas") is not None else f"beta_schedule={betas}"
+        raise ValueError(
+            f"pretrained={source}: {found} in scheduler_config.json has no equal here; it must be one of "
+            + ", ".join(_SCHEDULES)
+        )
+    start, end = (settings.get(f"beta_{name}", default) for name, default in (("start", 1e-4), ("end", 0.02)))
+    num_steps, zero = settings.get("num_train_timesteps", 1000), bool(settings.get("rescale_betas_zero_snr", False))
+    if not (isinstance(num_steps, int) and num_steps >= 2 and 0 < start <= end < 1):
+        raise ValueError(
+            f"pretrained={source}: num_train_timesteps={num_steps}, beta_start={start}, beta_end={end} in "
+            "scheduler_config.json; there must be at least 2 steps, and betas between 0 and 1"
+        )
+    return {
+        "_target_": f"diffusion_train.diffusion.schedule.{_SCHEDULES[betas]}",
+        "num_steps": num_steps,
+        "beta_start": start,
+        "beta_end": end,
+        "zero_terminal_snr": zero,
+    }
+
+
+def _parameterization(settings: Nodes, source: str, prediction: str | None) -> Nodes:
+    told = str(settings.get("prediction_type", "epsilon"))
+    if told not in _OURS:
+        known = ", ".join(_OURS)
+        raise ValueError(f"pretrained={source}: prediction_type={told} in scheduler_config.json is none of {known}")
+    ours = _OURS[told]
+    if prediction not in (None, ours):
+        raise ValueError(
+            f"base.prediction={prediction}, but scheduler_config.json of pretrained={source} says {ours}; leave it out"
+        )
+    if ours == "epsilon" and settings.get("rescale_betas_zero_snr"):
+        raise ValueError(
+            f"pretrained={source}: scheduler_config.json has zero terminal SNR with epsilon, which is undefined there; "
+            "correct prediction_type or rescale_betas_zero_snr"
+        )
+    return {"_target_": f"diffusion_train.diffusion.parameterization.{PREDICTIONS[ours]}"}
+
+
+def _grid(name: str, settings: Nodes, source: str) -> Nodes:
+    spacing = settings.get("timestep_spacing", "leading" if name.startswith(_LEADING) else "linspace")
+    if spacing not in _GRIDS:
+        raise ValueError(f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json has no equal here")
+    return {
+        "_target_": f"diffusion_train.sampler.grid.{_GRIDS[spacing]}",
+        "num_levels": settings.get("num_train_timesteps", 1000),
+        **({"offset": settings.get("steps_offset", 0)} if spacing == "leading" else {}),
+        "unit_start": spacing == "leading" or not name.startswith(_IN_SIGMAS),
+        "end_at_level": _ends_at_level(name, settings),
+    }
+
+
+def _ends_at_level(name: str, settings: Nodes) -> bool:
+    """Whether the last step leads to the least noisy level instead of to data; a setting that others carry and ignore."""
+    if name.startswith("PNDM"):
+        return not settings.get("set_alpha_to_one", False)
+    return name.startswith("DDIM") and not settings.get("set_alpha_to_one", True)

@@ -1,0 +1,149 @@
+"""A model in one .safetensors file, named as Stable Diffusion's first authors named it: which model it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffusion_train.utils.cache import cache_folder
+
+_LAYOUTS = Path(__file__).parent / "layouts"
+_MAX_HEADER = 100 << 20
+_UNET = "model.diffusion_model."
+_TEXT = f"{_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+_BY_TEXT_WIDTH = {768: "sd1", 1024: "sd2"}
+_V_SIDE = 96  # of Stable Diffusion 2's latents where it predicts v; 64 where it predicts epsilon
+
+
+class Model(NamedTuple):
+    kind: str  # sd1, sd2 or sdxl
+    prediction: str  # epsilon or v
+    zero_terminal_snr: bool
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Names, types and shapes of all tensors, without reading any (https://github.com/huggingface/safetensors#format)."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > min(_MAX_HEADER, path.stat().st_size):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no mapping")  # noqa: TRY004
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"pretrained={path}: not a whole safetensors file ({error}); download it again") from error
+    return header
+
+
+def identify(path: Path, prediction: str | None = None) -> Model:
+    """Raises ValueError for another kind of model, or one whose prediction must be said and is not."""
+    header = read_header(path)
+    kind = _kind(path, header)
+    told = _told_prediction(header)
+    if prediction not in (None, "epsilon", "v"):
+        raise ValueError(f"base.prediction={prediction}: must be epsilon or v")
+    if told and prediction not in (None, told):
+        raise ValueError(f"base.prediction={prediction}, but pretrained={path} says of itself {told}; leave it out")
+    found = prediction or told or {"sd1": "epsilon", "sdxl": "epsilon"}.get(kind)
+    if found is None:
+        raise ValueError(
+            f"pretrained={path}: Stable Diffusion 2 predicts epsilon (base, 512 pixels) or v (768 pixels), and the file "
+            "does not say which; add base.prediction=epsilon or base.prediction=v"
+        )
+    return Model(kind, found, zero_terminal_snr="ztsnr" in header)
+
+
+def layout(path: Path, prediction: str | None = None) -> Path:
+    """A folder in the cache that describes the model as diffusers would."""
+    model = identify(path, prediction)
+    name = f"{model.kind}_{model.prediction}{'_zero_snr' if model.zero_terminal_snr else ''}"
+    folder = cache_folder() / "layout" / name
+    if not folder.is_dir():
+        publish(lambda new: write_layout(model, new), folder)
+    return folder
+
+
+def write_layout(model: Model, folder: Path) -> None:
+    settings = json.loads((_LAYOUTS / f"{model.kind}.json").read_text("utf-8"))
+    if model.prediction == "v":
+        settings["scheduler"]["prediction_type"] = "v_prediction"
+        if model.kind == "sd2":
+            settings["unet"]["sample_size"] = _V_SIDE
+    if model.zero_terminal_snr:
+        settings["scheduler"] |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    for name, content in settings.items():
+        file = {"model_index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}.get(name)
+        path = folder / (file or f"{name}/config.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def folder(path: Path, prediction: str | None = None, tokenizer: str | None = None) -> Path:
+    """The whole model in diffusers' layout, converted once and kept in the cache folder."""
+    from diffusion_train.pretrained.conversion import converted
+
+    return converted(path, layout(path, prediction), tokenizer)
+
+
+def publish(write: Any, folder: Path) -> None:
+    """`write` fills a folder beside `folder`, which takes its name once it is whole; where two do so, one wins."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    try:
+        write(new)
+        new.chmod(0o755)
+        try:
+            new.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _kind(path: Path, header: dict[str, Any]) -> str:
+    image, text = _shape(header, f"{_UNET}input_blocks.0.0.weight"), _shape(header, _TEXT)
+    if len(image) == 4 and image[1] != 4:
+        raise ValueError(
+            f"pretrained={path}: its network takes {image[1]} channels; models for inpainting or editing are not "
+            "supported yet, give one of text to image"
+        )
+    if f"{_UNET}label_emb.0.0.weight" in header and "conditioner.embedders.1.model.ln_final.weight" in header:
+        return "sdxl"
+    if image and text and text[-1] in _BY_TEXT_WIDTH:
+        return _BY_TEXT_WIDTH[text[-1]]
+    raise ValueError(
+        f"pretrained={path}: not a checkpoint of Stable Diffusion 1, 2 or XL, as the names of its tensors show"
+        f"{_guess(header)}; give one of those, or a folder in diffusers' layout"
+    )
+
+
+def _shape(header: dict[str, Any], name: str) -> list[int]:
+    return list(header.get(name, {}).get("shape", []))
+
+
+def _guess(header: dict[str, Any]) -> str:
+    names = [name for name in header if name != "__metadata__"]
+    if any("lora_" in name for name in names):
+        return " (they are those of a LoRA)"
+    if any(
+        name.startswith(("conditioner.embedders.0.model.", "double_blocks.", "model.diffusion_model.double_blocks."))
+        or "joint_blocks." in name
+        for name in names
+    ):
+        return " (they are those of SDXL's refiner, Stable Diffusion 3 or FLUX)"
+    if any(name.startswith(("down_blocks.", "encoder.", "text_model.")) for name in names):
+        return " (they are those of a single part)"
+    return ""
+
+
+def _told_prediction(header: dict[str, Any]) -> str | None:
+    """By the modelspec of its metadata, or the empty tensor `v_pred` by which trainers mark v-prediction."""
+    if "v_pred" in header:
+        return "v"
+    told = str(header.get("__metadata__", {}).get("modelspec.prediction_type", ""))
+    return {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}.get(told)

@@ -1,0 +1,93 @@
+"""CLIP's byte pairs, which a single file of Stable Diffusion leaves out: every version of it has the same."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion_train.pretrained import hub
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+_HUB = "openai/clip-vit-large-patch14"
+_FILES = ("vocab.json", "merges.txt")
+_NUM_MERGES = 49152 - 256 - 2  # of the longer list in OpenCLIP's file, those that CLIP has
+_SETTINGS = {
+    "tokenizer_class": "CLIPTokenizer",
+    "model_max_length": 77,
+    "do_lower_case": True,
+    "add_prefix_space": False,
+    "errors": "replace",
+}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The texts of vocab.json and merges.txt."""
+
+    tokens: str
+    merges: str
+
+    @staticmethod
+    def find(where: str | None, model: Path) -> Vocabulary:
+        """In a folder, in its tokenizer/, in OpenCLIP's bpe_simple_vocab_16e6.txt.gz; None: on the hub.
+
+        Raises ValueError, which says what `model` needs.
+        """
+        needed = (
+            f"base.tokenizer={where}: pretrained={model} is a single file, which holds no tokenizer; give a folder with "
+            f"CLIP's {' and '.join(_FILES)} (tokenizer/ of any Stable Diffusion folder), or OpenCLIP's "
+            "bpe_simple_vocab_16e6.txt.gz"
+        )
+        if where is None:
+            try:
+                return _of_folder(hub.snapshot(_HUB, "base.tokenizer", _FILES))
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{needed}; the hub's {_HUB} cannot be reached") from error
+        path = Path(where).expanduser()
+        for folder in (path, path / "tokenizer"):
+            if all((folder / name).is_file() for name in _FILES):
+                return _of_folder(folder)
+        if path.is_file() and path.name.endswith(".txt.gz"):
+            return _of_open_clip(path)
+        raise ValueError(needed)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.tokens}\0{self.merges}".encode()).hexdigest()
+
+    def write(self, folder: Path, pad: str) -> None:
+        special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "vocab.json").write_text(self.tokens, "utf-8")
+        (folder / "merges.txt").write_text(self.merges, "utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(_SETTINGS | special, indent=2), "utf-8")
+        (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2), "utf-8")
+
+
+def _of_folder(folder: Path) -> Vocabulary:
+    return Vocabulary(*((folder / name).read_text("utf-8") for name in _FILES))
+
+
+def _of_open_clip(path: Path) -> Vocabulary:
+    """The file holds merges alone; tokens are numbered by bytes, bytes that end a word, merges, and the two special ones."""
+    lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
+    merges = lines[1 : _NUM_MERGES + 1]
+    symbols = _byte_symbols()
+    tokens = [
+        *symbols,
+        *(f"{symbol}</w>" for symbol in symbols),
+        *(line.replace(" ", "") for line in merges),
+        START,
+        END,
+    ]
+    numbered = json.dumps({token: number for number, token in enumerate(tokens)}, ensure_ascii=False)
+    return Vocabulary(numbered, "\n".join(["#version: 0.2", *merges, ""]))
+
+
+def _byte_symbols() -> list[str]:
+    """A visible character for each byte, the printable ones first: GPT-2's order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return [chr(byte) for byte in printable] + [chr(0x100 + number) for number in range(256 - len(printable))]

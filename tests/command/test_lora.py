@@ -1,0 +1,86 @@
+"""Adapters on a run of ours, as a user gives the commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_train.training.checkpoint import load, load_weights
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "experiment=points",
+    "logger=none",
+    "trainer=cpu",
+    "data.batch_size=24",
+    "data.num_samples=100",
+    "data.holdout=4",
+    "network.width=16",
+    "network.depth=1",
+    "callbacks.samples.num_samples=8",
+    "trainer.max_steps=6",
+]
+LORA = ["adapter=lora", "adapter.rank=4", "adapter.targets='.*'"]
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, script, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, and adapters on it trained by one process and by two."""
+    folder = tmp_path_factory.mktemp("runs")
+    given = [*LORA, f"pretrained={folder / 'base'}"]
+    for name, arguments in {"base": [], "lora": given}.items():
+        done = run("train.py", *SMALL, f"run_dir={folder / name}", *arguments)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def grid(folder: Path, *arguments: str) -> bytes:
+    done = run("sample.py", f"out={folder}", "num_samples=4", *arguments)
+    assert done.returncode == 0, done.stderr
+    return (folder / "grid.png").read_bytes()
+
+
+def test_sampled_from_by_its_run_folder_at_any_scale(runs: Path, tmp_path: Path) -> None:
+    base = grid(tmp_path / "base", f"run={runs / 'base'}")
+    lora = {
+        scale: grid(tmp_path / scale, f"run={runs / 'lora'}", f"adapter.scale={scale}", "name=points")
+        for scale in ("0", "1", "1.0e+3")
+    }
+    plain = grid(tmp_path / "plain", f"run={runs / 'lora'}")
+    assert lora["0"] == base
+    assert lora["1"] == plain
+    assert lora["1.0e+3"] not in (base, plain)
+    names = set(load_weights(runs / "lora" / "weights.safetensors")[0])
+    assert names
+    assert all(".lora_" in name for name in names)
+
+
+def test_without_a_base_it_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    done = run("train.py", *SMALL, *LORA, f"run_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "pretrained=null" in done.stderr
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(runs: Path, tmp_path: Path) -> None:
+    given = [*SMALL, *LORA, f"pretrained={runs / 'base'}", "trainer.precision=64-true"]
+    for name, arguments in {"one": [], "two": ["trainer=ddp_cpu"]}.items():
+        done = run("train.py", *given, *arguments, f"run_dir={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+    one, two = (load(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(".lora_" in name for name in one)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-12)

@@ -1,0 +1,193 @@
+"""Runs on Stable Diffusion, exported by the command and loaded by diffusers in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+
+from diffusion_train.command.cli import launch
+from diffusion_train.export import lora_kohya
+from diffusion_train.export.card import license_of
+from diffusion_train.export.proof import difference
+
+LORA = ("adapter=lora", "adapter.rank=4", "adapter.alpha=6")
+ALL = "adapter.targets='.*'"
+Tiny = Callable[[str], Path]
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def runs(tiny: Tiny, make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """(name of a base, overrides) -> a run on it, made once."""
+    folder = tmp_path_factory.mktemp("runs")
+    made: dict[tuple[str, ...], Path] = {}
+
+    def run(base: str, *overrides: str) -> Path:
+        key = (base, *overrides)
+        if key not in made:
+            given = ("experiment=sd15_full", "base.accepts=null", f"pretrained={tiny(base)}")
+            made[key] = make_run(folder / f"run{len(made)}", *given, *overrides)
+        return made[key]
+
+    return run
+
+
+def differences(output: str) -> list[float]:
+    match = re.search(r"largest difference to diffusers: prediction (\S+), image (\S+)", output)
+    assert match, output
+    return [float(match[1]), float(match[2])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("base", "form", "overrides"),
+    [
+        ("sd15", "diffusers", LORA),
+        ("sd15", "diffusers", ()),
+        ("sd15", "lora_peft", LORA),
+        ("sd15", "lora_kohya", (*LORA, ALL)),
+        ("sd15", "single_file", ()),
+        ("sd2_v", "lora_kohya", (*LORA, ALL)),
+        ("sd2_zero_snr", "single_file", LORA),
+        ("sdxl", "lora_peft", (*LORA, ALL)),
+        ("sdxl", "lora_kohya", (*LORA, ALL)),
+        ("sdxl", "single_file", LORA),
+    ],
+)
+def test_diffusers_gives_our_prediction_and_image(
+    runs: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    base: str,
+    form: str,
+    overrides: tuple[str, ...],
+) -> None:
+    scaled = ["adapter.scale=0.8"] if overrides else []
+    code = launch("export", [f"run={runs(base, *overrides)}", f"format={form}", f"out={tmp_path / 'out'}", *scaled])
+    assert code == 0
+    assert max(differences(capsys.readouterr().out)) < 1e-4
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {"README.md", "sample.png"} < {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.slow
+def test_adapters_on_a_run_of_ours(
+    runs: Callable[..., Path], make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The base of the adapter is then that run, not the pipeline that it began with."""
+    run = make_run(tmp_path / "run", "experiment=sd15_full", f"pretrained={runs('sd15')}", *LORA)
+    assert launch("export", [f"run={run}", "format=lora_kohya", f"out={tmp_path / 'out'}"]) == 0
+    assert max(differences(capsys.readouterr().out)) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["alpha", "torn"])
+def test_an_export_that_gives_other_images_is_not_kept(
+    runs: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    write = lora_kohya.write
+
+    def torn(model: object, folder: Path) -> Path:
+        file = write(model, folder)  # type: ignore[arg-type]
+        file.write_bytes(file.read_bytes()[:-9])
+        return file
+
+    if fault == "alpha":
+        monkeypatch.setattr(lora_kohya, "rank_and_alpha", lambda model: (4, 4.0))
+    else:
+        monkeypatch.setattr(lora_kohya, "write", torn)
+    code = launch("export", [f"run={runs('sd15', *LORA)}", "format=lora_kohya", f"out={tmp_path / 'out'}"])
+    assert code == 3
+    told = capsys.readouterr().err
+    assert ("differs from the run" if fault == "alpha" else "cannot load the export") in told
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_one_file_with_its_card(tiny: Tiny, make_run: MakeRun, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny("sd15"), tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n# A base\n")
+    words = ["data.captions.trigger=zkx", "data.captions.templates=['{caption}, {trigger} style']"]
+    run = make_run(tmp_path / "run", "experiment=sd15_full", f"pretrained={base}", *LORA, *words)
+    data = {"samples": 7, "licenses": {"CC0-1.0": 5, "<b>`odd`|": 2}, "sources": {"icons": 7}}
+    (run / "data.json").write_text(json.dumps(data))
+    out = tmp_path / "out" / "brand.safetensors"
+    assert launch("export", [f"run={run}", "format=lora_kohya", f"out={out}", "proof.num_steps=2"]) == 0
+    assert sorted(path.name for path in out.parent.iterdir()) == ["brand.md", "brand.png", "brand.safetensors"]
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["ss_network_dim"] == "4"
+        name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_out_0"
+        assert file.get_tensor(f"{name}.alpha").item() == 6
+    card = out.with_suffix(".md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["license"] == "creativeml-openrail-m"
+    assert head["instance_prompt"] == "zkx"
+    for told in ("zkx", "{caption}, {trigger} style", "CC0-1.0 | 5", "SHA-256", "![red apple](brand.png)", "rank: 4"):
+        assert told in card, told
+    assert str(tmp_path) not in card
+    assert "<b>" not in card
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["format=lora"], "one of diffusers, lora_peft, lora_kohya, single_file"),
+        (["format=diffusers", "out=x.safetensors"], "is a folder of files"),
+        (["format=diffusers", "tolerance=0"], "must be above 0"),
+        (["format=lora_peft"], "adapter=lora was not set"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    runs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    out = [] if any("out=" in argument for argument in arguments) else [f"out={tmp_path / 'out'}"]
+    assert launch("export", [f"run={runs('sd15')}", *out, *arguments]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_not_overwritten(
+    runs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").write_text("mine")
+    assert launch("export", [f"run={runs('sd15')}", f"out={tmp_path}"]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_network_of_ours_is_refused(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", "experiment=ddpm_cifar_style", "network.channels=[8,8,8,8]")
+    assert launch("export", [f"run={run}", f"out={tmp_path / 'out'}"]) == 2
+    assert "UNet is a network of diffusion_train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("---\nlicense: mit\n---\n", "mit"),
+        ("---\nlicense: other\nlicense_name: stability\n---\n", "stability"),
+        ("# no head\n", ""),
+        ("---\nlicense: [\n---\n", ""),
+    ],
+)
+def test_licence_of_a_base(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "README.md").write_text(text)
+    assert license_of(tmp_path) == expected
+
+
+def test_difference() -> None:
+    zeros = torch.zeros(2)
+    assert difference(zeros, torch.tensor([0.0, -2.0])) == 2
+    assert difference(zeros, torch.tensor([0.0, float("nan")])) == float("inf")
+    assert difference(zeros, torch.zeros(3)) == float("inf")
