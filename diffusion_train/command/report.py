@@ -21,12 +21,21 @@ def run(cfg: Any) -> int:
     folder = Path(cfg.report.run)
     if not folder.is_dir():
         raise ValueError(f"run={folder}: the report is written into a run folder; give one")
-    report = add_marks(folder, Path(cfg.report.marks)) if cfg.report.marks else measured(folder, cfg)
+    report = add_marks(folder, Path(cfg.report.marks)) if cfg.report.marks else measured(folder, cfg, cfg.report)
     write(folder, report)
     return Exit.DONE
 
 
-def measured(folder: Path, cfg: Any) -> dict[str, Any]:
+def write_at_end(folder: Path, cfg: Any) -> None:
+    """For a training run that has just come to its end: with the settings of report.yaml as they stand there."""
+    import yaml
+
+    from diffusion_train.config.folders import conf_folder
+
+    write(folder, measured(folder, cfg, yaml.safe_load((conf_folder() / "report.yaml").read_text("utf-8"))))
+
+
+def measured(folder: Path, cfg: Any, ask: Any) -> dict[str, Any]:
     """A new report; marks that an older one holds are kept. Its pictures are written."""
     from diffusion_train import __version__, picture
     from diffusion_train.metric.extractor import EfficientNetLite0
@@ -35,7 +44,7 @@ def measured(folder: Path, cfg: Any) -> dict[str, Any]:
     from diffusion_train.run_folder import best_device, fingerprint, weights_file
 
     device = best_device()
-    artist = Artist(settings(cfg.report), EfficientNetLite0().to(device))
+    artist = Artist(settings(ask), EfficientNetLite0().to(device))
     report, pictures = build(folder, cfg, artist, device)
     for name, x in pictures.items():
         picture.save_png(picture.to_image(x), folder / "report_images" / f"{name}.png")
@@ -51,7 +60,7 @@ def settings(ask: Any) -> Any:
 
     plain = {name: ask[name] for name in Settings.__dataclass_fields__}
     listed = {name: read_prompts(ask[name]) for name in ("prompts", "general_prompts")}
-    return Settings(**{**plain, **listed, "scales": list(ask.scales)})
+    return Settings(**{**plain, **listed, "scales": list(ask["scales"])})
 
 
 def add_marks(folder: Path, file: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from diffusion_train.report import measure, sweep
 from diffusion_train.report.coverage import Coverage
 from diffusion_train.report.drawing import Artist, Drawn, draw_all
 from diffusion_train.report.material import together
-from diffusion_train.report.models import Row, scale_rows, step_rows
+from diffusion_train.report.models import Models, Row
 from diffusion_train.report.rights import rights
 
 FORMAT = 1
@@ -24,10 +24,11 @@ FORMAT = 1
 
 def build(run: Path, cfg: Any, artist: Artist, device: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """-> the report, and its pictures by their hash."""
-    settings, drawn = artist.settings, draw_all(run, cfg, artist, device)
+    models = Models(run, cfg, device)
+    drawn = draw_all(models, artist)
     builder = Builder(drawn, artist)
-    rows = scale_rows(run, cfg, settings.scales, device)
-    rows += step_rows(run, cfg, device) if settings.steps else []
+    rows = models.scale_rows(artist.settings.scales)
+    rows += models.step_rows() if artist.settings.steps else []
     report = {
         "format": FORMAT,
         "name": str(cfg.name),

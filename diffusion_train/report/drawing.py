@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from diffusion_train.metric.extractor import Extractor
@@ -19,8 +18,7 @@ from diffusion_train.report.material import (
     see,
     training_and_held_out,
 )
-from diffusion_train.report.models import base_pipeline
-from diffusion_train.run_folder import load_pipeline
+from diffusion_train.report.models import Models
 
 MIN_IMAGES = 2  # that a distance between sets needs
 _FEW = 8  # prompts
@@ -104,14 +102,15 @@ class Drawn:
         return self.seen_held_out if self.has_held_out else self.seen_train
 
 
-def draw_all(run: Path, cfg: Any, artist: Artist, device: str) -> Drawn:
+def draw_all(models: Models, artist: Artist) -> Drawn:
     """Raises ValueError for a run on other data than images, or on too few."""
+    cfg = models.cfg
     train, held_out = training_and_held_out(cfg, artist.settings.max_images)
     if len(train) < MIN_IMAGES:
         raise ValueError(f"the run's data hold {len(train)} images; a report needs {MIN_IMAGES}")
     seen_train = see(train.batch["x"], artist.extractor)
     seen_held_out = see(held_out.batch["x"], artist.extractor) if len(held_out) else seen_train.rows([])
-    base, own = base_pipeline(run, cfg, device), load_pipeline(run, cfg, device)
+    base, own = models.base(), models.own()
     prompts = _prompts(cfg, artist.settings, train, held_out)
     if len(prompts["brand"]) * artist.settings.num_samples < MIN_IMAGES:
         raise ValueError(f"one sample tells nothing of a brand: give num_samples={MIN_IMAGES} or more")

@@ -24,6 +24,7 @@ GENERAL = (  # for a base whose own captions are not here
     "a child flying a kite", "a wooden chair", "a tree in autumn", "a steam locomotive", "a cat asleep on a sofa",
     "a bridge over a river", "a drawing of a house", "a field of sunflowers",
 )  # fmt: skip
+_SIZES = ("original_size", "crop")  # of the image that a caption stands beside, which is not asked for
 _CHUNK = 256  # samples read at once
 
 
@@ -91,7 +92,8 @@ def choose_prompts(given: Sequence[str], sources: Sequence[tuple[Images, str]], 
         if len(images):
             first = {text: row for row, text in reversed(list(enumerate(images.batch["caption"])))}
             rows, count = sorted(first.values()), min(most, len(first))
-            return Prompts(take(images.batch, [rows[place * len(rows) // count] for place in range(count)]), origin)
+            batch = {name: values for name, values in images.batch.items() if name not in _SIZES}
+            return Prompts(take(batch, [rows[place * len(rows) // count] for place in range(count)]), origin)
     return Prompts({"caption": []}, "none")
 
 
