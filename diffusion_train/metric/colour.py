@@ -49,8 +49,8 @@ def ciede2000(lab1: Tensor, lab2: Tensor) -> Tensor:
     grey = C1 * C2 == 0
 
     dL, dC = L2 - L1, C2 - C1
-    dh = torch.where(grey, 0.0, (h2 - h1 + 180) % 360 - 180)
-    dh = torch.where((h2 - h1 == 180) & ~grey, 180.0, dh)  # the remainder above makes -180 of it
+    dh = torch.where(h2 - h1 > 180, h2 - h1 - 360, torch.where(h2 - h1 < -180, h2 - h1 + 360, h2 - h1))
+    dh = torch.where(grey, 0.0, dh)
     dH = 2 * torch.sqrt(C1 * C2) * torch.sin(torch.deg2rad(dh / 2))
 
     L, C = (L1 + L2) / 2, (C1 + C2) / 2

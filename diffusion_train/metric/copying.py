@@ -2,8 +2,11 @@
 
 Held-out images of the same kind say how near that is. A sample's p value is its rank among their distances to the nearest
 training image (a conformal p value: Vovk, Gammerman, Shafer 2005): of images that are drawn like the held-out ones, at most
-a share `false_alarm` has a p value of `false_alarm` or less, whatever the measure of distance. Two measures are looked at,
-so the smaller p value counts twice (Bonferroni).
+a share `false_alarm` has a p value of `false_alarm` or less, whatever the measure of distance. Where several measures are
+looked at, the smallest p value counts so many times (Bonferroni).
+
+Distances are relative: how far the nearest training image is, as a share of how far the second nearest is. In a set whose
+images are all alike, nearness by itself says little; a copy is far nearer to one of them than to all others.
 """
 
 from __future__ import annotations
@@ -48,9 +51,18 @@ def nearest(distances: Tensor) -> Nearest:
     return Nearest(distances.gather(1, place[:, None])[:, 0], place)
 
 
-def nearest_other(distances: Tensor) -> Nearest:
-    """(N, N) of a set to itself: each one's nearest but itself."""
-    return nearest(distances.double().masked_fill(torch.eye(len(distances), dtype=torch.bool), math.inf))
+def relative(distances: Tensor, resolution: float) -> Nearest:
+    """(N, M), M >= 2 -> the distance to the nearest as a share of that to the second nearest.
+
+    Differences below `resolution` are none, so that of two equally near ones neither counts as copied.
+    """
+    first, second = distances.double().topk(2, dim=1, largest=False).values.unbind(1)
+    return Nearest((first + resolution) / (second + resolution), nearest(distances).place)
+
+
+def without_itself(distances: Tensor) -> Tensor:
+    """(N, N) of a set to itself, in which nobody is near to itself."""
+    return distances.double().masked_fill(torch.eye(len(distances), dtype=torch.bool), math.inf)
 
 
 def p_values(distances: Tensor, references: Tensor) -> Tensor:
@@ -75,7 +87,7 @@ def threshold(references: Tensor, rate: float) -> float:
     return float(references.double().sort().values[place - 1]) if place <= len(references) else math.inf
 
 
-def references_needed(false_alarm: float, num_measures: int = 2) -> int:
+def references_needed(false_alarm: float, num_measures: int) -> int:
     """With fewer, nothing could ever be flagged at this rate."""
     return math.ceil(num_measures / false_alarm - 1e-9) - 1
 

@@ -125,10 +125,11 @@ class Builder:
         ]
 
     def _pair(self, measured: str, number: int, near: Nearest, found: Audit) -> dict[str, Any]:
-        batch, place, distance = self.drawn.train.batch, int(near.place[number]), float(near.distance[number])
+        batch, relative = self.drawn.train.batch, float(near.distance[number])
+        place = self.copying.places[int(near.place[number])]
         return {
-            "distance": distance,
-            "near": distance < found.thresholds[measured],
+            "relative": relative,
+            "near": relative < found.thresholds[measured],
             "image": self._keep(batch["x"][place]),
             "key": batch["key"][place],
             "caption": batch["caption"][place],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffusion_train.report.gallery import NAMES
 from diffusion_train.report.html import count, number, percent, table, text
 from diffusion_train.report.plot import strip, trade_off
 from diffusion_train.report.rights import asked_for
@@ -74,8 +75,7 @@ def copying(report: dict[str, Any]) -> str:
         if kind in facts
     ]
     one, limits = facts["brand"], facts["brand"]["thresholds"]
-    told = [f"{limits['hash']:.0f} of 63 bits by shape" if "hash" in limits else ""]
-    told += [f"{number(limits['features'], 3)} by features" if "features" in limits else ""]
+    told = [f"{percent(limits[name])} {words}" for name, words in NAMES.items() if name in limits]
     references = count(one["references"], "image")
     others = one["references"] - one["held_out"]
     mixture = (
@@ -85,7 +85,7 @@ def copying(report: dict[str, Any]) -> str:
     )
     asked = (
         ""
-        if one["false_alarm"] <= one["asked_false_alarm"]
+        if one["false_alarm"] <= 1.1 * one["asked_false_alarm"]
         else f" <b>So few references cannot hold the rate of {percent(one['asked_false_alarm'])} that was asked for.</b>"
     )
     leaked = (
@@ -95,8 +95,9 @@ def copying(report: dict[str, Any]) -> str:
     )
     return _section(
         "What was copied",
-        f"Each sample's nearest training image among {one['train']:,} is looked up by shape and by features. It is flagged when it is nearer than "
-        f"{' or '.join(part for part in told if part)}. Those limits come from {references}{mixture}: of images that training never saw, at most "
+        f"Each sample's nearest training image among {one['train']:,} different ones is looked up by shape (perceptual hash), by what it shows "
+        "(features), and as a small picture (16 × 16). The sample is flagged when this image is far nearer than the second nearest: when it is at less than "
+        f"{' or '.join(told)} of that one's distance. Those limits come from {references}{mixture}: of images that training never saw, at most "
         f"{percent(one['false_alarm'])} would be flagged.{asked}{leaked} A repeated logo may be just what was asked for; whether it may be is for you to decide.",
         table(["samples of", "flagged", "expected by chance", "so many by chance"], rows),
     )

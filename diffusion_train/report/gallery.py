@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.report.html import count, number, picture, text
+from diffusion_train.report.html import count, percent, picture, text
 
 TITLES = {
     "brand": ("Brand prompts", "What the model is for. Approve or reject these."),
@@ -17,7 +17,7 @@ TITLES = {
     ),
     "general": ("Prompts that have nothing to do with the brand", "What the model did to everything else."),
 }
-_NAMES = {"hash": "by shape (perceptual hash)", "features": "by what it shows (features)"}
+NAMES = {"hash": "by shape", "features": "by what it shows", "thumbnail": "as a small picture"}
 
 
 def gallery(report: dict[str, Any], folder: Path) -> str:
@@ -60,7 +60,7 @@ def _shot(folder: Path, name: str, label: str, alt: str) -> str:
 def _pairs(copying: dict[str, Any], folder: Path) -> str:
     """The nearest training image by each measure; both together where they agree."""
     by_image: dict[str, list[str]] = {}
-    for measured in _NAMES:
+    for measured in NAMES:
         by_image.setdefault(copying[measured]["image"], []).append(measured)
     shots = []
     for image, measures in by_image.items():
@@ -74,8 +74,7 @@ def _pairs(copying: dict[str, Any], folder: Path) -> str:
 
 
 def _distance(found: dict[str, Any], measured: str) -> str:
-    value = f"{found['distance']:.0f} of 63 bits" if measured == "hash" else number(found["distance"], 3)
-    words = f"{_NAMES[measured]}: {value}"
+    words = f"{NAMES[measured]}: {percent(found['relative'])} of the way to the next"
     return f'<b class="near">{words}</b>' if found["near"] else words
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, interpolate
 
 from diffusion_train.data.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, distances, groups
 from diffusion_train.metric.copying import (
@@ -17,27 +17,31 @@ from diffusion_train.metric.copying import (
     chance,
     cosine_distance,
     nearest,
-    nearest_other,
     references_needed,
+    relative,
+    without_itself,
 )
 from diffusion_train.metric.kid import mmd
 from diffusion_train.metric.palette import Palette, palette
 from diffusion_train.metric.palette import distance as palette_distance
 from diffusion_train.report.material import Seen
 
-MEASURES = ("hash", "features")
+# The least differences that count, by measure: a bit of 63, and 1 - cosine of features and of small pictures.
+RESOLUTION = {"hash": 1.0, "features": 0.01, "thumbnail": 0.01}
+_THUMBNAIL = 16  # pixels a side
 
 
 class Copying(NamedTuple):
-    """What samples are compared with: the training images, and how near to them images are that were not trained on."""
+    """What samples are compared with: training images, one of each group of near-duplicates, and what is usual."""
 
     train: Seen
-    references: dict[str, Tensor]  # distance (n,) to the nearest training image, by measure
-    num_held_out: int  # references that are held-out images; the others are training images without themselves
+    places: list[int]  # of them among all training images
+    references: dict[str, Tensor]  # relative distance (n,) to the nearest of them of images not trained on, by measure
+    num_held_out: int  # references that are held-out images; the others are training images against the others
     num_leaked: int  # held-out images that are near-duplicates of training images
 
     def check(self, samples: Seen, false_alarm: float) -> tuple[Audit, dict[str, Nearest]]:
-        found = {name: nearest(table) for name, table in tables(samples, self.train).items()}
+        found = {name: relative(table, RESOLUTION[name]) for name, table in tables(samples, self.train).items()}
         return audit({name: one.distance for name, one in found.items()}, self.references, false_alarm), found
 
 
@@ -46,22 +50,32 @@ def calibrate(train: Seen, held_out: Seen, false_alarm: float) -> Copying:
 
     Near-duplicates of what they are compared with say nothing of unseen images and are left out.
     """
-    apart = tables(held_out, train)
-    fresh = _fresh(held_out, train)
-    references = {name: nearest(table).distance[fresh] for name, table in apart.items()}
+    places = _one_of_each(train)
+    single, fresh = train.rows(places), _fresh(held_out, train)
+    apart = tables(held_out, single)
+    references = {name: relative(table, RESOLUTION[name]).distance[fresh] for name, table in apart.items()}
     num_held_out = int(fresh.sum())
-    if num_held_out < references_needed(false_alarm, len(MEASURES)):
-        single = train.rows(_one_of_each(train))
-        if len(single.x) > 1:
-            others = {name: nearest_other(table).distance for name, table in tables(single, single).items()}
-            references = {name: torch.cat([references[name], others[name]]) for name in references}
-    return Copying(train, references, num_held_out, int((~fresh).sum()))
+    if num_held_out < references_needed(false_alarm, len(RESOLUTION)) and len(places) > 2:
+        for name, table in tables(single, single).items():
+            others = relative(without_itself(table), RESOLUTION[name]).distance
+            references[name] = torch.cat([references[name], others])
+    return Copying(single, places, references, num_held_out, int((~fresh).sum()))
 
 
 def tables(rows: Seen, others: Seen) -> dict[str, Tensor]:
-    """Distances (N, M) by measure: bits of 63, and 1 - cosine."""
+    """Distances (N, M) by measure."""
     bits, _ = distances(rows.signatures, others.signatures)
-    return {"hash": torch.from_numpy(bits).double(), "features": cosine_distance(rows.features, others.features)}
+    return {
+        "hash": torch.from_numpy(bits).double(),
+        "features": cosine_distance(rows.features, others.features),
+        "thumbnail": cosine_distance(_thumbnails(rows.x), _thumbnails(others.x)),
+    }
+
+
+def _thumbnails(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, D): where it is lighter or darker, and in which colours; brightness as a whole left out."""
+    small = interpolate(x.float(), size=(_THUMBNAIL, _THUMBNAIL), mode="area").flatten(1)
+    return small - small.mean(1, keepdim=True)
 
 
 def fidelity(images: Seen, brand: Seen) -> dict[str, float]:
@@ -121,6 +135,7 @@ def copying_facts(copying: Copying, found: Audit, asked: float) -> dict[str, Any
         "held_out": copying.num_held_out,
         "leaked": copying.num_leaked,
         "train": len(copying.train.x),
+        "measures": list(RESOLUTION),
     }
 
 
@@ -145,4 +160,5 @@ def _fresh(rows: Seen, train: Seen) -> Tensor:
 def _one_of_each(train: Seen) -> list[int]:
     """Places without the further ones of each group of near-duplicates."""
     further = {int(place) for group in groups(np.asarray(train.signatures)) for place in group[1:]}
-    return [place for place in range(len(train.x)) if place not in further]
+    single = [place for place in range(len(train.x)) if place not in further]
+    return single if len(single) > 1 else [*range(len(train.x))]

@@ -64,7 +64,7 @@ def copied(report: dict[str, Any]) -> str:
     kinds = [facts for kind, facts in report["copying"].items() if kind != "base"]
     flagged, total = sum(one["flagged"] for one in kinds), sum(one["samples"] for one in kinds)
     headline, expected = f"{flagged:,} of {total:,}", number(sum(one["expected"] for one in kinds), 1)
-    words = "samples are nearer to a training image than unseen images of the brand are"
+    words = "samples come nearer to one training image than unseen images of the brand do"
     if not flagged:
         return _card("good", "What was copied", headline, f"{words}; {expected} would be flagged by chance alone.")
     surprising = min(one["chance"] for one in kinds) < SURPRISING / len(kinds)

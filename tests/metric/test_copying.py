@@ -11,10 +11,11 @@ from diffusion_train.metric.copying import (
     chance,
     cosine_distance,
     nearest,
-    nearest_other,
     p_values,
     references_needed,
+    relative,
     threshold,
+    without_itself,
 )
 
 
@@ -32,10 +33,16 @@ def test_the_nearest_is_found_and_never_itself_in_its_own_set() -> None:
     rows = normal(20, 6)
     table = cosine_distance(rows, rows)
     assert nearest(table).place.tolist() == list(range(20))
-    found = nearest_other(table)
+    found = nearest(without_itself(table))
     for row, (distance, place) in enumerate(zip(*found, strict=True)):
         others = {other: float(table[row, other]) for other in range(20) if other != row}
         assert (float(distance), int(place)) == (min(others.values()), min(others, key=others.__getitem__))
+
+
+def test_relative_nearness_is_low_for_a_copy_and_near_one_between_twins() -> None:
+    found = relative(torch.tensor([[0.1, 2.0, 1.0], [3.0, 0.5, 0.5], [0.0, 0.0, 4.0]]), resolution=0.01)
+    torch.testing.assert_close(found.distance, torch.tensor([0.11 / 1.01, 1.0, 1.0], dtype=torch.float64))
+    assert found.place.tolist() == [0, 1, 0]
 
 
 def test_p_values_are_ranks_and_ties_count_for_the_sample() -> None:
@@ -74,7 +81,7 @@ def test_with_too_few_references_only_what_is_nearer_than_all_is_flagged_and_the
     found = audit({"a": torch.tensor([1.0, 2.5]), "b": torch.tensor([9.0, 2.5])}, references, 0.05)
     assert found.false_alarm == pytest.approx(2 / 4)
     assert found.flagged.tolist() == [True, False]
-    assert references_needed(0.05) == 39
+    assert references_needed(0.05, num_measures=2) == 39
     assert 2 / (39 + 1) <= 0.05 < 2 / (38 + 1)
 
 

@@ -22,8 +22,9 @@ PICTURES = {"a" * 32: "red", "b" * 32: "blue", "c" * 32: "green"}
 
 
 def sample(image: str, kind: str = "brand", flagged: bool = False, **other: Any) -> dict[str, Any]:
-    pair = {"near": flagged, "image": "c" * 32, "key": HOSTILE, "caption": HOSTILE}
-    copying = {"p": 0.5, "flagged": flagged, "hash": {"distance": 3.0, **pair}, "features": {"distance": 0.1, **pair}}
+    pair = {"relative": 0.25, "near": flagged, "image": "c" * 32, "key": HOSTILE, "caption": HOSTILE}
+    measures = ("hash", "features", "thumbnail")
+    copying = {"p": 0.5, "flagged": flagged, **dict.fromkeys(measures, pair)}
     plain = {"set": kind, "prompt": HOSTILE, "seed": 0, "before": "b" * 32, "image": image, "likeness": 0.4}
     return {**plain, "copying": copying, **other}
 
@@ -37,7 +38,7 @@ def report(**other: Any) -> dict[str, Any]:
         "false_alarm": 0.05,
         "expected": 0.1,
         "chance": 0.09,
-        "thresholds": {"hash": 4.0, "features": 0.2},
+        "thresholds": {"hash": 0.5, "features": 0.4},
         "references": 50,
         "held_out": 10,
         "leaked": 1,
@@ -134,7 +135,7 @@ def attributes_of(content: str) -> list[tuple[str, str]]:
 def test_a_flag_stands_beside_its_pair(folder: Path) -> None:
     cards = made_page(folder).split("<figure ")[1:]
     assert ["Near to a training image" in card for card in cards] == [True, False, False]
-    assert "3 of 63 bits" in cards[0]
+    assert "25 % of the way" in cards[0]
     assert ["<details>" in card for card in cards] == [False, True, True]
 
 
