@@ -98,6 +98,15 @@ def test_marks_are_taken_in_kept_and_counted_without_measuring_again(runs: Path,
 
 
 @pytest.mark.slow
+def test_a_training_run_writes_its_report_when_it_is_done(runs: Path, tmp_path: Path) -> None:
+    shard = next((runs / "shards").glob("*.tar"))
+    done = call("train", *SMALL, f"data.shards={shard}", f"run_dir={tmp_path / 'run'}", "report=true")
+    assert done.returncode == 0, done.stderr
+    assert report_of(tmp_path / "run")["step"] == 2
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.slow
 def test_mistakes_are_told_with_their_remedy(runs: Path, tmp_path: Path) -> None:
     weights = runs / "first" / "weights.safetensors"
     for arguments, told in (
