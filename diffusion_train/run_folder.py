@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ def load_pipeline(run: Path, cfg: Any = None, device: str = "cpu") -> Pipeline:
         config.settle(cfg)
     network = build_network(cfg, weights)
     load_exactly(network, weights, trained(network))
+    return assemble(cfg, network, description["shape"], device)
+
+
+def assemble(cfg: Any, network: nn.Module, shape: Sequence[int], device: str = "cpu") -> Pipeline:
+    """A network, whatever weights it holds, with the other parts of a run's config; `shape` is one sample's."""
     return Pipeline(
         network=network.to(device).eval(),
         diffusion=config.build(cfg.diffusion),
@@ -68,7 +73,7 @@ def load_pipeline(run: Path, cfg: Any = None, device: str = "cpu") -> Pipeline:
         autoencoder=config.build(cfg.autoencoder).to(device).eval(),
         sampler=config.build(cfg.sampler),
         guidance=config.build(cfg.guidance),
-        shape=tuple(description["shape"]),
+        shape=tuple(shape),
     )
 
 

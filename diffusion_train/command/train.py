@@ -30,6 +30,7 @@ READ = (
     "clip_norm",
     "channels_last",
     "compile",
+    "report",
 )
 # Arguments that the code below gives to a part.
 GIVEN = {"callbacks.checkpointing": ("description",), "data.module.arrangement.order": ("fingerprint", "num_samples")}
@@ -90,6 +91,10 @@ def train(cfg: Any) -> int:
             raise  # told as a mistake in the settings, without a traceback
         raise RuntimeError(f"training ended at step {trainer.global_step}: {error}") from error
     farewell(cfg, trainer, run_dir)
+    if cfg.report and trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
+        from diffusion_train.command.report import write_at_end
+
+        write_at_end(run_dir, cfg)
     return Exit.DONE if trainer.global_step >= trainer.max_steps else Exit.STOPPED
 
 

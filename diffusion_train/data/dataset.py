@@ -158,9 +158,13 @@ class ShardDataset:
 
     def holdout(self) -> ShardDataset:
         """In the order of their hashes, so that the first N stay the first N."""
+        other = self.without_augmentation()
+        other._use(self.chosen.held_out)
+        return other
+
+    def without_augmentation(self) -> ShardDataset:
         other = copy.copy(self)
         other.view = self.view.without_augmentation()
-        other._use(self.chosen.held_out)
         return other
 
     @property

@@ -57,6 +57,14 @@ def groups(signatures: Signatures, max_distance: int = MAX_DISTANCE) -> list[Pla
     return _listed(labels)
 
 
+def distances(signatures: Signatures, others: Signatures) -> tuple[Places, NDArray[np.float64]]:
+    """(N,), (M,) -> how many bits differ (N, M), and how far the colours are apart (N, M), of 255."""
+    bits = np.bitwise_count(signatures["hash"][:, None] ^ others["hash"][None]).astype(np.int64)
+    one, other = (part["colours"].astype(np.float64) for part in (signatures, others))
+    colours = np.stack([np.abs(row - other).mean((1, 2, 3)) for row in one]) if len(one) else np.zeros(bits.shape)
+    return bits, colours
+
+
 def _shared_parts(max_distance: int) -> Iterator[np.uint64]:
     """Masks of every three of the parts."""
     edges = [int(edge) for edge in np.linspace(0, 64, max_distance + 4)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_train.data.near_duplicates import MAX_DISTANCE, SIGNATURE, groups, signature
+from diffusion_train.data.near_duplicates import MAX_DISTANCE, SIGNATURE, distances, groups, signature
 
 
 def picture(number: int, side: int = 96) -> Image.Image:
@@ -95,3 +95,13 @@ def test_few_samples_have_no_duplicates(count):
 
 def test_thousands_of_equal_images_are_one_group():
     assert [len(group) for group in groups(np.zeros(5000, SIGNATURE))] == [5000]
+
+
+def test_distances_count_bits_and_levels_of_colour():
+    made = np.zeros(2, SIGNATURE)
+    made["hash"] = [0b1011, 0]
+    made["colours"][1] = 10
+    bits, colours = distances(made, made)
+    assert bits.tolist() == [[0, 3], [3, 0]]
+    assert colours.tolist() == [[0, 10], [10, 0]]
+    assert distances(made[:0], made)[1].shape == (0, 2)

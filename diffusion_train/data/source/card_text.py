@@ -12,7 +12,7 @@ from diffusion_train.data.source.rights import terms
 from diffusion_train.utils.text import shown
 
 Card = dict[str, Any]
-_MEANING = {
+MEANING = {
     "share-alike": "what is made from them is passed on under the same licence",
     "non-commercial": "no commercial use",
     "no-derivatives": "no changed versions are passed on",
@@ -57,7 +57,7 @@ def readme(card: Card, title: str) -> str:
 
 def _rights_text(rights: Card) -> str:
     rows = [(name, count, ", ".join(terms(name)) or "-") for name, count in rights["licenses"].items()]
-    asked = [f"- **{term}** ({count:,} images): {_MEANING[term]}." for term, count in rights["terms"].items()]
+    asked = [f"- **{term}** ({count:,} images): {MEANING[term]}." for term, count in rights["terms"].items()]
     text = f"""## Rights
 
 {_table(["licence", "images", "asks for"], rows)}

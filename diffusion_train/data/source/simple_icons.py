@@ -27,6 +27,8 @@ _NEARLY_WHITE = 0xD8  # of 0xFF, in each of red, green and blue
 class SimpleIcons:
     """Logos of `size` x `size` pixels, as a source; iterated over, the paths of shards of them.
 
+    With `brand`, such as "Google", only those whose title begins with this word: one brand's family.
+
     In the shards, which are made when they are first asked for, icons under another licence than the collection's
     CC0-1.0 are dropped, but for those in `allowed_licenses` (SPDX names such as "MIT", or the address that an icon
     gives as its licence). As a source it gives every icon: who prepares from it chooses by its licence.
@@ -34,30 +36,40 @@ class SimpleIcons:
 
     size: int = 32
     allowed_licenses: Sequence[str] = ()
+    brand: str = ""
 
     def __iter__(self) -> Iterator[str]:
-        return iter(str(path) for path in prepare_simple_icons(self.size, self.allowed_licenses))
+        return iter(str(path) for path in prepare_simple_icons(self.size, self.allowed_licenses, self.brand))
 
     def total(self) -> int:
-        return len(all_icons())
+        return len(of_brand(all_icons(), self.brand))
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
-        return (_entry(icon, self.size) for icon in all_icons())
+        return (_entry(icon, self.size) for icon in of_brand(all_icons(), self.brand))
 
 
-def prepare_simple_icons(size: int = 32, allowed_licenses: Sequence[str] = ()) -> list[Path]:
+def prepare_simple_icons(size: int = 32, allowed_licenses: Sequence[str] = (), brand: str = "") -> list[Path]:
     """Shards of png, txt (the caption) and json (licence, source, guidelines, title, colour)."""
     for module in ("simple_icons_pack", "resvg_py"):
         require(module)
-    settings = {"size": size, "allowed_licenses": sorted(allowed_licenses)}
+    settings = {"size": size, "allowed_licenses": sorted(allowed_licenses), **({"brand": brand} if brand else {})}
     packages = ["simple-icons-pack", "resvg-py"]
-    return kept_shards("simple_icons", packages, settings, lambda: _allowed(size, allowed_licenses))
+    return kept_shards("simple_icons", packages, settings, lambda: _allowed(size, allowed_licenses, brand))
 
 
 def all_icons() -> list[Any]:
     """By slug."""
     package = require("simple_icons_pack")
     return sorted((getattr(package, name) for name in dir(package) if name.startswith("SI_")), key=lambda i: i.slug)
+
+
+def of_brand(icons: Sequence[Any], brand: str) -> list[Any]:
+    """ValueError for a brand without icons."""
+    word = brand.casefold()
+    found = [icon for icon in icons if not word or f"{icon.title.casefold()} ".startswith(f"{word} ")]
+    if not found:
+        raise ValueError(f"brand={brand}: no icon's title begins with this word")
+    return found
 
 
 def by_license(allowed_licenses: Sequence[str] = ()) -> tuple[list[Any], Counter[str]]:
@@ -75,11 +87,11 @@ def by_license(allowed_licenses: Sequence[str] = ()) -> tuple[list[Any], Counter
     return [icon for icon in icons if _license(icon) in allowed], dropped
 
 
-def _allowed(size: int, allowed_licenses: Sequence[str]) -> Iterator[Entry]:
+def _allowed(size: int, allowed_licenses: Sequence[str], brand: str) -> Iterator[Entry]:
     icons, dropped = by_license(allowed_licenses)
     counts = ", ".join(f"{license} {count}" for license, count in dropped.most_common())
     log.info("%d logos; %d dropped for their licence: %s", len(icons), dropped.total(), counts or "none")
-    return (_entry(icon, size) for icon in icons)
+    return (_entry(icon, size) for icon in of_brand(icons, brand))
 
 
 def _entry(icon: Any, size: int) -> Entry:

@@ -49,3 +49,13 @@ def test_a_logo_has_its_brand_s_colour_on_white():
 def test_as_a_source_every_icon_names_its_licence():
     source = simple_icons.SimpleIcons(24)
     assert len(list(source.entries())) == source.total() == 3467
+
+
+def test_one_brands_family_is_told_by_the_first_word_of_its_titles():
+    icons = simple_icons.all_icons()
+    titles = [icon.title for icon in simple_icons.of_brand(icons, "google")]
+    assert len(titles) > 20
+    assert all(title.split()[0] == "Google" for title in titles)
+    assert simple_icons.SimpleIcons(16, brand="Google").total() == len(titles)
+    with pytest.raises(ValueError, match="brand=Goog: no icon"):
+        simple_icons.of_brand(icons, "Goog")

@@ -1,0 +1,172 @@
+"""A report as plain data, and the pictures that it names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diffusion_train.metric.copying import Audit, Nearest, cosine_distance, nearest
+from diffusion_train.metric.palette import palette
+from diffusion_train.picture import to_image
+from diffusion_train.report import measure, sweep
+from diffusion_train.report.coverage import Coverage
+from diffusion_train.report.drawing import Artist, Drawn, draw_all
+from diffusion_train.report.material import together
+from diffusion_train.report.models import Models, Row
+from diffusion_train.report.rights import rights
+
+FORMAT = 1
+
+
+def build(run: Path, cfg: Any, artist: Artist, device: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """-> the report, and its pictures by their hash."""
+    models = Models(run, cfg, device)
+    drawn = draw_all(models, artist)
+    builder = Builder(drawn, artist)
+    rows = models.scale_rows(artist.settings.scales)
+    rows += models.step_rows() if artist.settings.steps else []
+    report = {
+        "format": FORMAT,
+        "name": str(cfg.name),
+        "base": Path(cfg.pretrained).name if drawn.has_base else None,
+        **builder.report(),
+        "sweep": builder.sweep(rows),
+        "rights": rights(run, cfg.pretrained),
+    }
+    return report, builder.pictures
+
+
+class Builder:
+    def __init__(self, drawn: Drawn, artist: Artist) -> None:
+        self.drawn, self.artist, self.settings = drawn, artist, artist.settings
+        self.copying = measure.calibrate(drawn.seen_train, drawn.seen_held_out, self.settings.false_alarm)
+        self.pictures: dict[str, Tensor] = {}
+
+    def report(self) -> dict[str, Any]:
+        kinds, rate = self.drawn.kinds, self.settings.false_alarm
+        checks = {kind: self.copying.check(one.after, rate) for kind, one in kinds.items()}
+        samples = [entry for kind in kinds for entry in self._entries(kind, *checks[kind])]
+        brand = [entry for entry in samples if entry["set"] == "brand"]
+        coverage = Coverage(self.drawn.train.batch["caption"]).table(
+            [entry["prompt"] for entry in brand],
+            [entry["likeness"] for entry in brand],
+            [entry["copying"]["flagged"] for entry in brand],
+        )
+        prompts = {kind: {"count": len(one.prompts), "origin": one.prompts.origin} for kind, one in kinds.items()}
+        return {
+            "data": self._data_facts(),
+            "prompts": prompts,
+            "fidelity": self._fidelity(),
+            "drift": self._drift(),
+            "copying": self._copying({kind: audit for kind, (audit, _) in checks.items()}),
+            "coverage": coverage,
+            "samples": samples,
+        }
+
+    def _data_facts(self) -> dict[str, Any]:
+        train, held_out = self.drawn.train, self.drawn.held_out
+        return {
+            "train": train.total,
+            "train_seen": len(train),
+            "held_out": held_out.total,
+            "held_out_seen": len(held_out),
+            "reference": "held-out images" if self.drawn.has_held_out else "training images",
+        }
+
+    def _fidelity(self) -> dict[str, Any]:
+        one, brand = self.drawn.kinds["brand"], self.drawn.brand
+        sets = {"base": one.before, "run": one.after}
+        found: dict[str, Any] = {"extractor": self.artist.extractor.name, "samples": len(one.after.x)}
+        for name, seen in sets.items():
+            found[name] = measure.fidelity(seen, brand) if seen else None
+        real = self.drawn.has_held_out
+        found["floor"] = measure.floor(self.drawn.seen_train, brand, len(one.after.x)) if real else None
+        if all(found[name] for name in ("base", "run", "floor")):
+            ways = {key: [found[name][key] for name in ("base", "run", "floor")] for key in ("kid", "colours")}
+            found["gap_closed"] = {key: measure.gap_closed(*values) for key, values in ways.items()}
+        named = {"brand": brand, **{name: seen for name, seen in sets.items() if seen}}
+        found["palettes"] = {name: measure.swatches(palette(seen.x)) for name, seen in named.items()}
+        return found
+
+    def _drift(self) -> dict[str, Any] | None:
+        one = self.drawn.kinds.get("general")
+        return measure.drift(one.before, one.after, self.settings.num_samples) if one and one.before else None
+
+    def _copying(self, audits: dict[str, Audit]) -> dict[str, Any]:
+        """By kind of prompt; "base" is the control: the same brand and training prompts, by who never saw the images."""
+        asked, kinds = self.settings.false_alarm, self.drawn.kinds
+        before, learned = kinds["brand"].before, kinds["learned"].before
+        if before and learned:
+            audits = {**audits, "base": self.copying.check(together(before, learned), asked)[0]}
+        return {kind: measure.copying_facts(self.copying, found, asked) for kind, found in audits.items()}
+
+    def _entries(self, kind: str, found: Audit, near: dict[str, Nearest]) -> list[dict[str, Any]]:
+        one = self.drawn.kinds[kind]
+        likeness = 1 - nearest(cosine_distance(one.after.features, self.drawn.brand.features)).distance
+        return [
+            {
+                "set": kind,
+                "prompt": one.prompts.conditions["caption"][row],
+                "seed": one.seeds[number],
+                "before": self._keep(one.before.x[number]) if one.before else None,
+                "image": self._keep(one.after.x[number]),
+                "likeness": float(likeness[number]),
+                "copying": {
+                    "p": float(found.p[number]),
+                    "flagged": bool(found.flagged[number]),
+                    **{name: self._pair(name, number, pair, found) for name, pair in near.items()},
+                },
+            }
+            for number, row in enumerate(one.rows)
+        ]
+
+    def _pair(self, measured: str, number: int, near: Nearest, found: Audit) -> dict[str, Any]:
+        batch, relative = self.drawn.train.batch, float(near.distance[number])
+        place = self.copying.places[int(near.place[number])]
+        return {
+            "relative": relative,
+            "near": relative < found.thresholds[measured],
+            "image": self._keep(batch["x"][place]),
+            "key": batch["key"][place],
+            "caption": batch["caption"][place],
+        }
+
+    def _keep(self, x: Tensor) -> str:
+        name = picture_hash(x)
+        self.pictures.setdefault(name, x)
+        return name
+
+    def sweep(self, rows: Sequence[Row]) -> dict[str, Any] | None:
+        if len(rows) < 2:
+            return None
+        found = [self._sweep_row(row) for row in rows]
+        good, chosen = sweep.undominated(found), sweep.choose(found)
+        for place, row in enumerate(found):
+            row |= {"undominated": good[place], "chosen": place == chosen}
+        return {"rows": found, "goals": list(sweep.GOALS)}
+
+    def _sweep_row(self, row: Row) -> dict[str, Any]:
+        pipeline, kinds = row.pipeline(), self.drawn.kinds
+        places = {kind: one.few() for kind, one in kinds.items()}
+        seen = {kind: one.drawn_by(self.artist, pipeline, places[kind]) for kind, one in kinds.items()}
+        check, _ = self.copying.check(together(seen["brand"], seen["learned"]), self.settings.false_alarm)
+        facts = measure.copying_facts(self.copying, check, self.settings.false_alarm)
+        before = kinds["general"].before if "general" in kinds else None
+        return {
+            "axis": row.axis,
+            "value": row.value,
+            "name": row.name,
+            **measure.fidelity(seen["brand"], self.drawn.brand),
+            "drift": measure.change(before.rows(places["general"]), seen["general"]) if before else None,
+            **{name: facts[name] for name in ("flagged", "samples", "chance")},
+        }
+
+
+def picture_hash(x: Tensor) -> str:
+    """Of the pixels and sizes of an image (C, H, W), whatever file it stands in."""
+    image = to_image(x)
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()[:32]

@@ -1,0 +1,58 @@
+"""Which prompts ask for what the training captions seldom name, by words, and how their samples fare."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+_BANDS = ((0, 0), (1, 2), (3, 9), (10, None))
+_LETTERS = re.compile(r"[^\W_]+")
+_SHOWN = 40
+
+
+def words(caption: str) -> set[str]:
+    return {word for word in _LETTERS.findall(caption.casefold()) if len(word) > 1}
+
+
+class Coverage:
+    """Of training captions. A prompt's support is the number of them that hold the rarest of its telling words.
+
+    Words that more than half of the captions hold, such as a trigger or "logo", tell nothing. A prompt of such words
+    alone is supported by every caption.
+    """
+
+    def __init__(self, captions: Sequence[str]) -> None:
+        self.num_captions = len(captions)
+        self.counts = Counter(word for caption in captions for word in words(caption))
+        self.common = {word for word, count in self.counts.items() if 2 * count > len(captions)}
+
+    def support(self, prompt: str) -> int:
+        return min((self.counts[word] for word in words(prompt) - self.common), default=self.num_captions)
+
+    def table(self, prompts: Sequence[str], likeness: Sequence[float], flagged: Sequence[bool]) -> dict[str, Any]:
+        """A row a band of support: samples, their mean likeness to the brand, how many are flagged. A row a sample comes in."""
+        support = [self.support(prompt) for prompt in prompts]
+        rows = []
+        for low, high in _BANDS:
+            chosen = [i for i, count in enumerate(support) if count >= low and (high is None or count <= high)]
+            if chosen:
+                rows.append(
+                    {
+                        "band": str(low) if high == low else f"{low} to {high}" if high else f"{low} or more",
+                        "prompts": len({prompts[i] for i in chosen}),
+                        "samples": len(chosen),
+                        "likeness": sum(likeness[i] for i in chosen) / len(chosen),
+                        "flagged": sum(flagged[i] for i in chosen),
+                    }
+                )
+        asked = {word for prompt in prompts for word in words(prompt)} - self.common
+        thin = sorted((self.counts[word], word) for word in asked if self.counts[word] < 3)
+        return {
+            "captions": self.num_captions,
+            "bands": rows,
+            "thin": [{"word": word, "captions": count} for count, word in thin[:_SHOWN]],
+            "num_thin": len(thin),
+            "common": sorted(self.common)[:_SHOWN],
+        }

@@ -1,0 +1,54 @@
+"""Approvals and rejections of samples: a file of strangers, kept by the hash of the image that was judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+FORMAT = "diffusion_train marks 1"
+VERDICTS = ("approve", "reject")
+_FIELDS = {"image": 64, "prompt": 2000, "verdict": 10, "remark": 4000, "reviewer": 200, "time": 40}
+_MAX_BYTES = 16 << 20
+
+Mark = dict[str, Any]
+
+
+def read_marks(file: Path) -> list[Mark]:
+    """Raises ValueError for a file that does not hold marks."""
+    if not file.is_file():
+        raise ValueError(f"marks={file}: no such file; the report's button Save marks makes one")
+    if file.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"marks={file}: larger than {_MAX_BYTES} bytes, which no file of marks is")
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"marks={file}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("marks"), list):
+        raise ValueError(f"marks={file}: not a file of marks ({FORMAT})")
+    return [_checked(mark, f"marks={file}: mark {place}") for place, mark in enumerate(content["marks"])]
+
+
+def merged(*several: Iterable[Mark]) -> list[Mark]:
+    """One a reviewer and image: the last by its time, and of equal times the last that is given."""
+    newest: dict[tuple[str, str], Mark] = {}
+    for mark in (mark for marks in several for mark in marks):
+        key = (mark["image"], mark["reviewer"])
+        if key not in newest or newest[key]["time"] <= mark["time"]:
+            newest[key] = mark
+    return list(newest.values())
+
+
+def _checked(mark: Any, where: str) -> Mark:
+    if not isinstance(mark, dict):
+        raise ValueError(f"{where}: not a mapping")  # noqa: TRY004
+    for field, longest in _FIELDS.items():
+        value = mark.get(field)
+        if not isinstance(value, str) or len(value) > longest:
+            raise ValueError(f"{where}: {field} must be text of at most {longest} characters")
+    if mark["verdict"] not in VERDICTS:
+        raise ValueError(f"{where}: verdict {mark['verdict']!r} is neither approve nor reject")
+    if type(mark.get("seed")) is not int:
+        raise ValueError(f"{where}: seed must be a whole number")
+    return {field: mark[field] for field in (*_FIELDS, "seed")}

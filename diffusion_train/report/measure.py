@@ -1,0 +1,164 @@
+"""Figures of a report: closeness to the brand, drift from the base, nearness to training images."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, interpolate
+
+from diffusion_train.data.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, distances, groups
+from diffusion_train.metric.copying import (
+    Audit,
+    Nearest,
+    audit,
+    chance,
+    cosine_distance,
+    nearest,
+    references_needed,
+    relative,
+    without_itself,
+)
+from diffusion_train.metric.kid import mmd
+from diffusion_train.metric.palette import Palette, palette
+from diffusion_train.metric.palette import distance as palette_distance
+from diffusion_train.report.material import Seen
+
+# The least differences that count, by measure: a bit of 63, and 1 - cosine of features and of small pictures.
+RESOLUTION = {"hash": 1.0, "features": 0.01, "thumbnail": 0.01}
+_THUMBNAIL = 16  # pixels a side
+
+
+class Copying(NamedTuple):
+    """What samples are compared with: training images, one of each group of near-duplicates, and what is usual."""
+
+    train: Seen
+    places: list[int]  # of them among all training images
+    references: dict[str, Tensor]  # relative distance (n,) to the nearest of them of images not trained on, by measure
+    num_held_out: int  # references that are held-out images; the others are training images against the others
+    num_leaked: int  # held-out images that are near-duplicates of training images
+
+    def check(self, samples: Seen, false_alarm: float) -> tuple[Audit, dict[str, Nearest]]:
+        found = {name: relative(table, RESOLUTION[name]) for name, table in tables(samples, self.train).items()}
+        return audit({name: one.distance for name, one in found.items()}, self.references, false_alarm), found
+
+
+def calibrate(train: Seen, held_out: Seen, false_alarm: float) -> Copying:
+    """By held-out images; where they are too few for the rate, by each training image against the others as well.
+
+    Near-duplicates of what they are compared with say nothing of unseen images and are left out.
+    """
+    places = _one_of_each(train)
+    single, fresh = train.rows(places), _fresh(held_out, train)
+    apart = tables(held_out, single)
+    references = {name: relative(table, RESOLUTION[name]).distance[fresh] for name, table in apart.items()}
+    num_held_out = int(fresh.sum())
+    if num_held_out < references_needed(false_alarm, len(RESOLUTION)) and len(places) > 2:
+        for name, table in tables(single, single).items():
+            others = relative(without_itself(table), RESOLUTION[name]).distance
+            references[name] = torch.cat([references[name], others])
+    return Copying(single, places, references, num_held_out, int((~fresh).sum()))
+
+
+def tables(rows: Seen, others: Seen) -> dict[str, Tensor]:
+    """Distances (N, M) by measure."""
+    bits, _ = distances(rows.signatures, others.signatures)
+    return {
+        "hash": torch.from_numpy(bits).double(),
+        "features": cosine_distance(rows.features, others.features),
+        "thumbnail": cosine_distance(_thumbnails(rows.x), _thumbnails(others.x)),
+    }
+
+
+def _thumbnails(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, D): where it is lighter or darker, and in which colours; brightness as a whole left out."""
+    small = interpolate(x.float(), size=(_THUMBNAIL, _THUMBNAIL), mode="area").flatten(1)
+    return small - small.mean(1, keepdim=True)
+
+
+def fidelity(images: Seen, brand: Seen) -> dict[str, float]:
+    """How near images are to the brand's, each in its own unit: KID and colours are better low, likeness high."""
+    likeness = 1 - nearest(cosine_distance(images.features, brand.features)).distance
+    return {
+        "kid": float(mmd(images.features, brand.features)),
+        "likeness": float(likeness.mean()),
+        "colours": float(palette_distance(palette(images.x), palette(brand.x))),
+    }
+
+
+def floor(train: Seen, brand: Seen, num_samples: int) -> dict[str, float]:
+    """The same of real images: as many training images as there are samples, spread evenly."""
+    count = min(num_samples, len(train.x))
+    return fidelity(train.rows([place * len(train.x) // count for place in range(count)]), brand)
+
+
+def gap_closed(before: float, after: float, at_floor: float) -> float | None:
+    """The share that is gone of the way from the base to real images, all low where good; None where there was none."""
+    way = before - at_floor
+    return (before - after) / way if way > 1e-6 else None
+
+
+def drift(before: Seen, after: Seen, num_samples: int) -> dict[str, Any]:
+    """Rows are `num_samples` seeds a prompt, the same in both. `seeds`: how far the base's own samples of two seeds are."""
+    places = torch.arange(len(before.x)).reshape(-1, num_samples)
+    seeds = None
+    if num_samples > 1:
+        seeds = float(
+            _paired(before.features[places[:, :-1].flatten()], before.features[places[:, 1:].flatten()]).mean()
+        )
+    return {
+        "changed": change(before, after),
+        "seeds": seeds,
+        "kid": float(mmd(before.features, after.features)) if len(before.x) > 1 else None,
+        "colours": float(palette_distance(palette(before.x), palette(after.x))),
+    }
+
+
+def change(before: Seen, after: Seen) -> float:
+    """Of samples of the same prompts and seeds, on average: 1 - cosine."""
+    return float(_paired(before.features, after.features).mean())
+
+
+def copying_facts(copying: Copying, found: Audit, asked: float) -> dict[str, Any]:
+    flagged, total = int(found.flagged.sum()), len(found.flagged)
+    return {
+        "samples": total,
+        "flagged": flagged,
+        "asked_false_alarm": asked,
+        "false_alarm": found.false_alarm,
+        "expected": found.false_alarm * total,
+        "chance": chance(flagged, total, min(found.false_alarm, 1.0)),
+        "thresholds": {name: value for name, value in found.thresholds.items() if value < float("inf")},
+        "references": found.num_references,
+        "held_out": copying.num_held_out,
+        "leaked": copying.num_leaked,
+        "train": len(copying.train.x),
+        "measures": list(RESOLUTION),
+    }
+
+
+def swatches(found: Palette) -> list[dict[str, Any]]:
+    return [
+        {"lab": [round(value, 2) for value in colour], "share": round(share, 4)}
+        for colour, share in zip(found.colours.tolist(), found.shares.tolist(), strict=True)
+    ]
+
+
+def _paired(one: Tensor, other: Tensor) -> Tensor:
+    return (1 - cosine_similarity(one.double(), other.double())).clamp_min(0)
+
+
+def _fresh(rows: Seen, train: Seen) -> Tensor:
+    """(N,): no near-duplicate of a training image."""
+    bits, colours = distances(rows.signatures, train.signatures)
+    same = (bits <= MAX_DISTANCE) & (colours <= MAX_COLOUR_DIFFERENCE)
+    return torch.from_numpy(~same.any(1))
+
+
+def _one_of_each(train: Seen) -> list[int]:
+    """Places without the further ones of each group of near-duplicates."""
+    further = {int(place) for group in groups(np.asarray(train.signatures)) for place in group[1:]}
+    single = [place for place in range(len(train.x)) if place not in further]
+    return single if len(single) > 1 else [*range(len(train.x))]

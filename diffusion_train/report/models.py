@@ -1,0 +1,96 @@
+"""The pipelines that a report compares: a run, its base, and the run at other scales and steps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_train import config
+from diffusion_train.pipeline import Pipeline
+from diffusion_train.run_folder import assemble, build_network, weights_file
+from diffusion_train.training.checkpoint import by_step, damage, load, load_weights
+from diffusion_train.training.module import load_exactly, trained
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting of a sweep."""
+
+    axis: str  # "scale" or "step"
+    value: float
+    pipeline: Callable[[], Pipeline]
+
+    @property
+    def name(self) -> str:
+        return f"{self.axis} {self.value:,g}"
+
+
+class Models:
+    """The pipelines of one run folder. Raises ValueError where what it was trained on is needed and not there."""
+
+    def __init__(self, run: Path, cfg: Any, device: str) -> None:
+        self.run, self.cfg, self.device = run, cfg, device
+        if cfg.pretrained and "base" in cfg:
+            config.settle(cfg)
+        self.weights, description = load_weights(weights_file(run))
+        self.shape = description["shape"]
+
+    def own(self) -> Pipeline:
+        return self._with(self.cfg, self.weights)
+
+    def base(self) -> Pipeline | None:
+        """What the run started from, sampled with the run's own settings; None for a run that started from nothing.
+
+        An adapter changes nothing before it is trained, so it stays as it is built.
+        """
+        return assemble(self.cfg, build_network(self.cfg), self.shape, self.device) if self.cfg.pretrained else None
+
+    def scale_rows(self, scales: Sequence[float]) -> list[Row]:
+        """At several strengths: by the adapter's own `scale`, or on the straight line from the base's weights to the run's.
+
+        None for a run without a base, or with an adapter that has no scale.
+        """
+        adapter = self.cfg.adapter
+        if not self.cfg.pretrained:
+            return []
+        if "scale" in adapter:
+            return [Row("scale", scale, partial(self._scaled, scale)) for scale in scales]
+        if str(adapter["_target_"]).endswith(".NoAdapter"):
+            return [Row("scale", scale, partial(self._between, scale)) for scale in scales]
+        return []
+
+    def step_rows(self) -> Iterator[Row]:
+        """The whole checkpoints of the folder, oldest first, each with its first average as weights."""
+        for file in reversed(by_step(self.run / "checkpoints")):
+            if damage(file) is None:
+                yield Row("step", int(file.stem.rpartition("_")[2]), partial(self._at, file))
+
+    def _scaled(self, scale: float) -> Pipeline:
+        other = copy.deepcopy(self.cfg)
+        other.adapter.scale = float(scale)
+        return self._with(other, self.weights)
+
+    def _between(self, scale: float) -> Pipeline:
+        base = build_network(self.cfg).state_dict()
+        return self._with(self.cfg, {name: _mix(base[name], value, scale) for name, value in self.weights.items()})
+
+    def _at(self, file: Path) -> Pipeline:
+        checkpoint = load(file)
+        weights = {name.removeprefix("network."): value for name, value in checkpoint["state_dict"].items()}
+        return self._with(self.cfg, weights | checkpoint["ema"]["averages"][0])
+
+    def _with(self, cfg: Any, weights: dict[str, Tensor]) -> Pipeline:
+        network = build_network(cfg, weights)
+        load_exactly(network, weights, trained(network))
+        return assemble(cfg, network, self.shape, self.device)
+
+
+def _mix(base: Tensor, value: Tensor, scale: float) -> Tensor:
+    return torch.lerp(base.to(value), value, scale) if value.is_floating_point() else value

@@ -1,0 +1,48 @@
+"""Strengths and steps of a run compared: which lose nothing to another one, and which one to take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+GOALS = ("kid", "drift", "flagged")  # all better low
+_SURPRISING = 0.05
+
+
+def undominated(rows: Sequence[dict[str, Any]]) -> list[bool]:
+    """Whether no other row is as good in every goal and better in one. A goal that no row has does not count."""
+    points = [_point(row) for row in rows]
+    return [not any(_better(other, point) for other in points) for point in points]
+
+
+def choose(rows: Sequence[dict[str, Any]]) -> int | None:
+    """Of the undominated rows the place of the one to take; None where there are no rows.
+
+    First those whose samples are flagged no more often than chance does (else those with the fewest); of them the one
+    nearest to the best KID and the least drift at once, each scaled to [0, 1] over all rows.
+    """
+    places = [place for place, good in enumerate(undominated(rows)) if good]
+    if not places:
+        return None
+    quiet = [place for place in places if rows[place]["chance"] >= _SURPRISING]
+    fewest = min(rows[place]["flagged"] for place in places)
+    places = quiet or [place for place in places if rows[place]["flagged"] == fewest]
+    scaled = [_scaled([row[goal] for row in rows]) for goal in ("kid", "drift")]
+    return min(places, key=lambda place: math.hypot(*(values[place] for values in scaled)))
+
+
+def _point(row: dict[str, Any]) -> list[float]:
+    return [row[goal] for goal in GOALS if row[goal] is not None]
+
+
+def _better(one: Sequence[float], other: Sequence[float]) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def _scaled(values: Sequence[float | None]) -> list[float]:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not known or max(known) == min(known):
+        return [0.0] * len(values)
+    return [(value - min(known)) / (max(known) - min(known)) for value in known]

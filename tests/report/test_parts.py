@@ -1,0 +1,133 @@
+"""Coverage, sweep, rights and marks: small pieces with known answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusion_train.report.coverage import Coverage
+from diffusion_train.report.marks import FORMAT, merged, read_marks
+from diffusion_train.report.rights import asked_for, rights
+from diffusion_train.report.sweep import choose, undominated
+
+CAPTIONS = ["the acme red car logo", "the acme red bus logo", "the acme blue car logo", "the acme logo on white"]
+
+
+def test_support_is_the_count_of_the_rarest_telling_word() -> None:
+    coverage = Coverage(CAPTIONS)
+    assert coverage.common == {"the", "acme", "logo"}
+    assert coverage.support("the acme RED car") == 2
+    assert coverage.support("the acme blue car") == 1
+    assert coverage.support("an acme submarine") == 0
+    assert coverage.support("the acme logo") == 4
+
+
+def test_samples_stand_in_the_band_of_their_prompt_and_thin_words_are_named() -> None:
+    found = Coverage(CAPTIONS).table(["red car", "red car", "submarine"], [0.5, 0.7, 0.1], [True, False, False])
+    assert [(row["band"], row["prompts"], row["samples"], row["flagged"]) for row in found["bands"]] == [
+        ("0", 1, 1, 0),
+        ("1 to 2", 1, 2, 1),
+    ]
+    assert found["bands"][1]["likeness"] == pytest.approx(0.6)
+    assert [(one["word"], one["captions"]) for one in found["thin"]] == [("submarine", 0), ("car", 2), ("red", 2)]
+
+
+def row(kid: float, drift: float | None, flagged: int = 0, chance: float = 1.0) -> dict[str, Any]:
+    return {"kid": kid, "drift": drift, "flagged": flagged, "chance": chance}
+
+
+def test_a_row_is_beaten_only_by_one_that_is_nowhere_worse() -> None:
+    rows = [row(3, 0.0), row(1, 0.2), row(1.1, 0.3), row(0.5, 0.6, 3), row(0.5, 0.6, 3)]
+    assert undominated(rows) == [True, True, False, True, True]
+    assert undominated([row(2, None), row(1, None)]) == [False, True]
+
+
+def test_the_choice_is_the_knee_among_those_that_do_not_copy() -> None:
+    assert choose([row(3, 0.0), row(1, 0.2), row(0.9, 0.9)]) == 1
+    assert choose([row(3, 0.0), row(1, 0.2, 5, chance=0.001), row(0.9, 0.9)]) == 0
+    assert choose([row(3, 0.5, 4, chance=0.01), row(1, 0.5, 3, chance=0.02)]) == 1
+    assert choose([row(2, None), row(1, None)]) == 1
+    assert choose([]) is None
+
+
+def run_folder(folder: Path, licenses: dict[str, int] | None, pretrained: str | None = None) -> Path:
+    folder.mkdir()
+    (folder / "config.yaml").write_text(json.dumps({"pretrained": pretrained}))
+    if licenses is not None:
+        facts = {"samples": sum(licenses.values()), "licenses": licenses, "sources": {"icons": 3}, "fingerprint": "f"}
+        (folder / "data.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_rights_follow_the_bases_down_and_name_what_they_ask_for(tmp_path: Path) -> None:
+    model = tmp_path / "sd"
+    model.mkdir()
+    (model / "README.md").write_text("---\ntags: [x]\nlicense: creativeml-openrail-m\n---\n# model\n")
+    first = run_folder(
+        tmp_path / "first", {"CC BY-SA 4.0": 5, "https://creativecommons.org/licenses/by-sa/4.0/": 1}, str(model)
+    )
+    run = run_folder(tmp_path / "run", {"CC-BY-NC-4.0": 2, "unknown": 1}, str(first))
+    found = rights(run, str(first))
+    assert [[(one["name"], one["images"]) for one in entry["licenses"]] for entry in found] == [
+        [("CC-BY-NC-4.0", 2), ("unknown", 1)],
+        [("CC-BY-SA-4.0", 6)],
+        [("creativeml-openrail-m", None)],
+    ]
+    assert list(asked_for(found)) == ["share-alike", "non-commercial", "unknown", "unread"]
+
+
+@pytest.mark.parametrize("content", [None, "no json", "[]", '{"licenses": []}'], ids=["no file", "torn", "list", "odd"])
+def test_rights_that_nobody_wrote_down_are_unknown(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "data.json").write_text(content)
+    [entry] = rights(tmp_path, None)
+    assert [one["terms"] for one in entry["licenses"]] == [["unknown"]]
+
+
+def test_a_base_that_is_its_own_base_ends(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", {"MIT": 1}, str(tmp_path / "run"))
+    assert 1 < len(rights(run, str(run))) < 20
+
+
+def mark(image: str = "a" * 32, verdict: str = "approve", **other: Any) -> dict[str, Any]:
+    plain = {"prompt": "red", "seed": 0, "remark": "", "reviewer": "Ada", "time": "2026-01-01T00:00:00Z"}
+    return {"image": image, "verdict": verdict, **plain, **other}
+
+
+def marks_file(tmp_path: Path, *marks: Any, **other: Any) -> Path:
+    file = tmp_path / "marks.json"
+    file.write_text(json.dumps({"format": FORMAT, "marks": list(marks), **other}))
+    return file
+
+
+def test_marks_are_read_as_they_were_saved_and_nothing_else_is(tmp_path: Path) -> None:
+    file = marks_file(tmp_path, {**mark(), "extra": "<b>"}, mark("b" * 32, "reject", remark="off colour"))
+    assert read_marks(file) == [mark(), mark("b" * 32, "reject", remark="off colour")]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "cannot be read as JSON"),
+        ('{"marks": []}', "not a file of marks"),
+        (json.dumps({"format": FORMAT, "marks": [3]}), "mark 0: not a mapping"),
+        (json.dumps({"format": FORMAT, "marks": [mark(), mark(verdict="maybe")]}), "mark 1: verdict 'maybe'"),
+        (json.dumps({"format": FORMAT, "marks": [mark(remark="x" * 5000)]}), "remark must be text"),
+        (json.dumps({"format": FORMAT, "marks": [mark(seed=True)]}), "seed must be a whole number"),
+    ],
+)
+def test_files_that_hold_no_marks_are_refused(tmp_path: Path, content: str, told: str) -> None:
+    file = tmp_path / "marks.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=told):
+        read_marks(file)
+
+
+def test_a_reviewers_last_word_counts_and_reviewers_stand_beside_each_other() -> None:
+    early, late = mark(time="2026-01-01"), mark(verdict="reject", time="2026-01-02")
+    other = mark(reviewer="Bob")
+    assert merged([late], [early, other]) == [late, other]
+    assert merged([early], [late]) == [late]
