@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny_pipelines import sd15
 
 from diffusion_train.data.source.openmoji import OpenMoji
 
@@ -22,6 +23,9 @@ COMMANDS = [
     for line in block.splitlines()
     if re.search(r"(^|&& )(python (train|sample)\.py|diffusion-train)", line)
 ]
+SMALL = ["data.batch_size=2", "callbacks=images", "callbacks.samples.num_samples=1"]
+SMALL += ["callbacks.validation.num_samples=2", "sampler.num_steps=2"]
+MADE = {"<model>": "model", "<LoRA run>": "lora_run"}
 LINKS = re.findall(r"\]\((?!http)([^)]+)\)", README)
 
 
@@ -30,6 +34,27 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short default run, as the README's first command makes one."""
     folder = tmp_path_factory.mktemp("runs") / "openmoji"
     assert call(["train.py", f"run_dir={folder}", "trainer.max_steps=2", "callbacks=images"]).returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion."""
+    return sd15(tmp_path_factory.mktemp("models") / "sd15")
+
+
+@pytest.fixture(scope="module")
+def lora_run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "lora"
+    shards = next(iter(OpenMoji(32)))
+    arguments = [
+        "train.py",
+        "experiment=sd15_lora",
+        f"pretrained={model}",
+        f"data.shards={shards}",
+        f"run_dir={folder}",
+    ]
+    assert call([*arguments, "trainer.max_steps=1", *SMALL]).returncode == 0
     return folder
 
 
@@ -65,7 +90,7 @@ def test_links_lead_somewhere(link: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_runs(command: str, run_folder: Path, tmp_path: Path) -> None:
+def test_command_runs(command: str, run_folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     shards = next(iter(OpenMoji(32)))
     for written, meant in {
         "<run folder>": run_folder,
@@ -74,6 +99,8 @@ def test_command_runs(command: str, run_folder: Path, tmp_path: Path) -> None:
         "<folder>": tmp_path / "images",
         "<shards>": tmp_path / "shards",
         "<report>": tmp_path / "report",
+        "<file>": tmp_path / "brand.safetensors",
+        **{written: request.getfixturevalue(name) for written, name in MADE.items() if written in command},
     }.items():
         command = command.replace(written, str(meant))
     program, *arguments = shlex.split(command)
@@ -93,8 +120,8 @@ def test_command_runs(command: str, run_folder: Path, tmp_path: Path) -> None:
     elif "num_nodes" in command or "--help" in command:
         done = call([*arguments, *([] if "--help" in command else ["--cfg", "job"])])
     else:
-        small = ["data.batch_size=2", "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}", "callbacks=images"]
-        small += ["callbacks.samples.num_samples=1", "callbacks.validation.num_samples=2", "sampler.num_steps=2"]
+        small = [*SMALL, "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}"]
+        small += ["report=false"] if "experiment=brand" in arguments else []
         small += ["network.width=64", "network.depth=2"] if "network=dit" in arguments else []
         done = call([*arguments, *small])
     assert done.returncode == 0, done.stderr

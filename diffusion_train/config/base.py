@@ -90,8 +90,8 @@ def _nodes_of_run(wanted: str) -> dict[str, Any]:
     adapter = str(OmegaConf.select(saved, "adapter._target_"))
     if not adapter.endswith(".NoAdapter"):
         raise ValueError(
-            f"pretrained={wanted}: a run of adapter {adapter.rpartition('.')[2]}, which is no whole model; make one of "
-            f"it: diffusion-train export run={wanted} format=diffusers out=<folder>, and give that folder"
+            f"pretrained={wanted}: a run of adapter {adapter.rpartition('.')[2]}, which is no whole model; give its base, or, "
+            f"where that is Stable Diffusion, what `diffusion-train export run={wanted} format=diffusers out=<folder>` makes of it"
         )
     plain = OmegaConf.to_container(saved, resolve=True)
     folder = _select(plain, "base.folder")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 DESCRIPTION = ("*.json", "*.txt")
-EVERYTHING = (*DESCRIPTION, "*.model", "*.safetensors")
+EVERYTHING = (*DESCRIPTION, "*.model", "*.safetensors", "README.md")  # the last says the licence
 _LEFT_OUT = ("*.fp16.*", "*.non_ema.*", "safety_checker/*", "feature_extractor/*", "*flax*")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
