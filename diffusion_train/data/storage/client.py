@@ -24,6 +24,7 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._closing, self._closed = threading.Lock(), False
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="storage", daemon=True)
         self._thread.start()
@@ -45,14 +46,29 @@ class Client:
         ) as self.session:
             self._ready.set()
             await self._end.wait()
+            await _given_up(asyncio.all_tasks() - {asyncio.current_task()})
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Raises RuntimeError once closed: a thread that reads ahead may come late."""
+        with self._closing:
+            if self._closed:
+                work.close()
+                raise RuntimeError("the storage is closed")
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
+        with self._closing:
+            self._closed = True
+            self._loop.call_soon_threadsafe(self._end.set)  # after all that was started
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+
+async def _given_up(tasks: set[asyncio.Task[Any]]) -> None:
+    """What was begun and is not waited for ends while its connections are still open, without a word."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class OwnClient:
