@@ -1,4 +1,4 @@
-"""Whether the network can take every shape that images of a config can have, asked before any image is read."""
+"""Whether the network can take every shape that images of a config can have, asked before the first step."""
 
 from __future__ import annotations
 
