@@ -200,7 +200,7 @@ def test_a_recipe_for_other_models_says_so(sdxl):
     ],
     ids=["flow", "betas", "prediction", "zero SNR", "no steps", "beta above 1"],
 )
-def test_row_72_an_impossible_scheduler_is_a_mistake(sd1, settings, said):
+def test_an_impossible_scheduler_is_a_mistake(sd1, settings, said):
     file = sd1 / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     [(_, text)] = mistakes(*RECIPE, f"pretrained={sd1}")

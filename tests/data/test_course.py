@@ -100,7 +100,7 @@ def _goes_on(drawn, before, now, old):
 @pytest.mark.parametrize("num_steps", [0, 7, 20])
 @pytest.mark.parametrize("change", ["grown", "shrunk", "both"])
 @pytest.mark.parametrize("kind", ORDERS)
-def test_row_60_the_pass_at_hand_is_gone_through_to_its_end(dataset, tmp_path, kind, change, num_steps):
+def test_the_pass_at_hand_is_gone_through_to_its_end(dataset, tmp_path, kind, change, num_steps):
     sources = 2 if "sources" in kind else 1
     old = [range(30), range(30, 50), range(50, 90)]
     new = {

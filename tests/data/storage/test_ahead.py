@@ -198,7 +198,7 @@ class _Reader(pl.LightningModule):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("cached", [False, True], ids=["memory", "cache"])
-def test_row_26_repeated_requests_are_counted_in_the_metrics(make_data, server, tmp_path, num_workers, cached):
+def test_repeated_requests_are_counted_in_the_metrics(make_data, server, tmp_path, num_workers, cached):
     data = make_data(num_workers, cache_folder=tmp_path / "blocks" if cached else None)
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=6, max_epochs=-1, log_every_n_steps=2, logger=MetricsFile(tmp_path),
