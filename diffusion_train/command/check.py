@@ -92,7 +92,7 @@ def opened(cfg: Any, storage: Any) -> tuple[Any, list[Any]]:
     """The collection, or what is wrong with shards that hold not a single sample."""
     from omegaconf import OmegaConf
 
-    from diffusion_train.data.collection import open_shards
+    from diffusion_train.data.opening import open_shards
     from diffusion_train.data.problem import DataError
 
     settings: Any = OmegaConf.to_container(cfg.data, resolve=True)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from diffusion_train.data.ahead import Lookahead, Reading, for_cache
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
-from diffusion_train.data.collection import Shards, open_shards
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.header import ImageError
+from diffusion_train.data.opening import Shards, open_shards
 from diffusion_train.data.order import Draw, Window
 from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.selection import Selection, per_source, sizes

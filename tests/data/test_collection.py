@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from diffusion_train.data.collection import open_shards
+from diffusion_train.data.opening import open_shards
 from diffusion_train.data.patterns import find_shards
 from diffusion_train.data.problem import DataError
 
@@ -49,7 +49,7 @@ def test_shards_of_other_members_keep_their_names(make_tar, make_png):
 def test_the_table_is_kept_mapped_and_travels_as_its_place(make_shards, monkeypatch):
     paths = make_shards(200, 100)
     first = open_shards(paths)
-    monkeypatch.setattr("diffusion_train.data.collection.load_index", lambda *_: pytest.fail("indexes were read again"))
+    monkeypatch.setattr("diffusion_train.data.opening.load_index", lambda *_: pytest.fail("indexes were read again"))
     again = open_shards(paths)
     assert isinstance(again.arrays["members"], np.memmap)
     assert len(pickle.dumps(again)) < 2000
@@ -154,9 +154,7 @@ def test_a_shard_given_twice_is_refused(make_shards, tmp_path):
 def test_a_script_without_a_main_guard_is_told_instead_of_waiting_for_itself(make_shards, tmp_path):
     paths = make_shards(8, 1)
     script = tmp_path / "script.py"
-    script.write_text(
-        f"from diffusion_train.data.collection import open_shards\nopen_shards({[str(p) for p in paths]})\n"
-    )
+    script.write_text(f"from diffusion_train.data.opening import open_shards\nopen_shards({[str(p) for p in paths]})\n")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert 'under `if __name__ == "__main__":`' in done.stderr

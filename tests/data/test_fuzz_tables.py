@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusion_train.data.collection import open_shards
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.index import load_index, sidecars
 from diffusion_train.data.kept import kept as tables_kept
+from diffusion_train.data.opening import open_shards
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import DataError
 from diffusion_train.data.storage.base import Missing, Range, Stat, StorageError

@@ -4,7 +4,7 @@ import pytest
 
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
-from diffusion_train.data.collection import open_shards
+from diffusion_train.data.opening import open_shards
 from diffusion_train.data.problem import DataError
 from diffusion_train.data.selection import Selection
 

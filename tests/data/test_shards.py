@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import webdataset
 
-from diffusion_train.data.collection import open_shards
+from diffusion_train.data.opening import open_shards
 from diffusion_train.data.shards import write_shards
 
 SAMPLES = [

@@ -74,7 +74,7 @@ os.execv(sys.executable, [sys.executable, "-c", *sys.argv[1:]])
 OPEN = """
 import sys
 from diffusion_train.command.exit import guarded
-from diffusion_train.data.collection import open_shards
+from diffusion_train.data.opening import open_shards
 sys.exit(guarded(lambda: open_shards(sys.argv[1:])))
 """
 

@@ -10,9 +10,9 @@ import pytest
 
 from diffusion_train.command import cli
 from diffusion_train.command.exit import Exit
-from diffusion_train.data.collection import open_shards
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.index import open_index
+from diffusion_train.data.opening import open_shards
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import DataError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
