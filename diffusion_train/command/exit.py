@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import TypeVar
 
 T = TypeVar("T")
+_EXTRAS = {"diffusers": "pretrained", "transformers": "pretrained", "peft": "pretrained"}  # package: what installs it
 
 
 class Exit(IntEnum):
@@ -23,14 +24,22 @@ class Exit(IntEnum):
 
 
 def guarded(body: Callable[[], T]) -> T | Exit:
-    """What `body` returns, or Exit.WRONG after telling a ValueError, which is the user's to mend, without its traceback.
+    """What `body` returns, or Exit.WRONG after telling, without its traceback, what is the user's to mend.
 
+    That is a ValueError, or a package of an extra that is not installed.
     Everything else passes through. DIFFUSION_TRAIN_DEBUG=1 shows the traceback.
     """
     try:
         return body()
     except ValueError as error:
         tell(error)
+        return Exit.WRONG
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        print(
+            f'{error.name} is not installed; run: pip install "diffusion_train[{_EXTRAS[error.name]}]"', file=sys.stderr
+        )
         return Exit.WRONG
     except KeyboardInterrupt:
         print("\ninterrupted before the first step", file=sys.stderr)

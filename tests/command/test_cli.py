@@ -102,3 +102,14 @@ def test_other_ends_pass_through():
     with pytest.raises(KeyError):
         guarded(lambda: {}["bug"])
     assert guarded(lambda: (_ for _ in ()).throw(KeyboardInterrupt())) == 130
+
+
+def _needs(package):
+    raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+
+def test_a_package_of_an_extra_that_is_missing_is_told_with_what_installs_it(capsys):
+    assert guarded(lambda: _needs("peft")) == Exit.WRONG
+    assert 'peft is not installed; run: pip install "diffusion_train[pretrained]"' in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError):
+        guarded(lambda: _needs("diffusion_train.mistyped"))

@@ -165,7 +165,8 @@ def test_what_contradicts_the_model_is_a_mistake(sd1, argument, said):
 
 
 def test_what_agrees_with_the_model_is_none(sd1):
-    composed(*RECIPE, f"pretrained={sd1}", "network=diffusers_unet", "diffusion.schedule.beta_end=0.012")
+    cfg = composed(*RECIPE, f"pretrained={sd1}", "network=diffusers_unet", "diffusion.schedule.beta_end=0.012")
+    assert cfg.diffusion.schedule.beta_end == 0.012
 
 
 def test_mistakes_of_every_kind_are_told_at_once(sd1):
