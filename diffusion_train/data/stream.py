@@ -23,7 +23,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.collate import collate, stack, to_levels
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.module import Batch, process
+from diffusion_train.data.loader import Batch, process
 from diffusion_train.data.order import Draw
 from diffusion_train.data.patterns import Patterns, find_shards
 from diffusion_train.data.problem import DataError, Problem
