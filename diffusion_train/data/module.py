@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
 
 from diffusion_train.data.ahead import Ahead
 from diffusion_train.data.arrangement import Arrangement
@@ -21,6 +20,7 @@ from diffusion_train.data.loader import Batch, Reads, Shares, loader, process
 from diffusion_train.data.order import Draw, Draws
 from diffusion_train.data.problem import Problem
 from diffusion_train.data.resolution import Resolution
+from diffusion_train.data.together import Together
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class DataModule(pl.LightningDataModule):
         if wrong:
             raise ValueError("\n".join(wrong))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Iterable[Batch]:
         rank, world_size, cuda = process(self.trainer)
         self.check(world_size)
         share = self.batch_size // world_size
@@ -163,7 +163,8 @@ class DataModule(pl.LightningDataModule):
         lookahead = self.dataset.lookahead(self.order.windows(), 1 / min(num_nodes, self.order.num_lanes))
         shares = Shares(self, range(rank * share, (rank + 1) * share))
         reads = Reads(self.dataset, Ahead(self.dataset, shares, lookahead, self.batch_size))
-        return loader(reads, self.num_workers, self.order.seed, pin_memory=cuda)
+        batches = loader(reads, self.num_workers, self.order.seed, pin_memory=cuda)
+        return Together(batches) if world_size > 1 else batches
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Images travel as bytes, a quarter of their floats."""
