@@ -20,7 +20,7 @@ from diffusion_train.data.loader import Batch, Reads, Shares, loader, process
 from diffusion_train.data.order import Draw, Draws
 from diffusion_train.data.problem import Problem
 from diffusion_train.data.resolution import Resolution
-from diffusion_train.data.together import Together
+from diffusion_train.data.together import together
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class DataModule(pl.LightningDataModule):
         shares = Shares(self, range(rank * share, (rank + 1) * share))
         reads = Reads(self.dataset, Ahead(self.dataset, shares, lookahead, self.batch_size))
         batches = loader(reads, self.num_workers, self.order.seed, pin_memory=cuda)
-        return Together(batches) if world_size > 1 else batches
+        return together(batches)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Images travel as bytes, a quarter of their floats."""

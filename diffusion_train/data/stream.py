@@ -28,7 +28,7 @@ from diffusion_train.data.order import Draw
 from diffusion_train.data.patterns import Patterns, find_shards
 from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.storage.urls import local_path, scheme_of
-from diffusion_train.data.together import Together
+from diffusion_train.data.together import together
 from diffusion_train.data.view import View
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
@@ -113,7 +113,7 @@ class StreamModule(pl.LightningDataModule):
             collate_fn=stack,
             pin_memory=cuda,
         )
-        return Together(batches) if world_size > 1 else batches
+        return together(batches)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Images travel as bytes, a quarter of their floats."""

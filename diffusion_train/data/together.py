@@ -17,6 +17,11 @@ class StoppedTogether(StorageError):
     """Raised by every process at the same step, after the storage of one of them failed."""
 
 
+def together(loader: Iterable[T]) -> Iterable[T]:
+    """`loader`, on which the processes of a group agree; itself where there is none."""
+    return Together(loader) if dist.is_initialized() and dist.get_world_size() > 1 else loader
+
+
 class Together(Iterable[T]):
     """Items of `loader`, each after all processes have theirs; otherwise all of them raise.
 
