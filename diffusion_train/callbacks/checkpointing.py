@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import WandbLogger
 from diffusion_train import __version__
 from diffusion_train.callbacks.bad_samples import TooManyBadSamples
 from diffusion_train.data.storage.base import StorageError
+from diffusion_train.data.together import StoppedTogether
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.training.checkpoint import FORMAT, by_step, save_weights, step_name
 from diffusion_train.training.module import trained
@@ -74,10 +75,10 @@ class Checkpointing(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
         """Saves the last completed step where data fail between two steps.
 
-        Of several processes one alone may have failed, and the others wait for it in the next step: nothing is saved then.
-        Too many bad samples are told to all of them at once.
+        Of several processes all must have stopped between the same steps; where one alone fails, as in a callback, the
+        others wait for it and nothing can be saved.
         """
-        together = trainer.world_size == 1 or isinstance(exception, TooManyBadSamples)
+        together = trainer.world_size == 1 or isinstance(exception, (StoppedTogether, TooManyBadSamples))
         is_new = 0 <= self.saved_step < trainer.global_step
         if isinstance(exception, (StorageError, TooManyBadSamples)) and together and is_new:
             with suppress(OSError):  # what is told is the first error, and the step that is really saved

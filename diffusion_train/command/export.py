@@ -30,7 +30,7 @@ ONE_FILE = ("lora_kohya", "single_file")
 def run(cfg: Any) -> int:
     """`cfg` is the run's config with settings laid over it, this command's own in `cfg.export`."""
     from diffusion_train.command.exit import Exit
-    from diffusion_train.command.train import quiet
+    from diffusion_train.command.messages import quiet
 
     quiet()
     from diffusion_train.export.proof import Unproved
@@ -112,7 +112,7 @@ def opened(cfg: Any) -> Any:
 
 
 def prompt(cfg: Any) -> str:
-    from diffusion_train.command.train import prompts
+    from diffusion_train.command.messages import prompts
 
     chosen = cfg.export.proof.prompt
     return str(chosen) if chosen is not None else (prompts(cfg) or [trigger(cfg) or "a photo"])[0]

@@ -15,7 +15,7 @@ diffusion-train report run=runs/brand/<date_time> marks=marks.json"""
 def run(cfg: Any) -> int:
     """`cfg` is the run's config; this command's settings are in `cfg.report`."""
     from diffusion_train.command.exit import Exit
-    from diffusion_train.command.train import quiet
+    from diffusion_train.command.messages import quiet
 
     quiet()
     folder = Path(cfg.report.run)

@@ -12,7 +12,7 @@ EXAMPLE = """python sample.py run=runs/openmoji/<date_time> prompts='["a red app
 def run(cfg: Any) -> int:
     """`cfg` is the run's config with the settings of this command laid over it, its own in `cfg.sample`."""
     from diffusion_train.command.exit import Exit
-    from diffusion_train.command.train import quiet
+    from diffusion_train.command.messages import quiet
 
     quiet()
     from diffusion_train.pipeline import take

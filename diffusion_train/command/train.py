@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
-import logging
 import os
-import shlex
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from diffusion_train.command.messages import announce, farewell, prompts, quiet
+from diffusion_train.command.resuming import resume_from, same_base, way_on
 
 SUMMARY = "train a model"
 EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=runs/short"
@@ -164,103 +163,3 @@ def first_process() -> bool:
     """Whether this is the one process, or the first of those that a launcher started."""
     ranks = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
     return all(os.environ.get(name, "0") == "0" for name in ranks)
-
-
-def resume_from(run_dir: Path, resume: str) -> Path | None:
-    """The checkpoint to go on from. Raises ValueError if it is not there or would be overwritten."""
-    from diffusion_train.training.checkpoint import newest_whole
-
-    folder = run_dir / "checkpoints"
-    if resume == "auto":
-        return newest_whole(folder)
-    if resume == "never":
-        if any(folder.glob("*.ckpt")):
-            raise ValueError(f"resume=never, but run_dir={run_dir} already holds a run; give another run_dir")
-        return None
-    if "://" in resume or not Path(resume).is_file():
-        raise ValueError(f"resume={resume}: no such checkpoint file; give a path, auto or never")
-    return Path(resume)
-
-
-def same_base(cfg: Any, checkpoint: Path | None) -> None:
-    """Raises ValueError if the checkpoint is of a run that began with other weights: told before any are read."""
-    from diffusion_train.training.checkpoint import read_facts
-
-    if checkpoint is None:
-        return
-    before = read_facts(checkpoint)["config"].get("base", {}).get("sha256")
-    if before != cfg.base.sha256:
-        was, now = (
-            f"weights of SHA-256 {digest[:12]}..." if digest else "none" for digest in (before, cfg.base.sha256)
-        )
-        raise ValueError(
-            f"pretrained={cfg.pretrained}: {checkpoint} began with another model ({was}, now {now}); give that one, or "
-            "start again in another run_dir"
-        )
-
-
-def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> None:
-    """Writes config.yaml and data.json, tells every logger the config, and says what is about to be trained."""
-    if not trainer.is_global_zero:
-        return
-    from diffusion_train import config
-    from diffusion_train.callbacks.progress import say
-
-    config.save_config(cfg, Path(cfg.run_dir) / "config.yaml")
-    facts = json.dumps(datamodule.facts, indent=1, ensure_ascii=False)
-    (Path(cfg.run_dir) / "data.json").write_text(config.redact_text(facts), "utf-8")
-    for logger in trainer.loggers:
-        logger.log_hyperparams(config.redact(cfg))
-    trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
-    say(f"{cfg.name}: {datamodule.description}, {trained:,} trained parameters, {trainer.precision}")
-    say(f"run folder {cfg.run_dir}" + (f", going on from {checkpoint.name}" if checkpoint else ""))
-
-
-def way_on(run_dir: Path, resume: str) -> str:
-    """What to do once the fault is mended."""
-    from diffusion_train.training.checkpoint import by_step
-
-    again = " ".join([f"the same command with run_dir={run_dir}", *(["resume=auto"] if resume != "auto" else [])])
-    if saved := by_step(run_dir / "checkpoints"):
-        return f"{again} goes on from step {int(saved[0].stem.removeprefix('step_'))}, the last one saved"
-    return "no step of this run is saved: the same command begins where this one did"
-
-
-def farewell(cfg: Any, trainer: Any, run_dir: Path) -> None:
-    """Where everything is, and the command to run next."""
-    if not trainer.is_global_zero or not (run_dir / "weights.safetensors").exists():
-        return
-    grids = sorted((run_dir / "samples").glob("step_*.png"))
-    rows = {
-        "weights": run_dir / "weights.safetensors",
-        "checkpoint": run_dir / "checkpoints" / "last.ckpt",
-        "samples": grids[-1] if grids else "none drawn yet",
-        "metrics": run_dir / "metrics.csv",
-    }
-    print(f"\nstopped at step {trainer.global_step}" if trainer.global_step < trainer.max_steps else "\ndone")
-    for name, value in rows.items():
-        print(f"  {name:<11}{value}")
-    print("sample from it:\n  " + sample_command(cfg, run_dir))
-
-
-def sample_command(cfg: Any, run_dir: Path) -> str:
-    words = ["python", "sample.py", f"run={run_dir}"]
-    if chosen := prompts(cfg)[:3]:
-        listed = ", ".join('"' + prompt.replace('"', '\\"') + '"' for prompt in chosen)
-        words += [f"prompts=[{listed}]"]
-    return shlex.join([*words, "num_samples=4"])
-
-
-def prompts(cfg: Any) -> list[str]:
-    """Those of the sample grids."""
-    return list(cfg.callbacks.get("samples", {}).get("prompts", []))
-
-
-def quiet() -> None:
-    """Keeps to what a user can act on: Lightning's advice about its own loops does not apply here."""
-    import pytorch_lightning  # noqa: F401  (sets its loggers' levels when imported)
-
-    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")

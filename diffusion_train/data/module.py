@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from torch.utils.data import DataLoader, Sampler, get_worker_info
-from torch.utils.data import Dataset as TorchDataset
 
 from diffusion_train.data.ahead import Ahead
 from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.buckets import Buckets, Occupancy
-from diffusion_train.data.collate import collate, stack, to_levels
+from diffusion_train.data.collate import collate, to_levels
 from diffusion_train.data.course import Course
 from diffusion_train.data.dataset import Dataset
+from diffusion_train.data.loader import Batch, Reads, Shares, loader, process
 from diffusion_train.data.order import Draw, Draws
 from diffusion_train.data.problem import Problem
 from diffusion_train.data.resolution import Resolution
-from diffusion_train.utils.rng import key_seed
+from diffusion_train.data.together import together
 
 log = logging.getLogger(__name__)
-
-Batch = dict[str, Any]
 
 
 class DataModule(pl.LightningDataModule):
@@ -161,23 +155,16 @@ class DataModule(pl.LightningDataModule):
         if wrong:
             raise ValueError("\n".join(wrong))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Iterable[Batch]:
         rank, world_size, cuda = process(self.trainer)
         self.check(world_size)
         share = self.batch_size // world_size
         num_nodes = self.trainer.num_nodes if isinstance(self.trainer, pl.Trainer) else 1
         lookahead = self.dataset.lookahead(self.order.windows(), 1 / min(num_nodes, self.order.num_lanes))
-        draws = _Draws(self, range(rank * share, (rank + 1) * share))
-        return DataLoader(
-            _Reads(self.dataset, Ahead(self.dataset, draws, lookahead, self.batch_size)),
-            batch_sampler=_Numbers(),
-            collate_fn=stack,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=cuda,
-            # without a generator of its own each iteration would draw from the global one
-            generator=torch.Generator().manual_seed(key_seed("loader", self.order.seed)),
-        )
+        shares = Shares(self, range(rank * share, (rank + 1) * share))
+        reads = Reads(self.dataset, Ahead(self.dataset, shares, lookahead, self.batch_size))
+        batches = loader(reads, self.num_workers, self.order.seed, pin_memory=cuda)
+        return together(batches)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Images travel as bytes, a quarter of their floats."""
@@ -197,49 +184,3 @@ class DataModule(pl.LightningDataModule):
         """Every caption once or more, of training and held-out samples, where they can be listed."""
         for dataset in (self.dataset, self.holdout):
             yield from dataset.captions()
-
-
-class _Reads(TorchDataset[Batch]):
-    """The number of a batch -> its samples: all that a worker does."""
-
-    def __init__(self, dataset: Dataset, ahead: Ahead) -> None:
-        self.dataset, self.ahead = dataset, ahead
-        self.told: int | None = None  # retries, when this process last read a batch
-
-    def __getitems__(self, numbers: list[int]) -> list[Batch]:
-        """`retries` of the first sample tells how many requests were repeated meanwhile."""
-        [number] = numbers
-        told = self.dataset.num_retries if self.told is None else self.told
-        worker = get_worker_info()
-        samples = self.ahead.read(number, worker.num_workers if worker else 1)
-        self.told = self.dataset.num_retries
-        return [{**sample, "retries": 0 if place else self.told - told} for place, sample in enumerate(samples)]
-
-
-class _Numbers(Sampler[list[int]]):
-    """Of batches, one at a time and without end."""
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return ([number] for number in itertools.count())
-
-
-class _Draws:
-    """This process's places of the global batch of a number, counted from the start."""
-
-    def __init__(self, data: DataModule, places: Sequence[int]) -> None:
-        self.order, self.resolution = data.order, data.resolution
-        self.batch_size, self.places = data.batch_size, places
-        self.start_step, self.start_position = data.start_step, data.start_position
-        self.repeated = (data.num_repeated_batches or sys.maxsize) * data.batch_size
-
-    def __call__(self, number: int) -> list[Draw]:
-        position = (self.start_position + number * self.batch_size) % self.repeated
-        draws = self.order.indices(position, self.batch_size, self.places)
-        return self.resolution.shaped(draws, self.start_step + number) if self.resolution else draws
-
-
-def process(trainer: pl.Trainer | None) -> tuple[int, int, bool]:
-    """(rank, number of processes, on CUDA)"""
-    if trainer is None:
-        return 0, 1, False
-    return trainer.global_rank, trainer.world_size, trainer.strategy.root_device.type == "cuda"

@@ -11,7 +11,7 @@ import json
 import logging
 import random
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,11 +23,12 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.collate import collate, stack, to_levels
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.module import Batch, process
+from diffusion_train.data.loader import Batch, process
 from diffusion_train.data.order import Draw
 from diffusion_train.data.patterns import Patterns, find_shards
 from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.storage.urls import local_path, scheme_of
+from diffusion_train.data.together import together
 from diffusion_train.data.view import View
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
@@ -102,16 +103,17 @@ class StreamModule(pl.LightningDataModule):
         if self.batch_size < 1 or self.batch_size % world_size:
             raise ValueError(f"data.batch_size={self.batch_size} is not divisible over {world_size} process(es)")
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Iterable[Batch]:
         self.stream.rank, world_size, cuda = process(self.trainer)
         self.check(world_size)
-        return DataLoader(
+        batches = DataLoader(
             self.stream,
             batch_size=self.batch_size // world_size,
             num_workers=self.num_workers,
             collate_fn=stack,
             pin_memory=cuda,
         )
+        return together(batches)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Images travel as bytes, a quarter of their floats."""

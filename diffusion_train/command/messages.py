@@ -1,0 +1,67 @@
+"""What a run says of itself: when it starts, when it ends, and what it keeps quiet."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import warnings
+from pathlib import Path
+from typing import Any
+
+
+def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> None:
+    """Writes config.yaml and data.json, tells every logger the config, and says what is about to be trained."""
+    if not trainer.is_global_zero:
+        return
+    from diffusion_train import config
+    from diffusion_train.callbacks.progress import say
+
+    config.save_config(cfg, Path(cfg.run_dir) / "config.yaml")
+    facts = json.dumps(datamodule.facts, indent=1, ensure_ascii=False)
+    (Path(cfg.run_dir) / "data.json").write_text(config.redact_text(facts), "utf-8")
+    for logger in trainer.loggers:
+        logger.log_hyperparams(config.redact(cfg))
+    trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
+    say(f"{cfg.name}: {datamodule.description}, {trained:,} trained parameters, {trainer.precision}")
+    say(f"run folder {cfg.run_dir}" + (f", going on from {checkpoint.name}" if checkpoint else ""))
+
+
+def farewell(cfg: Any, trainer: Any, run_dir: Path) -> None:
+    """Where everything is, and the command to run next."""
+    if not trainer.is_global_zero or not (run_dir / "weights.safetensors").exists():
+        return
+    grids = sorted((run_dir / "samples").glob("step_*.png"))
+    rows = {
+        "weights": run_dir / "weights.safetensors",
+        "checkpoint": run_dir / "checkpoints" / "last.ckpt",
+        "samples": grids[-1] if grids else "none drawn yet",
+        "metrics": run_dir / "metrics.csv",
+    }
+    print(f"\nstopped at step {trainer.global_step}" if trainer.global_step < trainer.max_steps else "\ndone")
+    for name, value in rows.items():
+        print(f"  {name:<11}{value}")
+    print("sample from it:\n  " + sample_command(cfg, run_dir))
+
+
+def sample_command(cfg: Any, run_dir: Path) -> str:
+    words = ["python", "sample.py", f"run={run_dir}"]
+    if chosen := prompts(cfg)[:3]:
+        listed = ", ".join('"' + prompt.replace('"', '\\"') + '"' for prompt in chosen)
+        words += [f"prompts=[{listed}]"]
+    return shlex.join([*words, "num_samples=4"])
+
+
+def prompts(cfg: Any) -> list[str]:
+    """Those of the sample grids."""
+    return list(cfg.callbacks.get("samples", {}).get("prompts", []))
+
+
+def quiet() -> None:
+    """Keeps to what a user can act on: Lightning's advice about its own loops does not apply here."""
+    import pytorch_lightning  # noqa: F401  (sets its loggers' levels when imported)
+
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")

@@ -1,0 +1,73 @@
+"""Processes that stop together, with gloo."""
+
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from diffusion_train.data.storage.base import Denied
+from diffusion_train.data.together import StoppedTogether, Together
+
+pytestmark = pytest.mark.slow
+
+
+class _Server(BaseHTTPRequestHandler):
+    """Refuses process 1 its fourth item."""
+
+    def do_GET(self) -> None:
+        self.send_response(403 if self.path == "/1/3" else 200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with HTTPServer(("127.0.0.1", 0), _Server) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def _items(rank: int, port: int, kind: type[Exception]) -> Iterator[int]:
+    for number in range(10):
+        try:
+            urlopen(f"http://127.0.0.1:{port}/{rank}/{number}", timeout=20).close()
+        except HTTPError as error:
+            raise kind(f"/{rank}/{number}: {error.code}") from error
+        yield number
+
+
+def _process(rank: int, folder: Path, port: int, kind: type[Exception]) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    got: list[Any] = []
+    try:
+        for item in Together(_items(rank, port, kind)):
+            got.append(item)  # noqa: PERF402  what came before the fault counts
+    except Exception as error:  # noqa: BLE001
+        (folder / str(rank)).write_text(f"{got} {type(error).__name__} {error}")
+    dist.destroy_process_group()
+
+
+def _told(folder: Path, port: int, kind: type[Exception]) -> list[str]:
+    mp.spawn(_process, (folder, port, kind), nprocs=2)
+    return [(folder / str(rank)).read_text() for rank in range(2)]
+
+
+def test_storage_that_refuses_one_process_stops_both_before_the_same_step(tmp_path: Path, port: int) -> None:
+    text = f"[0, 1, 2] {StoppedTogether.__name__} process 1 of 2 cannot read its data: /1/3: 403"
+    assert _told(tmp_path, port, Denied) == [text, text]
+
+
+def test_another_fault_is_raised_where_it_is_and_told_elsewhere(tmp_path: Path, port: int) -> None:
+    elsewhere = "[0, 1, 2] RuntimeError process 1 of 2 cannot read its data: /1/3: 403"
+    assert _told(tmp_path, port, ZeroDivisionError) == [elsewhere, "[0, 1, 2] ZeroDivisionError /1/3: 403"]
