@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from diffusion_train.diffusion.process import GaussianDiffusion, Prediction
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.sampler.base import Sampler
 from diffusion_train.utils.rng import Rng
+
+_MOST_ROWS, _MOST_PIXELS = 64, 1 << 20  # worked on at once: 64 images of 128 pixels, 4 of 512, 1 of 1024
 
 
 @dataclass(frozen=True)
@@ -30,27 +33,46 @@ class Pipeline:
     shape: tuple[int, ...]
 
     @torch.no_grad()
-    def sample(self, batch: dict[str, Any], seeds: Sequence[int], batch_size: int = 64) -> Tensor:
+    def sample(
+        self,
+        batch: dict[str, Any],
+        seeds: Sequence[int],
+        batch_size: int | None = None,
+        negative_prompt: str | None = None,
+    ) -> Tensor:
         """Conditions as in a training batch (captions and what else the conditioner reads), a seed a row -> (B, ...).
 
         The conditioner also sees "target_size" (B, 2), height and width. A row's noise depends on its seed alone;
-        `batch_size` rows are worked on at once. The result is on the CPU.
+        `batch_size` rows are worked on at once, by default a megapixel of them and 64 at most. Guidance leads away from
+        `negative_prompt`, by default from "no condition". The result is on the CPU.
+
+        Raises ValueError for a negative prompt where no caption is read.
         """
+        if negative_prompt is not None and not self.conditioner.reads_captions:
+            raise ValueError(f"negative_prompt={negative_prompt}: this run reads no captions; leave it out")
+        batch_size = batch_size or fitting(self.shape)
         batch = {"target_size": torch.tensor(self.shape[-2:]).expand(len(seeds), -1)} | batch
         was_training = self.network.training
         self.network.eval()
         try:
             parts = [range(start, min(start + batch_size, len(seeds))) for start in range(0, len(seeds), batch_size)]
-            rows = [self._sample(take(batch, part), Rng.for_samples([seeds[row] for row in part])) for part in parts]
+            rows = [
+                self._sample(take(batch, part), Rng.for_samples([seeds[row] for row in part]), negative_prompt)
+                for part in parts
+            ]
         finally:
             self.network.train(was_training)
         return torch.cat([samples.float().cpu() for samples in rows]) if rows else torch.empty(0, *self.shape)
 
-    def _sample(self, batch: dict[str, Any], rng: Rng) -> Tensor:
+    def _sample(self, batch: dict[str, Any], rng: Rng, negative_prompt: str | None) -> Tensor:
         weight = next(self.network.parameters())
         device = weight.device
-        cond = self.conditioner({k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()})
-        null = cond | self.conditioner.null(len(rng.rows))
+        batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        cond = self.conditioner(batch)
+        if negative_prompt is None:
+            null = cond | self.conditioner.null(len(rng.rows))
+        else:
+            null = self.conditioner(batch | {"caption": [negative_prompt] * len(rng.rows)})
 
         def network(xt: Tensor, told: Tensor, /, **cond: Tensor) -> Tensor:
             output: Tensor = self.network(xt.to(weight.dtype), told, **cond)
@@ -63,6 +85,11 @@ class Pipeline:
         noise = rng.normal("noise", self.autoencoder.latent_shape(self.shape), device)
         latents = self.sampler.sample(self.guidance(predict, schedule, cond, null), schedule, noise, rng)
         return self.autoencoder.decode(latents)
+
+
+def fitting(shape: Sequence[int]) -> int:
+    """How many samples of a shape (C, H, W) are worked on at once unless somebody says."""
+    return max(1, min(_MOST_ROWS, _MOST_PIXELS // math.prod(shape[1:])))
 
 
 def take(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:

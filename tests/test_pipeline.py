@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from diffusion_train.autoencoder.identity import Identity
 from diffusion_train.conditioner.label import Label
+from diffusion_train.conditioner.none import NoCondition
 from diffusion_train.diffusion.parameterization import Flow
 from diffusion_train.diffusion.process import GaussianDiffusion
 from diffusion_train.diffusion.schedule.rectified_flow import RectifiedFlow
@@ -13,7 +16,7 @@ from diffusion_train.diffusion.time_sampler import Uniform as UniformTime
 from diffusion_train.diffusion.weighting import Output
 from diffusion_train.guidance.classifier_free import ClassifierFree
 from diffusion_train.network.unet import UNet
-from diffusion_train.pipeline import Pipeline
+from diffusion_train.pipeline import Pipeline, fitting
 from diffusion_train.sampler.ddim import DDIM
 from diffusion_train.sampler.grid import Uniform
 
@@ -56,3 +59,25 @@ def test_sampling_leaves_the_network_in_training(pipeline: Pipeline) -> None:
     pipeline.network.train()
     pipeline.sample({"caption": ["0"]}, [0])
     assert pipeline.network.training
+
+
+def test_guidance_leads_away_from_a_negative_prompt(pipeline: Pipeline) -> None:
+    batch, seeds = {"caption": ["0", "1"]}, [7, 8]
+    plain, empty, other = (pipeline.sample(batch, seeds, negative_prompt=prompt) for prompt in (None, "", "2"))
+    torch.testing.assert_close(empty, plain)
+    assert (other - plain).abs().flatten(1).max(1).values.min() > 1e-3
+
+
+def test_a_negative_prompt_that_nobody_reads_is_a_mistake(pipeline: Pipeline) -> None:
+    deaf = dataclasses.replace(pipeline, conditioner=NoCondition())
+    with pytest.raises(ValueError, match="negative_prompt=ugly: this run reads no captions"):
+        deaf.sample({"caption": ["0"]}, [0], negative_prompt="ugly")
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [((3, 32, 32), 64), ((3, 512, 512), 4), ((3, 1024, 1024), 1), ((3, 2048, 2048), 1), ((2,), 64)],
+    ids=str,
+)
+def test_a_megapixel_is_worked_on_at_once(shape: tuple[int, ...], rows: int) -> None:
+    assert fitting(shape) == rows

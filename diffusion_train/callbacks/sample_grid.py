@@ -33,17 +33,21 @@ class SampleGrid(Scheduled):
         prompts: Sequence[str] = (),
         num_samples: int = 4,
         seed: int = 0,
+        negative_prompt: str | None = None,
     ) -> None:
         super().__init__(every)
         self.folder, self.sampler, self.guidance = Path(run_dir) / "samples", sampler, guidance
         self.prompts, self.num_samples, self.seed = list(prompts), num_samples, seed
+        self.negative_prompt = negative_prompt
 
     def act(self, trainer: pl.Trainer, module: Any) -> None:
         conditions = self._conditions(trainer)
         rows = [row for row in range(len(conditions["caption"])) for _ in range(self.num_samples)]
         seeds = [self.seed + row % self.num_samples for row in range(len(rows))]
         with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
-            samples = sample_shared(trainer, pipeline, take(conditions, rows), seeds)
+            samples = sample_shared(
+                trainer, pipeline, take(conditions, rows), seeds, negative_prompt=self.negative_prompt
+            )
         if trainer.is_global_zero:
             path = self.folder / f"step_{trainer.global_step:08d}.png"
             captions = [conditions["caption"][row] for row in rows]

@@ -25,11 +25,16 @@ def averaged_pipeline(trainer: pl.Trainer, module: Any, sampler: Sampler, guidan
 
 
 def sample_shared(
-    trainer: pl.Trainer, pipeline: Pipeline, batch: dict[str, Any], seeds: Sequence[int], batch_size: int = 64
+    trainer: pl.Trainer,
+    pipeline: Pipeline,
+    batch: dict[str, Any],
+    seeds: Sequence[int],
+    batch_size: int | None = None,
+    negative_prompt: str | None = None,
 ) -> Tensor:
     """All ranks sample their share of the rows; every rank gets all of them, (N, ...) on the CPU."""
     mine = range(trainer.global_rank, len(seeds), trainer.world_size)
-    samples = pipeline.sample(take(batch, mine), [seeds[row] for row in mine], batch_size)
+    samples = pipeline.sample(take(batch, mine), [seeds[row] for row in mine], batch_size, negative_prompt)
     if trainer.world_size == 1:
         return samples
     parts: list[Any] = [None] * trainer.world_size

@@ -21,15 +21,17 @@ def run(cfg: Any) -> int:
     ask = cfg.sample
     file = weights_file(Path(ask.run))
     conditions = read_conditions(cfg)
+    negative_prompt = read_negative_prompt(cfg)
     pipeline = load_pipeline(Path(ask.run), cfg, device=best_device())
     rows = [row for row in range(len(conditions["caption"])) for _ in range(ask.num_samples)]
     seeds = [ask.seed + number % ask.num_samples for number in range(len(rows))]
-    samples = pipeline.sample(take(conditions, rows), seeds, ask.batch_size)
+    samples = pipeline.sample(take(conditions, rows), seeds, ask.batch_size, negative_prompt)
     facts = {
         "run": str(cfg.name),
         "weights": fingerprint(file),
         "sampler": describe(cfg.sampler),
         "guidance": describe(cfg.guidance),
+        **({} if negative_prompt is None else {"negative_prompt": negative_prompt}),
     }
     prompts = [conditions["caption"][row] for row in rows]
     write(samples, list(zip(prompts, seeds, strict=True)), ask.num_samples, facts, Path(ask.out))
@@ -55,6 +57,17 @@ def read_conditions(cfg: Any) -> dict[str, Any]:
             for image, caption in zip(images, captions, strict=True)
         ]
     )
+
+
+def read_negative_prompt(cfg: Any) -> str | None:
+    """Raises ValueError where guidance, which leads away from it, is off."""
+    prompt = cfg.sample.negative_prompt
+    if prompt is not None and cfg.guidance.get("scale", 1) == 1:
+        raise ValueError(
+            f"negative_prompt={prompt}: guidance is off, so that it changes nothing; add guidance=classifier_free "
+            "guidance.scale=3"
+        )
+    return None if prompt is None else str(prompt)
 
 
 def read_prompts(prompts: Any) -> list[str]:

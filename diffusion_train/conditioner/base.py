@@ -18,6 +18,7 @@ class Conditioner(nn.Module, ABC):
     """Frozen, and never part of a checkpoint. Its conditions take the device and precision that the module is moved to."""
 
     place: Tensor
+    reads_captions = False
 
     def __init__(self) -> None:
         super().__init__()

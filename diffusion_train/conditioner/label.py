@@ -17,6 +17,8 @@ class Label(Conditioner):
     given, as names of classes; an empty caption is "no label". ValueError for what is no class.
     """
 
+    reads_captions = True
+
     def __init__(self, num_classes: int, names: Sequence[str] = ()) -> None:
         super().__init__()
         if names and len(names) != num_classes:

@@ -39,6 +39,8 @@ class SDXL(Conditioner):
     script drops to the empty caption and then samples from zeros.) Sizes stay, as they do when diffusers samples.
     """
 
+    reads_captions = True
+
     def __init__(self, source: str, max_length: int = 77, max_bytes: int = MAX_BYTES) -> None:
         super().__init__()
         folder = Path(source).expanduser()

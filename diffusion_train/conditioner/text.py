@@ -55,6 +55,8 @@ class Text(Conditioner):
     embedded when it comes. `max_bytes` of embeddings at most stay in the memory of a process.
     """
 
+    reads_captions = True
+
     def __init__(self, encoder: TextEncoder, max_bytes: int = MAX_BYTES) -> None:
         super().__init__()
         self.encoder = encoder

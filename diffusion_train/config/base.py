@@ -22,6 +22,7 @@ _NODES = (*_ENFORCED, "condition", *_CHOOSABLE, "sampler.grid")
 _EXACT = ("diffusion.schedule", "diffusion.parameterization")
 # Settings of a part that are no part of the model.
 _FREE = ("network.gradient_checkpointing", "autoencoder.dtype", "conditioner.max_bytes")
+_ABSENT = object()
 _EXAMPLE = (
     "add pretrained=<a folder in diffusers' layout, a .safetensors file, a run folder, or a hub id such as "
     "stable-diffusion-v1-5/stable-diffusion-v1-5>"
@@ -71,6 +72,7 @@ def lay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
             if not (path in _CHOOSABLE and any(_covers(key, path) for key in chosen)):
                 _lay(cfg, path, node)
         cfg.base.kind, cfg.base.folder = model.kind, wanted
+        mistakes += _settings(cfg, chosen)
         for override in filter(sets_part, arguments):
             mistakes += _set(cfg, override)
     return mistakes
@@ -120,6 +122,25 @@ def _lay(cfg: DictConfig, path: str, node: Any) -> None:
     if isinstance(node, dict) and isinstance(old, dict) and old.get("_target_") == node.get("_target_"):
         node = node | {key: old[key] for key in old if f"{path}.{key}" in _FREE}
     above[name] = node
+
+
+def _settings(cfg: DictConfig, chosen: set[str]) -> Iterator[Mistake]:
+    """Sets what a recipe says for this kind of model, but for what was chosen; they are plain settings from then on."""
+    wanted = OmegaConf.to_container(cfg.base, resolve=False).get("settings") or {}  # type: ignore[union-attr]
+    cfg.base.settings = None
+    for path, value in _leaves(wanted.get(cfg.base.kind, {})):
+        if OmegaConf.select(cfg, path, default=_ABSENT) is _ABSENT:
+            yield Mistake(f"base.settings.{cfg.base.kind}.{path}", "there is no such key", "correct the recipe")
+        elif not any(_covers(key, path) for key in chosen):
+            OmegaConf.update(cfg, path, value, merge=False)
+
+
+def _leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 def _set(cfg: DictConfig, override: Override) -> list[Mistake]:

@@ -98,3 +98,23 @@ def test_a_seeded_image_is_diffusers(base, name, scale, tmp_path):
     )
     images = (pipeline.sample({"caption": PROMPTS}, SEEDS) / 2 + 0.5).clamp(0, 1)
     close(images, expected)
+
+
+@pytest.mark.parametrize("negative", ["cat, logo", "", None])
+def test_guidance_leads_away_from_a_negative_prompt_as_in_diffusers(base, negative, tmp_path):
+    """An empty one is a caption, where none may be zeros: SDXL."""
+    theirs = base.theirs.scheduler = base.scheduler(diffusers.DDIMScheduler)
+    size = {"height": HEIGHT, "width": WIDTH}
+    expected = base.theirs(
+        PROMPTS,
+        negative_prompt=None if negative is None else [negative] * len(PROMPTS),
+        latents=NOISE.clone(),
+        num_inference_steps=10,
+        guidance_scale=7.5,
+        output_type="pt",
+        **size,
+    ).images
+    parts = (base.network, base.diffusion, base.conditioner, base.autoencoder)
+    pipeline = Pipeline(*parts, DDIM(10, base.grid(theirs, tmp_path)), ClassifierFree(7.5), (3, HEIGHT, WIDTH))
+    samples = pipeline.sample({"caption": PROMPTS}, SEEDS, negative_prompt=negative)
+    close((samples / 2 + 0.5).clamp(0, 1), expected)
