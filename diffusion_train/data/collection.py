@@ -100,6 +100,17 @@ class Collection:
             )
         return found
 
+    def identities(self, samples: Numbers, extensions: Container[str]) -> list[str]:
+        """What each sample's first member of these extensions holds, as a hash; empty where it has none."""
+        rows, ends = self._rows(np.asarray(samples, np.int64))
+        wanted = {number for number, name in enumerate(self.meta["extensions"]) if name in extensions}
+        kinds, digests, stops = rows["ext"].tolist(), rows["digest"].tolist(), ends.tolist()
+        firsts = (
+            next((place for place in range(start, stop) if kinds[place] in wanted), None)
+            for start, stop in zip([0, *stops], stops, strict=False)
+        )
+        return ["" if place is None else digests[place].hex() for place in firsts]
+
     def _rows(self, chosen: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
         """The members of the samples, one after the other, and where those of each end."""
         starts = self.arrays["starts"]

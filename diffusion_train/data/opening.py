@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from diffusion_train.data.collection import Array, Collection, reopened
-from diffusion_train.data.index import FORMAT, ShardIndex, build_index, keep_index, load_index
+from diffusion_train.data.index import FORMAT, keep_index, load_index
 from diffusion_train.data.kept import alone, keep, kept
 from diffusion_train.data.patterns import Patterns, find_shards
 from diffusion_train.data.problem import DataError, Problem
+from diffusion_train.data.scan import build_index
+from diffusion_train.data.shard_index import ShardIndex
 from diffusion_train.data.storage.base import Stat, Storage, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.remedy import remedy, spelling

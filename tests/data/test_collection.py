@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
@@ -158,3 +159,15 @@ def test_a_script_without_a_main_guard_is_told_instead_of_waiting_for_itself(mak
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert 'under `if __name__ == "__main__":`' in done.stderr
+
+
+def test_an_identity_stands_for_the_bytes_of_the_image_alone(make_tar):
+    def members(key, image, caption=b"x"):
+        return [(f"{key}.txt", caption), (f"{key}.png", image)]
+
+    shard = make_tar([*members("a", b"one"), *members("b", b"two"), *members("c", b"one", b"another caption")])
+    collection = open_shards([shard])
+    a, b, c = collection.identities([0, 1, 2], ["png"])
+    assert a == c != b
+    assert collection.identities([1], ["json"]) == [""]
+    assert a == hashlib.blake2b(b"one", digest_size=16).hexdigest()

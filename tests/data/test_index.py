@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from diffusion_train.data import index
-from diffusion_train.data.index import build_index, open_index
+from diffusion_train.data.index import open_index
+from diffusion_train.data.scan import build_index
 
 
 @pytest.fixture

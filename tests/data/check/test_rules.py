@@ -21,8 +21,9 @@ from PIL import Image
 from diffusion_train.command.exit import Exit
 from diffusion_train.data.check.rules import RULES
 from diffusion_train.data.collection import Collection
-from diffusion_train.data.index import build_index, keep_index, open_index
+from diffusion_train.data.index import keep_index, open_index
 from diffusion_train.data.problem import Problem
+from diffusion_train.data.scan import build_index
 
 RIGHTS = b'{"license": "CC0-1.0"}'
 Members = list[tuple[str | tarfile.TarInfo, bytes]]

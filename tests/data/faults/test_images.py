@@ -186,7 +186,7 @@ MEASURE = """
 import resource, sys, time
 from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.decode import ImageError, decode_image
-from diffusion_train.data.index import build_index
+from diffusion_train.data.scan import build_index
 path, image = sys.argv[1:]
 data = open(image, "rb").read()
 build_index(path)
