@@ -65,18 +65,23 @@ class ImageTransform:
             self.image_size, False, self.seed, self.background, self.aligned, crop=crop, nearest=self.nearest
         )
 
+    def flips(self, epoch: int, sample: int) -> bool:
+        """Whether the sample is drawn to be mirrored in an epoch, known before it is read."""
+        return self.flip and key_seed("flip", self.seed, epoch, sample) % 2 == 1
+
     def __call__(
         self,
         image: Image.Image,
         epoch: int,
         sample: int,
         shape: Sequence[int] | None = None,
-        may_flip: bool = True,
+        flipped: bool | None = None,
         focal: Sequence[float] | None = None,
         others: Mapping[str, Image.Image] | None = None,
     ) -> dict[str, Tensor]:
         """Gives "x" (3, H, W) uint8 of `shape` (H, W), the square by default, and "original_size" and "crop" (2,), int64.
 
+        Mirrored as drawn, unless `flipped` says.
         "original_size" is the (height, width) of the upright image as stored. "crop" is the (top, left) of the view in
         pixels of the resized image, of its mirror image where the view is mirrored: SDXL's micro-conditioning.
         `focal` is (x, y) in [0, 1]. `others` are resized, cropped and flipped alike. Raises ImageError for a focal point
@@ -86,7 +91,7 @@ class ImageTransform:
         original = stored(image)
         size = covering(original.height, original.width, shape)
         corner = self._corner(size, shape, epoch, sample, focal)
-        flipped = self.flip and may_flip and key_seed("flip", self.seed, epoch, sample) % 2 == 1
+        flipped = self.flips(epoch, sample) if flipped is None else flipped
         images = dict(others or {})
         _check_same_view(original, images)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from PIL import Image
 from torch import Tensor
@@ -30,6 +31,7 @@ class View:
         animated: Animated = "first",
     ) -> None:
         self.transform, self.may_flip, self.animated = transform, may_flip or FlipGuard(), animated
+        self.orientation: bool | None = None  # mirrored or not, whatever is drawn and allowed
 
     @property
     def extensions(self) -> tuple[str, ...]:
@@ -39,8 +41,14 @@ class View:
     def without_augmentation(self) -> View:
         return View(self.transform.without_augmentation(), self.may_flip, self.animated)
 
+    def oriented(self, mirrored: bool) -> View:
+        """Every image mirrored, or none."""
+        other = copy.copy(self)
+        other.orientation = mirrored
+        return other
+
     def __call__(
-        self, image: bytes, draw: Draw, texts: Sequence[str], others: Mapping[str, bytes], metadata: bytes | None
+        self, image: bytes, draw: Draw, texts: Iterable[str], others: Mapping[str, bytes], metadata: bytes | None
     ) -> dict[str, Tensor]:
         """Raises ImageError."""
         decoded = {name: self.decode(data, draw) for name, data in others.items()}
@@ -48,24 +56,30 @@ class View:
 
     def decode(self, image: bytes, draw: Draw) -> Image.Image:
         """Raises ImageError."""
-        return decode_image(image, self.transform.background, at_least=self._shape(draw), animated=self.animated)
+        return decode_image(image, self.transform.background, at_least=self.shape(draw), animated=self.animated)
 
     def made(
         self,
         image: Image.Image,
         draw: Draw,
-        texts: Sequence[str] = (),
+        texts: Iterable[str] = (),
         others: Mapping[str, Image.Image] | None = None,
         metadata: bytes | None = None,
     ) -> dict[str, Tensor]:
         """Of decoded images. Raises ImageError."""
         focal = _focal(metadata) if self.transform.crop == "focal" else None
-        flip = self.transform.flip and all(map(self.may_flip, texts))
         return self.transform(
-            image, draw.epoch, draw.sample, self._shape(draw), may_flip=flip, focal=focal, others=others
+            image, draw.epoch, draw.sample, self.shape(draw), self.flipped(draw, texts), focal, others
         )
 
-    def _shape(self, draw: Draw) -> tuple[int, ...]:
+    def flipped(self, draw: Draw, texts: Iterable[str] = ()) -> bool:
+        """Whether the image is mirrored; of no texts, whether it is if they allow it."""
+        if self.orientation is not None:
+            return self.orientation
+        return self.transform.flips(draw.epoch, draw.sample) and all(map(self.may_flip, texts))
+
+    def shape(self, draw: Draw) -> tuple[int, ...]:
+        """Height and width."""
         return draw.shape or self.transform.shape[1:]
 
 

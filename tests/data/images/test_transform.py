@@ -100,7 +100,7 @@ def test_flips_are_keyed_by_seed_epoch_and_sample(image):
 def test_what_may_not_be_flipped_never_is(image):
     guarded = ImageTransform(40, flip=True)
     plain = ImageTransform(40)(image, 0, 0)["x"]
-    assert all(torch.equal(guarded(image, 0, sample, may_flip=False)["x"], plain) for sample in range(20))
+    assert all(torch.equal(guarded(image, 0, sample, flipped=False)["x"], plain) for sample in range(20))
 
 
 def test_random_crops_reach_every_place_and_are_keyed():
