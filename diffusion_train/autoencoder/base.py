@@ -5,13 +5,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from diffusion_train.utils.rng import Rng
 
 
 class Autoencoder(nn.Module, ABC):
-    """Frozen. Owns the scale and shift of its latents, so that they have about unit variance."""
+    """Frozen. Owns the scale and shift of its latents, so that they have about unit variance.
+
+    `dtype` is what moments are computed in: kept in it they lose nothing.
+    """
+
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A hash of everything that decides moments: weights, settings, precision. None where there is nothing to encode."""
+        return None
 
     def encode(self, x: Tensor, rng: Rng | None = None) -> Tensor:
         """Data (B, ...) in [-1, 1] -> latents (B, ...) in the precision of x.

@@ -7,18 +7,22 @@ The encoder answers a normal distribution of each latent: mean and log variance,
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from diffusion_train.autoencoder.base import Autoencoder, NotFinite
-from diffusion_train.pretrained.model import load_model
+from diffusion_train.pretrained.model import load_model, model_folder
 from diffusion_train.utils.rng import Rng
+from diffusion_train.utils.sha256 import sha256_of_files
 
 Precision = Literal["float32", "bfloat16", "float16"]
+_FORMAT = 1  # raised when the same files would give other moments by more than a rounding
 _LEAST, _MOST = -30.0, 20.0  # of a log variance, as in the model's own code
 
 
@@ -34,6 +38,7 @@ class KL(Autoencoder):
         if dtype not in get_args(Precision):
             raise ValueError(f"autoencoder.dtype={dtype}: one of {', '.join(get_args(Precision))}")
         self.dtype = getattr(torch, dtype)
+        self.folder = model_folder(source, "vae")
         vae = load_model(source, "vae", ["AutoencoderKL"], "autoencoder.source", self.dtype)
         self._held = [vae.eval().requires_grad_(False)]  # in a list, which nn.Module does not look into
         config = vae.config
@@ -42,6 +47,11 @@ class KL(Autoencoder):
         self.scale, self.shift = config.scaling_factor, config.shift_factor or 0.0
         self.in_channels, self.channels = config.in_channels, config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        files = {file.name: file for kind in ("*.safetensors", "config.json") for file in self.folder.glob(kind)}
+        return hashlib.sha256(f"{_FORMAT} {self.dtype} {sha256_of_files(files)}".encode()).hexdigest()[:32]
 
     def moments(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 2 * channels, H / factor, W / factor) in float32: means, then log variances."""

@@ -26,6 +26,7 @@ READ = (
     "base",
     "condition",  # for networks that take conditions
     "condition_dropout",
+    "data.encoded",
     "clip_norm",
     "channels_last",
     "compile",
@@ -69,6 +70,10 @@ def train(cfg: Any) -> int:
     module = build_module(cfg)
     check_shapes(cfg, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
     trainer = build_trainer(cfg, run_dir, checkpoint)
+    if cfg.data.get("encoded") is not None:
+        from diffusion_train.command.encode import use
+
+        use(cfg, datamodule, module)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
     module.micro_batch_size = datamodule.micro_batch_size
     try:

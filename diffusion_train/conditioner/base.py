@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from diffusion_train.utils.tensor import expand
+
+if TYPE_CHECKING:
+    from diffusion_train.conditioner.text import Text
 
 Cond = dict[str, Tensor]
 
@@ -35,6 +38,10 @@ class Conditioner(nn.Module, ABC):
         """
         cond: Cond = self({"caption": [""] * n})
         return cond
+
+    def texts(self) -> list[Text]:
+        """The parts that embed captions."""
+        return []
 
     def warm_up(self, captions: Iterable[str]) -> None:
         """Do before training what would otherwise be done on the fly; by default there is nothing to do.

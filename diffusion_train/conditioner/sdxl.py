@@ -56,6 +56,9 @@ class SDXL(Conditioner):
         cond = self.text.null(n)
         return {name: torch.zeros_like(value) for name, value in cond.items()} if self.zeros_without_prompt else cond
 
+    def texts(self) -> list[Text]:
+        return [self.text]
+
     def warm_up(self, captions: Iterable[str]) -> None:
         self.text.warm_up(captions)
 

@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -52,7 +52,8 @@ class Text(Conditioner):
     """`text` (B, max_length, D), `text_mask` (B, max_length) unless all places count, and `pooled` (B, P) if there is one.
 
     `warm_up` keeps embeddings in a file of the cache folder, for this run and the next; a caption that it did not see is
-    embedded when it comes. `max_bytes` of embeddings at most stay in the memory of a process.
+    embedded when it comes. `max_bytes` of embeddings at most stay in the memory of a process. `made_before` gives those
+    of captions that were embedded elsewhere, as far as they were.
     """
 
     reads_captions = True
@@ -61,6 +62,7 @@ class Text(Conditioner):
         super().__init__()
         self.encoder = encoder
         self.max_bytes = max_bytes
+        self.made_before: Callable[[Sequence[str]], Iterable[tuple[str, Embedding]]] | None = None
         self.long_captions = LongCaptions(encoder.max_length)
 
     @property
@@ -82,6 +84,9 @@ class Text(Conditioner):
         self.long_captions.report()
         return self._padded([rows[caption] for caption in captions])
 
+    def texts(self) -> list[Text]:
+        return [self]
+
     def warm_up(self, captions: Iterable[str]) -> None:
         """Takes captions only as long as there is room: a huge data set is not read to its end."""
         try:
@@ -91,8 +96,14 @@ class Text(Conditioner):
             self.encoder.unload()
         self.long_captions.report()
 
-    def _kept(self, captions: Iterable[str]) -> dict[str, Embedding]:
-        return {caption: row for caption in captions if (row := self.store.get(caption)) is not None}
+    def _kept(self, captions: Collection[str]) -> dict[str, Embedding]:
+        rows = {caption: row for caption in captions if (row := self.store.get(caption)) is not None}
+        if self.made_before is not None:
+            absent = list(dict.fromkeys(caption for caption in captions if caption not in rows))
+            for caption, row in self.made_before(absent):
+                rows[caption] = row
+                self.store.add(caption, row, to_file=False)
+        return rows
 
     def _fill(self, captions: Iterator[str]) -> None:
         """Embeds what is not kept, until there are `max_bytes`."""

@@ -58,9 +58,10 @@ class TextStore:
             self.rows[digest] = row  # now the last to go
         return row
 
-    def add(self, caption: str, row: Embedding) -> None:
+    def add(self, caption: str, row: Embedding, to_file: bool = True) -> None:
+        """`to_file`: it is worth a file of its own, for nothing else keeps it."""
         self._keep(_digest(caption), row)
-        self._saved = False
+        self._saved = self._saved and not to_file
 
     def _keep(self, digest: bytes, row: Embedding) -> None:
         if digest in self.rows:

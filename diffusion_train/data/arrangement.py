@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from diffusion_train.data.buckets import Buckets
 from diffusion_train.data.mixing import Mix, repeats_of
-from diffusion_train.data.order import I64, Draws, Order, Subset
+from diffusion_train.data.order import I64, Draws, Order, Shape, Subset
 from diffusion_train.data.remap import NEVER, NEW, Rest
 from diffusion_train.data.resolution import AspectRatios, nearest
 
@@ -81,17 +81,21 @@ class Arrangement:
         names = [(str(number),) for number in range(len(ends))] if len(ends) > 1 else [()]
         if len(self.shapes) == 1:
             return _mix([leaf(range(*end), *name) for end, name in zip(ends, names, strict=True)], repeats)
-        if sizes is None:
-            raise ValueError("data.buckets.max_ratio: this data set has no images of known sizes; use 1")
-        bucket = nearest(sizes[:, 0], sizes[:, 1], self.shapes)
         buckets = []
-        for number in np.unique(bucket).tolist():
-            members, shape = np.flatnonzero(bucket == number), self.shapes[number]
+        for shape, members in self.sorted(sizes):
             parts = [members[slice(*np.searchsorted(members, end))] for end in ends]
             held = [source for source, part in enumerate(parts) if len(part)]
             draws = [leaf(parts[source], *names[source], str(shape)) for source in held]
             buckets.append((shape, _mix(draws, [repeats[source] for source in held])))
         return Buckets(buckets)
+
+    def sorted(self, sizes: NDArray[np.int64] | None) -> Iterator[tuple[Shape, I64]]:
+        """The shapes of buckets, and which samples (m,) are in each that is not empty."""
+        if sizes is None:
+            raise ValueError("data.buckets.max_ratio: this data set has no images of known sizes; use 1")
+        bucket = nearest(sizes[:, 0], sizes[:, 1], self.shapes)
+        for number in np.unique(bucket).tolist():
+            yield self.shapes[number], np.flatnonzero(bucket == number)
 
 
 def _mix(draws: Sequence[Draws], repeats: Sequence[Fraction]) -> Draws:

@@ -19,6 +19,7 @@ from diffusion_train.data.ahead import Lookahead, Reading, for_cache
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.encoded import PLAIN, EncodedImages, Members
 from diffusion_train.data.header import ImageError
 from diffusion_train.data.opening import Shards, open_shards
 from diffusion_train.data.order import Draw, Window
@@ -101,6 +102,7 @@ class ShardDataset:
         self.view, self.storage, self.verify = view, storage or StorageByScheme(), verify
         self.caption_source = captions or Captions(TextMember())
         self.images = dict(images or {})
+        self.encoded: EncodedImages | None = None
         self.collection = open_shards(shards, self.storage)
         tell_unmatched(self.caption_source, self.collection)
         self.chosen = (selection or Selection()).choose(self.collection, self.caption_source)
@@ -162,6 +164,18 @@ class ShardDataset:
         other._use(self.chosen.held_out)
         return other
 
+    def with_latents(self, encoded: EncodedImages) -> ShardDataset:
+        """Its samples hold "moments" in place of "x", and images are not read. DataError for one that is not there."""
+        other = copy.copy(self)
+        other.encoded = encoded
+        return other
+
+    def oriented(self, mirrored: bool) -> ShardDataset:
+        """Every image mirrored, or none."""
+        other = copy.copy(self)
+        other.view = self.view.oriented(mirrored)
+        return other
+
     def without_augmentation(self) -> ShardDataset:
         other = copy.copy(self)
         other.view = self.view.without_augmentation()
@@ -175,8 +189,7 @@ class ShardDataset:
         return self.begin(draws).finish()
 
     def begin(self, draws: Sequence[Draw]) -> Reading:
-        numbers = self.samples[[draw.sample for draw in draws]]
-        wanted = self.collection.members_of(numbers, self._names())
+        numbers, wanted = self._wanted(draws)
         ranges = [place for members in wanted for place, _ in members.values()]
         finish = self.storage.begin(ranges)
 
@@ -191,7 +204,7 @@ class ShardDataset:
         return Reading(sum(place.size for place in ranges), samples)
 
     def prefetch(self, draws: Sequence[Draw]) -> bool:
-        wanted = self.collection.members_of(self.samples[[draw.sample for draw in draws]], self._names())
+        _, wanted = self._wanted(draws)
         return self.storage.prefetch([place for members in wanted for place, _ in members.values()])
 
     def lookahead(self, windows: Sequence[Window], share: float) -> Lookahead:
@@ -203,6 +216,14 @@ class ShardDataset:
         mine = [window._replace(num_samples=math.ceil(window.num_samples * share)) for window in windows]
         there = for_cache(mine, num_bytes / len(self), num_bytes, cache.max_bytes, cache.block_bytes)
         return there._replace(num_samples=math.ceil(there.num_samples / share) if self.storage.ahead_bytes else 0)
+
+    def _wanted(self, draws: Sequence[Draw]) -> tuple[NDArray[np.int64], list[Members]]:
+        """Their numbers in the collection, and the members that are read of each."""
+        numbers = self.samples[[draw.sample for draw in draws]]
+        members = self.collection.members_of(numbers, self._names())
+        if self.encoded is not None:
+            members = self.encoded.in_place(members, self.collection, numbers, self.view, draws)
+        return numbers, members
 
     def captions(self) -> Iterator[str]:
         for start in range(0, len(self), _CHUNK):
@@ -239,8 +260,7 @@ class ShardDataset:
         for attempt in range(_MAX_SUBSTITUTES):
             index = key_seed("substitute", self.fingerprint, draw.sample, attempt) % len(self)
             other = draw._replace(sample=index)
-            number = int(self.samples[index])
-            [members] = self.collection.members_of([number], self._names())
+            [number], [members] = self._wanted([other])
             parts = self.storage.read([place for place, _ in members.values()])
             data = {name: (part, *found) for part, (name, found) in zip(parts, members.items(), strict=True)}
             try:
@@ -251,14 +271,19 @@ class ShardDataset:
 
     def _made(self, draw: Draw, key: str, data: Data) -> Sample:
         members = {name: self._checked(key, *found) for name, found in data.items()}
-        image = next(name for name in members if name in IMAGE_EXTENSIONS)
+        image = next(name for name in members if name == PLAIN or name in IMAGE_EXTENSIONS)
         try:
             caption = self.caption_source(members, key, draw.epoch, draw.sample)
-            others = {name: self._other(members, extension) for name, extension in self.images.items()}
             texts = self.caption_source.said(members, key)
-            tensors = self.view(members[image], draw, texts, others, members.get("json"))
+            if image == PLAIN:
+                tensors = EncodedImages.tensors(members, self.view, draw, texts)
+            else:
+                others = {name: self._other(members, extension) for name, extension in self.images.items()}
+                tensors = self.view(members[image], draw, texts, others, members.get("json"))
         except ValueError as error:
             raise BadSample(key, data[image][1], str(error), getattr(error, "rule", "bad-sample")) from error
+        if self.encoded is not None and image != PLAIN:
+            raise DataError(f"sample {key!r} has no latents in data.encoded; `diffusion-train encode` makes them")
         return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}
 
     def _other(self, members: Mapping[str, bytes], extension: str) -> bytes:

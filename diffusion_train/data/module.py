@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
+from numpy.typing import NDArray
 
 from diffusion_train.data.ahead import Ahead
 from diffusion_train.data.arrangement import Arrangement
@@ -17,7 +19,7 @@ from diffusion_train.data.collate import collate, to_levels
 from diffusion_train.data.course import Course
 from diffusion_train.data.dataset import Dataset
 from diffusion_train.data.loader import Batch, Reads, Shares, loader, process
-from diffusion_train.data.order import Draw, Draws
+from diffusion_train.data.order import Draw, Draws, Shape
 from diffusion_train.data.problem import Problem
 from diffusion_train.data.resolution import Resolution
 from diffusion_train.data.together import together
@@ -55,6 +57,7 @@ class DataModule(pl.LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.num_workers = num_workers
         self.num_repeated_batches = num_repeated_batches
+        self.trained_on = dataset  # or the same with latents in place of images
         self.start_step, self.start_position = 0, 0
         self.check()
         for bucket in self.occupancy():
@@ -162,7 +165,7 @@ class DataModule(pl.LightningDataModule):
         num_nodes = self.trainer.num_nodes if isinstance(self.trainer, pl.Trainer) else 1
         lookahead = self.dataset.lookahead(self.order.windows(), 1 / min(num_nodes, self.order.num_lanes))
         shares = Shares(self, range(rank * share, (rank + 1) * share))
-        reads = Reads(self.dataset, Ahead(self.dataset, shares, lookahead, self.batch_size))
+        reads = Reads(self.trained_on, Ahead(self.trained_on, shares, lookahead, self.batch_size))
         batches = loader(reads, self.num_workers, self.order.seed, pin_memory=cuda)
         return together(batches)
 
@@ -179,6 +182,21 @@ class DataModule(pl.LightningDataModule):
         """The first held-out samples in their fixed order, at most `num_samples`; None where none are held out."""
         count = min(num_samples, len(self.holdout))
         return collate(self.holdout.read([Draw(0, index) for index in range(count)])) if count else None
+
+    def shapes(self) -> list[tuple[Shape, NDArray[np.int64]]]:
+        """Every shape that training draws images in, and which samples (m,) it draws in it."""
+        buckets: list[tuple[Shape | None, NDArray[np.int64]]] = [(None, np.arange(self.num_samples))]
+        if isinstance(self.order, Buckets):
+            buckets = list(self.course.arrangement.sorted(self.dataset.sizes()))
+        if self.resolution is None:
+            height, width = self.shape[1:]
+            return [(shape or (height, width), samples) for shape, samples in buckets]
+        sizes = dict.fromkeys(self.resolution.sizes)
+        return [
+            (self.resolution.ratios.rescaled(shape or (1, 1), size), samples)
+            for size in sizes
+            for shape, samples in buckets
+        ]
 
     def captions(self) -> Iterator[str]:
         """Every caption once or more, of training and held-out samples, where they can be listed."""

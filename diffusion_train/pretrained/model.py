@@ -17,8 +17,7 @@ def load_model(
 
     Whatever precision the file has, the weights have `dtype`. ValueError, which names the setting `key`, for anything else.
     """
-    path = Path(source).expanduser()
-    folder = path / subfolder if (path / subfolder).is_dir() else path
+    folder = model_folder(source, subfolder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{key}={source}: neither this folder nor its {subfolder}/ holds a config.json")
     found = model_class(json.loads((folder / "config.json").read_text("utf-8")), names, str(folder))
@@ -28,6 +27,12 @@ def load_model(
         )
     with torch.random.fork_rng(devices=[]):  # without accelerate, weights are drawn before they are read
         return found.from_pretrained(folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype)
+
+
+def model_folder(source: str | Path, subfolder: str) -> Path:
+    """`source` itself, or its `subfolder` where that is there."""
+    path = Path(source).expanduser()
+    return path / subfolder if (path / subfolder).is_dir() else path
 
 
 def model_class(config: Mapping[str, Any], names: Sequence[str], where: str) -> Any:

@@ -96,7 +96,11 @@ class DiffusionModule(pl.LightningModule):
     def prepare(self, batch: Batch, rng: Rng | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch -> what the network is trained on: clean latents (B, ...), drawn by `rng` if any, and conditions."""
         try:
-            latents = self.autoencoder.encode(batch["x"], rng)
+            if "moments" in batch:
+                moments = batch["moments"].view(self.autoencoder.dtype).float()
+                latents = self.autoencoder.latents(moments, rng)
+            else:
+                latents = self.autoencoder.encode(batch["x"], rng)
         except NotFinite as error:
             keys = ", ".join(shown(batch["key"][row]) for row in error.rows)
             raise ValueError(f"the autoencoder answers no numbers for the samples {keys}") from error

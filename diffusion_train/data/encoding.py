@@ -1,0 +1,194 @@
+"""Making the entries of `encoded`: latents of images and embeddings of captions, those that are not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from tqdm import tqdm
+
+from diffusion_train.autoencoder.base import Autoencoder
+from diffusion_train.conditioner.text import Text
+from diffusion_train.data.collate import stack, to_levels
+from diffusion_train.data.dataset import Sample, ShardDataset
+from diffusion_train.data.encoded import EncodedImages, EncodedTexts
+from diffusion_train.data.entries import EntryWriter
+from diffusion_train.data.order import Draw, Shape
+from diffusion_train.utils.text import shown
+
+_AT_ONCE = 4096  # samples or captions looked up together
+
+
+class Share(NamedTuple):
+    """What one of several processes does, and on which device."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    def of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Neighbours, which are read together."""
+        return np.array_split(samples, self.world_size)[self.rank]
+
+
+class View(NamedTuple):
+    """Samples of a data set that are to be encoded in one shape, mirrored or not."""
+
+    shape: Shape
+    mirrored: bool
+    samples: NDArray[np.int64]
+
+    def draws(self, samples: NDArray[np.int64]) -> list[Draw]:
+        return [Draw(0, sample, self.shape) for sample in samples.tolist()]
+
+
+def views(
+    dataset: ShardDataset, encoded: EncodedImages, shapes: Iterable[tuple[Shape, NDArray[np.int64]]]
+) -> Iterator[View]:
+    """All that training may draw of images and that has no entry yet."""
+    for shape, samples in shapes:
+        for mirrored in (False, True) if dataset.view.transform.flip else (False,):
+            view = View(shape, mirrored, samples)
+            missing = [chunk[absent(dataset, encoded, view, chunk)] for chunk in _chunks(samples)]
+            yield view._replace(samples=np.concatenate([np.empty(0, np.int64), *missing]))
+
+
+def absent(dataset: ShardDataset, encoded: EncodedImages, view: View, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each of the samples (m,) has no entry."""
+    addresses = encoded.addresses(
+        dataset.collection, dataset.samples[samples], dataset.view, view.draws(samples), view.mirrored
+    )
+    return np.array(encoded.entries.find(addresses), np.int64) < 0
+
+
+def encode_images(
+    dataset: ShardDataset,
+    encoded: EncodedImages,
+    view: View,
+    autoencoder: Autoencoder,
+    writer: EntryWriter,
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+    bar: tqdm[None],
+) -> None:
+    """Of a sample that cannot be decoded, that of its substitute. ValueError for latents that are no numbers."""
+    seen = dataset.oriented(view.mirrored)
+    batches = [view.draws(chunk) for chunk in _chunks(view.samples, batch_size)]
+    loader = DataLoader(
+        _Reads(seen, batches),
+        batch_size=None,
+        num_workers=min(num_workers, len(batches)),
+        generator=torch.Generator(),  # without one, each iteration would draw from the global one
+    )
+    for batch in loader:
+        moments = _moments(autoencoder, batch["x"].to(device))
+        _refuse_no_numbers(moments, batch["key"])
+        draws = [Draw(0, index, view.shape) for index in batch["index"].tolist()]
+        numbers = dataset.samples[batch["index"].numpy()]
+        addresses = encoded.addresses(dataset.collection, numbers, dataset.view, draws, view.mirrored)
+        for place, address in enumerate(addresses):
+            facts = {name: batch[name][place] for name in ("original_size", "crop")}
+            writer.add(address, {"moments": moments[place], **facts})
+        bar.update(len(addresses))
+
+
+def encode_captions(
+    captions: Iterable[str],
+    text: Text,
+    encoded: EncodedTexts,
+    writer: EntryWriter,
+    share: Share,
+    bar: tqdm[None],
+) -> int:
+    """-> how many different captions there are, whoever embeds them. They are shared out by their hash."""
+    seen: set[str] = set()
+    waiting: list[str] = []
+
+    def embed() -> None:
+        absent = encoded.missing(waiting)
+        for caption, row in text.encoder.embed(absent, share.device) if absent else ():
+            row_of = {"text": row.text, "pooled": row.pooled, "truncated": torch.tensor(row.truncated)}
+            writer.add(encoded.address(caption), row_of)
+            bar.update()
+        waiting.clear()
+
+    for caption in captions:
+        address = encoded.address(caption)
+        if address not in seen:
+            seen.add(address)
+            if int(address[:8], 16) % share.world_size == share.rank:
+                waiting.append(caption)
+        if len(waiting) >= _AT_ONCE:
+            embed()
+    embed()
+    text.encoder.unload()
+    return len(seen)
+
+
+def refuse_uncached(dataset: ShardDataset) -> None:
+    """Raises ValueError with every setting of the data that asks for pixels, or for no end of views of them."""
+    transform = dataset.view.transform
+    wrong = []
+    if transform.crop == "random":
+        wrong.append(
+            "data.crop=random: has no end of views to encode; use center or focal, or train without data.encoded"
+        )
+    for key, names in (("data.images", dataset.images), ("data.aligned", transform.aligned)):
+        if names:
+            wrong.append(f"{key}: {', '.join(names)} are made of pixels, which are not read with data.encoded")
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+def refuse_missing(
+    dataset: ShardDataset, encoded: EncodedImages, shapes: Iterable[tuple[Shape, NDArray[np.int64]]], where: str
+) -> None:
+    """Raises ValueError if latents are missing of an image that can be decoded: of bad ones none can be there."""
+    for view in views(dataset, encoded, shapes):
+        for chunk in _chunks(view.samples, 16):
+            good = [sample["key"] for sample in dataset.read(view.draws(chunk)) if not sample["bad"]]
+            if good:
+                height, width = view.shape
+                raise ValueError(
+                    f"data.encoded={where}: {len(view.samples):,} images have no latents there in {width} x {height} pixels"
+                    f"{', mirrored' if view.mirrored else ''}, made of them as they are now, with these settings and by this "
+                    f"autoencoder; the first is {shown(good[0])}. `diffusion-train encode` with the same overrides and "
+                    f"out={where} makes those that are missing"
+                )
+
+
+class _Reads(TorchDataset[Sample]):
+    def __init__(self, dataset: ShardDataset, batches: list[list[Draw]]) -> None:
+        self.dataset, self.batches = dataset, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Sample:
+        return stack(self.dataset.read(self.batches[number]))
+
+
+def _moments(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) bytes -> moments on the CPU. A row alone may round otherwise than one among others, as in training."""
+    rows = len(pixels)
+    filled = pixels if rows > 1 else torch.cat([pixels, pixels])
+    x = to_levels({"x": filled})["x"]
+    return autoencoder.moments(x)[:rows].to(autoencoder.dtype).cpu()
+
+
+def _refuse_no_numbers(moments: Tensor, keys: list[str]) -> None:
+    finite = moments.isfinite().flatten(1).all(1)
+    if not finite.all():
+        names = ", ".join(shown(key) for key, good in zip(keys, finite.tolist(), strict=True) if not good)
+        raise ValueError(f"the autoencoder answers no numbers for the samples {names}")
+
+
+def _chunks(samples: NDArray[np.int64], size: int = _AT_ONCE) -> list[NDArray[np.int64]]:
+    return np.split(samples, range(size, len(samples), size)) if len(samples) else []
