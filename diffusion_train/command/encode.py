@@ -6,8 +6,11 @@ command that was stopped goes on when it is given again.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ EXAMPLE = """\
 diffusion-train encode experiment=sd15_lora pretrained=<model> "data.shards='brand-{00..03}.tar'" out=encoded
 python train.py experiment=sd15_lora pretrained=<model> "data.shards='brand-{00..03}.tar'" data.encoded=encoded"""
 
+KINDS = ("encoded", "there", "bad")
 READ = (*train.READ, "out", "encode_batch_size")
 
 
@@ -82,74 +86,76 @@ def encode(cfg: Any, out: Path) -> int:
     refuse_uncached(datamodule.dataset)
     if autoencoder.fingerprint is None and not conditioner.texts():
         raise ValueError("there is nothing to encode: the autoencoder is the identity, and no caption is embedded")
-    places = {name: cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")}
-    fabric = Fabric(**places)
+    fabric = Fabric(**{name: cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")})
     fabric.launch()
     share = Share(fabric.global_rank, fabric.world_size, fabric.device)
-    lines = [
-        *images(cfg, out, share, datamodule, autoencoder),
-        *texts(cfg, out, share, datamodule, conditioner),
-    ]
-    fabric.barrier()
+    done = {
+        "images": images(cfg, out, share, datamodule, autoencoder),
+        "captions": captions(cfg, out, share, datamodule, conditioner),
+    }
+    counts = {name: {kind: total(fabric, count[kind]) for kind in KINDS} for name, count in done.items()}
     if share.rank == 0:
-        print("\n".join([*lines, *summary(out)]), flush=True)
+        print("\n".join(told(counts, out)), flush=True)
     return Exit.DONE
 
 
-def images(cfg: Any, out: Path, share: Any, datamodule: Any, autoencoder: Any) -> list[str]:
-    """-> what to say of it."""
-    from tqdm import tqdm
+def total(fabric: Any, number: int) -> int:
+    """Over all processes, which also waits for the last of them."""
+    return int(fabric.all_reduce(number, reduce_op="sum"))
 
+
+def images(cfg: Any, out: Path, share: Any, datamodule: Any, autoencoder: Any) -> Counter[str]:
     from diffusion_train.data.encoded import EncodedImages
     from diffusion_train.data.encoding import encode_images, views
     from diffusion_train.data.entries import Entries, EntryWriter
 
+    done = Counter[str]()
     if autoencoder.fingerprint is None:
-        return ["images are trained on as they are: the autoencoder is the identity"]
-    encoded = EncodedImages(Entries(out), autoencoder.fingerprint)
-    missing = list(views(datamodule.dataset, encoded, datamodule.shapes()))
-    mine = [view._replace(samples=share.of(view.samples)) for view in missing]
-    total = sum(len(view.samples) for view in mine)
-    with (
-        EntryWriter(out, "latents") as writer,
-        tqdm(total=total, desc="Encoding images", unit="image", disable=None if share.rank == 0 else True) as bar,
-    ):
-        for view in mine:
-            if len(view.samples):
-                how = (share.device, cfg.encode_batch_size, cfg.data.num_workers)
-                encode_images(datamodule.dataset, encoded, view, autoencoder, writer, *how, bar)
-    wanted = sum(len(samples) for _, samples in datamodule.shapes()) * (
-        2 if datamodule.dataset.view.transform.flip else 1
-    )
-    made = sum(len(view.samples) for view in missing)
-    return [f"images: {wanted - made:,} of {wanted:,} views were there, {made:,} were encoded"]
+        return done
+    dataset, encoded = datamodule.dataset, EncodedImages(Entries(out), autoencoder.fingerprint)
+    wanted = [(shape, share.of(samples)) for shape, samples in datamodule.shapes()]
+    missing = list(views(dataset, encoded, wanted))
+    done["there"] = sum(len(samples) for _, samples in wanted) * (2 if dataset.view.transform.flip else 1)
+    done["there"] -= (num_missing := sum(len(view.samples) for view in missing))
+    with EntryWriter(out, "latents") as writer, progress("Encoding images", "image", share, num_missing) as bar:
+        for view in missing:
+            how = (share.device, cfg.encode_batch_size, cfg.data.num_workers)
+            done += encode_images(dataset, encoded, view, autoencoder, writer, *how, bar)
+    return done
 
 
-def texts(cfg: Any, out: Path, share: Any, datamodule: Any, conditioner: Any) -> list[str]:
-    """-> what to say of it."""
-    from tqdm import tqdm
-
+def captions(cfg: Any, out: Path, share: Any, datamodule: Any, conditioner: Any) -> Counter[str]:
     from diffusion_train.data.encoded import EncodedTexts
     from diffusion_train.data.encoding import encode_captions
     from diffusion_train.data.entries import Entries, EntryWriter
 
-    lines = []
+    done = Counter[str]()
     for text in conditioner.texts():
         encoded = EncodedTexts(Entries(out), text.encoder.fingerprint)
-        captions = ["", *train.Captions(cfg, datamodule)]
-        with (
-            EntryWriter(out, "text") as writer,
-            tqdm(desc="Embedding captions", unit="caption", disable=None if share.rank == 0 else True) as bar,
-        ):
-            count = encode_captions(captions, text, encoded, writer, share, bar)
-        lines.append(f"captions: {count:,} different ones")
-    return lines
+        every = itertools.chain([""], train.Captions(cfg, datamodule))
+        with EntryWriter(out, "text") as writer, progress("Embedding captions", "caption", share) as bar:
+            done += encode_captions(every, text, encoded, writer, share, bar)
+    return done
 
 
-def summary(out: Path) -> list[str]:
+def progress(what: str, unit: str, share: Any, total: int | None = None) -> Any:
+    """Told by the first process, of its own share."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit=unit, mininterval=0.5, disable=None if share.rank == 0 else True)
+
+
+def told(counts: Mapping[str, Mapping[str, int]], out: Path) -> list[str]:
+    lines = []
+    for name, count in counts.items():
+        if any(count.values()):
+            lines.append(f"{name:<9}{count['encoded']:>9,} encoded, {count['there']:,} were there")
+        if count["bad"]:
+            lines.append(f"{'':<9}{count['bad']:>9,} cannot be decoded; others are trained on in their place")
     shards = sorted(out.glob("*.tar"))
     size = sum(shard.stat().st_size for shard in shards)
-    return [f"{out}: {len(shards):,} shards, {size / 1e6:,.1f} MB", f"train with them: data.encoded={out}"]
+    lines.append(f"{out}: {len(shards):,} shards of {size / 1e6:,.1f} MB; train with them by data.encoded={out}")
+    return lines
 
 
 def use(cfg: Any, datamodule: Any, module: Any) -> None:

@@ -58,9 +58,17 @@ class Call:
     @property
     def groups(self) -> dict[str, list[str]]:
         """Group -> options, without the groups that only other commands have."""
-        own = _chosen(self.settings if "defaults" in self.settings else self._read("config"))
-        others = {name for file in self.folders[0].glob("*.yaml") for name in _chosen(self._read(file.stem))} - own
+        own = self._chosen(self.settings if "defaults" in self.settings else self._read("config"))
+        others = {name for file in self.folders[0].glob("*.yaml") for name in self._chosen(self._read(file.stem))} - own
         return {group: options for group, options in groups(self.folders).items() if group.split("/")[0] not in others}
+
+    def _chosen(self, settings: dict[str, Any]) -> set[str]:
+        """The groups in a config's defaults list, and in those of the configs that it takes in whole."""
+        own = _chosen(settings)
+        for entry in settings.get("defaults", []):
+            if isinstance(entry, str) and entry != "_self_":
+                own |= self._chosen(self._read(entry))
+        return own
 
     def _read(self, name: str) -> dict[str, Any]:
         return yaml.safe_load((self.folders[0] / f"{name}.yaml").read_text("utf-8")) or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -77,8 +78,9 @@ def encode_images(
     batch_size: int,
     num_workers: int,
     bar: tqdm[None],
-) -> None:
+) -> Counter[str]:
     """Of a sample that cannot be decoded, that of its substitute. ValueError for latents that are no numbers."""
+    done = Counter[str]()
     seen = dataset.oriented(view.mirrored)
     batches = [view.draws(chunk) for chunk in _chunks(view.samples, batch_size)]
     loader = DataLoader(
@@ -93,10 +95,14 @@ def encode_images(
         draws = [Draw(0, index, view.shape) for index in batch["index"].tolist()]
         numbers = dataset.samples[batch["index"].numpy()]
         addresses = encoded.addresses(dataset.collection, numbers, dataset.view, draws, view.mirrored)
-        for place, address in enumerate(addresses):
-            facts = {name: batch[name][place] for name in ("original_size", "crop")}
-            writer.add(address, {"moments": moments[place], **facts})
+        for place, number in enumerate(encoded.entries.find(addresses)):
+            if number < 0:  # a substitute's may be there
+                facts = {name: batch[name][place] for name in ("original_size", "crop")}
+                writer.add(addresses[place], {"moments": moments[place], **facts})
+        bad = sum(map(bool, batch["bad"]))
+        done.update(bad=bad, encoded=len(addresses) - bad)
         bar.update(len(addresses))
+    return done
 
 
 def encode_captions(
@@ -106,13 +112,15 @@ def encode_captions(
     writer: EntryWriter,
     share: Share,
     bar: tqdm[None],
-) -> int:
-    """-> how many different captions there are, whoever embeds them. They are shared out by their hash."""
+) -> Counter[str]:
+    """Different captions are shared out by their hash."""
+    done = Counter[str]()
     seen: set[str] = set()
     waiting: list[str] = []
 
     def embed() -> None:
         absent = encoded.missing(waiting)
+        done.update(there=len(waiting) - len(absent), encoded=len(absent))
         for caption, row in text.encoder.embed(absent, share.device) if absent else ():
             row_of = {"text": row.text, "pooled": row.pooled, "truncated": torch.tensor(row.truncated)}
             writer.add(encoded.address(caption), row_of)
@@ -129,7 +137,7 @@ def encode_captions(
             embed()
     embed()
     text.encoder.unload()
-    return len(seen)
+    return done
 
 
 def refuse_uncached(dataset: ShardDataset) -> None:
