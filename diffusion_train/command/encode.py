@@ -115,7 +115,7 @@ def images(cfg: Any, out: Path, share: Any, datamodule: Any, autoencoder: Any) -
     dataset, encoded = datamodule.dataset, EncodedImages(Entries(out), autoencoder.fingerprint)
     wanted = [(shape, share.of(samples)) for shape, samples in datamodule.shapes()]
     missing = list(views(dataset, encoded, wanted))
-    done["there"] = sum(len(samples) for _, samples in wanted) * (2 if dataset.view.transform.flip else 1)
+    done["there"] = sum(len(samples) for _, samples in wanted) * (2 if dataset.reader.view.transform.flip else 1)
     done["there"] -= (num_missing := sum(len(view.samples) for view in missing))
     with EntryWriter(out, "latents") as writer, progress("Encoding images", "image", share, num_missing) as bar:
         for view in missing:

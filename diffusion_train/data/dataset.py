@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
-from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from diffusion_train.data.ahead import Lookahead, Reading, for_cache
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
-from diffusion_train.data.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.encoded import PLAIN, EncodedImages, Members
-from diffusion_train.data.header import ImageError
+from diffusion_train.data.collection import Collection
+from diffusion_train.data.encoded import EncodedImages
 from diffusion_train.data.opening import Shards, open_shards
 from diffusion_train.data.order import Draw, Window
-from diffusion_train.data.problem import DataError, Problem
+from diffusion_train.data.problem import Problem
+from diffusion_train.data.reader import Reader, Sample
 from diffusion_train.data.selection import Selection, per_source, sizes
-from diffusion_train.data.storage.base import Range, split_version
+from diffusion_train.data.storage.base import split_version
 from diffusion_train.data.storage.by_scheme import StorageByScheme, is_remote
 from diffusion_train.data.unmatched import tell_unmatched
 from diffusion_train.data.view import View
 from diffusion_train.utils.redact import redact_url
-from diffusion_train.utils.rng import key_seed
 
 log = logging.getLogger(__name__)
 
-Sample = dict[str, Any]
-Data = Mapping[str, tuple[bytes, Range, int]]  # member: contents, where they lie, the checksum they should have
-_MAX_SUBSTITUTES = 16
 _CHUNK = 1024  # samples whose captions are read at once
 
 
@@ -82,11 +77,9 @@ class Dataset(Protocol):
 
 
 class ShardDataset:
-    """The training samples of shards.
+    """The training samples of shards; `reader` reads them, and knows the other settings.
 
-    A sample that cannot be read as it was indexed, or whose image or caption cannot be decoded, is replaced by another
-    one, always the same for it; "bad" tells of it. `images` names further image members of a sample, such as
-    {"mask": "mask.png"}. DataError for faulty shards, all at once; StorageError where they cannot be read.
+    DataError for faulty shards, all at once; StorageError where they cannot be read.
     """
 
     def __init__(
@@ -99,29 +92,34 @@ class ShardDataset:
         images: Mapping[str, str] | None = None,
         verify: bool = True,
     ) -> None:
-        self.view, self.storage, self.verify = view, storage or StorageByScheme(), verify
-        self.caption_source = captions or Captions(TextMember())
-        self.images = dict(images or {})
-        self.encoded: EncodedImages | None = None
-        self.collection = open_shards(shards, self.storage)
-        tell_unmatched(self.caption_source, self.collection)
-        self.chosen = (selection or Selection()).choose(self.collection, self.caption_source)
-        self._use(self.chosen.train)
+        storage, captions = storage or StorageByScheme(), captions or Captions(TextMember())
+        self.collection = open_shards(shards, storage)
+        tell_unmatched(captions, self.collection)
+        self.chosen = (selection or Selection()).choose(self.collection, captions)
+        samples = self.chosen.train
+        fingerprint = _fingerprint(self.collection, samples)
+        self.reader = Reader(self.collection, samples, fingerprint, view, captions, dict(images or {}), storage, verify)
         self._tell_enlarged()
-
-    def _use(self, samples: NDArray[np.int64]) -> None:
-        self.samples = samples
-        self.fingerprint = self.collection.fingerprint
-        if len(samples) < len(self.collection):
-            chosen = hashlib.sha256(samples.astype("<i8").tobytes()).hexdigest()
-            self.fingerprint = hashlib.sha256(f"{self.fingerprint} {chosen}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.samples)
 
     @property
+    def samples(self) -> NDArray[np.int64]:
+        """Numbers in the collection."""
+        return self.reader.samples
+
+    @property
+    def fingerprint(self) -> str:
+        return self.reader.fingerprint
+
+    @property
+    def storage(self) -> StorageByScheme:
+        return self.reader.storage
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        return self.view.transform.shape
+        return self.reader.view.transform.shape
 
     @property
     def sources(self) -> Mapping[str, int]:
@@ -135,7 +133,7 @@ class ShardDataset:
 
     @property
     def caption_settings(self) -> str:
-        return self.caption_source.settings
+        return self.reader.captions.settings
 
     @property
     def problems(self) -> Sequence[Problem]:
@@ -160,25 +158,23 @@ class ShardDataset:
 
     def holdout(self) -> ShardDataset:
         """In the order of their hashes, so that the first N stay the first N."""
-        other = self.without_augmentation()
-        other._use(self.chosen.held_out)
-        return other
+        samples = self.chosen.held_out
+        return self.without_augmentation()._with(samples=samples, fingerprint=_fingerprint(self.collection, samples))
 
-    def with_latents(self, encoded: EncodedImages) -> ShardDataset:
-        """Its samples hold "moments" in place of "x", and images are not read. DataError for one that is not there."""
-        other = copy.copy(self)
-        other.encoded = encoded
-        return other
+    def without_augmentation(self) -> ShardDataset:
+        return self._with(view=self.reader.view.without_augmentation())
 
     def oriented(self, mirrored: bool) -> ShardDataset:
         """Every image mirrored, or none."""
-        other = copy.copy(self)
-        other.view = self.view.oriented(mirrored)
-        return other
+        return self._with(view=self.reader.view.oriented(mirrored))
 
-    def without_augmentation(self) -> ShardDataset:
+    def with_latents(self, encoded: EncodedImages) -> ShardDataset:
+        """Its samples hold "moments" in place of "x", and images are not read. DataError for one that is not there."""
+        return self._with(encoded=encoded)
+
+    def _with(self, **changes: Any) -> ShardDataset:
         other = copy.copy(self)
-        other.view = self.view.without_augmentation()
+        other.reader = replace(self.reader, **changes)
         return other
 
     @property
@@ -186,26 +182,13 @@ class ShardDataset:
         return self.storage.num_retries
 
     def read(self, draws: Sequence[Draw]) -> list[Sample]:
-        return self.begin(draws).finish()
+        return self.reader.read(draws)
 
     def begin(self, draws: Sequence[Draw]) -> Reading:
-        numbers, wanted = self._wanted(draws)
-        ranges = [place for members in wanted for place, _ in members.values()]
-        finish = self.storage.begin(ranges)
-
-        def samples() -> list[Sample]:
-            parts = iter(finish())
-            made = []
-            for draw, key, members in zip(draws, self.collection.keys(numbers), wanted, strict=True):
-                data = {name: (next(parts), place, crc) for name, (place, crc) in members.items()}
-                made.append(self._made_or_replaced(draw, key, data))
-            return made
-
-        return Reading(sum(place.size for place in ranges), samples)
+        return self.reader.begin(draws)
 
     def prefetch(self, draws: Sequence[Draw]) -> bool:
-        _, wanted = self._wanted(draws)
-        return self.storage.prefetch([place for members in wanted for place, _ in members.values()])
+        return self.reader.prefetch(draws)
 
     def lookahead(self, windows: Sequence[Window], share: float) -> Lookahead:
         places = zip(self.collection.urls, self.collection.versions, strict=True)
@@ -217,24 +200,16 @@ class ShardDataset:
         there = for_cache(mine, num_bytes / len(self), num_bytes, cache.max_bytes, cache.block_bytes)
         return there._replace(num_samples=math.ceil(there.num_samples / share) if self.storage.ahead_bytes else 0)
 
-    def _wanted(self, draws: Sequence[Draw]) -> tuple[NDArray[np.int64], list[Members]]:
-        """Their numbers in the collection, and the members that are read of each."""
-        numbers = self.samples[[draw.sample for draw in draws]]
-        members = self.collection.members_of(numbers, self._names())
-        if self.encoded is not None:
-            members = self.encoded.in_place(members, self.collection, numbers, self.view, draws)
-        return numbers, members
-
     def captions(self) -> Iterator[str]:
         for start in range(0, len(self), _CHUNK):
             numbers = self.samples[start : start + _CHUNK]
-            wanted = self.collection.members_of(numbers, self.caption_source.extensions)
+            wanted = self.collection.members_of(numbers, self.reader.captions.extensions)
             parts = iter(self.storage.read([place for members in wanted for place, _ in members.values()]))
             listed = False
             for key, members in zip(self.collection.keys(numbers), wanted, strict=True):
                 texts = {name: next(parts) for name in members}
                 with suppress(ValueError):  # a bad sample, told when it is read
-                    for caption in self.caption_source.every(texts, key):
+                    for caption in self.reader.captions.every(texts, key):
                         listed = True
                         yield caption
             if not listed:
@@ -242,68 +217,14 @@ class ShardDataset:
 
     def _tell_enlarged(self) -> None:
         """Images below the size trained at come in, but not in silence."""
-        side = self.view.transform.image_size
+        side = self.reader.view.transform.image_size
         if count := int((self.sizes().min(1) < side).sum()):
             log.warning("%d of %d images are enlarged to data.image_size=%d", count, len(self), side)
 
-    def _names(self) -> set[str]:
-        """What is read of a sample: its image, further images, what its caption and view are made of."""
-        return {*self.caption_source.extensions, *IMAGE_EXTENSIONS, *self.images.values(), *self.view.extensions}
 
-    def _made_or_replaced(self, draw: Draw, key: str, data: Data) -> Sample:
-        try:
-            return self._made(draw, key, data)
-        except BadSample as error:
-            return self._substitute(draw, error)
-
-    def _substitute(self, draw: Draw, bad: BadSample) -> Sample:
-        for attempt in range(_MAX_SUBSTITUTES):
-            index = key_seed("substitute", self.fingerprint, draw.sample, attempt) % len(self)
-            other = draw._replace(sample=index)
-            [number], [members] = self._wanted([other])
-            parts = self.storage.read([place for place, _ in members.values()])
-            data = {name: (part, *found) for part, (name, found) in zip(parts, members.items(), strict=True)}
-            try:
-                return {**self._made(other, self.collection.key(number), data), "bad": bad.told()}
-            except BadSample:
-                continue
-        raise DataError(f"{bad}; none of {_MAX_SUBSTITUTES} other samples tried in its place can be read either")
-
-    def _made(self, draw: Draw, key: str, data: Data) -> Sample:
-        members = {name: self._checked(key, *found) for name, found in data.items()}
-        image = next(name for name in members if name == PLAIN or name in IMAGE_EXTENSIONS)
-        try:
-            caption = self.caption_source(members, key, draw.epoch, draw.sample)
-            texts = self.caption_source.said(members, key)
-            if image == PLAIN:
-                tensors = EncodedImages.tensors(members, self.view, draw, texts)
-            else:
-                others = {name: self._other(members, extension) for name, extension in self.images.items()}
-                tensors = self.view(members[image], draw, texts, others, members.get("json"))
-        except ValueError as error:
-            raise BadSample(key, data[image][1], str(error), getattr(error, "rule", "bad-sample")) from error
-        if self.encoded is not None and image != PLAIN:
-            raise DataError(f"sample {key!r} has no latents in data.encoded; `diffusion-train encode` makes them")
-        return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}
-
-    def _other(self, members: Mapping[str, bytes], extension: str) -> bytes:
-        if extension not in members:
-            raise ImageError(f"no {extension}")
-        return members[extension]
-
-    def _checked(self, key: str, data: bytes, place: Range, crc: int) -> bytes:
-        if self.verify and crc32(data) != crc:
-            raise BadSample(key, place, "the checksum differs from the index: the shard was damaged or changed")
-        return data
-
-
-class BadSample(Exception):
-    """A sample that is not what was indexed or cannot be decoded."""
-
-    def __init__(self, key: str, place: Range, reason: str, rule: str = "bad-sample") -> None:
-        super().__init__(f"{redact_url(place.url)} at byte {place.offset}: sample {key!r}: {reason}")
-        self.problem = Problem(rule, redact_url(place.url), reason, key, place.offset)
-
-    def told(self) -> str:
-        """A line of JSON: plain text travels from worker processes and through Lightning unchanged."""
-        return json.dumps(vars(self.problem))
+def _fingerprint(collection: Collection, samples: NDArray[np.int64]) -> str:
+    """Of some samples of a collection."""
+    if len(samples) == len(collection):
+        return collection.fingerprint
+    chosen = hashlib.sha256(samples.astype("<i8").tobytes()).hexdigest()
+    return hashlib.sha256(f"{collection.fingerprint} {chosen}".encode()).hexdigest()

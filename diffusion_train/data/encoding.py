@@ -54,7 +54,7 @@ def views(
 ) -> Iterator[View]:
     """All that training may draw of images and that has no entry yet."""
     for shape, samples in shapes:
-        for mirrored in (False, True) if dataset.view.transform.flip else (False,):
+        for mirrored in (False, True) if dataset.reader.view.transform.flip else (False,):
             view = View(shape, mirrored, samples)
             missing = [chunk[absent(dataset, encoded, view, chunk)] for chunk in _chunks(samples)]
             yield view._replace(samples=np.concatenate([np.empty(0, np.int64), *missing]))
@@ -63,7 +63,7 @@ def views(
 def absent(dataset: ShardDataset, encoded: EncodedImages, view: View, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each of the samples (m,) has no entry."""
     addresses = encoded.addresses(
-        dataset.collection, dataset.samples[samples], dataset.view, view.draws(samples), view.mirrored
+        dataset.collection, dataset.samples[samples], dataset.reader.view, view.draws(samples), view.mirrored
     )
     return np.array(encoded.entries.find(addresses), np.int64) < 0
 
@@ -94,7 +94,7 @@ def encode_images(
         _refuse_no_numbers(moments, batch["key"])
         draws = [Draw(0, index, view.shape) for index in batch["index"].tolist()]
         numbers = dataset.samples[batch["index"].numpy()]
-        addresses = encoded.addresses(dataset.collection, numbers, dataset.view, draws, view.mirrored)
+        addresses = encoded.addresses(dataset.collection, numbers, dataset.reader.view, draws, view.mirrored)
         for place, number in enumerate(encoded.entries.find(addresses)):
             if number < 0:  # a substitute's may be there
                 facts = {name: batch[name][place] for name in ("original_size", "crop")}
@@ -142,13 +142,13 @@ def encode_captions(
 
 def refuse_uncached(dataset: ShardDataset) -> None:
     """Raises ValueError with every setting of the data that asks for pixels, or for no end of views of them."""
-    transform = dataset.view.transform
+    transform = dataset.reader.view.transform
     wrong = []
     if transform.crop == "random":
         wrong.append(
             "data.crop=random: has no end of views to encode; use center or focal, or train without data.encoded"
         )
-    for key, names in (("data.images", dataset.images), ("data.aligned", transform.aligned)):
+    for key, names in (("data.images", dataset.reader.images), ("data.aligned", transform.aligned)):
         if names:
             wrong.append(f"{key}: {', '.join(names)} are made of pixels, which are not read with data.encoded")
     if wrong:

@@ -1,0 +1,144 @@
+"""Draws -> samples: what they need is read, compared with its checksum, and made what is trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from isal.isal_zlib import crc32
+from numpy.typing import NDArray
+
+from diffusion_train.data.ahead import Reading
+from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.collection import Collection
+from diffusion_train.data.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.encoded import PLAIN, EncodedImages
+from diffusion_train.data.header import ImageError
+from diffusion_train.data.order import Draw
+from diffusion_train.data.problem import DataError, Problem
+from diffusion_train.data.storage.base import Range
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.view import View
+from diffusion_train.utils.redact import redact_url
+from diffusion_train.utils.rng import key_seed
+
+Sample = dict[str, Any]
+Wanted = dict[str, tuple[Range, int]]  # member: where it lies, the checksum it should have
+Data = Mapping[str, tuple[bytes, Range, int]]  # member: contents, where they lie, the checksum they should have
+_MAX_SUBSTITUTES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Sample i of a draw is `samples[i]` of the collection; `fingerprint` stands for these.
+
+    A sample that cannot be read as it was indexed, or whose image or caption cannot be decoded, is replaced by another
+    one, always the same for it; "bad" tells of it. `images` names further image members of a sample, such as
+    {"mask": "mask.png"}. `encoded` has latents in place of images. Without `verify` no checksum is compared.
+    """
+
+    collection: Collection
+    samples: NDArray[np.int64]
+    fingerprint: str
+    view: View
+    captions: Captions
+    images: Mapping[str, str]
+    storage: StorageByScheme
+    verify: bool = True
+    encoded: EncodedImages | None = None
+
+    def read(self, draws: Sequence[Draw]) -> list[Sample]:
+        return self.begin(draws).finish()
+
+    def begin(self, draws: Sequence[Draw]) -> Reading:
+        wanted = self._wanted(draws)
+        ranges = [place for members in wanted for place, _ in members.values()]
+        finish = self.storage.begin(ranges)
+
+        def samples() -> list[Sample]:
+            parts = iter(finish())
+            made = []
+            for draw, key, members in zip(draws, self._keys(draws), wanted, strict=True):
+                data = {name: (next(parts), place, crc) for name, (place, crc) in members.items()}
+                made.append(self._made_or_replaced(draw, key, data))
+            return made
+
+        return Reading(sum(place.size for place in ranges), samples)
+
+    def prefetch(self, draws: Sequence[Draw]) -> bool:
+        """Begins to fetch what they need into a cache; False where too much waits to be fetched already."""
+        return self.storage.prefetch([place for members in self._wanted(draws) for place, _ in members.values()])
+
+    def _wanted(self, draws: Sequence[Draw]) -> list[Wanted]:
+        """What is read for each draw: its image, further images, what its caption and view are made of."""
+        names = {*self.captions.extensions, *IMAGE_EXTENSIONS, *self.images.values(), *self.view.extensions}
+        numbers = self._numbers(draws)
+        members = self.collection.members_of(numbers, names)
+        return self.encoded.in_place(members, self.collection, numbers, self.view, draws) if self.encoded else members
+
+    def _numbers(self, draws: Sequence[Draw]) -> NDArray[np.int64]:
+        return self.samples[[draw.sample for draw in draws]]
+
+    def _keys(self, draws: Sequence[Draw]) -> list[str]:
+        return self.collection.keys(self._numbers(draws))
+
+    def _made_or_replaced(self, draw: Draw, key: str, data: Data) -> Sample:
+        try:
+            return self._made(draw, key, data)
+        except BadSample as error:
+            return self._substitute(draw, error)
+
+    def _substitute(self, draw: Draw, bad: BadSample) -> Sample:
+        for attempt in range(_MAX_SUBSTITUTES):
+            index = key_seed("substitute", self.fingerprint, draw.sample, attempt) % len(self.samples)
+            other = draw._replace(sample=index)
+            [members], [key] = self._wanted([other]), self._keys([other])
+            parts = self.storage.read([place for place, _ in members.values()])
+            data = {name: (part, *found) for part, (name, found) in zip(parts, members.items(), strict=True)}
+            try:
+                return {**self._made(other, key, data), "bad": bad.told()}
+            except BadSample:
+                continue
+        raise DataError(f"{bad}; none of {_MAX_SUBSTITUTES} other samples tried in its place can be read either")
+
+    def _made(self, draw: Draw, key: str, data: Data) -> Sample:
+        members = {name: self._checked(key, *found) for name, found in data.items()}
+        image = next(name for name in members if name == PLAIN or name in IMAGE_EXTENSIONS)
+        try:
+            caption = self.captions(members, key, draw.epoch, draw.sample)
+            texts = self.captions.said(members, key)
+            if image == PLAIN:
+                tensors = EncodedImages.tensors(members, self.view, draw, texts)
+            else:
+                others = {name: self._other(members, extension) for name, extension in self.images.items()}
+                tensors = self.view(members[image], draw, texts, others, members.get("json"))
+        except ValueError as error:
+            raise BadSample(key, data[image][1], str(error), getattr(error, "rule", "bad-sample")) from error
+        if self.encoded and image != PLAIN:
+            raise DataError(f"sample {key!r} has no latents in data.encoded; `diffusion-train encode` makes them")
+        return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}
+
+    def _other(self, members: Mapping[str, bytes], extension: str) -> bytes:
+        if extension not in members:
+            raise ImageError(f"no {extension}")
+        return members[extension]
+
+    def _checked(self, key: str, data: bytes, place: Range, crc: int) -> bytes:
+        if self.verify and crc32(data) != crc:
+            raise BadSample(key, place, "the checksum differs from the index: the shard was damaged or changed")
+        return data
+
+
+class BadSample(Exception):
+    """A sample that is not what was indexed or cannot be decoded."""
+
+    def __init__(self, key: str, place: Range, reason: str, rule: str = "bad-sample") -> None:
+        super().__init__(f"{redact_url(place.url)} at byte {place.offset}: sample {key!r}: {reason}")
+        self.problem = Problem(rule, redact_url(place.url), reason, key, place.offset)
+
+    def told(self) -> str:
+        """A line of JSON: plain text travels from worker processes and through Lightning unchanged."""
+        return json.dumps(vars(self.problem))
