@@ -7,6 +7,7 @@ import resource
 import statistics
 import time
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Meter:
     def figures(self) -> dict[str, float]:
         """Median seconds from the end of one step to the end of the next, and bytes at the peak."""
         ends = self.ends[self.warm_up :]
-        seconds = [end - start for start, end in zip(ends[:-1], ends[1:], strict=True)]
+        seconds = [end - start for start, end in pairwise(ends)]
         return {"seconds": statistics.median(seconds), "bytes": peak_bytes()}
 
 
