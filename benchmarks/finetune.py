@@ -5,7 +5,8 @@
 The architecture is the published one; the weights are random, made once and kept in `--folder` (4.3 GB). Each row is a
 process of its own: one sample a step, bfloat16 by autocast. Ours are runs of train.py with the recipes as they are,
 diffusers' the step of its examples (finetune_peer.py). Seconds: the median after `--warm-up` steps, from the end of one step to
-the end of the next. Memory: the most from the first step on; on a GPU what torch has allocated, elsewhere what was resident.
+the end of the next; CPU seconds: likewise, of all cores together, which other work on the machine changes less. GB: the most from
+the first step on, on a GPU what torch has allocated, elsewhere what was resident.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         [shard] = write_shards(samples(), Path(scratch) / "shards", "part", NUM_IMAGES)
         place = Place(asked.folder.absolute(), shard, Path(scratch), asked.steps, asked.warm_up)
-        print("| | seconds a step | times diffusers' | GB |\n|---|---|---|---|", flush=True)
+        print("| | seconds a step | times diffusers' | CPU seconds | GB |\n|---|---|---|---|---|", flush=True)
         found: dict[str, dict[str, float]] = {}
         for name in asked.rows:
             print(line(name, place, found), flush=True)
@@ -95,14 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def line(name: str, place: Place, found: dict[str, dict[str, float]]) -> str:
     """The row of the table, whose figures are added to `found`."""
     if ENCODED in ROWS[name].arguments and not has_encoded():
-        return f"| {name} | `data.encoded` is not there yet | | |"
+        return f"| {name} | `data.encoded` is not there yet | | | |"
     result = measured(name, place)
     if isinstance(result, str):
-        return f"| {name} | {result} | | |"
+        return f"| {name} | {result} | | | |"
     found[name] = result
     peer = found.get(ROWS[name].peer)
     ratio = f"{result['seconds'] / peer['seconds']:.2f}" if peer else ""
-    return f"| {name} | {result['seconds']:.2f} | {ratio} | {result['bytes'] / 1e9:.1f} |"
+    return f"| {name} | {result['seconds']:.2f} | {ratio} | {result['cpu_seconds']:.1f} | {result['bytes'] / 1e9:.1f} |"
 
 
 def measured(name: str, place: Place) -> dict[str, float] | str:

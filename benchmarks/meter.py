@@ -1,4 +1,4 @@
-"""What training steps take: seconds, and memory at its peak."""
+"""What training steps take: seconds on the wall and of all cores, and memory at its peak."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Meter:
         self.warm_up = warm_up
 
     def start(self) -> None:
-        self.ends: list[float] = []
+        self.ends: list[tuple[float, float]] = []
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         with suppress(OSError):  # elsewhere than on Linux, the peak since the process began stays
@@ -32,14 +32,16 @@ class Meter:
     def step(self) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
+        self.ends.append((time.perf_counter(), time.process_time()))
 
     @property
     def figures(self) -> dict[str, float]:
-        """Median seconds from the end of one step to the end of the next, and bytes at the peak."""
-        ends = self.ends[self.warm_up :]
-        seconds = [end - start for start, end in pairwise(ends)]
-        return {"seconds": statistics.median(seconds), "bytes": peak_bytes()}
+        """Medians from the end of one step to the end of the next, and bytes at the peak."""
+        seconds, cpu_seconds = (
+            statistics.median(end - start for start, end in pairwise(ends))
+            for ends in zip(*self.ends[self.warm_up :], strict=True)
+        )
+        return {"seconds": seconds, "cpu_seconds": cpu_seconds, "bytes": peak_bytes()}
 
 
 class Clock(pl.Callback):

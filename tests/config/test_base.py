@@ -246,14 +246,20 @@ def test_hydras_own_pass_gets_the_same_config(run, monkeypatch, tmp_path):
     assert again.network.dropout == 0.1
 
 
-def test_a_run_of_an_adapter_is_no_whole_model(run):
-    file = run / "weights.safetensors"
-    saved = composed("experiment=openmoji", "run_dir=somewhere")
-    saved.adapter = {"_target_": "diffusion_train.adapter.lora.LoRA"}
-    save_file({}, file, {"diffusion_train": json.dumps({"config": config.redact(saved)})})
-    [(_, text)] = mistakes(*RECIPE, f"pretrained={run}")
-    assert "a run of adapter LoRA" in text
-    assert "export run=" in text
+def test_a_run_of_an_adapter_needs_what_it_was_trained_on(run, tmp_path):
+    first = run.rename(tmp_path / "first")
+    saved = composed("experiment=openmoji", "adapter=lora", f"pretrained={first}", "run_dir=somewhere")
+    run.mkdir()
+    facts = {"config": config.redact(saved), "shape": [3, 48, 48]}
+    save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps(facts)})
+    cfg = composed(*RECIPE, f"pretrained={run}")
+    assert (cfg.base.kind, cfg.base.folder) == ("run", str(run))
+    assert cfg.network == composed(*RECIPE, f"pretrained={first}").network
+    assert cfg.adapter._target_.endswith(".NoAdapter")  # the recipe's
+    first.rename(tmp_path / "moved")
+    [(where, text)] = mistakes(*RECIPE, f"pretrained={run}")
+    assert where == f"pretrained={run}"
+    assert f"was read from {first}, which is not there any more" in text
 
 
 def test_a_run_without_weights_yet_says_so(run):
