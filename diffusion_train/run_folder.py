@@ -46,7 +46,7 @@ def build_network(cfg: Any, weights: Mapping[str, Tensor] | None = None) -> nn.M
     return adapted
 
 
-def _whole_weights(run: Path) -> Mapping[str, Tensor]:
+def _whole_weights(run: Path) -> dict[str, Tensor]:
     """All weights of a run's network; those of an adapter are merged into what it was trained on.
 
     That is held to the hash in the run's own record. Raises ValueError where it is not there or has changed.

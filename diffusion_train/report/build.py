@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from diffusion_train.metric.copying import Audit, Nearest, cosine_distance, nearest
@@ -35,7 +36,7 @@ def build(run: Path, cfg: Any, artist: Artist, device: str) -> tuple[dict[str, A
         "base": Path(cfg.pretrained).name if drawn.has_base else None,
         **builder.report(),
         "sweep": builder.sweep(rows),
-        "rights": rights(run, cfg.pretrained),
+        "rights": rights(run, cfg.pretrained, OmegaConf.select(cfg, "base.license")),
     }
     return report, builder.pictures
 

@@ -23,12 +23,14 @@ def shorten_frozen(network: nn.Module, precision: str) -> None:
 
     Autocast would make such a copy of each at every pass, and hold it for the way back beside the weight itself.
     """
-    dtype = _MULTIPLIED_IN.get(precision)
-    for layer in network.modules() if dtype else ():
-        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            for parameter in layer.parameters(recurse=False):
-                if not parameter.requires_grad:
-                    parameter.data = parameter.data.to(dtype)
+    shorter = _MULTIPLIED_IN.get(precision)
+    for layer in network.modules() if shorter else ():
+        multiplied = isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        for parameter in layer.parameters(recurse=False):
+            if not parameter.requires_grad:
+                dtype = shorter if multiplied else parameter.dtype
+                # always a copy: weights read from a file lie in one piece of memory, which the last of them would keep
+                parameter.data = parameter.data.to(dtype, copy=True)
 
 
 def _multiplies_bfloat16(accelerator: str) -> bool:
