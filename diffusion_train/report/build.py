@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from torch import Tensor
+from tqdm import tqdm
 
 from diffusion_train.metric.copying import Audit, Nearest, cosine_distance, nearest
 from diffusion_train.metric.palette import palette
@@ -144,7 +145,8 @@ class Builder:
     def sweep(self, rows: Sequence[Row]) -> dict[str, Any] | None:
         if len(rows) < 2:
             return None
-        found = [self._sweep_row(row) for row in rows]
+        bar = tqdm(rows, "Comparing settings", unit="setting", mininterval=0.5, disable=None)
+        found = [self._sweep_row(row) for row in bar]
         good, chosen = sweep.undominated(found), sweep.choose(found)
         for place, row in enumerate(found):
             row |= {"undominated": good[place], "chosen": place == chosen}

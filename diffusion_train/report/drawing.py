@@ -33,7 +33,7 @@ class Settings:
     num_prompts: int
     num_samples: int
     seed: int
-    batch_size: int
+    batch_size: int | None
     max_images: int
     false_alarm: float
     scales: Sequence[float]
@@ -41,7 +41,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_samples", "batch_size"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1")
         if not 0 < self.false_alarm < 1:
             raise ValueError(f"false_alarm={self.false_alarm}: a share between 0 and 1")
