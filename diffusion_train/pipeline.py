@@ -16,6 +16,7 @@ from diffusion_train.diffusion.process import GaussianDiffusion, Prediction
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.sampler.base import Sampler
 from diffusion_train.utils.rng import Rng
+from diffusion_train.utils.tensor import widest_dtype
 
 _MOST_ROWS, _MOST_PIXELS = 64, 1 << 20  # worked on at once: 64 images of 128 pixels, 4 of 512, 1 of 1024
 
@@ -65,8 +66,7 @@ class Pipeline:
         return torch.cat([samples.float().cpu() for samples in rows]) if rows else torch.empty(0, *self.shape)
 
     def _sample(self, batch: dict[str, Any], rng: Rng, negative_prompt: str | None) -> Tensor:
-        weight = next(self.network.parameters())
-        device = weight.device
+        device, dtype = next(self.network.parameters()).device, widest_dtype(self.network)
         batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         cond = self.conditioner(batch)
         if negative_prompt is None:
@@ -75,7 +75,7 @@ class Pipeline:
             null = self.conditioner(batch | {"caption": [negative_prompt] * len(rng.rows)})
 
         def network(xt: Tensor, told: Tensor, /, **cond: Tensor) -> Tensor:
-            output: Tensor = self.network(xt.to(weight.dtype), told, **cond)
+            output: Tensor = self.network(xt.to(dtype), told, **cond)
             return output
 
         def predict(xt: Tensor, t: Tensor, **cond: Tensor) -> Prediction:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_train import config
+from diffusion_train.adapter.lora import merge
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.training.checkpoint import load_weights
 from diffusion_train.training.module import load_exactly, trained
@@ -27,12 +28,14 @@ def weights_file(run: Path, key: str = "run") -> Path:
 def build_network(cfg: Any, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """The network of a config, with the weights of the run that `pretrained` names, if it names one; then the adapter.
 
+    An adapter of that run is merged into them.
+
     Where `weights`, which the caller loads, are all of the network's, that run is not looked for. Raises ValueError if
     there are no weights or they are of another network, or an adapter would stand beside weights that no file holds.
     """
     network = config.build(cfg.network)
     if starts_from_run(cfg) and (weights is None or weights.keys() != network.state_dict().keys()):
-        load_exactly(network, load_weights(weights_file(Path(cfg.pretrained), "pretrained"))[0], network.state_dict())
+        load_exactly(network, _whole_weights(Path(cfg.pretrained)), network.state_dict())
     adapted: nn.Module = config.build(cfg.adapter)(network)
     from_folder = isinstance(cfg.network.get("model"), str)
     if not (cfg.pretrained or from_folder or all(parameter.requires_grad for parameter in adapted.parameters())):
@@ -41,6 +44,26 @@ def build_network(cfg: Any, weights: Mapping[str, Tensor] | None = None) -> nn.M
             "saved nowhere: give pretrained=<the model to train on>, or adapter=none"
         )
     return adapted
+
+
+def _whole_weights(run: Path) -> dict[str, Tensor]:
+    """All weights of a run's network; those of an adapter are merged into what it was trained on.
+
+    That is held to the hash in the run's own record. Raises ValueError where it is not there or has changed.
+    """
+    weights, description = load_weights(weights_file(run, "pretrained"))
+    cfg = config.from_container(description["config"])
+    if str(cfg.adapter._target_).endswith(".NoAdapter"):
+        return weights
+    try:
+        config.settle(cfg)
+    except ValueError as error:
+        raise ValueError(
+            f"pretrained={run}: an adapter, and what it was trained on is not as it was: {error}"
+        ) from error
+    network = build_network(cfg, weights)
+    load_exactly(network, weights, trained(network))
+    return merge(network).state_dict()
 
 
 def starts_from_run(cfg: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def latents(self, moments: Tensor, rng: Rng | None = None) -> Tensor:
-        """-> (B, ...). Raises NotFinite where some are no numbers."""
+        """-> (B, ...)."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -46,11 +45,3 @@ class Autoencoder(nn.Module, ABC):
     @abstractmethod
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """One row's shape of data -> one row's shape of latents. Raises ValueError for data that cannot be encoded."""
-
-
-class NotFinite(ValueError):
-    """`rows` of a batch have latents that are no numbers."""
-
-    def __init__(self, rows: Sequence[int]) -> None:
-        super().__init__(f"latents that are no numbers in rows {list(rows)}")
-        self.rows = list(rows)

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from diffusion_train.callbacks.scalars import log
 from diffusion_train.callbacks.scheduled import Every, Scheduled
-from diffusion_train.pipeline import take
+from diffusion_train.pipeline import fitting, take
+from diffusion_train.training.module import check_latents, finite_rows
 from diffusion_train.utils.rng import Rng
+from diffusion_train.utils.tensor import widest_dtype
 
 
 class Validation(Scheduled):
@@ -20,11 +22,16 @@ class Validation(Scheduled):
 
     Each of the first `num_samples` held-out samples is noised at every one of `num_levels` log-SNRs, spaced evenly in
     [-max_log_snr, max_log_snr], with noise of its own: the same inputs at every step, in every run and for every
-    schedule and parameterization, so that curves of different recipes compare.
+    schedule and parameterization, so that curves of different recipes compare. `batch_size` is that of sampling.
     """
 
     def __init__(
-        self, every: Every, num_samples: int = 64, num_levels: int = 8, max_log_snr: float = 6.0, batch_size: int = 64
+        self,
+        every: Every,
+        num_samples: int = 64,
+        num_levels: int = 8,
+        max_log_snr: float = 6.0,
+        batch_size: int | None = None,
     ) -> None:
         super().__init__(every)
         self.num_samples, self.num_levels, self.batch_size = num_samples, num_levels, batch_size
@@ -38,34 +45,46 @@ class Validation(Scheduled):
         names = ["val/noise_mse", "val/noise_mse_ema", *(f"val/noise_mse_ema_{name}" for name in averages[1:])]
         contexts = [nullcontext(), *(module.ema.averaged(number) for number in range(len(averages)))]
         scalars = {}
-        for name, weights in zip(names, contexts, strict=True):
-            with weights, torch.no_grad(), trainer.precision_plugin.forward_context():
-                scalars[name] = self._noise_mse(trainer, module, held_out)
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            batch_size = self.batch_size or fitting(held_out["x"].shape[1:])
+            prepared = _prepared(module, held_out, batch_size)
+            for name, weights in zip(names, contexts, strict=True):
+                with weights:
+                    scalars[name] = self._noise_mse(trainer, module, prepared, batch_size)
         log(trainer, scalars)
 
-    def _noise_mse(self, trainer: pl.Trainer, module: Any, held_out: dict[str, Any]) -> float:
-        rows = len(held_out["index"]) * self.num_levels
+    def _noise_mse(self, trainer: pl.Trainer, module: Any, prepared: dict[str, Tensor], batch_size: int) -> float:
+        rows = len(prepared["x0"]) * self.num_levels
         mine = range(trainer.global_rank, rows, trainer.world_size)
         total = torch.zeros((), device=module.device, dtype=torch.float64)
         module.network.eval()
         try:
-            for start in range(0, len(mine), self.batch_size):
-                total += self._errors(module, held_out, mine[start : start + self.batch_size]).double().sum()
+            for start in range(0, len(mine), batch_size):
+                total += self._errors(module, prepared, mine[start : start + batch_size]).double().sum()
         finally:
             module.network.train()
         if trainer.world_size > 1:
             total = trainer.strategy.reduce(total, reduce_op="sum")
         return float(total) / rows
 
-    def _errors(self, module: Any, held_out: dict[str, Any], rows: range) -> Tensor:
+    def _errors(self, module: Any, prepared: dict[str, Tensor], rows: range) -> Tensor:
         """Row r is sample r // num_levels at level r % num_levels; -> noise MSE (len(rows),)."""
         samples, levels = zip(*(divmod(row, self.num_levels) for row in rows), strict=True)
-        batch = take(held_out, samples)
-        batch = {name: v.to(module.device) if isinstance(v, Tensor) else v for name, v in batch.items()}
-        x0, cond = module.prepare(batch)
-        x0 = x0.to(next(module.network.parameters()).dtype)
+        cond = {name: value.to(module.device) for name, value in take(prepared, samples).items()}
+        x0 = cond.pop("x0").to(widest_dtype(module.network))
         log_snr = torch.linspace(-self.max_log_snr, self.max_log_snr, self.num_levels)[list(levels)]
         t = module.diffusion.schedule.t_at(log_snr).to(x0.device)
         rng = Rng([("validation", row) for row in rows], ("validation",), rows, len(rows))
         noise = rng.normal("noise", x0.shape[1:], x0.device).to(x0.dtype)
         return module.diffusion.loss_at(module.network, x0, noise, t, **cond).noise_mse
+
+
+def _prepared(module: Any, held_out: dict[str, Any], batch_size: int) -> dict[str, Tensor]:
+    """`x0` and conditions of all samples, encoded once for every level and average; on the CPU."""
+    parts = []
+    for rows in torch.arange(len(held_out["index"])).split(batch_size):
+        batch = take(held_out, rows.tolist())
+        x0, cond = module.prepare({k: v.to(module.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
+        check_latents(batch["key"], finite_rows(x0).tolist())
+        parts.append({name: value.cpu() for name, value in {"x0": x0, **cond}.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

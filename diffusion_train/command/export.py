@@ -129,7 +129,8 @@ def facts(cfg: Any, model: Any) -> Any:
     from omegaconf import OmegaConf
 
     from diffusion_train import config
-    from diffusion_train.export.card import Facts, license_of
+    from diffusion_train.export.card import Facts
+    from diffusion_train.pretrained.license import license_of
 
     plain = {key: value for key, value in config.redact(cfg).items() if key != "export"}
     data = run_folder(cfg.export) / "data.json"
@@ -137,7 +138,7 @@ def facts(cfg: Any, model: Any) -> Any:
     return Facts(
         base=str(cfg.pretrained or cfg.network.model),
         base_sha256=base_sha256(cfg, model),
-        base_license=license_of(model.base),
+        base_license=OmegaConf.select(cfg, "base.license") or license_of(model.base),
         data=json.loads(data.read_text("utf-8")) if data.is_file() else {},
         trigger=trigger(cfg),
         templates=[str(template) for template in templates],

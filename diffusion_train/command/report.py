@@ -37,17 +37,16 @@ def write_at_end(folder: Path, cfg: Any) -> None:
 
 def measured(folder: Path, cfg: Any, ask: Any) -> dict[str, Any]:
     """A new report; marks that an older one holds are kept. Its pictures are written."""
-    from diffusion_train import __version__, picture
+    from diffusion_train import __version__
     from diffusion_train.metric.extractor import EfficientNetLite0
+    from diffusion_train.report.album import Album
     from diffusion_train.report.build import build
     from diffusion_train.report.drawing import Artist
     from diffusion_train.run_folder import best_device, fingerprint, weights_file
 
     device = best_device()
-    artist = Artist(settings(ask), EfficientNetLite0().to(device))
-    report, pictures = build(folder, cfg, artist, device)
-    for name, x in pictures.items():
-        picture.save_png(picture.to_image(x), folder / "report_images" / f"{name}.png")
+    artist = Artist(settings(ask), EfficientNetLite0().to(device), Album(folder / "report_images"))
+    report = build(folder, cfg, artist, device)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     made = {"made": now, "version": __version__, "weights": fingerprint(weights_file(folder)), "step": step_of(folder)}
     older = folder / "report.json"

@@ -59,6 +59,7 @@ def train(cfg: Any) -> int:
     from diffusion_train.command.shapes import check_shapes
     from diffusion_train.data.storage.base import StorageError
     from diffusion_train.training.checkpoint import read_facts
+    from diffusion_train.training.precision import shorten_frozen
 
     run_dir = Path(cfg.run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)
@@ -68,6 +69,7 @@ def train(cfg: Any) -> int:
     datamodule = config.build(cfg.data.module)  # first, for what is wrong with the data is told before a model is made
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg)
+    shorten_frozen(module.network, cfg.trainer.precision)
     check_shapes(cfg, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
     trainer = build_trainer(cfg, run_dir, checkpoint)
     if cfg.data.get("encoded") is not None:

@@ -88,16 +88,10 @@ def describe(wanted: str, prediction: str | None = None, tokenizer: str | None =
 
 def _nodes_of_run(wanted: str) -> dict[str, Any]:
     file = source.weights_of_run(Path(wanted).expanduser())
-    saved = load_run_config(file)
-    adapter = str(OmegaConf.select(saved, "adapter._target_"))
-    if not adapter.endswith(".NoAdapter"):
-        raise ValueError(
-            f"pretrained={wanted}: a run of adapter {adapter.rpartition('.')[2]}, which is no whole model; give its base, or, "
-            f"where that is Stable Diffusion, what `diffusion-train export run={wanted} format=diffusers out=<folder>` makes of it"
-        )
-    plain = OmegaConf.to_container(saved, resolve=True)
-    folder = _select(plain, "base.folder")
-    if _select(plain, "base.kind") in ("sd", "sdxl") and not Path(folder).is_dir():
+    plain = OmegaConf.to_container(load_run_config(file), resolve=True)
+    folder, adapter = _select(plain, "base.folder"), str(_select(plain, "adapter._target_"))
+    needs_base = _select(plain, "base.kind") in ("sd", "sdxl") or not adapter.endswith(".NoAdapter")
+    if needs_base and not Path(str(folder)).exists():
         raise ValueError(
             f"pretrained={wanted}: its own model was read from {folder}, which is not there any more; put it back, or a "
             "link in its place"

@@ -8,7 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_train.config.base import named
+from diffusion_train.config.run import load_run_config
 from diffusion_train.pretrained import hub, pipeline, source
+from diffusion_train.pretrained.license import license_of, license_of_file
 from diffusion_train.utils.sha256 import file_sha256, sha256_of_files
 
 _PLACED = ("network", "autoencoder", "conditioner")  # parts that read files of the model
@@ -40,6 +42,7 @@ def settle(cfg: DictConfig) -> None:
         for part in _PLACED:
             _move(cfg[part], str(cfg.base.folder), place)
         cfg.pretrained, cfg.base.folder, cfg.base.sha256 = wanted, place, digest
+        cfg.base.license = cfg.base.get("license") or _license(kind, place, wanted)
         cfg.base.revision = hub.commit(Path(place)) if kind == "hub" else None
         if cfg.base.tokenizer:
             cfg.base.tokenizer = _absolute(cfg.base.tokenizer)
@@ -61,6 +64,13 @@ def _digest(kind: str, place: str, wanted: str) -> str:
     if kind == "file":
         return file_sha256(Path(wanted))
     return sha256_of_files(pipeline.weight_files(Path(place), wanted))
+
+
+def _license(kind: str, place: str, wanted: str) -> str | None:
+    if kind == "run":
+        found = OmegaConf.select(load_run_config(source.weights_of_run(Path(wanted))), "base.license")
+        return str(found) if found else None
+    return license_of_file(Path(wanted)) if kind == "file" else license_of(Path(place))
 
 
 def _move(node: Any, old: str, new: str) -> None:

@@ -15,8 +15,6 @@ from diffusion_train.export.model import Model
 from diffusion_train.export.proof import Proof, Question
 from diffusion_train.utils.text import shown
 
-_MAX_FRONT_MATTER = 1 << 16
-
 
 @dataclass(frozen=True)
 class Facts:
@@ -24,25 +22,11 @@ class Facts:
 
     base: str
     base_sha256: str
-    base_license: str
+    base_license: str | None
     data: dict[str, Any]
     trigger: str
     templates: list[str]
     config: dict[str, Any]
-
-
-def license_of(base: Path) -> str:
-    """As the head of the base's README says it; "" where it says nothing."""
-    card = base / "README.md"
-    text = card.read_text("utf-8", errors="replace")[:_MAX_FRONT_MATTER] if card.is_file() else ""
-    match = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-    try:
-        head = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
-        head = None
-    head = head if isinstance(head, dict) else {}
-    name = head.get("license")
-    return str(head.get("license_name") or name or "") if name in (None, "other") else str(name)
 
 
 def readme(
@@ -120,7 +104,7 @@ def _words(facts: Facts) -> Iterator[str]:
 def _rights(facts: Facts) -> Iterator[str]:
     yield (
         f"Base model: `{_code(_base_name(facts.base))}`, SHA-256 of its weights `{facts.base_sha256}`, licence "
-        f"{_text(facts.base_license) or '**unknown**: its folder says nothing'}. Its terms hold for what is made of it."
+        f"{_text(facts.base_license or '') or '**unknown**: its files say nothing of it'}. Its terms hold for what is made of it."
     )
     licenses = facts.data.get("licenses") or {}
     if not licenses:

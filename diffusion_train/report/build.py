@@ -1,17 +1,15 @@
-"""A report as plain data, and the pictures that it names."""
+"""A report as plain data. The pictures that it names are written into the artist's album on the way."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from omegaconf import OmegaConf
+from tqdm import tqdm
 
 from diffusion_train.metric.copying import Audit, Nearest, cosine_distance, nearest
-from diffusion_train.metric.palette import palette
-from diffusion_train.picture import to_image
 from diffusion_train.report import measure, sweep
 from diffusion_train.report.coverage import Coverage
 from diffusion_train.report.drawing import Artist, Drawn, draw_all
@@ -22,29 +20,27 @@ from diffusion_train.report.rights import rights
 FORMAT = 1
 
 
-def build(run: Path, cfg: Any, artist: Artist, device: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """-> the report, and its pictures by their hash."""
+def build(run: Path, cfg: Any, artist: Artist, device: str) -> dict[str, Any]:
     models = Models(run, cfg, device)
     drawn = draw_all(models, artist)
     builder = Builder(drawn, artist)
     rows = models.scale_rows(artist.settings.scales)
     rows += models.step_rows() if artist.settings.steps else []
-    report = {
+    return {
         "format": FORMAT,
         "name": str(cfg.name),
         "base": Path(cfg.pretrained).name if drawn.has_base else None,
         **builder.report(),
         "sweep": builder.sweep(rows),
-        "rights": rights(run, cfg.pretrained),
+        "rights": rights(run, cfg.pretrained, OmegaConf.select(cfg, "base.license")),
     }
-    return report, builder.pictures
 
 
 class Builder:
     def __init__(self, drawn: Drawn, artist: Artist) -> None:
         self.drawn, self.artist, self.settings = drawn, artist, artist.settings
         self.copying = measure.calibrate(drawn.seen_train, drawn.seen_held_out, self.settings.false_alarm)
-        self.pictures: dict[str, Tensor] = {}
+        self._originals: dict[int, str] = {}  # names of training images' pictures by their place
 
     def report(self) -> dict[str, Any]:
         kinds, rate = self.drawn.kinds, self.settings.false_alarm
@@ -80,16 +76,16 @@ class Builder:
     def _fidelity(self) -> dict[str, Any]:
         one, brand = self.drawn.kinds["brand"], self.drawn.brand
         sets = {"base": one.before, "run": one.after}
-        found: dict[str, Any] = {"extractor": self.artist.extractor.name, "samples": len(one.after.x)}
+        found: dict[str, Any] = {"extractor": self.artist.extractor.name, "samples": len(one.after)}
         for name, seen in sets.items():
             found[name] = measure.fidelity(seen, brand) if seen else None
         real = self.drawn.has_held_out
-        found["floor"] = measure.floor(self.drawn.seen_train, brand, len(one.after.x)) if real else None
+        found["floor"] = measure.floor(self.drawn.seen_train, brand, len(one.after)) if real else None
         if all(found[name] for name in ("base", "run", "floor")):
             ways = {key: [found[name][key] for name in ("base", "run", "floor")] for key in ("kid", "colours")}
             found["gap_closed"] = {key: measure.gap_closed(*values) for key, values in ways.items()}
         named = {"brand": brand, **{name: seen for name, seen in sets.items() if seen}}
-        found["palettes"] = {name: measure.swatches(palette(seen.x)) for name, seen in named.items()}
+        found["palettes"] = {name: measure.swatches(measure.colours(seen)) for name, seen in named.items()}
         return found
 
     def _drift(self) -> dict[str, Any] | None:
@@ -112,8 +108,8 @@ class Builder:
                 "set": kind,
                 "prompt": one.prompts.conditions["caption"][row],
                 "seed": one.seeds[number],
-                "before": self._keep(one.before.x[number]) if one.before else None,
-                "image": self._keep(one.after.x[number]),
+                "before": one.pictures_before[number] if one.before else None,
+                "image": one.pictures[number],
                 "likeness": float(likeness[number]),
                 "copying": {
                     "p": float(found.p[number]),
@@ -130,20 +126,21 @@ class Builder:
         return {
             "relative": relative,
             "near": relative < found.thresholds[measured],
-            "image": self._keep(batch["x"][place]),
+            "image": self._original(place),
             "key": batch["key"][place],
             "caption": batch["caption"][place],
         }
 
-    def _keep(self, x: Tensor) -> str:
-        name = picture_hash(x)
-        self.pictures.setdefault(name, x)
-        return name
+    def _original(self, place: int) -> str:
+        if place not in self._originals:
+            self._originals[place] = self.artist.album.keep(self.drawn.train.picture(place))
+        return self._originals[place]
 
     def sweep(self, rows: Sequence[Row]) -> dict[str, Any] | None:
         if len(rows) < 2:
             return None
-        found = [self._sweep_row(row) for row in rows]
+        bar = tqdm(rows, "Comparing settings", unit="setting", mininterval=0.5, disable=None)
+        found = [self._sweep_row(row) for row in bar]
         good, chosen = sweep.undominated(found), sweep.choose(found)
         for place, row in enumerate(found):
             row |= {"undominated": good[place], "chosen": place == chosen}
@@ -164,9 +161,3 @@ class Builder:
             "drift": measure.change(before.rows(places["general"]), seen["general"]) if before else None,
             **{name: facts[name] for name in ("flagged", "samples", "chance")},
         }
-
-
-def picture_hash(x: Tensor) -> str:
-    """Of the pixels and sizes of an image (C, H, W), whatever file it stands in."""
-    image = to_image(x)
-    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()[:32]

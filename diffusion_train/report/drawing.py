@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_train.metric.extractor import Extractor
-from diffusion_train.pipeline import Pipeline, take
+from diffusion_train.pipeline import Pipeline, fitting, take
+from diffusion_train.report.album import Album
 from diffusion_train.report.material import (
     GENERAL,
     Images,
@@ -16,6 +17,7 @@ from diffusion_train.report.material import (
     base_data,
     choose_prompts,
     see,
+    together,
     training_and_held_out,
 )
 from diffusion_train.report.models import Models
@@ -33,7 +35,7 @@ class Settings:
     num_prompts: int
     num_samples: int
     seed: int
-    batch_size: int
+    batch_size: int | None
     max_images: int
     false_alarm: float
     scales: Sequence[float]
@@ -41,7 +43,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_samples", "batch_size"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1")
         if not 0 < self.false_alarm < 1:
             raise ValueError(f"false_alarm={self.false_alarm}: a share between 0 and 1")
@@ -55,21 +57,36 @@ class Artist:
 
     settings: Settings
     extractor: Extractor
+    album: Album
 
-    def draw(self, pipeline: Pipeline, prompts: Prompts, rows: Sequence[int], seeds: Sequence[int]) -> Seen:
-        samples = pipeline.sample(take(prompts.conditions, rows), seeds, self.settings.batch_size)
-        return see(samples.clamp(-1, 1), self.extractor)
+    def draw(
+        self, pipeline: Pipeline, prompts: Prompts, rows: Sequence[int], seeds: Sequence[int], keep: bool = False
+    ) -> tuple[Seen, list[str]]:
+        """-> what was seen of the samples, and where `keep` is set their names in the album."""
+        batch_size = self.settings.batch_size or fitting(pipeline.shape)
+        seen, names = [], []
+        for start in range(0, len(rows), batch_size):
+            part = slice(start, start + batch_size)
+            samples = pipeline.sample(take(prompts.conditions, rows[part]), seeds[part], batch_size).clamp(-1, 1)
+            seen.append(see(samples, self.extractor))
+            names += [self.album.keep(x) for x in samples] if keep else []
+        return together(*seen), names
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Prompts of one kind with the samples of base (None without one) and run: `num_samples` rows a prompt."""
+    """Prompts of one kind with the samples of base (None without one) and run: `num_samples` rows a prompt.
+
+    `pictures` are the names of the run's in the album, and `pictures_before` those of the base's.
+    """
 
     prompts: Prompts
     rows: Sequence[int]
     seeds: Sequence[int]
     before: Seen | None
     after: Seen
+    pictures_before: Sequence[str]
+    pictures: Sequence[str]
 
     def few(self) -> list[int]:
         """Places of the samples that a sweep draws: the first seed of each prompt; of few prompts every seed."""
@@ -79,7 +96,7 @@ class Sampled:
 
     def drawn_by(self, artist: Artist, pipeline: Pipeline, places: Sequence[int]) -> Seen:
         rows, seeds = ([values[place] for place in places] for values in (self.rows, self.seeds))
-        return artist.draw(pipeline, self.prompts, rows, seeds)
+        return artist.draw(pipeline, self.prompts, rows, seeds)[0]
 
 
 @dataclass(frozen=True)
@@ -105,17 +122,16 @@ class Drawn:
 def draw_all(models: Models, artist: Artist) -> Drawn:
     """Raises ValueError for a run on other data than images, or on too few."""
     cfg = models.cfg
-    train, held_out = training_and_held_out(cfg, artist.settings.max_images)
-    if len(train) < MIN_IMAGES:
+    train, held_out = training_and_held_out(cfg, artist.settings.max_images, artist.extractor)
+    if len(train) < MIN_IMAGES or train.seen is None:
         raise ValueError(f"the run's data hold {len(train)} images; a report needs {MIN_IMAGES}")
-    seen_train = see(train.batch["x"], artist.extractor)
-    seen_held_out = see(held_out.batch["x"], artist.extractor) if len(held_out) else seen_train.rows([])
+    seen_held_out = held_out.seen or train.seen.rows([])
     base, own = models.base(), models.own()
     prompts = _prompts(cfg, artist.settings, train, held_out)
     if len(prompts["brand"]) * artist.settings.num_samples < MIN_IMAGES:
         raise ValueError(f"one sample tells nothing of a brand: give num_samples={MIN_IMAGES} or more")
     kinds = {kind: _sample(artist, one, base, own) for kind, one in prompts.items() if len(one)}
-    return Drawn(train, held_out, seen_train, seen_held_out, kinds, base is not None)
+    return Drawn(train, held_out, train.seen, seen_held_out, kinds, base is not None)
 
 
 def _prompts(cfg: Any, settings: Settings, train: Images, held_out: Images) -> dict[str, Prompts]:
@@ -144,5 +160,6 @@ def _sample(artist: Artist, prompts: Prompts, base: Pipeline | None, run: Pipeli
     count = artist.settings.num_samples
     rows = [row for row in range(len(prompts)) for _ in range(count)]
     seeds = [artist.settings.seed + number % count for number in range(len(rows))]
-    before = artist.draw(base, prompts, rows, seeds) if base else None
-    return Sampled(prompts, rows, seeds, before, artist.draw(run, prompts, rows, seeds))
+    before, pictures_before = artist.draw(base, prompts, rows, seeds, keep=True) if base else (None, [])
+    after, pictures = artist.draw(run, prompts, rows, seeds, keep=True)
+    return Sampled(prompts, rows, seeds, before, after, pictures_before, pictures)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from diffusion_train import config
-from diffusion_train.data.collate import collate
+from diffusion_train.data.collate import collate, stack
 from diffusion_train.data.near_duplicates import SIGNATURE, Signatures, signature
 from diffusion_train.data.order import Draw
 from diffusion_train.metric.extractor import Extractor
@@ -25,26 +27,42 @@ GENERAL = (  # for a base whose own captions are not here
     "a bridge over a river", "a drawing of a house", "a field of sunflowers",
 )  # fmt: skip
 _SIZES = ("original_size", "crop")  # of the image that a caption stands beside, which is not asked for
-_CHUNK = 256  # samples read at once
+_CHUNK = 64  # images in memory at once
+_SMALL = 64  # pixels a side, at most, of what is kept of them
 
 
-class Seen(NamedTuple):
-    """Images (N, C, H, W) in [-1, 1] with their features (N, D) and perceptual hashes (N,)."""
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of images: small ones (N, C, h, w) as bytes, features (N, D) and perceptual hashes (N,)."""
 
-    x: Tensor
+    small: Tensor
     features: Tensor
     signatures: Signatures
 
+    def __len__(self) -> int:
+        return len(self.small)
+
     def rows(self, places: Sequence[int] | Tensor) -> Seen:
         chosen = torch.as_tensor(places, dtype=torch.long)
-        return Seen(self.x[chosen], self.features[chosen], self.signatures[chosen.numpy()])
+        return Seen(self.small[chosen], self.features[chosen], self.signatures[chosen.numpy()])
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The small images (n, C, h, w) in [-1, 1], a few at a time."""
+        for part in self.small.split(_CHUNK):
+            yield part.float() / 127.5 - 1
 
 
-class Images(NamedTuple):
-    """Images of a data set as a batch; `total` is how many there are, over which these are spread evenly."""
+@dataclass(frozen=True)
+class Images:
+    """Images of a data set; `total` is how many there are, over which these are spread evenly.
+
+    `batch` is what stands beside the pictures, which `picture(place)` reads again, (C, H, W) in [-1, 1].
+    """
 
     batch: dict[str, Any]
     total: int
+    seen: Seen | None
+    picture: Callable[[int], Tensor]
 
     def __len__(self) -> int:
         return len(self.batch["caption"])
@@ -61,24 +79,33 @@ class Prompts(NamedTuple):
 
 
 def see(x: Tensor, extractor: Extractor) -> Seen:
+    """Images (N, C, H, W) in [-1, 1]."""
     hashes = b"".join(signature(to_image(image).convert("RGB")) for image in x)
-    return Seen(x, extractor(x).float().cpu(), np.frombuffer(hashes, SIGNATURE))
+    sides = [min(side, _SMALL) for side in x.shape[-2:]]
+    small = ((interpolate(x.float(), sides, mode="area") + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Seen(small.cpu(), extractor(x).float().cpu(), np.frombuffer(hashes, SIGNATURE))
 
 
-def together(one: Seen, other: Seen) -> Seen:
-    parts = zip(one[:2], other[:2], strict=True)
-    x, features = (torch.cat(part) for part in parts)
-    return Seen(x, features, np.concatenate([one.signatures, other.signatures]))
+def together(*several: Seen) -> Seen:
+    return Seen(
+        torch.cat([one.small for one in several]),
+        torch.cat([one.features for one in several]),
+        np.concatenate([one.signatures for one in several]),
+    )
 
 
-def training_and_held_out(cfg: Any, most: int) -> tuple[Images, Images]:
-    """Of a run's data, as it is trained on but without augmentation. Raises ValueError for data that are no images."""
+def training_and_held_out(cfg: Any, most: int, extractor: Extractor | None = None) -> tuple[Images, Images]:
+    """Of a run's data, as it is trained on but without augmentation; seen where there is an `extractor`.
+
+    Raises ValueError for data that are no images.
+    """
     module = config.build(cfg.data.module)
-    if not hasattr(module, "dataset"):  # a stream
-        return _images(module.examples(most)), _images(module.held_out(most))
+    if not hasattr(module, "dataset"):
+        return _of_stream(module.examples(most), extractor), _of_stream(module.held_out(most), extractor)
     if len(module.shape) != 3:
         raise ValueError(f"a report is for runs on images, not on data of shape {tuple(module.shape)}")
-    return _spread(module.dataset.without_augmentation(), most), _spread(module.holdout, most)
+    found = module.dataset.without_augmentation(), module.holdout
+    return _spread(found[0], most, extractor), _spread(found[1], most, extractor)
 
 
 def choose_prompts(given: Sequence[str], sources: Sequence[tuple[Images, str]], most: int) -> Prompts:
@@ -107,15 +134,33 @@ def base_data(cfg: Any, most: int) -> tuple[Images, Images] | None:
         return None
 
 
-def _images(batch: dict[str, Any] | None) -> Images:
-    batch = batch or {"caption": [], "key": []}
-    return Images(batch, len(batch["caption"]))
+def _of_stream(batch: dict[str, Any] | None, extractor: Extractor | None) -> Images:
+    """A stream cannot be read again: its pictures stay in memory, as bytes."""
+    beside = {"caption": [], "key": []} if batch is None else {k: v for k, v in batch.items() if k != "x"}
+    pixels = torch.empty(0) if batch is None else ((batch["x"] + 1) * 127.5).round().to(torch.uint8)
+
+    def picture(place: int) -> Tensor:
+        return pixels[place].float() / 127.5 - 1
+
+    parts = [torch.stack([picture(int(place)) for place in chunk]) for chunk in torch.arange(len(pixels)).split(_CHUNK)]
+    seen = together(*(see(part, extractor) for part in parts)) if extractor and len(pixels) else None
+    return Images(beside, len(pixels), seen, picture)
 
 
-def _spread(dataset: Any, most: int) -> Images:
+def _spread(dataset: Any, most: int, extractor: Extractor | None) -> Images:
     count = min(most, len(dataset))
     places = [place * len(dataset) // count for place in range(count)]
-    samples: list[dict[str, Any]] = []
+    beside: list[dict[str, Any]] = []
+    seen: list[Seen] = []
     for start in range(0, count, _CHUNK):
-        samples += dataset.read([Draw(0, place) for place in places[start : start + _CHUNK]])
-    return Images(collate(samples) if samples else {"caption": [], "key": []}, len(dataset))
+        samples = dataset.read([Draw(0, place) for place in places[start : start + _CHUNK]])
+        beside += [{name: value for name, value in sample.items() if name != "x"} for sample in samples]
+        if extractor:
+            seen.append(see(collate(samples)["x"], extractor))
+
+    def picture(place: int) -> Tensor:
+        x: Tensor = collate(dataset.read([Draw(0, places[place])]))["x"][0]
+        return x
+
+    batch = stack(beside) if beside else {"caption": [], "key": []}
+    return Images(batch, len(dataset), together(*seen) if seen else None, picture)

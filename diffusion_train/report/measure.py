@@ -22,13 +22,14 @@ from diffusion_train.metric.copying import (
     without_itself,
 )
 from diffusion_train.metric.kid import mmd
-from diffusion_train.metric.palette import Palette, palette
+from diffusion_train.metric.palette import Palette, histogram, of_histogram
 from diffusion_train.metric.palette import distance as palette_distance
 from diffusion_train.report.material import Seen
 
 # The least differences that count, by measure: a bit of 63, and 1 - cosine of features and of small pictures.
 RESOLUTION = {"hash": 1.0, "features": 0.01, "thumbnail": 0.01}
 _THUMBNAIL = 16  # pixels a side
+_NUM_COLOURS = 8  # of a palette
 
 
 class Copying(NamedTuple):
@@ -68,14 +69,18 @@ def tables(rows: Seen, others: Seen) -> dict[str, Tensor]:
     return {
         "hash": torch.from_numpy(bits).double(),
         "features": cosine_distance(rows.features, others.features),
-        "thumbnail": cosine_distance(_thumbnails(rows.x), _thumbnails(others.x)),
+        "thumbnail": cosine_distance(_thumbnails(rows), _thumbnails(others)),
     }
 
 
-def _thumbnails(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, D): where it is lighter or darker, and in which colours; brightness as a whole left out."""
-    small = interpolate(x.float(), size=(_THUMBNAIL, _THUMBNAIL), mode="area").flatten(1)
-    return small - small.mean(1, keepdim=True)
+def _thumbnails(images: Seen) -> Tensor:
+    """(N, D): where each is lighter or darker, and in which colours; brightness as a whole left out."""
+    small = [interpolate(part, size=(_THUMBNAIL, _THUMBNAIL), mode="area").flatten(1) for part in images.chunks()]
+    return torch.cat(small) - torch.cat(small).mean(1, keepdim=True)
+
+
+def colours(images: Seen) -> Palette:
+    return of_histogram(sum(map(histogram, images.chunks()), torch.zeros(())), _NUM_COLOURS)
 
 
 def fidelity(images: Seen, brand: Seen) -> dict[str, float]:
@@ -84,14 +89,14 @@ def fidelity(images: Seen, brand: Seen) -> dict[str, float]:
     return {
         "kid": float(mmd(images.features, brand.features)),
         "likeness": float(likeness.mean()),
-        "colours": float(palette_distance(palette(images.x), palette(brand.x))),
+        "colours": float(palette_distance(colours(images), colours(brand))),
     }
 
 
 def floor(train: Seen, brand: Seen, num_samples: int) -> dict[str, float]:
     """The same of real images: as many training images as there are samples, spread evenly."""
-    count = min(num_samples, len(train.x))
-    return fidelity(train.rows([place * len(train.x) // count for place in range(count)]), brand)
+    count = min(num_samples, len(train))
+    return fidelity(train.rows([place * len(train) // count for place in range(count)]), brand)
 
 
 def gap_closed(before: float, after: float, at_floor: float) -> float | None:
@@ -102,7 +107,7 @@ def gap_closed(before: float, after: float, at_floor: float) -> float | None:
 
 def drift(before: Seen, after: Seen, num_samples: int) -> dict[str, Any]:
     """Rows are `num_samples` seeds a prompt, the same in both. `seeds`: how far the base's own samples of two seeds are."""
-    places = torch.arange(len(before.x)).reshape(-1, num_samples)
+    places = torch.arange(len(before)).reshape(-1, num_samples)
     seeds = None
     if num_samples > 1:
         seeds = float(
@@ -111,8 +116,8 @@ def drift(before: Seen, after: Seen, num_samples: int) -> dict[str, Any]:
     return {
         "changed": change(before, after),
         "seeds": seeds,
-        "kid": float(mmd(before.features, after.features)) if len(before.x) > 1 else None,
-        "colours": float(palette_distance(palette(before.x), palette(after.x))),
+        "kid": float(mmd(before.features, after.features)) if len(before) > 1 else None,
+        "colours": float(palette_distance(colours(before), colours(after))),
     }
 
 
@@ -134,7 +139,7 @@ def copying_facts(copying: Copying, found: Audit, asked: float) -> dict[str, Any
         "references": found.num_references,
         "held_out": copying.num_held_out,
         "leaked": copying.num_leaked,
-        "train": len(copying.train.x),
+        "train": len(copying.train),
         "measures": list(RESOLUTION),
     }
 
@@ -160,5 +165,5 @@ def _fresh(rows: Seen, train: Seen) -> Tensor:
 def _one_of_each(train: Seen) -> list[int]:
     """Places without the further ones of each group of near-duplicates."""
     further = {int(place) for group in groups(np.asarray(train.signatures)) for place in group[1:]}
-    single = [place for place in range(len(train.x)) if place not in further]
-    return single if len(single) > 1 else [*range(len(train.x))]
+    single = [place for place in range(len(train)) if place not in further]
+    return single if len(single) > 1 else [*range(len(train))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,28 @@ from typing import Any
 from diffusion_train import config
 from diffusion_train.data.source.card_text import MEANING
 from diffusion_train.data.source.rights import UNKNOWN, normalise, terms
+from diffusion_train.pretrained.license import license_of
 
 _MAX_BYTES = 64 << 20
 _MAX_BASES = 8
 
 
-def rights(run: Path, pretrained: str | None) -> list[dict[str, Any]]:
-    """The run's own images first, then those of each model below it."""
+def rights(run: Path, pretrained: str | None, license: str | None = None) -> list[dict[str, Any]]:
+    """The run's own images first, then those of each model below it.
+
+    `license`: of the model that all stands on, as the run's record has it; where that has none, its files are asked.
+    """
     found = [{"role": "images of this run", **_of_run(run)}]
     while pretrained and len(found) <= _MAX_BASES:
         folder = Path(pretrained)
         if not (folder / "config.yaml").is_file():
-            found.append({"role": "base model", **_of_model(folder)})
+            found.append({"role": "base model", **_of_model(folder, license or license_of(folder))})
             break
         found.append({"role": f"images of the base, {folder.name}", **_of_run(folder)})
-        pretrained = config.load_run_config(folder).get("pretrained")
+        below = config.load_run_config(folder)
+        pretrained, license = below.get("pretrained"), license or below.get("base", {}).get("license")
+        if license and not pretrained:  # of a run from nothing, as somebody said who trained on it
+            found.append({"role": "base model", **_of_model(folder, license)})
     return found
 
 
@@ -51,14 +57,8 @@ def _of_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def _of_model(folder: Path) -> dict[str, Any]:
-    """What a model folder's card says of its licence, in the block at its head."""
-    card = folder / "README.md"
-    head = card.read_bytes()[:20000].decode("utf-8", "replace") if card.is_file() else ""
-    match = re.match(r"---\s*\n(.*?)\n---", head, re.DOTALL)
-    named = re.search(r"^license:\s*(\S.*)$", match[1], re.MULTILINE) if match else None
-    name = normalise(named[1].strip("\"' ")) if named else UNKNOWN
-    return {"images": None, "licenses": [_license(name, None)], "sources": {folder.name: None}}
+def _of_model(folder: Path, license: str | None) -> dict[str, Any]:
+    return {"images": None, "licenses": [_license(normalise(license), None)], "sources": {folder.name: None}}
 
 
 def _license(name: str, images: int | None) -> dict[str, Any]:

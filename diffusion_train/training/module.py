@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diffusion_train.autoencoder.base import Autoencoder, NotFinite
+from diffusion_train.autoencoder.base import Autoencoder
 from diffusion_train.conditioner.base import Conditioner, drop
 from diffusion_train.diffusion.process import GaussianDiffusion, Loss
 from diffusion_train.training.ema import EMA
 from diffusion_train.training.optimizer import Optimization
 from diffusion_train.utils.rng import Rng, key_seed
+from diffusion_train.utils.tensor import Arriving
 from diffusion_train.utils.text import shown
 
 Batch = dict[str, Any]
@@ -70,13 +71,16 @@ class DiffusionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """-> loss, noise_mse, t, each (rows of this rank's slice,), and the norm of the gradient ()."""
-        rows, losses = len(batch["index"]), []
+        rows, losses, whole = len(batch["index"]), [], []
         for number, (micro, rng, last) in enumerate(self._micro_batches(batch)):
             with self._gradient_sync(last):
                 torch.manual_seed(key_seed(self.seed, "dropout", self.global_step, self.global_rank, number))
-                loss = self.loss(micro, rng)
+                x0, cond = self.prepare(micro, rng)
+                whole.append(finite_rows(x0))
+                loss = self.loss(x0, cond, rng)
                 self.manual_backward(loss.loss.sum() / rows)
             losses.append(loss)
+        check_latents(batch["key"], (row for rows in whole for row in rows.tolist()))
         norm = self._optimizer_step()
         return {
             "loss": torch.cat([loss.loss.detach() for loss in losses]),
@@ -85,8 +89,8 @@ class DiffusionModule(pl.LightningModule):
             "grad_norm": norm,
         }
 
-    def loss(self, batch: Batch, rng: Rng) -> Loss:
-        x0, cond = self.prepare(batch, rng)
+    def loss(self, x0: Tensor, cond: dict[str, Tensor], rng: Rng) -> Loss:
+        """x0 (B, ...) and its conditions, some of them dropped."""
         if self.condition_dropout > 0:
             keep = rng.uniform("condition", x0.device) >= self.condition_dropout
             cond = drop(cond, self.conditioner.null(len(x0)), keep)
@@ -95,16 +99,11 @@ class DiffusionModule(pl.LightningModule):
     @torch.no_grad()
     def prepare(self, batch: Batch, rng: Rng | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch -> what the network is trained on: clean latents (B, ...), drawn by `rng` if any, and conditions."""
-        try:
-            if "moments" in batch:
-                moments = batch["moments"].view(self.autoencoder.dtype).float()
-                latents = self.autoencoder.latents(moments, rng)
-            else:
-                latents = self.autoencoder.encode(batch["x"], rng)
-        except NotFinite as error:
-            keys = ", ".join(shown(batch["key"][row]) for row in error.rows)
-            raise ValueError(f"the autoencoder answers no numbers for the samples {keys}") from error
-        return latents, self.conditioner(batch)
+        if "moments" in batch:
+            latents = self.autoencoder.latents(batch["moments"].view(self.autoencoder.dtype).float(), rng)
+        else:
+            latents = self.autoencoder.encode(batch["x"], rng)
+        return latents.to(self.conditioner.place.dtype), self.conditioner(batch)
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, Rng, bool]]:
         """Each micro-batch, the randomness of its places in the global batch, and whether it is the last."""
@@ -151,6 +150,17 @@ class DiffusionModule(pl.LightningModule):
         load_exactly(self.network, weights, trained(self.network))
         self.ema.load_state_dict(checkpoint["ema"])
         self.skipped_in_a_row = checkpoint["skipped_in_a_row"]
+
+
+def finite_rows(latents: Tensor) -> Arriving:
+    """(B, ...) -> (B,): which rows are numbers throughout."""
+    return Arriving(latents.isfinite().flatten(1).all(1))
+
+
+def check_latents(keys: Iterable[str], finite: Iterable[bool]) -> None:
+    """Raises ValueError that names the samples whose latents are not finite."""
+    if wrong := [shown(key) for key, row in zip(keys, finite, strict=True) if not row]:
+        raise ValueError(f"the autoencoder answers no numbers for the samples {', '.join(wrong)}")
 
 
 def trained(network: nn.Module) -> dict[str, Tensor]:

@@ -1,8 +1,11 @@
-"""What `trainer.precision=auto` means on this machine."""
+"""What `trainer.precision=auto` means on this machine, and what mixed precision means for frozen weights."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
+
+_MULTIPLIED_IN = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def resolve(precision: str, accelerator: str) -> str:
@@ -13,6 +16,21 @@ def resolve(precision: str, accelerator: str) -> str:
     if precision != "auto":
         return precision
     return "bf16-mixed" if _multiplies_bfloat16(accelerator) else "32-true"
+
+
+def shorten_frozen(network: nn.Module, precision: str) -> None:
+    """Keeps frozen weights in the precision that autocast multiplies them in, which changes no result.
+
+    Autocast would make such a copy of each at every pass, and hold it for the way back beside the weight itself.
+    """
+    shorter = _MULTIPLIED_IN.get(precision)
+    for layer in network.modules() if shorter else ():
+        multiplied = isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        for parameter in layer.parameters(recurse=False):
+            if not parameter.requires_grad:
+                dtype = shorter if multiplied else parameter.dtype
+                # always a copy: weights read from a file lie in one piece of memory, which the last of them would keep
+                parameter.data = parameter.data.to(dtype, copy=True)
 
 
 def _multiplies_bfloat16(accelerator: str) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
@@ -13,3 +17,23 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
 def row_mean(values: Tensor) -> Tensor:
     """(B, ...) -> (B,)."""
     return values.flatten(1).mean(1)
+
+
+def widest_dtype(network: nn.Module) -> torch.dtype:
+    """Of its weights, which stand in several precisions where frozen ones are kept in a shorter one."""
+    return reduce(torch.promote_types, {parameter.dtype for parameter in network.parameters()})
+
+
+class Arriving:
+    """A tensor on its way to the CPU: reading it waits for what the device had to do until then, not for what came after."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor.to("cpu", non_blocking=tensor.is_cuda)
+        self._event = torch.cuda.Event() if tensor.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._event is not None:
+            self._event.record()
+
+    def tolist(self) -> list[Any]:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._tensor.tolist()

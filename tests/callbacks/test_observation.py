@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion_train.autoencoder.identity import Identity
 from diffusion_train.callbacks.noise_levels import NoiseLevels
 from diffusion_train.callbacks.progress import Progress
 from diffusion_train.callbacks.sample_scatter import SampleScatter
@@ -61,6 +62,14 @@ def test_validation_of_an_untrained_network_is_that_of_predicting_zero(tmp_path:
     """v = 0 means noise = sigma * xt, whose error alpha^2 * (mean of (sigma * x0 - alpha * noise)^2) is known."""
     run_points(tmp_path, 1, callbacks=(Validation(Every(1), num_samples=5, num_levels=2, max_log_snr=0.0),), lr=0.0)
     assert 0.25 * 0.1 < column(tmp_path, "val/noise_mse")[1] < 0.25 * 4  # at log-SNR 0: alpha^2 = 1/2, twice
+
+
+def test_validation_encodes_a_sample_once(tmp_path: Path, run_points, monkeypatch) -> None:
+    rows = []
+    plain = Identity.moments
+    monkeypatch.setattr(Identity, "moments", lambda self, x: rows.append(len(x)) or plain(self, x))
+    run_points(tmp_path, 1, callbacks=(Validation(Every(1), num_samples=5, num_levels=4, batch_size=2),))
+    assert rows == [12, 2, 2, 1]  # the training batch, then the held-out samples for all levels and averages
 
 
 def test_noise_levels_add_up_to_the_mean(tmp_path: Path, run_points) -> None:

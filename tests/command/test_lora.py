@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffusion_train.training.checkpoint import load, load_weights
 
@@ -64,6 +66,31 @@ def test_sampled_from_by_its_run_folder_at_any_scale(runs: Path, tmp_path: Path)
     names = set(load_weights(runs / "lora" / "weights.safetensors")[0])
     assert names
     assert all(".lora_" in name for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", [[], LORA], ids=["full", "lora"])
+def test_training_goes_on_from_what_an_adapter_made_of_its_base(runs: Path, tmp_path: Path, adapter: list[str]) -> None:
+    given = [*SMALL, *adapter, f"pretrained={runs / 'lora'}", "trainer.max_steps=1", "optimizer.lr=0"]
+    done = run("train.py", *given, f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    grid(tmp_path / "new", f"run={tmp_path / 'run'}")
+    before, after = (np.asarray(Image.open(file), int) for file in _grids(runs, tmp_path))
+    assert np.abs(before - after).max() <= 1  # merging rounds
+    base = runs / "base" / "weights.safetensors"
+    kept = base.read_bytes()
+    try:
+        base.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        done = run("train.py", *given, f"run_dir={tmp_path / 'other'}")
+    finally:
+        base.write_bytes(kept)
+    assert done.returncode == 2
+    assert f"pretrained={runs / 'lora'}: an adapter, and what it was trained on is not as it was" in done.stderr
+
+
+def _grids(runs: Path, tmp_path: Path) -> tuple[Path, Path]:
+    grid(tmp_path / "old", f"run={runs / 'lora'}")
+    return tmp_path / "old" / "grid.png", tmp_path / "new" / "grid.png"
 
 
 def test_without_a_base_it_is_refused_before_the_first_step(tmp_path: Path) -> None:

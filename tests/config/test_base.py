@@ -246,14 +246,20 @@ def test_hydras_own_pass_gets_the_same_config(run, monkeypatch, tmp_path):
     assert again.network.dropout == 0.1
 
 
-def test_a_run_of_an_adapter_is_no_whole_model(run):
-    file = run / "weights.safetensors"
-    saved = composed("experiment=openmoji", "run_dir=somewhere")
-    saved.adapter = {"_target_": "diffusion_train.adapter.lora.LoRA"}
-    save_file({}, file, {"diffusion_train": json.dumps({"config": config.redact(saved)})})
-    [(_, text)] = mistakes(*RECIPE, f"pretrained={run}")
-    assert "a run of adapter LoRA" in text
-    assert "export run=" in text
+def test_a_run_of_an_adapter_needs_what_it_was_trained_on(run, tmp_path):
+    first = run.rename(tmp_path / "first")
+    saved = composed("experiment=openmoji", "adapter=lora", f"pretrained={first}", "run_dir=somewhere")
+    run.mkdir()
+    facts = {"config": config.redact(saved), "shape": [3, 48, 48]}
+    save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps(facts)})
+    cfg = composed(*RECIPE, f"pretrained={run}")
+    assert (cfg.base.kind, cfg.base.folder) == ("run", str(run))
+    assert cfg.network == composed(*RECIPE, f"pretrained={first}").network
+    assert cfg.adapter._target_.endswith(".NoAdapter")  # the recipe's
+    first.rename(tmp_path / "moved")
+    [(where, text)] = mistakes(*RECIPE, f"pretrained={run}")
+    assert where == f"pretrained={run}"
+    assert f"was read from {first}, which is not there any more" in text
 
 
 def test_a_run_without_weights_yet_says_so(run):
@@ -320,3 +326,41 @@ def test_the_whole_config_is_shown(sd1, capsys):
     call = read_call("train", [*RECIPE, f"pretrained={sd1}", "--cfg", "job"])
     assert launch(dataclasses.replace(call), lambda cfg: 1) == 0
     assert f"model: {sd1}" in capsys.readouterr().out
+
+
+def test_the_licence_of_a_model_is_recorded_as_its_card_says_it_or_as_you_do(sd1, run):
+    cfg = composed(*RECIPE, f"pretrained={sd1}")
+    config.settle(cfg)
+    assert cfg.base.license is None
+    (sd1 / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n")
+    config.settle(cfg)
+    assert cfg.base.license == "creativeml-openrail-m"
+    told = composed(*RECIPE, f"pretrained={sd1}", "base.license=mine")
+    config.settle(told)
+    assert told.base.license == "mine"
+    config.save_config(told, run / "config.yaml")
+    facts = {"config": config.redact(told), "shape": [3, 48, 48]}
+    save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps(facts)})
+    second = composed(*RECIPE, f"pretrained={run}")
+    config.settle(second)
+    assert second.base.license == "mine"  # what the run below stands on
+
+
+def test_a_recipe_knows_other_settings_for_runs_of_ours(sd1, run):
+    recipe = ("experiment=brand", "run_dir=somewhere", "trainer.precision=32-true")
+    ours = composed(*recipe, f"pretrained={run}")
+    assert (ours.optimizer.lr, ours.adapter.rank, ours.lr_schedule.num_steps) == (2e-3, 32, 900)
+    assert ours.trainer.max_steps == 900
+    theirs = composed(*recipe, f"pretrained={sd1}")
+    assert (theirs.optimizer.lr, theirs.adapter.rank, theirs.lr_schedule.num_steps) == (1e-4, 16, 600)
+    assert ours.base.settings is None  # they are plain settings from then on
+    chosen = composed(*recipe, f"pretrained={run}", "adapter.rank=4", "optimizer=adamw")
+    assert (chosen.adapter.rank, chosen.lr_schedule.num_steps) == (4, 900)
+    assert chosen.optimizer.lr == 1e-4  # another optimizer brings its own
+
+
+def test_a_setting_of_a_recipe_that_is_no_key_is_told(run):
+    wrong = "base.settings={run: {optimizer: {learning_rate: 1, lr: 0.5}}}"
+    [(where, text)] = mistakes(*RECIPE, f"pretrained={run}", wrong)
+    assert where == "base.settings.run.optimizer.learning_rate"
+    assert text == "there is no such key; correct the recipe"

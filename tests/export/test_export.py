@@ -15,7 +15,6 @@ from safetensors import safe_open
 
 from diffusion_train.command.cli import launch
 from diffusion_train.export import lora_kohya
-from diffusion_train.export.card import license_of
 from diffusion_train.export.proof import difference
 
 LORA = ("adapter=lora", "adapter.rank=4", "adapter.alpha=6")
@@ -191,20 +190,6 @@ def test_a_network_of_ours_is_refused(make_run: MakeRun, tmp_path: Path, capsys:
     run = make_run(tmp_path / "run", "experiment=ddpm_cifar_style", "network.channels=[8,8,8,8]")
     assert launch("export", [f"run={run}", f"out={tmp_path / 'out'}"]) == 2
     assert "UNet is a network of diffusion_train" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("---\nlicense: mit\n---\n", "mit"),
-        ("---\nlicense: other\nlicense_name: stability\n---\n", "stability"),
-        ("# no head\n", ""),
-        ("---\nlicense: [\n---\n", ""),
-    ],
-)
-def test_licence_of_a_base(tmp_path: Path, text: str, expected: str) -> None:
-    (tmp_path / "README.md").write_text(text)
-    assert license_of(tmp_path) == expected
 
 
 def test_difference() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusion_train.training import ema, lr_schedule
-from diffusion_train.training.module import DiffusionModule
+from diffusion_train.training.module import DiffusionModule, check_latents, finite_rows
 from diffusion_train.training.optimizer import Optimization, adamw
 from diffusion_train.utils.rng import Rng
 
@@ -64,7 +64,8 @@ def test_a_training_loss_is_diffusers(base, condition_dropout):
     shown = RNG.uniform("condition") >= condition_dropout
     assert shown.all() == (condition_dropout == 0)
     assert shown.any()
-    loss = module(base, condition_dropout).loss(BATCH, RNG)
+    trained = module(base, condition_dropout)
+    loss = trained.loss(*trained.prepare(BATCH, RNG), RNG)
     torch.testing.assert_close(loss.loss.detach(), their_loss(base, loss, shown), rtol=1e-5, atol=1e-5)
 
 
@@ -78,5 +79,6 @@ def test_without_places_of_a_step_the_mode_is_taken(base):
 def test_samples_whose_latents_are_no_numbers_are_named(base):
     x = BATCH["x"].clone()
     x[2, 0, 5, 5] = torch.inf
+    x0, _ = module(base).prepare(BATCH | {"x": x}, RNG)
     with pytest.raises(ValueError, match=r"no numbers for the samples y$"):
-        module(base).loss(BATCH | {"x": x}, RNG)
+        check_latents(BATCH["key"], finite_rows(x0).tolist())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,8 +18,8 @@ def seen(features: Tensor, hashes: list[int] | None = None, seed: int = 0) -> Se
     signatures = np.zeros(len(features), SIGNATURE)
     signatures["hash"] = hashes or generator.integers(0, 2**63, len(features), dtype=np.uint64)
     signatures["colours"] = generator.integers(0, 256, (len(features), 4, 4, 3))
-    x = torch.from_numpy(generator.random((len(features), 3, 4, 4), dtype=np.float32)) * 2 - 1
-    return Seen(x, features.float(), signatures)
+    small = torch.from_numpy(generator.integers(0, 256, (len(features), 3, 4, 4), dtype=np.uint8))
+    return Seen(small, features.float(), signatures)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -72,9 +74,10 @@ def test_without_held_out_images_and_with_few_training_images_the_rate_that_hold
 def test_a_copy_among_images_that_are_all_alike_is_flagged_by_its_picture_alone() -> None:
     """As logos of one colour on white are: nearness by itself tells nothing, and features and hash see no copy."""
     train, held_out = seen(normal(30, 8)), seen(normal(99, 8, seed=1), seed=1)
-    alike = [images._replace(x=torch.ones(3, 1, 1) * 0.9 + 0.1 * images.x) for images in (train, held_out)]
+    alike = [replace(images, small=230 + images.small // 10) for images in (train, held_out)]
     copying = measure.calibrate(*alike, false_alarm=0.05)
-    copy = seen(normal(2, 8, seed=5), seed=5)._replace(x=alike[0].x[[3, 4]] + 0.01 * torch.rand(2, 3, 4, 4))
+    noise = torch.from_numpy(np.random.default_rng(5).integers(0, 2, (2, 3, 4, 4), dtype=np.uint8))
+    copy = replace(seen(normal(2, 8, seed=5), seed=5), small=alike[0].small[[3, 4]] - noise)
     found, near = copying.check(copy, 0.05)
     assert found.flagged.tolist() == [True, True]
     assert near["thumbnail"].place.tolist() == [3, 4]

@@ -79,6 +79,18 @@ def test_rights_follow_the_bases_down_and_name_what_they_ask_for(tmp_path: Path)
     assert list(asked_for(found)) == ["share-alike", "non-commercial", "unknown", "unread"]
 
 
+def test_what_the_record_says_of_the_base_goes_before_its_files(tmp_path: Path) -> None:
+    model = tmp_path / "sd"
+    model.mkdir()
+    run = run_folder(tmp_path / "run", {"MIT": 1}, str(model))
+    assert rights(run, str(model))[1]["licenses"][0]["name"] == "unknown"
+    (model / "README.md").write_text("---\nlicense: openrail\n---\n")
+    assert rights(run, str(model))[1]["licenses"][0]["name"] == "openrail"
+    assert rights(run, str(model), "Apache 2.0")[1]["licenses"][0]["name"] == "Apache-2.0"
+    own = run_folder(tmp_path / "own", {"MIT": 1})
+    assert [entry["licenses"][0]["name"] for entry in rights(run, str(own), "CC0")] == ["MIT", "MIT", "CC0-1.0"]
+
+
 @pytest.mark.parametrize("content", [None, "no json", "[]", '{"licenses": []}'], ids=["no file", "torn", "list", "odd"])
 def test_rights_that_nobody_wrote_down_are_unknown(tmp_path: Path, content: str | None) -> None:
     if content is not None:

@@ -4,9 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusion_train.adapter.lora import LoRA
 from diffusion_train.callbacks.scalars import NumericalError
+from diffusion_train.data.points import PointsDataset
 from diffusion_train.training.checkpoint import load, newest_whole
 from diffusion_train.training.module import load_exactly, trained
+from diffusion_train.training.precision import shorten_frozen
 
 
 def same(a, b) -> bool:
@@ -90,7 +93,7 @@ def test_gradients_that_stay_infinite_end_the_run_with_good_weights(tmp_path: Pa
     class Poison(pl.Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
             if trainer.global_step >= 4:
-                batch["x"].fill_(float("nan"))
+                batch["x"].fill_(1e30)  # finite, but not its square
 
     with pytest.raises(NumericalError, match="3 steps in a row"):
         run_points(tmp_path, 20, callbacks=(Poison(),), every_n_steps=6)
@@ -98,6 +101,33 @@ def test_gradients_that_stay_infinite_end_the_run_with_good_weights(tmp_path: Pa
     assert checkpoint["global_step"] == 6
     assert checkpoint["skipped_in_a_row"] == 2
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+@pytest.mark.parametrize("size", [None, 4, 5])
+def test_samples_that_are_no_numbers_are_named_before_the_step(tmp_path: Path, run_points, size: int | None) -> None:
+    dataset = PointsDataset("two_moons", 40)
+    dataset.points[[7, 9]] = torch.tensor([[float("nan")], [float("inf")]], dtype=dataset.points.dtype)
+    with pytest.raises(ValueError, match=r"no numbers for the samples 00000000[79](, 00000000[79])?$"):
+        run_points(tmp_path, 4, dataset=dataset, micro_batch_size=size)  # an epoch at least
+
+
+def test_mixed_precision_multiplies_frozen_weights_as_they_are_kept(tmp_path: Path, run_points) -> None:
+    adapter = LoRA(rank=4, targets=".*")
+
+    def shortened(network: torch.nn.Module) -> torch.nn.Module:
+        shorten_frozen(adapter(network), "bf16-mixed")
+        return network
+
+    _, whole = run_points(tmp_path / "a", 6, precision="bf16-mixed", adapter=adapter)
+    module, short = run_points(tmp_path / "b", 6, precision="bf16-mixed", adapter=shortened)
+    layers = [layer for layer in module.network.modules() if isinstance(layer, torch.nn.Linear)]
+    assert {(p.requires_grad, p.dtype) for layer in layers for p in layer.parameters(recurse=False)} == {
+        (False, torch.bfloat16),
+        (True, torch.float32),
+    }
+    assert same(short.losses, whole.losses)
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
 
 
 OTHER = {

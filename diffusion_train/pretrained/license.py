@@ -1,0 +1,38 @@
+"""Under which licence a model stands, as its files say it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion_train.pretrained import single_file
+
+_MAX_HEAD = 1 << 16
+
+
+def license_of(folder: Path) -> str | None:
+    """As the head of its README.md says it, which is the model card of a hub; None where it says nothing."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    with card.open(encoding="utf-8", errors="replace") as file:
+        match = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", file.read(_MAX_HEAD), re.DOTALL)
+    try:
+        head = yaml.safe_load(match[1]) if match else None
+    except (yaml.YAMLError, RecursionError):
+        head = None
+    head = head if isinstance(head, dict) else {}
+    name = head.get("license")
+    return _text(head.get("license_name") or name if name in (None, "other") else name)
+
+
+def license_of_file(path: Path) -> str | None:
+    """As the metadata of a single file say it (https://github.com/Stability-AI/ModelSpec)."""
+    return _text(single_file.read_header(path).get("__metadata__", {}).get("modelspec.license"))
+
+
+def _text(found: Any) -> str | None:
+    return " ".join(str(found).split())[:300] if found else None
