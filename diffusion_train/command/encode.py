@@ -106,7 +106,7 @@ def total(fabric: Any, number: int) -> int:
 
 def images(cfg: Any, out: Path, share: Any, datamodule: Any, autoencoder: Any) -> Counter[str]:
     from diffusion_train.data.encoded import EncodedImages
-    from diffusion_train.data.encoding import encode_images, views
+    from diffusion_train.data.encoding import encode_images, missing_views
     from diffusion_train.data.entries import Entries, EntryWriter
 
     done = Counter[str]()
@@ -114,7 +114,7 @@ def images(cfg: Any, out: Path, share: Any, datamodule: Any, autoencoder: Any) -
         return done
     dataset, encoded = datamodule.dataset, EncodedImages(Entries(out), autoencoder.fingerprint)
     wanted = [(shape, share.of(samples)) for shape, samples in datamodule.shapes()]
-    missing = list(views(dataset, encoded, wanted))
+    missing = list(missing_views(dataset, encoded, wanted))
     done["there"] = sum(len(samples) for _, samples in wanted) * (2 if dataset.reader.view.transform.flip else 1)
     done["there"] -= (num_missing := sum(len(view.samples) for view in missing))
     with EntryWriter(out, "latents") as writer, progress("Encoding images", "image", share, num_missing) as bar:

@@ -38,7 +38,7 @@ class Share(NamedTuple):
         return np.array_split(samples, self.world_size)[self.rank]
 
 
-class View(NamedTuple):
+class Views(NamedTuple):
     """Samples of a data set that are to be encoded in one shape, mirrored or not."""
 
     shape: Shape
@@ -49,18 +49,18 @@ class View(NamedTuple):
         return [Draw(0, sample, self.shape) for sample in samples.tolist()]
 
 
-def views(
+def missing_views(
     dataset: ShardDataset, encoded: EncodedImages, shapes: Iterable[tuple[Shape, NDArray[np.int64]]]
-) -> Iterator[View]:
+) -> Iterator[Views]:
     """All that training may draw of images and that has no entry yet."""
     for shape, samples in shapes:
         for mirrored in (False, True) if dataset.reader.view.transform.flip else (False,):
-            view = View(shape, mirrored, samples)
+            view = Views(shape, mirrored, samples)
             missing = [chunk[absent(dataset, encoded, view, chunk)] for chunk in _chunks(samples)]
             yield view._replace(samples=np.concatenate([np.empty(0, np.int64), *missing]))
 
 
-def absent(dataset: ShardDataset, encoded: EncodedImages, view: View, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
+def absent(dataset: ShardDataset, encoded: EncodedImages, view: Views, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each of the samples (m,) has no entry."""
     addresses = encoded.addresses(
         dataset.collection, dataset.samples[samples], dataset.reader.view, view.draws(samples), view.mirrored
@@ -71,7 +71,7 @@ def absent(dataset: ShardDataset, encoded: EncodedImages, view: View, samples: N
 def encode_images(
     dataset: ShardDataset,
     encoded: EncodedImages,
-    view: View,
+    view: Views,
     autoencoder: Autoencoder,
     writer: EntryWriter,
     device: torch.device,
@@ -159,7 +159,7 @@ def refuse_missing(
     dataset: ShardDataset, encoded: EncodedImages, shapes: Iterable[tuple[Shape, NDArray[np.int64]]], where: str
 ) -> None:
     """Raises ValueError if latents are missing of an image that can be decoded: of bad ones none can be there."""
-    for view in views(dataset, encoded, shapes):
+    for view in missing_views(dataset, encoded, shapes):
         for chunk in _chunks(view.samples, 16):
             good = [sample["key"] for sample in dataset.read(view.draws(chunk)) if not sample["bad"]]
             if good:

@@ -32,9 +32,9 @@ from diffusion_train.data.encoding import (
     Share,
     encode_captions,
     encode_images,
+    missing_views,
     refuse_missing,
     refuse_uncached,
-    views,
 )
 from diffusion_train.data.entries import Entries, EntryWriter
 from diffusion_train.data.module import DataModule
@@ -96,7 +96,7 @@ def encode(folder: Path, data: DataModule | ShardDataset, kl: KL) -> int:
     """-> how many views were missing, all of which are there now."""
     data = data if isinstance(data, DataModule) else module(data)
     encoded = EncodedImages(Entries(folder), kl.fingerprint)
-    missing = list(views(data.dataset, encoded, data.shapes()))
+    missing = list(missing_views(data.dataset, encoded, data.shapes()))
     with EntryWriter(folder, "latents") as writer, tqdm(disable=True) as bar:
         for view in missing:
             encode_images(data.dataset, encoded, view, kl, writer, CPU, 3, 0, bar)
