@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from PIL import Image
 from torch import Tensor
@@ -40,9 +40,9 @@ class View:
         return View(self.transform.without_augmentation(), self.may_flip, self.animated)
 
     def __call__(
-        self, image: bytes, draw: Draw, texts: Sequence[str], others: Mapping[str, bytes], metadata: bytes | None
+        self, image: bytes, draw: Draw, texts: Iterable[str], others: Mapping[str, bytes], metadata: bytes | None
     ) -> dict[str, Tensor]:
-        """Raises ImageError."""
+        """`texts` are gone through only where it matters what they say. Raises ImageError."""
         decoded = {name: self.decode(data, draw) for name, data in others.items()}
         return self.made(self.decode(image, draw), draw, texts, decoded, metadata)
 
@@ -54,7 +54,7 @@ class View:
         self,
         image: Image.Image,
         draw: Draw,
-        texts: Sequence[str] = (),
+        texts: Iterable[str] = (),
         others: Mapping[str, Image.Image] | None = None,
         metadata: bytes | None = None,
     ) -> dict[str, Tensor]:
