@@ -64,19 +64,19 @@ class Captions:
 
     def __call__(self, members: Members, key: str, epoch: int, sample: int) -> str:
         """The caption of an epoch. Raises CaptionError."""
-        told = self._told(members, key)
-        if told is None:
-            return ""
         drawn = (self.seed, epoch, sample)
-        values = {path: _pick(texts, "caption", drawn) for path, texts in told.items()}
-        if CAPTION in values:
-            values[CAPTION] = self.tags(values[CAPTION], *drawn)
+        values = {}
+        for path, texts in self._told(members, key).items():
+            if not texts:
+                return ""
+            text = _pick(texts, "caption", drawn)
+            values[path] = self.tags(text, *drawn) if path == CAPTION else text
         return _pick(self.templates, "template", drawn).render(values)
 
     def every(self, members: Members, key: str) -> Iterator[str]:
         """Each caption that can come out; none where tags are drawn or there are more than MAX_LISTED. Raises CaptionError."""
         told = self._told(members, key)
-        if told is None:
+        if not all(told.values()):
             yield ""
             return
         captions = told.pop(CAPTION, [""])
@@ -100,13 +100,12 @@ class Captions:
         """What is wrong with the sample's captions, whatever becomes of them."""
         return [fault for source in self.sources.values() for fault in _faults(source, members, key)]
 
-    def _told(self, members: Members, key: str) -> dict[Path, list[str]] | None:
-        """Choices for everything that the templates name; None for a sample that is trained on the empty caption.
+    def _told(self, members: Members, key: str) -> dict[Path, list[str]]:
+        """Choices for everything that the templates name; one without any is trained on the empty caption.
 
         All templates' needs are those of every epoch, so that a sample is not refused in one epoch and used in the next.
         """
-        told = {path: self._choices(source, source.texts(members, key)) for path, source in self.sources.items()}
-        return told if all(told.values()) else None
+        return {path: self._choices(source, source.texts(members, key)) for path, source in self.sources.items()}
 
     def _choices(self, source: Source, found: list[str]) -> list[str]:
         texts = _not_blank(found)
