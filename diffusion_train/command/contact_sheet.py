@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -163,7 +163,7 @@ class _Cards:
         samples, key = self.samples, self.samples.collection.key(sample)
         [members] = samples.read([sample])
         data = {name: member.data for name, member in members.items() if member.data is not None}
-        texts: list[str] = []
+        texts: Iterable[str] = []
         try:
             caption, texts = samples.captions(data, key, 0, sample), samples.captions.said(data, key)
         except ValueError as error:

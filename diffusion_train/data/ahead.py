@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _MOST_BEGUN = 8  # batches of a process
 _PREFETCHED_A_TURN = 8  # batches: a start in the middle of a window catches up in a few turns
+_PLANNED = 16  # batches whose draws are found at once
 _WINDOWS = 2.5  # that a cache should hold: the one at hand, the next, and room for evictions
 
 
@@ -31,6 +32,23 @@ class Lookahead(NamedTuple):
     num_samples: int = 0
 
 
+class Plan:
+    """The draws of batches that are asked for in rising order, each `stride` after the one before.
+
+    `draws` gives those of several batches by their numbers.
+    """
+
+    def __init__(self, draws: Callable[[Sequence[int]], list[list[Draw]]]) -> None:
+        self._draws = draws
+        self._found: dict[int, list[Draw]] = {}
+
+    def __call__(self, number: int, stride: int) -> list[Draw]:
+        if number not in self._found:
+            numbers = range(number, number + stride * _PLANNED, stride)
+            self._found = dict(zip(numbers, self._draws(numbers), strict=True))
+        return self._found[number]
+
+
 class Ahead:
     """Reads batches by their number, and begins the next ones of this process meanwhile.
 
@@ -38,8 +56,15 @@ class Ahead:
     its faults show in its own turn.
     """
 
-    def __init__(self, dataset: Dataset, draws: Callable[[int], list[Draw]], lookahead: Lookahead, batch_size: int):
-        self._dataset, self._draws = dataset, draws
+    def __init__(
+        self,
+        dataset: Dataset,
+        draws: Callable[[Sequence[int]], list[list[Draw]]],
+        lookahead: Lookahead,
+        batch_size: int,
+    ) -> None:
+        self._dataset = dataset
+        self._draws, self._prefetched_draws = Plan(draws), Plan(draws)
         self._num_bytes = lookahead.num_bytes
         self._num_batches = -(-lookahead.num_samples // batch_size)
         self._begun: dict[int, Reading] = {}
@@ -47,7 +72,7 @@ class Ahead:
 
     def read(self, number: int, stride: int) -> list[dict[str, Any]]:
         """`number + stride` is this process's next batch."""
-        reading = self._begun.pop(number, None) or self._dataset.begin(self._draws(number))
+        reading = self._begun.pop(number, None) or self._dataset.begin(self._draws(number, stride))
         self._begin(range(number + stride, number + stride * (_MOST_BEGUN + 1), stride))
         self._prefetch(range(number + stride, number + self._num_batches + 1, stride))
         return reading.finish()
@@ -58,12 +83,12 @@ class Ahead:
             if sum(reading.num_bytes for reading in self._begun.values()) >= self._num_bytes:
                 return
             if number not in self._begun:
-                self._begun[number] = self._dataset.begin(self._draws(number))
+                self._begun[number] = self._dataset.begin(self._draws(number, numbers.step))
 
     def _prefetch(self, numbers: range) -> None:
         left = numbers[numbers.index(self._prefetched) :] if self._prefetched in numbers else numbers
         for number in left[:_PREFETCHED_A_TURN]:
-            if not self._dataset.prefetch(self._draws(number)):
+            if not self._dataset.prefetch(self._prefetched_draws(number, numbers.step)):
                 return
             self._prefetched = number + numbers.step
 

@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 from diffusion_train.data.interleave import interleave
-from diffusion_train.data.order import I64, Draw, Draws, Shape, Window, positions_of, to_list
+from diffusion_train.data.order import I64, Draw, Draws, Shape, Window
 from diffusion_train.utils.rng import key_seed
 
 
@@ -60,9 +60,21 @@ class Buckets:
 
         With another size a position has another meaning: `remap` goes on from it.
         """
-        bucket, batch = self._batch(position // batch_size, batch_size)
-        where = positions_of(places, batch * batch_size, batch_size, self.num_lanes)
-        return to_list(*self.draws[bucket].at(where), self.shapes[bucket])
+        return self.batches([position], batch_size, places)[0]
+
+    def batches(
+        self, positions: Sequence[int], batch_size: int, places: Sequence[int] | None = None
+    ) -> list[list[Draw]]:
+        """The `indices` of each position."""
+        bucket, batch = self._batches(np.array(positions, np.int64) // batch_size, batch_size)
+        found: dict[int, list[Draw]] = {}
+        for number in np.unique(bucket).tolist():
+            its = np.flatnonzero(bucket == number)
+            after = (batch[its] * batch_size).tolist()
+            found |= zip(
+                its.tolist(), self.draws[number].batches(after, batch_size, places, self.shapes[number]), strict=True
+            )
+        return [found[place] for place in range(len(positions))]
 
     def windows(self) -> list[Window]:
         return [window for draws in self.draws for window in draws.windows()]
@@ -81,12 +93,15 @@ class Buckets:
             for shape, draws in zip(self.shapes, self.draws, strict=True)
         ]
 
-    def _batch(self, step: int, batch_size: int) -> tuple[int, int]:
-        """(bucket, number of the batch in its sequence) of a step."""
-        cycle = self._cycle_of(step, batch_size)
-        before = self._before(cycle, batch_size)
-        [bucket], [rank] = self._of_cycle(cycle, batch_size, np.array([step - sum(before)]))
-        return int(bucket), int(before[bucket] + rank)
+    def _batches(self, steps: I64, batch_size: int) -> tuple[I64, I64]:
+        """(bucket, number of the batch in its sequence) of steps (m,)."""
+        cycles = np.array([self._cycle_of(step, batch_size) for step in steps.tolist()])
+        bucket, batch = np.empty_like(steps), np.empty_like(steps)
+        for cycle in np.unique(cycles).tolist():
+            now, before = cycles == cycle, np.array(self._before(cycle, batch_size))
+            bucket[now], rank = self._of_cycle(cycle, batch_size, steps[now] - before.sum())
+            batch[now] = before[bucket[now]] + rank
+        return bucket, batch
 
     def _of_cycle(self, cycle: int, batch_size: int, step: I64) -> tuple[I64, I64]:
         """(bucket, how many of its batches come before) of the steps (m,) of a cycle, counted from its first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -83,42 +84,33 @@ class Collection:
     def members_of(self, samples: Numbers, names: Container[str] | None = None) -> list[dict[str, tuple[Range, int]]]:
         """The members of each sample, of these names alone where given. Looked up all at once: a batch costs little more than one."""
         chosen = np.asarray(samples, np.int64)
-        rows, ends = self._rows(chosen)
+        rows, counts = self._rows(chosen)
         extensions = [name if names is None or name in names else None for name in self.meta["extensions"]]
-        columns = [rows[name].tolist() for name in ("ext", "offset", "size", "crc")]
-        flat = list(zip(*columns, strict=True))
-        shards = np.searchsorted(self.arrays["shard_ends"], chosen, side="right").tolist()
+        facts = zip(*(rows[name].tolist() for name in ("ext", "offset", "size", "crc")), strict=True)
+        shards = np.searchsorted(self.arrays["shard_ends"], chosen, side="right")
         found = []
-        for shard, start, end in zip(shards, [0, *ends.tolist()], ends.tolist(), strict=False):
-            url, version = self.urls[shard], self.versions[shard]
-            found.append(
-                {
-                    name: (Range(url, version, at, size), crc)
-                    for ext, at, size, crc in flat[start:end]
-                    if (name := extensions[ext]) is not None
-                }
-            )
+        for shard, count in zip(shards.tolist(), counts.tolist(), strict=True):
+            url, version, members = self.urls[shard], self.versions[shard], {}
+            for ext, offset, size, crc in islice(facts, count):
+                if (name := extensions[ext]) is not None:
+                    members[name] = Range(url, version, offset, size), crc
+            found.append(members)
         return found
 
     def identities(self, samples: Numbers, extensions: Container[str]) -> list[str]:
         """What each sample's first member of these extensions holds, as a hash; empty where it has none."""
-        rows, ends = self._rows(np.asarray(samples, np.int64))
+        rows, counts = self._rows(np.asarray(samples, np.int64))
         wanted = {number for number, name in enumerate(self.meta["extensions"]) if name in extensions}
-        kinds, digests, stops = rows["ext"].tolist(), rows["digest"].tolist(), ends.tolist()
-        firsts = (
-            next((place for place in range(start, stop) if kinds[place] in wanted), None)
-            for start, stop in zip([0, *stops], stops, strict=False)
-        )
-        return ["" if place is None else digests[place].hex() for place in firsts]
+        members = zip(rows["ext"].tolist(), rows["digest"].tolist(), strict=True)
+        samples_members = (list(islice(members, count)) for count in counts.tolist())
+        return [next((digest.hex() for kind, digest in its if kind in wanted), "") for its in samples_members]
 
     def _rows(self, chosen: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
-        """The members of the samples, one after the other, and where those of each end."""
+        """The members of the samples, one after the other, and how many each has."""
         starts = self.arrays["starts"]
         first, counts = starts[chosen], starts[chosen + 1] - starts[chosen]
-        ends = np.cumsum(counts)
-        return np.asarray(self.arrays["members"])[
-            np.repeat(first - ends + counts, counts) + np.arange(counts.sum())
-        ], ends
+        before = np.cumsum(counts) - counts
+        return self.arrays["members"].take(np.repeat(first - before, counts) + np.arange(counts.sum())), counts
 
     def names(self, samples: Numbers) -> NDArray[np.uint64]:
         """A number for each of the samples that stands for its key and for what its members hold, wherever they lie.
@@ -134,10 +126,10 @@ class Collection:
         )
 
     def _names_of(self, chosen: NDArray[np.int64], kinds: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        rows, ends = self._rows(chosen)
+        rows, counts = self._rows(chosen)
         content = rows["crc"].astype(np.uint64) << np.uint64(32) ^ rows["size"].astype(np.uint64)
         held = mix(kinds[rows["ext"]] ^ mix(content))
-        return mix(self.arrays["hashes"][chosen] + np.add.reduceat(held, np.concatenate([[0], ends[:-1]])))
+        return mix(self.arrays["hashes"][chosen] + np.add.reduceat(held, np.cumsum(counts) - counts))
 
     def first_rows(self, extensions: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """How many members of these extensions each sample has (n,), and the row of its first one or -1 (n,)."""

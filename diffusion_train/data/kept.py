@@ -67,7 +67,9 @@ def kept(folder: Path) -> dict[str, Any] | None:
 
 
 def tables(folder: Path) -> Tables:
-    return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in NAMES}
+    """As plain arrays: a memmap, of which they are views, takes several times as long to look something up."""
+    maps = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in NAMES}
+    return {name: np.asarray(array) for name, array in maps.items()}
 
 
 def _sums(folder: Path, name: str) -> dict[str, Any]:

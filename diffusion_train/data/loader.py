@@ -51,7 +51,9 @@ class Reads(TorchDataset[Batch]):
         worker = get_worker_info()
         samples = self.ahead.read(number, worker.num_workers if worker else 1)
         self.told = self.dataset.num_retries
-        return [{**sample, "retries": 0 if place else self.told - told} for place, sample in enumerate(samples)]
+        for place, sample in enumerate(samples):
+            sample["retries"] = 0 if place else self.told - told
+        return samples
 
 
 class _Numbers(Sampler[list[int]]):
@@ -62,7 +64,7 @@ class _Numbers(Sampler[list[int]]):
 
 
 class Shares:
-    """This process's places of the global batch of a number, counted from the start."""
+    """This process's places of global batches by their numbers, which are counted from the start."""
 
     def __init__(self, data: DataModule, places: Sequence[int]) -> None:
         self.order, self.resolution = data.order, data.resolution
@@ -70,10 +72,13 @@ class Shares:
         self.start_step, self.start_position = data.start_step, data.start_position
         self.repeated = (data.num_repeated_batches or sys.maxsize) * data.batch_size
 
-    def __call__(self, number: int) -> list[Draw]:
-        position = (self.start_position + number * self.batch_size) % self.repeated
-        draws = self.order.indices(position, self.batch_size, self.places)
-        return self.resolution.shaped(draws, self.start_step + number) if self.resolution else draws
+    def __call__(self, numbers: Sequence[int]) -> list[list[Draw]]:
+        positions = [(self.start_position + number * self.batch_size) % self.repeated for number in numbers]
+        batches = self.order.batches(positions, self.batch_size, self.places)
+        if not self.resolution:
+            return batches
+        steps = (self.start_step + number for number in numbers)
+        return [self.resolution.shaped(draws, step) for draws, step in zip(batches, steps, strict=True)]
 
 
 def process(trainer: pl.Trainer | None) -> tuple[int, int, bool]:

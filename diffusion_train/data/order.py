@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -62,24 +61,36 @@ class Draws(ABC):
 
     def indices(self, position: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
         """All or some places of the global batch that comes after `position` draws."""
-        return to_list(*self.at(positions_of(places, position, batch_size, self.num_lanes)))
+        return self.batches([position], batch_size, places)[0]
+
+    def batches(
+        self,
+        positions: Sequence[int],
+        batch_size: int,
+        places: Sequence[int] | None = None,
+        shape: Shape | None = None,
+    ) -> list[list[Draw]]:
+        """The `indices` of each position, in `shape`. Found together: sixteen batches cost little more than one."""
+        where = positions_of(places, positions, batch_size, self.num_lanes)
+        batches = np.stack(self.at(where.ravel()), -1).reshape(*where.shape, 2).tolist()
+        return [[Draw(epoch, sample, shape) for epoch, sample in batch] for batch in batches]
 
     def walked(self, position: int, batch_size: int) -> list[tuple[Draws, int]]:
         """The first `position` draws as sequences with how far each was walked."""
         return [(self, position)]
 
 
-def positions_of(places: Sequence[int] | None, position: int, batch_size: int, num_lanes: int) -> I64:
-    """Where the places of a global batch stand in the sequence: a lane's places are neighbours, its positions are not."""
-    if batch_size % num_lanes or position % num_lanes:
-        raise ValueError(f"batch_size={batch_size} or position={position} is not divisible by num_lanes={num_lanes}")
+def positions_of(places: Sequence[int] | None, positions: Sequence[int], batch_size: int, num_lanes: int) -> I64:
+    """Where p places of the m global batches that come after `positions` draws stand in the sequence (m, p).
+
+    A lane's places are neighbours, its positions are not.
+    """
+    if any(number % num_lanes for number in (batch_size, *positions)):
+        where = ", ".join(map(str, positions))
+        raise ValueError(f"batch_size={batch_size} or position={where} is not divisible by num_lanes={num_lanes}")
     chosen = np.arange(batch_size) if places is None else np.asarray(places, np.int64)
     width = batch_size // num_lanes
-    return np.int64(position) + chosen % width * num_lanes + chosen // width
-
-
-def to_list(epoch: I64, sample: I64, shape: Shape | None = None) -> list[Draw]:
-    return list(map(Draw._make, zip(epoch.tolist(), sample.tolist(), repeat(shape))))
+    return np.array(positions, np.int64)[:, None] + chosen % width * num_lanes + chosen // width
 
 
 class Order(Draws):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from diffusion_train.data.ahead import Reading
 from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.caption.source import Members
 from diffusion_train.data.collection import Collection
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.encoded import PLAIN, EncodedImages
@@ -27,8 +28,8 @@ from diffusion_train.utils.rng import key_seed
 
 Sample = dict[str, Any]
 Wanted = dict[str, tuple[Range, int]]  # member: where it lies, the checksum it should have
-Data = Mapping[str, tuple[bytes, Range, int]]  # member: contents, where they lie, the checksum they should have
 _MAX_SUBSTITUTES = 16
+_IS_IMAGE = {*IMAGE_EXTENSIONS, PLAIN}.__contains__  # or what is in its place
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +61,10 @@ class Reader:
 
         def samples() -> list[Sample]:
             parts = iter(finish())
-            made = []
-            for draw, key, members in zip(draws, self._keys(draws), wanted, strict=True):
-                data = {name: (next(parts), place, crc) for name, (place, crc) in members.items()}
-                made.append(self._made_or_replaced(draw, key, data))
-            return made
+            members = [{name: next(parts) for name in places} for places in wanted]
+            return list(map(self._made_or_replaced, draws, self._keys(draws), wanted, members))
 
-        return Reading(sum(place.size for place in ranges), samples)
+        return Reading(sum([place.size for place in ranges]), samples)
 
     def prefetch(self, draws: Sequence[Draw]) -> bool:
         """Begins to fetch what they need into a cache; False where too much waits to be fetched already."""
@@ -85,9 +83,9 @@ class Reader:
     def _keys(self, draws: Sequence[Draw]) -> list[str]:
         return self.collection.keys(self._numbers(draws))
 
-    def _made_or_replaced(self, draw: Draw, key: str, data: Data) -> Sample:
+    def _made_or_replaced(self, draw: Draw, key: str, wanted: Wanted, members: Members) -> Sample:
         try:
-            return self._made(draw, key, data)
+            return self._made(draw, key, wanted, members)
         except BadSample as error:
             return self._substitute(draw, error)
 
@@ -95,18 +93,19 @@ class Reader:
         for attempt in range(_MAX_SUBSTITUTES):
             index = key_seed("substitute", self.fingerprint, draw.sample, attempt) % len(self.samples)
             other = draw._replace(sample=index)
-            [members], [key] = self._wanted([other]), self._keys([other])
-            parts = self.storage.read([place for place, _ in members.values()])
-            data = {name: (part, *found) for part, (name, found) in zip(parts, members.items(), strict=True)}
+            [wanted], [key] = self._wanted([other]), self._keys([other])
+            parts = self.storage.read([place for place, _ in wanted.values()])
+            members = dict(zip(wanted, parts, strict=True))
             try:
-                return {**self._made(other, key, data), "bad": bad.told()}
+                return {**self._made(other, key, wanted, members), "bad": bad.told()}
             except BadSample:
                 continue
         raise DataError(f"{bad}; none of {_MAX_SUBSTITUTES} other samples tried in its place can be read either")
 
-    def _made(self, draw: Draw, key: str, data: Data) -> Sample:
-        members = {name: self._checked(key, *found) for name, found in data.items()}
-        image = next(name for name in members if name == PLAIN or name in IMAGE_EXTENSIONS)
+    def _made(self, draw: Draw, key: str, wanted: Wanted, members: Members) -> Sample:
+        if self.verify:
+            self._compare(key, wanted, members)
+        image = next(filter(_IS_IMAGE, members))
         try:
             caption = self.captions(members, key, draw.epoch, draw.sample)
             texts = self.captions.said(members, key)
@@ -116,20 +115,20 @@ class Reader:
                 others = {name: self._other(members, extension) for name, extension in self.images.items()}
                 tensors = self.view(members[image], draw, texts, others, members.get("json"))
         except ValueError as error:
-            raise BadSample(key, data[image][1], str(error), getattr(error, "rule", "bad-sample")) from error
+            raise BadSample(key, wanted[image][0], str(error), getattr(error, "rule", "bad-sample")) from error
         if self.encoded and image != PLAIN:
             raise DataError(f"sample {key!r} has no latents in data.encoded; `diffusion-train encode` makes them")
         return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}
 
-    def _other(self, members: Mapping[str, bytes], extension: str) -> bytes:
+    def _compare(self, key: str, wanted: Wanted, members: Members) -> None:
+        for name, (place, crc) in wanted.items():
+            if crc32(members[name]) != crc:
+                raise BadSample(key, place, "the checksum differs from the index: the shard was damaged or changed")
+
+    def _other(self, members: Members, extension: str) -> bytes:
         if extension not in members:
             raise ImageError(f"no {extension}")
         return members[extension]
-
-    def _checked(self, key: str, data: bytes, place: Range, crc: int) -> bytes:
-        if self.verify and crc32(data) != crc:
-            raise BadSample(key, place, "the checksum differs from the index: the shard was damaged or changed")
-        return data
 
 
 class BadSample(Exception):

@@ -73,7 +73,7 @@ class Resolution:
     def shaped(self, draws: Sequence[Draw], step: int) -> list[Draw]:
         """Draws of one batch with the shape they have at a step: their bucket's aspect ratio, or square."""
         shapes = {shape: self.ratios.rescaled(shape or (1, 1), self(step)) for shape in {draw.shape for draw in draws}}
-        return [draw._replace(shape=shapes[draw.shape]) for draw in draws]
+        return [Draw(epoch, sample, shapes[shape]) for epoch, sample, shape in draws]
 
 
 def nearest(width: NDArray[np.int64], height: NDArray[np.int64], shapes: Sequence[Shape]) -> NDArray[np.int64]:

@@ -50,7 +50,7 @@ class View:
     def __call__(
         self, image: bytes, draw: Draw, texts: Iterable[str], others: Mapping[str, bytes], metadata: bytes | None
     ) -> dict[str, Tensor]:
-        """Raises ImageError."""
+        """`texts` are gone through only where it matters what they say. Raises ImageError."""
         decoded = {name: self.decode(data, draw) for name, data in others.items()}
         return self.made(self.decode(image, draw), draw, texts, decoded, metadata)
 

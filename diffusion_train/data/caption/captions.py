@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal, TypeVar, get_args
 
-from diffusion_train.data.caption.fault import BlankCaption, CaptionError, Fault, MissingCaption, is_utf8
-from diffusion_train.data.caption.metadata import Path, field_texts
-from diffusion_train.data.caption.source import Members, Source
+from diffusion_train.data.caption.fault import BlankCaption, CaptionError, Fault, MissingCaption
+from diffusion_train.data.caption.metadata import Path
+from diffusion_train.data.caption.source import JsonMember, Members, Source
 from diffusion_train.data.caption.tags import Tags
 from diffusion_train.data.caption.template import CAPTION, Template
 from diffusion_train.utils.rng import key_seed
@@ -45,10 +45,10 @@ class Captions:
         _require_one_of("missing", missing, get_args(Missing))
         self.source, self.seed, self.choose, self.tags, self.missing = source, seed, choose, tags, missing
         self.templates = _read(templates, trigger)
-        self.paths = list(dict.fromkeys(path for template in self.templates for path in template.paths))
-        read = source.extensions if CAPTION in self.paths else ()
-        metadata = ("json",) if any(path != CAPTION for path in self.paths) else ()
-        self.extensions: tuple[str, ...] = tuple(dict.fromkeys([*read, *metadata]))
+        paths = dict.fromkeys(path for template in self.templates for path in template.paths)
+        self.sources = {path: source if path == CAPTION else JsonMember(".".join(path)) for path in paths}
+        read = dict.fromkeys(name for named in self.sources.values() for name in named.extensions)
+        self.extensions: tuple[str, ...] = tuple(read)
         self.settings = (
             f"source=({source.settings}), choose={choose}, templates={list(templates)}, trigger={trigger!r}, "
             f"tags=({tags.settings}), missing={missing}"
@@ -56,27 +56,27 @@ class Captions:
 
     def has(self, key: str) -> bool:
         """False where a sample of this key has no caption even if all members of `extensions` are there."""
-        return CAPTION not in self.paths or self.source.has(key)
+        return CAPTION not in self.sources or self.source.has(key)
 
     def keys(self) -> Sequence[str] | None:
         """Of the samples that have captions, where a table lists them."""
-        return self.source.keys() if CAPTION in self.paths else None
+        return self.source.keys() if CAPTION in self.sources else None
 
     def __call__(self, members: Members, key: str, epoch: int, sample: int) -> str:
         """The caption of an epoch. Raises CaptionError."""
         drawn = (self.seed, epoch, sample)
-        told = self._told(members, key)
-        if told is None:
-            return ""
-        values = {path: _pick(texts, "caption", drawn) for path, texts in told.items()}
-        if CAPTION in values:
-            values[CAPTION] = self.tags(values[CAPTION], *drawn)
+        values = {}
+        for path, texts in self._told(members, key).items():
+            if not texts:
+                return ""
+            text = _pick(texts, "caption", drawn)
+            values[path] = self.tags(text, *drawn) if path == CAPTION else text
         return _pick(self.templates, "template", drawn).render(values)
 
     def every(self, members: Members, key: str) -> Iterator[str]:
         """Each caption that can come out; none where tags are drawn or there are more than MAX_LISTED. Raises CaptionError."""
         told = self._told(members, key)
-        if told is None:
+        if not all(told.values()):
             yield ""
             return
         captions = told.pop(CAPTION, [""])
@@ -90,55 +90,34 @@ class Captions:
         """The captions as they stand, but for blank ones and white space around. Raises CaptionError."""
         return _not_blank(self.source.texts(members, key))
 
-    def said(self, members: Members, key: str) -> list[str]:
+    def said(self, members: Members, key: str) -> Iterator[str]:
         """All that captions of the sample are made of, whatever is drawn: templates, captions, fields. Raises CaptionError."""
-        found = [text for path in self.paths for text in self._found(path, members, key)]
-        return [*dict.fromkeys(template.words for template in self.templates), *found]
+        yield from (template.words for template in self.templates)
+        for source in self.sources.values():
+            yield from source.texts(members, key)
 
     def faults(self, members: Members, key: str) -> list[Fault]:
         """What is wrong with the sample's captions, whatever becomes of them."""
-        return [fault for path in self.paths for fault in self._faults(path, members, key)]
+        return [fault for source in self.sources.values() for fault in _faults(source, members, key)]
 
-    def _told(self, members: Members, key: str) -> dict[Path, list[str]] | None:
-        """Choices for everything that the templates name; None for a sample that is trained on the empty caption.
+    def _told(self, members: Members, key: str) -> dict[Path, list[str]]:
+        """Choices for everything that the templates name; one without any is trained on the empty caption.
 
         All templates' needs are those of every epoch, so that a sample is not refused in one epoch and used in the next.
         """
-        told = {path: self._choices(path, members, key) for path in self.paths}
-        return told if all(told.values()) else None
+        return {path: self._choices(source, source.texts(members, key)) for path, source in self.sources.items()}
 
-    def _choices(self, path: Path, members: Members, key: str) -> list[str]:
-        found = self._found(path, members, key)
+    def _choices(self, source: Source, found: list[str]) -> list[str]:
         texts = _not_blank(found)
         if not found and self.missing != "empty":
-            raise MissingCaption(f"no {self._name(path)}")
-        if path != CAPTION:
+            raise MissingCaption(f"no {source.name}")
+        if source is not self.source:
             return [", ".join(texts)] if found else []
         if found and not texts and self.missing == "drop":
-            raise BlankCaption(f"{self._name(path)} is blank")
+            raise BlankCaption(f"{source.name} is blank")
         if self.choose == "join":
             return [self.tags.join(texts)] if texts else []
         return texts[:1] if self.choose == "first" else texts
-
-    def _faults(self, path: Path, members: Members, key: str) -> Iterator[Fault]:
-        try:
-            found = self._found(path, members, key)
-        except CaptionError as error:
-            yield Fault(error.rule, str(error))
-            return
-        if not found:
-            yield Fault(MissingCaption.rule, f"no {self._name(path)}")
-        elif not _not_blank(found):
-            yield Fault(BlankCaption.rule, f"{self._name(path)} is blank")
-        whole = self.source.is_utf8(members, key) if path == CAPTION else is_utf8(members.get("json", b""))
-        if found and not whole:
-            yield Fault("caption-not-utf8", f"{self._name(path)} has bytes that are not UTF-8; they become U+FFFD")
-
-    def _found(self, path: Path, members: Members, key: str) -> list[str]:
-        return self.source.texts(members, key) if path == CAPTION else field_texts(members.get("json", b"{}"), path)
-
-    def _name(self, path: Path) -> str:
-        return self.source.name if path == CAPTION else f"{'.'.join(path)} in json"
 
 
 def _read(templates: Sequence[str], trigger: str) -> list[Template]:
@@ -150,6 +129,20 @@ def _read(templates: Sequence[str], trigger: str) -> list[Template]:
             f"data.captions.trigger={trigger}: no template names it; for instance data.captions.templates=['{{trigger}}, {{caption}}']"
         )
     return read
+
+
+def _faults(source: Source, members: Members, key: str) -> Iterator[Fault]:
+    try:
+        found = source.texts(members, key)
+    except CaptionError as error:
+        yield Fault(error.rule, str(error))
+        return
+    if not found:
+        yield Fault(MissingCaption.rule, f"no {source.name}")
+    elif not _not_blank(found):
+        yield Fault(BlankCaption.rule, f"{source.name} is blank")
+    if found and not source.is_utf8(members, key):
+        yield Fault("caption-not-utf8", f"{source.name} has bytes that are not UTF-8; they become U+FFFD")
 
 
 def _not_blank(texts: list[str]) -> list[str]:

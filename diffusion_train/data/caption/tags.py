@@ -24,7 +24,7 @@ class Tags:
 
     def __call__(self, text: str, *key: int) -> str:
         """The tags of `text` as drawn by `key`."""
-        if self.is_fixed(text):
+        if not (self.shuffle or self.dropout) or self.is_fixed(text):
             return text
         tags = self.split(text)
         places = list(range(self.keep, len(tags)))

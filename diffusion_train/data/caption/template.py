@@ -31,7 +31,10 @@ class Template:
         self.paths = [part for part in self.parts if not isinstance(part, str)]
 
     def render(self, values: Mapping[Path, str]) -> str:
-        return "".join(part if isinstance(part, str) else values[part] for part in self.parts)
+        text = ""
+        for part in self.parts:
+            text += part if isinstance(part, str) else values[part]
+        return text
 
 
 def _read(part: str, text: str) -> str | Path:

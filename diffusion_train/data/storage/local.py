@@ -40,12 +40,10 @@ class LocalStorage:
                 file = used[url, version] = self._descriptor(url, version)
             try:
                 data = os.pread(file.number, size, offset)
-                if len(data) < size:
-                    data = _rest(file.number, offset, size, data)
+                if len(data) != size:
+                    data = _rest(file.number, url, offset, size, data)
             except OSError as error:
                 raise explained(url, error) from error
-            if len(data) != size:
-                raise Changed(f"{url} at byte {offset}: {size} bytes wanted, {len(data)} there")
             parts.append(data)
         for (url, version), file in used.items():
             _check(file, url, version)
@@ -98,12 +96,14 @@ def _version(found: os.stat_result) -> str:
     return make_version(found.st_size, found.st_mtime_ns)
 
 
-def _rest(descriptor: int, offset: int, size: int, data: bytes) -> bytes:
-    """The system gives at most 2 GiB at once."""
+def _rest(descriptor: int, url: str, offset: int, size: int, data: bytes) -> bytes:
+    """`data` and what follows: the system gives at most 2 GiB at once. Raises Changed where less is there."""
     parts, done = [data], len(data)
     while done < size and (part := os.pread(descriptor, size - done, offset + done)):
         parts.append(part)
         done += len(part)
+    if done != size:
+        raise Changed(f"{url} at byte {offset}: {size} bytes wanted, {done} there")
     return b"".join(parts)
 
 
