@@ -38,6 +38,7 @@ RULES = {
     "huge-image": Rule("error", "Shrink it: prepare.max_side does that."),
     "further-image": Rule("error", "Add or replace the member that data.images names: it must show the same view as the image."),
     "focal-point": Rule("error", 'Write "focal": [x, y] into the json, two shares from the left and from the top.'),
+    "aligned-tensor": Rule("error", "Mend the class that data.aligned names, or leave the sample out: training would end here."),
     "tiny-image": Rule("warning", "It is enlarged: data.min_side leaves such images out."),
     "extreme-aspect": Rule("warning", "Much of it is cropped off: data.buckets.max_ratio keeps more, data.max_aspect leaves it out."),
     "below-min-side": Rule("warning", "It is left out, as data.min_side asks."),
