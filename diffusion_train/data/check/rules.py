@@ -27,7 +27,7 @@ RULES = {
     "not-a-tar": Rule("error", "Something else was stored under this name, often a page that tells an error: fetch it again."),
     "changed-shard": Rule("error", "Something still writes to the shard: check again once it is done."),
     "checksum": Rule("error", "Bytes were changed after the shard was indexed: copy or write it again."),
-    "duplicate-member": Rule("error", "The first one is used: give each member a name of its own."),
+    "duplicate-member": Rule("error", "Which of them belongs to the sample nobody knows, so it is left out: give each member a name of its own."),
     "duplicate-key": Rule("warning", "Both are used: make sure that no shard was added twice."),
     "unsorted-members": Rule("warning", "Ours are found all the same; other readers need the members of a sample side by side."),
     "ignored-members": Rule("note", "Links, folders and hidden files are no samples."),
