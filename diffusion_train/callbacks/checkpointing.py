@@ -16,7 +16,7 @@ from diffusion_train.callbacks.bad_samples import TooManyBadSamples
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.together import StoppedTogether
 from diffusion_train.logger.metrics_file import MetricsFile
-from diffusion_train.training.checkpoint import FORMAT, by_step, save_weights, step_name
+from diffusion_train.training.checkpoint import FORMAT, by_step, read_facts, save_weights, step_name
 from diffusion_train.training.module import trained
 from diffusion_train.utils.cache import remove_strays
 
@@ -92,9 +92,15 @@ class Checkpointing(pl.Callback):
             facts = {"step": step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
             save_weights(self.run_dir / "weights.safetensors", weights, self.description | facts)
             self._point_last_at(step_name(step))
-            for path in by_step(self.folder)[self.num_kept :]:
-                path.unlink(missing_ok=True)
+            self._remove_old(trainer.datamodule)  # type: ignore[attr-defined]
         self.saved_step = step
+
+    def _remove_old(self, datamodule: Any) -> None:
+        """Checkpoints first, then what they alone needed: stopped in between, too much is left and never too little."""
+        for path in by_step(self.folder)[self.num_kept :]:
+            path.unlink(missing_ok=True)
+        with suppress(ValueError, RuntimeError, OSError):  # one that cannot be read may need any of it
+            datamodule.forget(self.folder, map(read_facts, self.folder.glob("*.ckpt")))
 
     def _point_last_at(self, name: str) -> None:
         temporary = self.folder / f".last.{os.getpid()}.tmp"

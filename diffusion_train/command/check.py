@@ -36,6 +36,10 @@ def run(cfg: Any) -> int:
 
 def refuse(cfg: Any) -> None:
     """Raises ConfigError with what is wrong with the command's own settings."""
+    from tempfile import TemporaryFile
+
+    from omegaconf import OmegaConf
+
     from diffusion_train import config
     from diffusion_train.config.mistakes import did_you_mean
     from diffusion_train.data.check.rules import RULES
@@ -45,11 +49,19 @@ def refuse(cfg: Any) -> None:
         for name in cfg.ignore
         if name not in RULES
     ]
+    if OmegaConf.select(cfg, "data.module.dataset.storage") is None:
+        problem = "check reads shards that can be indexed"
+        mistakes.append(config.Mistake("data", problem, "choose data=shards, openmoji, simple_icons or brand_icons"))
     for key, least in (("num_shown", 1), ("max_aspect", 1), ("num_workers", 0)):
         if cfg[key] is not None and cfg[key] < least:
             mistakes.append(config.Mistake(f"{key}={cfg[key]}", f"at least {least}"))
-    if mistakes:
-        raise config.ConfigError(mistakes)
+    try:
+        Path(cfg.out).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=cfg.out):
+            pass
+    except OSError as error:
+        mistakes.append(config.Mistake(f"out={cfg.out}", f"cannot be written to ({error})", "give another folder"))
+    config.raise_all(mistakes)
 
 
 def check(cfg: Any) -> int:
@@ -92,12 +104,15 @@ def opened(cfg: Any, storage: Any) -> tuple[Any, list[Any]]:
     """The collection, or what is wrong with shards that hold not a single sample."""
     from omegaconf import OmegaConf
 
+    from diffusion_train import config
     from diffusion_train.data.opening import open_shards
     from diffusion_train.data.problem import DataError
 
+    node = cfg.data.shards
     settings: Any = OmegaConf.to_container(cfg.data, resolve=True)
+    shards = config.build(node) if OmegaConf.is_dict(node) else settings["shards"]
     try:
-        return open_shards(settings["shards"], storage), []
+        return open_shards(shards, storage), []
     except DataError as error:
         if not error.problems or UNUSABLE & {problem.rule for problem in error.problems}:
             raise

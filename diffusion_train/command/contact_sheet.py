@@ -21,6 +21,7 @@ from diffusion_train.data.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.header import image_header
 from diffusion_train.data.problem import Problem
 from diffusion_train.data.selection import Indices
+from diffusion_train.data.transform import AlignedError
 from diffusion_train.picture import to_image
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.text import shown
@@ -174,7 +175,7 @@ class _Cards:
             header = image_header(image)
             draw = samples.draw(sample, header.width, header.height)
             made = view.made(view.decode(image, draw), draw, texts, metadata=data.get("json"))
-        except (ValueError, StopIteration) as error:
+        except (ValueError, AlignedError, StopIteration) as error:
             return f'<div class="picture"><p>{escape(shown(str(error) or "no image", 200))}</p></div>', caption, ""
         height, width = made["x"].shape[1:]
         out = io.BytesIO()

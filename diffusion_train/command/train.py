@@ -6,7 +6,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ READ = (
     "compile",
     "report",
 )
+# Groups whose parts need neither weights nor, but for those named, data.
+TRIED = ("diffusion", "optimizer", "lr_schedule", "ema", "sampler", "guidance", "data")
+NEED_DATA = ("data.module", "data.module.dataset", "data.shards", "data.captions", "data.captions.source")
 # Arguments that the code below gives to a part.
 GIVEN = {"callbacks.checkpointing": ("description",), "data.module.arrangement.order": ("fingerprint", "num_samples")}
 
@@ -44,8 +47,26 @@ def run(cfg: Any) -> int:
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=READ, given=GIVEN)
     config.settle(cfg)
+    refuse(cfg)
     with claimed(Path(cfg.run_dir)):
         return train(cfg)
+
+
+def refuse(cfg: Any) -> None:
+    """Raises ConfigError with all that parts say against their settings, as far as it takes no data and no weights."""
+    import torch
+
+    from diffusion_train import config
+    from diffusion_train.command.shapes import check_shapes
+
+    mistakes = list(config.trial(cfg, TRIED, without=NEED_DATA))
+    try:
+        with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # not all of others can be made so
+            network, autoencoder = config.build(cfg.network), config.build(cfg.autoencoder)
+            check_shapes(cfg, getattr(network, "factor", 1), autoencoder.latent_shape)
+    except ValueError as error:
+        mistakes += config.mistakes_of(error, "network")
+    config.raise_all(mistakes)
 
 
 def train(cfg: Any) -> int:

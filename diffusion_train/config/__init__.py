@@ -1,11 +1,12 @@
 """Configuration: composed from YAML and the command line, checked, and made into objects. Only here Hydra is known."""
 
 from diffusion_train.config.check import check
-from diffusion_train.config.mistakes import ConfigError, Mistake
+from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all
 from diffusion_train.config.redact import redact, redact_text, save_config
 from diffusion_train.config.run import compose_run, from_container, load_run_config
 from diffusion_train.config.settle import settle
 from diffusion_train.config.targets import allow, build, check_targets
+from diffusion_train.config.trial import mistakes_of, trial
 
 __all__ = [
     "ConfigError",
@@ -17,8 +18,11 @@ __all__ = [
     "compose_run",
     "from_container",
     "load_run_config",
+    "mistakes_of",
+    "raise_all",
     "redact",
     "redact_text",
     "save_config",
     "settle",
+    "trial",
 ]

@@ -26,7 +26,7 @@ def check(cfg: DictConfig, read: Collection[str] = (), given: Mapping[str, Colle
     """
     raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
     mistakes: list[Mistake] = []
-    for path, node in _target_nodes(cfg, ""):
+    for path, node in target_nodes(cfg):
         mistakes += _node_mistakes(path, node, (given or {}).get(path, ()))
     raise_all([*mistakes, *unread(cfg, read)])
 
@@ -42,7 +42,7 @@ def unread(cfg: DictConfig, read: Collection[str]) -> list[Mistake]:
     ]
 
 
-def _target_nodes(parent: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+def target_nodes(parent: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     """Every node with a `_target_`, once: where it stands, not where interpolations repeat it."""
     if OmegaConf.is_dict(parent) and "_target_" in parent:
         yield path, parent
@@ -52,7 +52,7 @@ def _target_nodes(parent: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
             continue
         if isinstance(parent[key], (DictConfig, ListConfig)):
             where = f"{path}[{key}]" if OmegaConf.is_list(parent) else f"{path}.{key}".lstrip(".")
-            yield from _target_nodes(parent[key], where)
+            yield from target_nodes(parent[key], where)
 
 
 def _node_mistakes(path: str, node: DictConfig, given: Collection[str]) -> Iterator[Mistake]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,13 @@ class Course:
         path = _place(folder, self.id)
         if not path.exists():
             self._roster().write(path)
+
+    def forget(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+        """Removes the rosters that neither this order nor one of `records`, which are read only if there are others, needs."""
+        others = set(folder.glob(_place(folder, "*").name)) - {_place(folder, self.id)}
+        if others:
+            for path in others - {_place(folder, record["id"]) for record in records}:
+                path.unlink(missing_ok=True)
 
     def resume(self, record: Mapping[str, Any], position: int, batch_size: int, folder: Path) -> int:
         """Goes on after `position` draws of the order on record, whose roster is in `folder`. -> position in `order`.

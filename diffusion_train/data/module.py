@@ -134,6 +134,10 @@ class DataModule(pl.LightningDataModule):
         """Writes beside the checkpoints what `resume` needs of them."""
         self.course.keep(folder)
 
+    def forget(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+        """Removes from there what `resume` needs of none of `records`, those of all checkpoints that are left."""
+        self.course.forget(folder, (record["course"] for record in records))
+
     def check(self, world_size: int = 1) -> None:
         """Raises ValueError with all that cannot be done with these sizes on so many processes."""
         wrong = []

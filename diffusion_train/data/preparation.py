@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from diffusion_train.data.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.ledger import Details, Done, Ledger, Names
 from diffusion_train.data.shards import Sample, shard_name, write_shard
 from diffusion_train.data.source.base import REASONS, LeftOut, Source
@@ -117,6 +118,8 @@ class _Run:
     def __init__(self, settings: Preparation, source: Source, ledger: Ledger, workers: Workers) -> None:
         self.settings, self.source, self.ledger, self.workers = settings, source, ledger, workers
         self.total = source.total()
+        if not self.total and not ledger.parts:
+            raise ValueError(f"path: there is not one image; their names end in .{', .'.join(IMAGE_EXTENSIONS)}")
         self.names = Names()
         self.num_faults = ledger.last.num_faults
         self.details = Details()

@@ -30,7 +30,13 @@ from diffusion_train.utils.redact import redact_url
 _KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]*)", re.DOTALL)
 _CHUNK = 1 << 20
 _MAX_JSON = 1 << 20
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+_OTHERS = {
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1": "a parquet file, as diffusion-train prepare source=parquet takes",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+}
 
 
 def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> ShardIndex:
@@ -173,10 +179,13 @@ def _other_file(file: BinaryIO, size: int) -> tuple[str, str] | None:
     head = file.read(16)
     if size == 0:
         return "empty-shard", "empty file"
-    for magic, kind in _MAGIC.items():
+    for magic, kind in _COMPRESSED.items():
         if head.startswith(magic):
             detail = f"compressed with {kind}: decompress it, samples are read by their place in the file"
             return "compressed-shard", detail
+    for magic, kind in _OTHERS.items():
+        if head.startswith(magic):
+            return "not-a-tar", f"not a tar but {kind}"
     if head.lstrip().startswith(b"<"):
         return "not-a-tar", f"not a tar: starts with {head.lstrip().decode('ascii', 'replace')!r}"
     return None

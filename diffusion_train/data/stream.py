@@ -94,6 +94,9 @@ class StreamModule(pl.LightningDataModule):
     def keep(self, folder: Path) -> None:
         """Nothing: what was drawn cannot be told."""
 
+    def forget(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+        """There is nothing to remove."""
+
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
         log.warning("data=stream goes on from step %d with samples drawn anew: it cannot resume exactly", step)
         self.stream.start = step

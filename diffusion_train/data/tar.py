@@ -54,7 +54,8 @@ def walk(file: BinaryIO, file_size: int, faults: list[TarError] | None = None) -
     """The members in the order of the file. Raises TarError once the members before the faulty byte are yielded.
 
     With a list for `faults` they are noted there, and the walk goes on at the next header that proves itself. The first
-    member after such a gap is left out: its true name may stand in an extended header that was lost.
+    member after such a gap is left out: its true name may stand in an extended header that was lost. Where tars were
+    joined without a gap there is none to lose.
     """
     offset: int | None = 0
     trusted = True
@@ -69,9 +70,10 @@ def walk(file: BinaryIO, file_size: int, faults: list[TarError] | None = None) -
             if faults is None:
                 raise
             faults.append(error)
+            faulty = error.offset // BLOCK * BLOCK
             joined = error.rule == "trailing-data"
-            offset = _next_header(file, error.offset // BLOCK * BLOCK + (0 if joined else BLOCK), file_size)
-            trusted = joined
+            offset = _next_header(file, faulty if joined else faulty + BLOCK, file_size)
+            trusted = joined and offset == faulty
 
 
 def _walk(file: BinaryIO, offset: int, file_size: int) -> Iterator[Member]:
@@ -90,7 +92,8 @@ def _walk(file: BinaryIO, offset: int, file_size: int) -> Iterator[Member]:
                 pax["path"] = _text(payload.split(b"\0", 1)[0])
             offset = _after(data, header.size)
             continue
-        member = _member(header, offset, data, pax_global | pax)
+        described = {key: value for key, value in (pax_global | pax).items() if value}  # an empty value takes back
+        member = _member(header, offset, data, described)
         if header.type == _GNU_SPARSE:
             member, data = _skip_sparse_map(file, member, block, file_size)
         if data + member.size > file_size:

@@ -23,6 +23,10 @@ class Aligned(Protocol):
     def __call__(self, image: Image.Image) -> Tensor: ...
 
 
+class AlignedError(RuntimeError):
+    """A tensor that `data.aligned` names cannot be made of an image."""
+
+
 class ImageTransform:
     """Resized to cover the shape asked for, cropped to it, perhaps flipped.
 
@@ -85,7 +89,7 @@ class ImageTransform:
         "original_size" is the (height, width) of the upright image as stored. "crop" is the (top, left) of the view in
         pixels of the resized image, of its mirror image where the view is mirrored: SDXL's micro-conditioning.
         `focal` is (x, y) in [0, 1]. `others` are resized, cropped and flipped alike. Raises ImageError for a focal point
-        or other image that cannot belong to this one.
+        or other image that cannot belong to this one, AlignedError for whatever a part of `aligned` raises.
         """
         shape = (self.image_size, self.image_size) if shape is None else tuple(shape)
         original = stored(image)
@@ -123,13 +127,21 @@ class ImageTransform:
         if not self.aligned:
             return {}
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-        return {name: make(image) for name, make in self.aligned.items()}
+        tensors = {}
+        for name, make in self.aligned.items():
+            try:
+                tensors[name] = make(image)
+            except Exception as error:
+                raise AlignedError(f"data.aligned.{name}: {type(error).__name__}: {error}") from error
+        return tensors
 
 
 class Downscale:
     """The image at `image_size` pixels, brought back to its own size: what a super-resolution network starts from."""
 
     def __init__(self, image_size: int) -> None:
+        if image_size < 1:
+            raise ValueError(f"data.aligned: {image_size} pixels to scale down to: at least 1")
         self.image_size = image_size
 
     def __call__(self, image: Image.Image) -> Tensor:

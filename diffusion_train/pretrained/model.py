@@ -15,16 +15,19 @@ def load_model(
 ) -> Any:
     """The model in `source`, or in its `subfolder` where that is a pipeline's folder; one of the classes `names`.
 
-    Whatever precision the file has, the weights have `dtype`. ValueError, which names the setting `key`, for anything else.
+    Whatever precision the file has, the weights have `dtype`; on the meta device none are read. ValueError, which names the setting `key`, for anything else.
     """
     folder = model_folder(source, subfolder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{key}={source}: neither this folder nor its {subfolder}/ holds a config.json")
-    found = model_class(json.loads((folder / "config.json").read_text("utf-8")), names, str(folder))
+    described = json.loads((folder / "config.json").read_text("utf-8"))
+    found = model_class(described, names, str(folder))
     if not list(folder.glob("*.safetensors")):
         raise ValueError(
             f"{key}={source}: {folder} holds no .safetensors file; weights in other formats are not loaded"
         )
+    if torch.get_default_device().type == "meta":
+        return found.from_config(described)
     with torch.random.fork_rng(devices=[]):  # without accelerate, weights are drawn before they are read
         return found.from_pretrained(folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype)
 

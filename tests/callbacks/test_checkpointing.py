@@ -75,6 +75,38 @@ def test_a_run_that_fails_before_its_first_step_saves_nothing(tmp_path, run_poin
     assert names(tmp_path / "checkpoints") == []
 
 
+def _rosters(run_dir: Path) -> set[str]:
+    return {path.name for path in (run_dir / "checkpoints").glob("roster-*.npz")}
+
+
+def _needed(run_dir: Path) -> set[str]:
+    facts = (load(path)["diffusion_train"] for path in by_step(run_dir / "checkpoints"))
+    return {f"roster-{one['course']['id']}.npz" for one in facts}
+
+
+def test_a_roster_goes_with_the_last_checkpoint_that_needs_it(tmp_path: Path, run_points) -> None:
+    def go_on(max_steps: int) -> set[str]:
+        last = tmp_path / "checkpoints" / "last.ckpt"
+        run_points(tmp_path, max_steps, every_n_steps=2, resume=last, num_samples=50, allow_mismatch=("data",))
+        return _rosters(tmp_path)
+
+    run_points(tmp_path, 4, every_n_steps=2)
+    [old] = _rosters(tmp_path)
+    (tmp_path / "checkpoints" / "roster-of-before.npz").touch()  # as of a run that was killed between the two
+    assert go_on(6) == _needed(tmp_path)
+    assert old in _needed(tmp_path)
+    assert go_on(8) == _needed(tmp_path)
+    assert len(_needed(tmp_path)) == 1
+
+
+def test_no_roster_goes_while_a_checkpoint_cannot_be_read(tmp_path: Path, run_points) -> None:
+    run_points(tmp_path, 4, every_n_steps=2)
+    (tmp_path / "checkpoints" / "roster-of-before.npz").touch()
+    (tmp_path / "checkpoints" / "mine.ckpt").write_bytes(b"PK")
+    run_points(tmp_path, 6, every_n_steps=2, resume=tmp_path / "checkpoints" / "last.ckpt")
+    assert "roster-of-before.npz" in _rosters(tmp_path)
+
+
 class Signal(pl.Callback):
     def __init__(self, number: int, step: int) -> None:
         self.number, self.step = number, step

@@ -169,6 +169,26 @@ def test_nothing_left_is_an_error_that_says_why(photos, tmp_path, capsys):
     assert "10 licence" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("path={0}/empty", "there is not one image; their names end in .jpg"),
+        ("source=csv path={0}", "a folder; source=folder reads the images in it"),
+        ("path={0}/list.csv", "a file; source=csv or parquet reads tables"),
+        ("source=csv path={0}/list.csv", "is written in UTF-16: save it as UTF-8"),
+        ("source=csv path={0}/none.csv", "there is not one image"),
+        ("source=img2dataset path={0}/nowhere", "no such folder"),
+    ],
+)
+def test_a_source_of_another_kind_is_told_what_it_is(arguments, told, tmp_path, capsys):
+    source = tmp_path / "source"
+    (source / "empty").mkdir(parents=True)
+    (source / "list.csv").write_bytes("image,caption\n".encode("utf-16"))
+    (source / "none.csv").write_text("image,caption\n")
+    assert prepare(*arguments.format(source).split(), f"out={tmp_path / 'out'}") == Exit.WRONG
+    assert told in capsys.readouterr().err
+
+
 def test_too_many_faults(photos, tmp_path, capsys):
     for i in range(3):
         (photos / f"{i}.txt").unlink()

@@ -5,9 +5,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +56,28 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@contextmanager
+def under_way(shards: list[Path], run_dir: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A run that has made its first step; it and what it started do not outlive the block."""
+    process = subprocess.Popen(
+        command(shards, run_dir, "trainer.max_steps=100000", *arguments),
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    log, deadline = run_dir / "samples_seen.jsonl", time.monotonic() + 120
+    try:
+        while process.poll() is None and not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def seen(run_dir: Path) -> list[list[str]]:
     return [json.loads(line)["keys"] for line in (run_dir / "samples_seen.jsonl").read_text().splitlines()]
 
@@ -78,18 +103,12 @@ def test_a_bad_sample_is_replaced_alike_by_any_workers_and_after_a_restart(shard
 def test_a_shard_replaced_while_training_ends_the_run_with_4(
     shards: list[Path], tmp_path: Path, num_workers: int
 ) -> None:
-    arguments = command(shards, tmp_path / "run", "trainer.max_steps=100000", f"data.num_workers={num_workers}")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    log, deadline = tmp_path / "run" / "samples_seen.jsonl", time.monotonic() + 120
-    while process.poll() is None and not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    other = tmp_path / "other.tar"
-    other.write_bytes(shards[0].read_bytes())
-    for shard in shards:
-        with shard.open("r+b") as file:  # the same file, other contents
-            file.write(other.read_bytes()[:4000])
-    _, error = process.communicate(timeout=120)
+    with under_way(shards, tmp_path / "run", f"data.num_workers={num_workers}") as process:
+        other = shards[0].read_bytes()[:4000]
+        for shard in shards:
+            with shard.open("r+b") as file:  # the same file, other contents
+                file.write(other)
+        _, error = process.communicate(timeout=120)
     assert process.returncode == 4, error
     assert "changed since it was indexed" in error.splitlines()[-2]
     assert "the last one saved" in error.splitlines()[-1]
@@ -101,13 +120,12 @@ def _drawn(run_dir: Path, start: int, end: int) -> list[int]:
 
 
 def test_shapes_that_the_network_cannot_take_are_told_before_the_first_step(shards: list[Path], tmp_path: Path) -> None:
-    wrong = run(shards, tmp_path / "run", "data.image_size=20")
+    wrong = run(shards, tmp_path / "run", "data.image_size=20", "data.holdout=-1", "ema.decays=[2]")
     assert wrong.returncode == 2
-    assert "data.image_size=20: the network takes images whose sides it can divide by 8; use 16 or 24" in wrong.stderr
-    cut = ["data.image_size=48", "data.buckets.max_ratio=2", "data.buckets.divisor=12"]
-    wrong = run(shards, tmp_path / "run", *cut)
-    assert wrong.returncode == 2
-    assert "data.buckets.divisor=12: " in wrong.stderr
+    assert wrong.stderr.startswith("3 mistakes in the configuration:\n")
+    assert (
+        "data.image_size=20\n    the network takes images whose sides it can divide by 8; use 16 or 24" in wrong.stderr
+    )
 
 
 def test_a_run_goes_on_with_shards_added_and_taken_away(shards: list[Path], tmp_path: Path) -> None:
@@ -153,21 +171,11 @@ def test_a_run_goes_on_with_shards_added_and_taken_away(shards: list[Path], tmp_
 def test_a_shard_that_changes_ends_the_run_saved_and_mended_it_goes_on(shards: list[Path], tmp_path: Path) -> None:
     whole = run(shards, tmp_path / "whole", "trainer.max_steps=12")
     assert whole.returncode == 0, whole.stderr
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command(shards, tmp_path / "run", "trainer.max_steps=100000"),
-        cwd=ROOT,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    log, deadline = tmp_path / "run" / "samples_seen.jsonl", time.monotonic() + 120
-    while process.poll() is None and not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.05)
     contents = shards[0].read_bytes()
-    with shards[0].open("r+b") as file:
-        file.write(contents[512:4096])
-    _, error = process.communicate(timeout=120)
+    with under_way(shards, tmp_path / "run") as process:
+        with shards[0].open("r+b") as file:
+            file.write(contents[512:4096])
+        _, error = process.communicate(timeout=120)
     assert process.returncode == 4, error
     step = len(seen(tmp_path / "run"))
     assert f"the same command with run_dir={tmp_path / 'run'} goes on from step {step}, the last one saved" in error
@@ -180,17 +188,10 @@ def test_a_shard_that_changes_ends_the_run_saved_and_mended_it_goes_on(shards: l
 
 def test_storage_that_fails_one_of_two_processes_ends_both_saved(shards: list[Path], tmp_path: Path) -> None:
     """The two read half a batch each: with one shard gone, one of them is the first to miss a sample."""
-    two = ["trainer.max_steps=100000", "trainer=ddp_cpu", "data.batch_size=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command(shards, tmp_path / "run", *two), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    log, deadline = tmp_path / "run" / "samples_seen.jsonl", time.monotonic() + 120
-    while process.poll() is None and not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    with shards[0].open("r+b") as file:
-        file.write(shards[1].read_bytes()[:4096])
-    _, error = process.communicate(timeout=120)
+    with under_way(shards, tmp_path / "run", "trainer=ddp_cpu", "data.batch_size=2") as process:
+        with shards[0].open("r+b") as file:
+            file.write(shards[1].read_bytes()[:4096])
+        _, error = process.communicate(timeout=120)
     assert process.returncode == 4, error
     assert re.search(
         rf"process [01] of 2 cannot read its data: .*{shards[0].name}: changed since it was indexed", error

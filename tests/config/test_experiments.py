@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ import yaml
 from omegaconf import open_dict
 
 from diffusion_train import config
-from diffusion_train.command.train import GIVEN, READ
+from diffusion_train.command.train import GIVEN, READ, refuse
+from diffusion_train.config.annotations import fits
+from diffusion_train.config.check import target_nodes
 from diffusion_train.config.compose import Composer
+from diffusion_train.config.targets import locate
 from diffusion_train.pretrained.pipeline import WEIGHTS
 from diffusion_train.pretrained.single_file import Model, write_layout
 
@@ -76,6 +80,34 @@ def test_every_source_of_captions_fits_what_it_names(source: str) -> None:
 def test_every_option_fits_what_it_names(option: str) -> None:
     needed = ["autoencoder.source=somewhere"] if option == "autoencoder=kl" else []
     config.check(composed("experiment=points", option, *needed), read=READ, given=GIVEN)
+
+
+def test_what_parts_say_of_their_settings_is_told_at_once_before_data_or_weights_are_touched(tmp_path: Path) -> None:
+    model = [f"pretrained={described('sd1', tmp_path)}", "data.shards=nowhere.tar", "data.image_size=100"]
+    cfg = composed("experiment=sd15_lora", *model, "data.holdout=-1", "ema.decays=[2]")
+    cfg.base.folder = str(tmp_path)
+    with pytest.raises(config.ConfigError) as told:
+        refuse(cfg)
+    assert [mistake.where for mistake in told.value.mistakes] == [
+        "data.holdout=-1",
+        "ema.decays=[2]",
+        "data.image_size",
+    ]
+    assert "multiples of 8" in told.value.mistakes[-1].problem
+
+
+@pytest.mark.parametrize("data", sorted(file.stem for file in (CONF / "data").glob("*.yaml")))
+def test_settings_that_may_be_fractions_take_them_on_the_command_line(data: str) -> None:
+    """A default written as a whole number would make of 0.1 or 2.5 a mistake."""
+    shards = [] if data in ("points", "openmoji", "simple_icons", "brand_icons") else ["data.shards=some.tar"]
+    cfg = composed(f"data={data}", *shards)
+    whole = [
+        f"{path}.{key}"
+        for path, node in target_nodes(cfg)
+        for key, parameter in inspect.signature(locate(node["_target_"]), eval_str=True).parameters.items()
+        if type(node.get(key)) is int and fits(0.5, parameter.annotation)
+    ]
+    assert not whole
 
 
 @pytest.mark.parametrize(

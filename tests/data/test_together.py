@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from time import monotonic
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -16,6 +17,7 @@ from diffusion_train.data.storage.base import Denied
 from diffusion_train.data.together import StoppedTogether, Together
 
 pytestmark = pytest.mark.slow
+_LONGEST = 120  # seconds; processes that wait for each other without end are a failure, not a hang
 
 
 class _Server(BaseHTTPRequestHandler):
@@ -59,7 +61,13 @@ def _process(rank: int, folder: Path, port: int, kind: type[Exception]) -> None:
 
 
 def _told(folder: Path, port: int, kind: type[Exception]) -> list[str]:
-    mp.spawn(_process, (folder, port, kind), nprocs=2)
+    processes = mp.spawn(_process, (folder, port, kind), nprocs=2, join=False)
+    deadline = monotonic() + _LONGEST
+    while not processes.join(timeout=1):
+        if monotonic() > deadline:
+            for process in processes.processes:
+                process.kill()
+            pytest.fail(f"after {_LONGEST} s a process still waits for another one")
     return [(folder / str(rank)).read_text() for rank in range(2)]
 
 

@@ -22,6 +22,7 @@ from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import Problem
 from diffusion_train.data.selection import Mask
 from diffusion_train.data.source.card import Tokens
+from diffusion_train.data.transform import AlignedError
 from diffusion_train.data.workers import Workers, available
 from diffusion_train.utils.redact import redact_url
 
@@ -137,6 +138,9 @@ def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, byt
         samples.view.made(image, draw, metadata=whole.get("json"))
     except ImageError as error:
         yield "json", "focal-point", str(error)
+        return
+    except AlignedError as error:
+        yield name, "aligned-tensor", str(error)
         return
     yield from _further_faults(samples, image, draw, whole)
 

@@ -38,7 +38,10 @@ class Folder:
 
     def __post_init__(self) -> None:
         if not Path(self.path).is_dir():
-            raise ValueError(f"path={self.path}: no such folder")
+            is_file = Path(self.path).is_file()
+            raise ValueError(
+                f"path={self.path}: {'a file; source=csv or parquet reads tables' if is_file else 'no such folder'}"
+            )
         if wrong := [place for place in self.captions if place not in PLACES]:
             raise ValueError(f"source.captions has {', '.join(wrong)}; possible are {', '.join(PLACES)}")
         _ = self._table  # told before anything is read

@@ -33,6 +33,8 @@ class Img2dataset:
     ignore: str | None = None
 
     def __post_init__(self) -> None:
+        if not Path(self.path).is_dir():
+            raise ValueError(f"path={self.path}: no such folder")
         if not self._tars and not any(folder.name.isdigit() for folder in self._folders):
             raise ValueError(
                 f"path={self.path}: neither tars nor numbered folders of img2dataset are there{_hint(self.path)}"
@@ -58,8 +60,7 @@ class Img2dataset:
 
     @property
     def _folders(self) -> list[Path]:
-        root = Path(self.path)
-        return [item for item in root.iterdir() if item.is_dir()] if root.is_dir() else []
+        return [item for item in Path(self.path).iterdir() if item.is_dir()]
 
 
 def _samples(path: Path, name: str) -> Iterator[Entry]:
@@ -132,5 +133,5 @@ def _failures(stats: Path, name: str) -> Iterator[Entry]:
 
 def _hint(path: str) -> str:
     root = Path(path)
-    has_parquet = root.is_dir() and any(root.rglob("*.parquet"))
+    has_parquet = any(root.rglob("*.parquet"))
     return "; its parquet format is read by source=parquet" if has_parquet else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -77,6 +78,8 @@ class Csv:
 
     def __post_init__(self) -> None:
         path = Path(self.path)
+        if path.is_dir():
+            raise ValueError(f"path={self.path}: a folder; source=folder reads the images in it")
         if not path.is_file() or path.suffix.lower() not in SUFFIXES:
             raise ValueError(f"path={self.path}: {'no such file' if not path.is_file() else 'not ' + _kinds()}")
         self._columns()
@@ -120,7 +123,10 @@ class Line(NamedTuple):
 
 
 def header(path: Path) -> list[str]:
-    """Names of the columns. ValueError if there are none."""
+    """Names of the columns. ValueError if there are none, or the text is UTF-16."""
+    with path.open("rb") as start:
+        if start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError(f"{path} is written in UTF-16: save it as UTF-8")
     if path.suffix.lower() == ".jsonl":
         first = next((line.values for line in rows(path) if isinstance(line.values, dict)), {})
         names = list(first)

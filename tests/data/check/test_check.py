@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion_train.command import cli
 from diffusion_train.command.exit import Exit
 from diffusion_train.data.check.rules import RULES
 from diffusion_train.data.collection import Collection
@@ -28,6 +29,41 @@ def test_a_clean_set_gives_nothing_and_a_wrong_path_is_a_wrong_setting(make_tar,
     members = [member for i in range(200) for member in sample(f"k{i}", make_png(i))]
     assert check([make_tar(members)]) == (Exit.DONE, [])
     assert check([tmp_path / "none.tar"])[0] == Exit.WRONG
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("out={file}", "cannot be written to"),
+        ("out=/proc/nowhere", "cannot be written to"),
+        ("data=stream", "check reads shards that can be indexed; choose data=shards"),
+    ],
+)
+def test_what_would_end_in_a_traceback_is_told_before_anything_is_read(setting, told, check, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert check([tmp_path / "none.tar"], setting.format(file=tmp_path / "file"), "ignore=[tornshard]")[0] == Exit.WRONG
+    err = capsys.readouterr().err
+    assert told in err
+    assert "did you mean torn-shard?" in err
+
+
+def test_packaged_collections_are_checked_as_they_are_trained_on(tmp_path):
+    pytest.importorskip("simple_icons_pack")
+    pytest.importorskip("resvg_py")
+    code = cli.main(["check", "data=brand_icons", f"out={tmp_path / 'out'}", "data.image_size=16", "num_workers=0"])
+    assert (code, json.loads((tmp_path / "out" / "report.json").read_text())) == (Exit.DONE, [])
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [(b"PK\3\4", "a zip archive"), (b"PAR1", "a parquet file"), (b"\xff\xd8\xff\xe0", "a JPEG image")],
+)
+def test_another_kind_of_file_is_called_by_its_name(start, kind, check, tmp_path):
+    file = tmp_path / "file.tar"
+    file.write_bytes(start + bytes(2000))
+    code, [found] = check([file])
+    assert (code, found["rule"]) == (Exit.FOUND, "not-a-tar")
+    assert kind in found["detail"]
 
 
 def low_frequencies(number):

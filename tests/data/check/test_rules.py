@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from diffusion_train.command.exit import Exit
@@ -45,11 +46,20 @@ def picture(number: int, width: int = 20, height: int = 16, mode: str = "RGB", k
     image = Image.fromarray(noise[:, :, :3]).resize((width, height), Image.Resampling.BICUBIC)
     if mode == "I;16":
         image = Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257)
+    elif mode == "black":
+        image = Image.new("RGB", (width, height))
     elif mode == "RGBA":
         image.putalpha(Image.fromarray(noise[:, :, 3]).resize((width, height)))
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()
+
+
+class Light:
+    """A tensor of each image that shows something."""
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return torch.tensor(1 / sum(image.getextrema()[0]))
 
 
 def sample(key: str, image: bytes, caption: bytes = b"a caption", facts: bytes = RIGHTS, kind: str = "png") -> Members:
@@ -150,6 +160,10 @@ PLANTED = {
     "huge-image": Plant(bad(huge())),
     "further-image": Plant(bad(), ["data.images={mask: mask.png}"]),
     "focal-point": Plant(bad(facts=b'{"license": "CC0-1.0", "focal": [0.5]}'), ["data.crop=focal"]),
+    "aligned-tensor": Plant(
+        bad(picture(2, mode="black")),
+        [f"data.aligned={{light: {{_target_: {__name__}.Light}}}}", f"allow_targets=[{__name__}.]"],
+    ),
     "tiny-image": Plant(bad(picture(2, 20, 15))),
     "extreme-aspect": Plant(bad(picture(2, 100, 20))),
     "below-min-side": Plant(bad(picture(2, 20, 15)), ["data.min_side=16"]),

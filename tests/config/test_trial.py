@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffusion_train.config.trial import mistakes_of, trial
+
+RATIOS = "diffusion_train.data.resolution.AspectRatios"
+
+
+def _config(**data):
+    return OmegaConf.create({"data": data, "ema": {"_target_": "diffusion_train.training.ema.constant", "decays": [2]}})
+
+
+def _told(cfg, groups=("data", "ema"), without=()):
+    return [(mistake.where, mistake.problem[:10]) for mistake in trial(cfg, groups, without)]
+
+
+def test_every_part_tells_its_mistakes_and_those_around_it_are_not_made():
+    cfg = _config(
+        resolution={
+            "_target_": "diffusion_train.data.resolution.Resolution",
+            "schedule": [[5, 3]],
+            "ratios": {"_target_": RATIOS, "max_ratio": 0.5},
+        },
+        selection={"_target_": "diffusion_train.data.selection.Selection", "holdout": -1},
+    )
+    wanted = [("data.buckets.max_ratio=0.5, divisor=64", "at least 1"), ("data.holdout=-1", "a share be")]
+    assert sorted(_told(cfg, groups=["data"])) == wanted
+    assert ("ema.decays=[2]", "give one o") in _told(cfg)
+    cfg.data.resolution.ratios.max_ratio = 1
+    assert next(where for where, _ in _told(cfg, groups=["data"])) == "data.resolution=[[5, 3]]"
+
+
+def test_what_needs_data_is_not_made_but_what_it_holds_is():
+    cfg = _config(
+        dataset={
+            "_target_": "diffusion_train.data.dataset.ShardDataset",
+            "shards": "nowhere.tar",
+            "selection": {"_target_": "diffusion_train.data.selection.Selection", "holdout": -1},
+        }
+    )
+    assert _told(cfg, ["data"], ["data.dataset"]) == [("data.holdout=-1", "a share be")]
+    cfg.data.dataset.selection.holdout = 0
+    assert _told(cfg, ["data"], ["data.dataset"]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("data.crop=side: one of a, b", [("data.crop=side", "one of a, b")]),
+        ("data.resolution=[[5, 3]]: the first: 0", [("data.resolution=[[5, 3]]", "the first: 0")]),
+        ("data.buckets: no multiple\na.b=1: more", [("data.buckets", "no multiple"), ("a.b=1", "more")]),
+        ("schedule Linear of zero SNR: choose v", [("part", "schedule Linear of zero SNR: choose v")]),
+    ],
+)
+def test_a_line_of_an_error_names_the_setting_or_the_part(text, told):
+    assert [(mistake.where, mistake.problem) for mistake in mistakes_of(ValueError(text), "part")] == told
