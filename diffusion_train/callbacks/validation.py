@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusion_train.callbacks.scalars import log
 from diffusion_train.callbacks.scheduled import Every, Scheduled
-from diffusion_train.pipeline import take
+from diffusion_train.pipeline import evaluating, take
 from diffusion_train.utils.rng import Rng
 
 
@@ -47,12 +47,9 @@ class Validation(Scheduled):
         rows = len(held_out["index"]) * self.num_levels
         mine = range(trainer.global_rank, rows, trainer.world_size)
         total = torch.zeros((), device=module.device, dtype=torch.float64)
-        module.network.eval()
-        try:
+        with evaluating(module.network, module.conditioner):
             for start in range(0, len(mine), self.batch_size):
                 total += self._errors(module, held_out, mine[start : start + self.batch_size]).double().sum()
-        finally:
-            module.network.train()
         if trainer.world_size > 1:
             total = trainer.strategy.reduce(total, reduce_op="sum")
         return float(total) / rows

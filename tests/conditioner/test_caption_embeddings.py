@@ -104,9 +104,8 @@ def test_a_warm_up_stops_where_memory_is_full(t5_folder, caplog):
 
 
 def test_the_count_of_long_captions_takes_bounded_memory():
-    row = Embedding(torch.zeros(1, 1), torch.zeros(0), True)
     counted = LongCaptions(10)
-    counted.add({str(number): row for number in range(MAX_COUNTED + 5)})
+    counted.add(map(str, range(MAX_COUNTED + 5)), [True] * (MAX_COUNTED + 5))
     assert len(counted) == MAX_COUNTED
 
 
