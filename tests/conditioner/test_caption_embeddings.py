@@ -11,7 +11,6 @@ from diffusion_train.conditioner.clip_text import CLIPText
 from diffusion_train.conditioner.packaged_text import PackagedText
 from diffusion_train.conditioner.t5 import T5
 from diffusion_train.conditioner.text import MAX_COUNTED, LongCaptions, Text
-from diffusion_train.conditioner.text_store import Embedding
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
 from diffusion_train.data.caption.tags import Tags

@@ -14,12 +14,14 @@ import yaml
 from safetensors import safe_open
 
 from diffusion_train.command.cli import launch
+from diffusion_train.command.export import FORMATS
 from diffusion_train.export import lora_kohya
 from diffusion_train.export.card import license_of
 from diffusion_train.export.proof import difference
 
 LORA = ("adapter=lora", "adapter.rank=4", "adapter.alpha=6")
 ALL = "adapter.targets='.*'"
+TEXT = "adapter.text_encoder=true"
 # A network of random weights lets rounding grow with each guided step: 1e-6 of its output becomes 2e-2 in ten.
 CALM = ("proof.num_steps=4", "proof.guidance_scale=1.5")
 Tiny = Callable[[str], Path]
@@ -62,6 +64,9 @@ def differences(output: str) -> list[float]:
         ("sdxl", "lora_peft", (*LORA, ALL)),
         ("sdxl", "lora_kohya", (*LORA, ALL)),
         ("sdxl", "single_file", LORA),
+        *((base, form, (*LORA, TEXT)) for base in ("sd15", "sdxl") for form in FORMATS),
+        ("sd2_v", "lora_kohya", (*LORA, TEXT)),
+        ("sd2_v", "single_file", (*LORA, TEXT)),
     ],
 )
 def test_diffusers_gives_our_prediction_and_image(
