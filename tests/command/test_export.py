@@ -36,8 +36,11 @@ def shards(tmp_path: Path) -> Path:
     return write_shards(samples, tmp_path / "shards", "part", 100)[0]
 
 
+@pytest.mark.parametrize("text_encoder", ["false", "true"])
 @pytest.mark.parametrize(("recipe", "base"), [("sd15_lora", "sd15"), ("sdxl_lora", "sdxl")])
-def test_trained_gone_on_with_sampled_and_exported(recipe: str, base: str, shards: Path, tmp_path: Path) -> None:
+def test_trained_gone_on_with_sampled_and_exported(
+    recipe: str, base: str, text_encoder: str, shards: Path, tmp_path: Path
+) -> None:
     def call(*arguments: object) -> str:
         command = [sys.executable, *map(str, arguments)]
         given = {**os.environ, "OMP_NUM_THREADS": "1", "DIFFUSION_TRAIN_CACHE": str(tmp_path / "cache")}
@@ -47,12 +50,15 @@ def test_trained_gone_on_with_sampled_and_exported(recipe: str, base: str, shard
 
     folder, run = tiny_pipelines.make(base, tmp_path / "base"), tmp_path / "run"
     train = ["train.py", f"experiment={recipe}", f"pretrained={folder}", f"data.shards={shards}", *SMALL]
+    train += [f"adapter.text_encoder={text_encoder}"]
     call(*train, f"run_dir={run}", "trainer.max_steps=1")
     call(*train, f"run_dir={run}", "trainer.max_steps=3")
     call(*train, f"run_dir={tmp_path / 'whole'}", "trainer.max_steps=3")
     weights, whole = (load_file(folder / "weights.safetensors") for folder in (run, tmp_path / "whole"))
     assert weights.keys() == whole.keys()
     assert all(".lora_" in name and torch.equal(value, whole[name]) for name, value in weights.items())
+    parts = {name.split(".")[0] for name in weights}
+    assert parts == ({"network", "conditioner"} if text_encoder == "true" else {"unet"})
     out = tmp_path / "brand"
     told = call("-c", COMMAND, "export", f"run={run}", "format=lora_kohya", f"out={out}", "proof.num_steps=2")
     assert "largest difference to diffusers" in told
