@@ -14,7 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from diffusion_train import config
 from diffusion_train.data.shards import write_shards
+from diffusion_train.report.models import Models
+from diffusion_train.training.checkpoint import load_weights
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -50,7 +53,7 @@ def test_trained_gone_on_with_sampled_and_exported(
 
     folder, run = tiny_pipelines.make(base, tmp_path / "base"), tmp_path / "run"
     train = ["train.py", f"experiment={recipe}", f"pretrained={folder}", f"data.shards={shards}", *SMALL]
-    train += [f"adapter.text_encoder={text_encoder}"]
+    train += [f"adapter.text_encoder={text_encoder}", "optimizer.lr=1e-3", "lr_schedule.warmup_steps=0"]
     call(*train, f"run_dir={run}", "trainer.max_steps=1")
     call(*train, f"run_dir={run}", "trainer.max_steps=3")
     call(*train, f"run_dir={tmp_path / 'whole'}", "trainer.max_steps=3")
@@ -59,8 +62,23 @@ def test_trained_gone_on_with_sampled_and_exported(
     assert all(".lora_" in name and torch.equal(value, whole[name]) for name, value in weights.items())
     parts = {name.split(".")[0] for name in weights}
     assert parts == ({"network", "conditioner"} if text_encoder == "true" else {"unet"})
+    if text_encoder == "true":
+        assert_a_report_compares_text_encoders(run)
     out = tmp_path / "brand"
     told = call("-c", COMMAND, "export", f"run={run}", "format=lora_kohya", f"out={out}", "proof.num_steps=2")
     assert "largest difference to diffusers" in told
     assert (out / f"{recipe}.safetensors").is_file()
     call("sample.py", f"run={run}", f"out={tmp_path / 'images'}", "prompts=[red apple]", "adapter.scale=0.5")
+
+
+def assert_a_report_compares_text_encoders(run: Path) -> None:
+    models = Models(run, config.from_container(load_weights(run / "weights.safetensors")[1]["config"]), "cpu")
+    batch = {"caption": ["red apple"], "target_size": torch.tensor([[64, 64]])}
+    rows = [*models.scale_rows([0, 1]), *models.step_rows()]
+    text = {row.name: row.pipeline().conditioner(batch)["text"] for row in rows}
+    base = models.base()
+    assert base is not None
+    assert torch.equal(text["scale 0"], base.conditioner(batch)["text"])
+    assert torch.equal(text["scale 1"], text["step 3"])
+    assert not torch.equal(text["scale 1"], text["scale 0"])
+    assert not torch.equal(text["step 1"], text["step 3"])
