@@ -16,7 +16,11 @@ from diffusion_train.adapter.lora import LoRA
 from diffusion_train.conditioner.clip_text import CLIPText
 from diffusion_train.conditioner.text import Text
 from diffusion_train.data.points import PointsDataset
+from diffusion_train.guidance.none import NoGuidance
 from diffusion_train.network.mlp import MLP
+from diffusion_train.pipeline import Pipeline
+from diffusion_train.sampler.ddim import DDIM
+from diffusion_train.sampler.grid import Uniform
 from diffusion_train.training.checkpoint import load, newest_whole
 from diffusion_train.training.module import saved_weights, trained
 
@@ -104,8 +108,10 @@ def test_dropout_is_the_trainings_alone(run: Run, tmp_path: Path) -> None:
     batch = {"caption": ["red", "cat"]}
     module.on_train_start()
     assert not torch.equal(module.conditioner(batch)["text"], module.conditioner(batch)["text"])
-    module.conditioner.eval()
-    assert torch.equal(module.conditioner(batch)["text"], module.conditioner(batch)["text"])
+    parts = (module.network, module.diffusion, module.conditioner, module.autoencoder)
+    pipeline = Pipeline(*parts, sampler=DDIM(4, Uniform()), guidance=NoGuidance(), shape=(2,))
+    assert torch.equal(pipeline.sample(batch, [0, 1]), pipeline.sample(batch, [0, 1]))
+    assert module.conditioner.training
 
 
 def test_no_condition_is_what_the_adapted_encoder_says_of_nothing(run: Run, tmp_path: Path) -> None:
