@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +54,12 @@ class Pipeline:
             raise ValueError(f"negative_prompt={negative_prompt}: this run reads no captions; leave it out")
         batch_size = batch_size or fitting(self.shape)
         batch = {"target_size": torch.tensor(self.shape[-2:]).expand(len(seeds), -1)} | batch
-        was_training = self.network.training
-        self.network.eval()
-        try:
-            parts = [range(start, min(start + batch_size, len(seeds))) for start in range(0, len(seeds), batch_size)]
+        parts = [range(start, min(start + batch_size, len(seeds))) for start in range(0, len(seeds), batch_size)]
+        with evaluating(self.network, self.conditioner):
             rows = [
                 self._sample(take(batch, part), Rng.for_samples([seeds[row] for row in part]), negative_prompt)
                 for part in parts
             ]
-        finally:
-            self.network.train(was_training)
         return torch.cat([samples.float().cpu() for samples in rows]) if rows else torch.empty(0, *self.shape)
 
     def _sample(self, batch: dict[str, Any], rng: Rng, negative_prompt: str | None) -> Tensor:
@@ -85,6 +82,19 @@ class Pipeline:
         noise = rng.normal("noise", self.autoencoder.latent_shape(self.shape), device)
         latents = self.sampler.sample(self.guidance(predict, schedule, cond, null), schedule, noise, rng)
         return self.autoencoder.decode(latents)
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Without dropout inside the block, and as they were after it."""
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
 
 
 def fitting(shape: Sequence[int]) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from diffusion_train import config
 from diffusion_train.adapter.lora import merge
+from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.training.checkpoint import load_weights
-from diffusion_train.training.module import load_exactly, trained
+from diffusion_train.training.module import learned, load_exactly, trained
 
 
 def weights_file(run: Path, key: str = "run") -> Path:
@@ -66,6 +67,14 @@ def _whole_weights(run: Path) -> dict[str, Tensor]:
     return merge(network).state_dict()
 
 
+def build_conditioner(cfg: Any) -> Conditioner:
+    """The conditioner of a config, adapted where that asks for it. ValueError for one that cannot be."""
+    conditioner: Conditioner = config.build(cfg.conditioner)
+    if cfg.adapter.get("text_encoder"):
+        conditioner.adapt(config.build(cfg.adapter).on_text_encoder)
+    return conditioner
+
+
 def starts_from_run(cfg: Any) -> bool:
     """Whether `pretrained` is a run of ours, and not a model of others, whose parts load their own weights."""
     return bool(cfg.pretrained) and cfg.get("base", {}).get("kind", "run") == "run"
@@ -82,9 +91,15 @@ def load_pipeline(run: Path, cfg: Any = None, device: str = "cpu") -> Pipeline:
     cfg = config.from_container(description["config"]) if cfg is None else cfg
     if not (starts_from_run(cfg) and str(cfg.adapter._target_).endswith(".NoAdapter")):
         config.settle(cfg)
-    network = build_network(cfg, weights)
-    load_exactly(network, weights, trained(network))
-    return assemble(cfg, network, description["shape"], device)
+    return restore(cfg, weights, description["shape"], device)
+
+
+def restore(cfg: Any, weights: Mapping[str, Tensor], shape: Sequence[int], device: str = "cpu") -> Pipeline:
+    """The pipeline of a run's config with the trained `weights`, by their names in weights.safetensors."""
+    pipeline = assemble(cfg, build_network(cfg, weights), shape, device)
+    model = learned(pipeline.network, pipeline.conditioner)
+    load_exactly(model, dict(weights), trained(model))
+    return pipeline
 
 
 def assemble(cfg: Any, network: nn.Module, shape: Sequence[int], device: str = "cpu") -> Pipeline:
@@ -92,7 +107,7 @@ def assemble(cfg: Any, network: nn.Module, shape: Sequence[int], device: str = "
     return Pipeline(
         network=network.to(device).eval(),
         diffusion=config.build(cfg.diffusion),
-        conditioner=config.build(cfg.conditioner).to(device).eval(),
+        conditioner=build_conditioner(cfg).to(device).eval(),
         autoencoder=config.build(cfg.autoencoder).to(device).eval(),
         sampler=config.build(cfg.sampler),
         guidance=config.build(cfg.guidance),

@@ -19,6 +19,7 @@ from diffusion_train.adapter.none import NoAdapter
 from diffusion_train.autoencoder.identity import Identity
 from diffusion_train.callbacks.checkpointing import Checkpointing
 from diffusion_train.callbacks.scalars import Scalars
+from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.conditioner.none import NoCondition
 from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.dataset import Dataset
@@ -67,6 +68,10 @@ def points_run(
     dataset: Dataset | None = None,
     allow_mismatch: tuple[str, ...] = (),
     adapter: Callable[[nn.Module], nn.Module] | None = None,
+    network: nn.Module | None = None,
+    conditioner: Conditioner | None = None,
+    condition_dropout: float = 0.0,
+    conditioner_lr: float | None = None,
 ) -> tuple[DiffusionModule, Recorder]:
     torch.manual_seed(seed)
     data = DataModule(
@@ -76,13 +81,14 @@ def points_run(
         num_workers=num_workers,
     )
     module = DiffusionModule(
-        (adapter or NoAdapter())(MLP(in_channels=2, width=16, depth=2)),
+        (adapter or NoAdapter())(network or MLP(in_channels=2, width=16, depth=2)),
         GaussianDiffusion(Cosine(), V(), Output(), Uniform()),
-        NoCondition(),
+        conditioner or NoCondition(),
         Identity(),
-        Optimization(functools.partial(adamw, lr=lr), lr_schedule.Cosine(20, 2)),
+        Optimization(functools.partial(adamw, lr=lr), lr_schedule.Cosine(20, 2), conditioner_lr=conditioner_lr),
         ema.constant([0.3, 0.9]),
-        seed=seed,
+        condition_dropout,
+        seed,
     )
     module.micro_batch_size = micro_batch_size
     recorder = Recorder()

@@ -14,8 +14,8 @@ from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
 
-# Last parts of names, in networks of diffusers and in ours.
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "qkv", "text_kv", "out")
+# Last parts of names, in networks of diffusers, in ours, and in text encoders of transformers.
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "qkv", "text_kv", "out", "q_proj", "k_proj", "v_proj", "out_proj")
 _INITS: dict[str, Any] = {"kaiming": True, "gaussian": "gaussian"}
 _NAME = "default"  # of the adapter, among those that peft could hold beside it
 
@@ -25,7 +25,9 @@ class LoRA:
 
     `targets`: attention, attention_and_convolutions, a list of names as they end, or a regular expression for whole
     names; of linear layers and convolutions. `alpha` is `rank` where it is null. `scale` weakens or strengthens a
-    trained adapter; 0 is the base alone. ValueError for targets that the network does not have.
+    trained adapter; 0 is the base alone. `text_encoder` is true, for its attention, or a list of names as they end: what
+    `on_text_encoder` then adapts. `text_encoder_lr` is for whoever makes the optimizer. ValueError for targets that the
+    network does not have.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class LoRA:
         dropout: float = 0.0,
         init: str = "kaiming",
         scale: float = 1.0,
+        text_encoder: bool | Sequence[str] = False,
+        text_encoder_lr: float | None = None,
     ) -> None:
         if rank < 1:
             raise ValueError(f"adapter.rank={rank}: must be at least 1")
@@ -43,16 +47,28 @@ class LoRA:
             raise ValueError(f"adapter.dropout={dropout:g} must lie in [0, 1)")
         if init not in _INITS:
             raise ValueError(f"adapter.init={init}: one of {', '.join(_INITS)}")
+        if text_encoder_lr is not None and not (text_encoder and text_encoder_lr >= 0):
+            remedy = (
+                "must be at least 0" if text_encoder else "no text encoder is trained; add adapter.text_encoder=true"
+            )
+            raise ValueError(f"adapter.text_encoder_lr={text_encoder_lr:g}: {remedy}")
         self.rank, self.alpha, self.targets = rank, rank if alpha is None else alpha, targets
         self.dropout, self.init, self.scale = dropout, init, scale
+        self.text_encoder = "attention" if text_encoder is True else text_encoder or ()
 
     def __call__(self, network: nn.Module) -> nn.Module:
+        return self._placed(network, self.targets, "adapter.targets")
+
+    def on_text_encoder(self, encoder: nn.Module) -> nn.Module:
+        return self._placed(encoder, self.text_encoder, "adapter.text_encoder")
+
+    def _placed(self, network: nn.Module, targets: str | Sequence[str], key: str) -> nn.Module:
         import peft
 
         config = peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # written as int, meant as a number
-            target_modules=targeted(network, self.targets),
+            target_modules=targeted(network, targets, key),
             lora_dropout=self.dropout,
             init_lora_weights=_INITS[self.init],
         )
@@ -65,15 +81,15 @@ class LoRA:
         return network
 
 
-def targeted(network: nn.Module, targets: str | Sequence[str]) -> list[str]:
-    """Names of the layers that get an adapter. ValueError where a target chooses none."""
+def targeted(network: nn.Module, targets: str | Sequence[str], key: str = "adapter.targets") -> list[str]:
+    """Names of the layers that get an adapter. ValueError, which names `key`, where a target chooses none."""
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
     found: set[str] = set()
-    for target, fits in _tests(targets):
+    for target, fits in _tests(targets, key):
         chosen = {name for name, layer in layers.items() if fits(name, layer)}
         if not chosen:
             raise ValueError(
-                f"adapter.targets={target}: no layer of {type(network).__name__} fits; it has layers whose names end in "
+                f"{key}={target}: no layer of {type(network).__name__} fits; it has layers whose names end in "
                 f"{', '.join(sorted({_ending(name) for name in layers}))}; give a list of such endings, or a regular "
                 "expression for whole names: '.*' takes them all"
             )
@@ -105,7 +121,7 @@ def without(network: M) -> M:
 Fits = Callable[[str, nn.Module], bool]
 
 
-def _tests(targets: str | Sequence[str]) -> Iterator[tuple[str, Fits]]:
+def _tests(targets: str | Sequence[str], key: str) -> Iterator[tuple[str, Fits]]:
     """What a message calls each target, and whether it chooses a layer."""
     if not isinstance(targets, str):
         for ending in targets:
@@ -118,7 +134,7 @@ def _tests(targets: str | Sequence[str]) -> Iterator[tuple[str, Fits]]:
         try:
             pattern = re.compile(targets)
         except re.error as error:
-            raise ValueError(f"adapter.targets={targets}: not a regular expression: {error}") from error
+            raise ValueError(f"{key}={targets}: not a regular expression: {error}") from error
         yield targets, lambda name, _: pattern.fullmatch(name) is not None
 
 

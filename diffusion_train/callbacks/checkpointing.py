@@ -88,7 +88,7 @@ class Checkpointing(pl.Callback):
         step = trainer.global_step
         trainer.save_checkpoint(self.folder / step_name(step), weights_only=False)
         if trainer.is_global_zero:
-            weights = trained(module.network) | module.ema.average()
+            weights = trained(module.learned) | module.ema.average()
             facts = {"step": step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
             save_weights(self.run_dir / "weights.safetensors", weights, self.description | facts)
             self._point_last_at(step_name(step))

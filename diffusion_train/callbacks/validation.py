@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusion_train.callbacks.scalars import log
 from diffusion_train.callbacks.scheduled import Every, Scheduled
-from diffusion_train.pipeline import fitting, take
+from diffusion_train.pipeline import evaluating, fitting, take
 from diffusion_train.training.module import check_latents, finite_rows
 from diffusion_train.utils.rng import Rng
 from diffusion_train.utils.tensor import widest_dtype
@@ -44,12 +44,13 @@ class Validation(Scheduled):
         averages = module.ema.names
         names = ["val/noise_mse", "val/noise_mse_ema", *(f"val/noise_mse_ema_{name}" for name in averages[1:])]
         contexts = [nullcontext(), *(module.ema.averaged(number) for number in range(len(averages)))]
-        scalars = {}
+        batch_size = self.batch_size or fitting(held_out["x"].shape[1:])
+        scalars: dict[str, float] = {}
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            batch_size = self.batch_size or fitting(held_out["x"].shape[1:])
-            prepared = _prepared(module, held_out, batch_size)
             for name, weights in zip(names, contexts, strict=True):
-                with weights:
+                with weights, evaluating(module.network, module.conditioner):
+                    if not scalars or module.conditioner.adapted:  # else what is prepared is the same for all weights
+                        prepared = _prepared(module, held_out, batch_size)
                     scalars[name] = self._noise_mse(trainer, module, prepared, batch_size)
         log(trainer, scalars)
 
@@ -57,12 +58,8 @@ class Validation(Scheduled):
         rows = len(prepared["x0"]) * self.num_levels
         mine = range(trainer.global_rank, rows, trainer.world_size)
         total = torch.zeros((), device=module.device, dtype=torch.float64)
-        module.network.eval()
-        try:
-            for start in range(0, len(mine), batch_size):
-                total += self._errors(module, prepared, mine[start : start + batch_size]).double().sum()
-        finally:
-            module.network.train()
+        for start in range(0, len(mine), batch_size):
+            total += self._errors(module, prepared, mine[start : start + batch_size]).double().sum()
         if trainer.world_size > 1:
             total = trainer.strategy.reduce(total, reduce_op="sum")
         return float(total) / rows

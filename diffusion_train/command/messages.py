@@ -22,7 +22,7 @@ def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: P
     (Path(cfg.run_dir) / "data.json").write_text(config.redact_text(facts), "utf-8")
     for logger in trainer.loggers:
         logger.log_hyperparams(config.redact(cfg))
-    trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in module.learned.parameters() if p.requires_grad)
     say(f"{cfg.name}: {datamodule.description}, {trained:,} trained parameters, {trainer.precision}")
     say(f"run folder {cfg.run_dir}" + (f", going on from {checkpoint.name}" if checkpoint else ""))
 

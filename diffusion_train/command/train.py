@@ -139,18 +139,19 @@ def build_module(cfg: Any) -> Any:
     """The LightningModule of a config."""
     from diffusion_train import config
     from diffusion_train.network.layout import place
-    from diffusion_train.run_folder import build_network
+    from diffusion_train.run_folder import build_conditioner, build_network
     from diffusion_train.training.module import DiffusionModule
     from diffusion_train.training.optimizer import Optimization
 
     network = build_network(cfg)
     place(network, channels_last=cfg.channels_last, compile=cfg.compile)
+    optimizer, lr_schedule = config.build(cfg.optimizer), config.build(cfg.lr_schedule)
     return DiffusionModule(
         network=network,
         diffusion=config.build(cfg.diffusion),
-        conditioner=config.build(cfg.conditioner),
+        conditioner=build_conditioner(cfg),
         autoencoder=config.build(cfg.autoencoder),
-        optimization=Optimization(config.build(cfg.optimizer), config.build(cfg.lr_schedule), cfg.clip_norm),
+        optimization=Optimization(optimizer, lr_schedule, cfg.clip_norm, cfg.adapter.get("text_encoder_lr")),
         ema=config.build(cfg.ema),
         condition_dropout=cfg.condition_dropout,
         seed=cfg.seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,10 +18,12 @@ Cond = dict[str, Tensor]
 
 
 class Conditioner(nn.Module, ABC):
-    """Frozen, and never part of a checkpoint. Its conditions take the device and precision that the module is moved to."""
+    """Frozen and never part of a checkpoint, unless it is adapted. Its conditions take the device and precision that the
+    module is moved to."""
 
     place: Tensor
     reads_captions = False
+    adapted = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,6 +44,16 @@ class Conditioner(nn.Module, ABC):
     def texts(self) -> list[Text]:
         """The parts that embed captions."""
         return []
+
+    def adapt(self, adapter: Callable[[nn.Module], nn.Module]) -> None:
+        """Places trained weights in the text encoder: gradients then reach them, and checkpoints hold them.
+
+        ValueError where there is no text encoder that this can be done with.
+        """
+        raise ValueError(
+            f"adapter.text_encoder: {type(self).__name__} has no text encoder that can be trained; those of Stable "
+            "Diffusion 1, 2 and XL can: leave it out, or give such a model as pretrained=<model>"
+        )
 
     def warm_up(self, captions: Iterable[str]) -> None:
         """Do before training what would otherwise be done on the fly; by default there is nothing to do.

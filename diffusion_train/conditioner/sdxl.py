@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_train.conditioner.base import Cond, Conditioner
+from diffusion_train.conditioner.online_text import OnlineText
 from diffusion_train.conditioner.text import Text, TextEncoder
 from diffusion_train.conditioner.text_store import MAX_BYTES, Embedding
 from diffusion_train.conditioner.transformers_encoder import (
@@ -59,6 +60,10 @@ class SDXL(Conditioner):
     def texts(self) -> list[Text]:
         return [self.text]
 
+    def adapt(self, adapter: Callable[[nn.Module], nn.Module]) -> None:
+        self.text.adapt(adapter)
+        self.adapted = True
+
     def warm_up(self, captions: Iterable[str]) -> None:
         self.text.warm_up(captions)
 
@@ -95,6 +100,9 @@ class SDXLText(TextEncoder):
     def unload(self) -> None:
         self.first.unload()
         self.second.unload()
+
+    def online(self) -> OnlineText:
+        return OnlineText({"text_encoder": self.first.part(), "text_encoder_2": self.second.part()})
 
 
 def _size(batch: dict[str, Any], device: torch.device) -> Tensor:

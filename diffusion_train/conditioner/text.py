@@ -1,4 +1,4 @@
-"""Captions as embeddings of a frozen text encoder, each computed once and kept."""
+"""Captions as embeddings of a text encoder: of a frozen one each is computed once and kept."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import logging
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from diffusion_train.conditioner.base import Cond, Conditioner, entry
+from diffusion_train.conditioner.online_text import OnlineText
 from diffusion_train.conditioner.text_store import MAX_BYTES, Embedding, TextStore
 from diffusion_train.utils.cache import cache_folder
 from diffusion_train.utils.text import shown
@@ -47,14 +49,24 @@ class TextEncoder(ABC):
     def unload(self) -> None:  # noqa: B027
         """Give back the memory of the weights, if they take any."""
 
+    def online(self) -> OnlineText:
+        """As a module, for adapters to be placed in. ValueError for an encoder that this cannot be done with."""
+        raise ValueError(
+            f"adapter.text_encoder: {type(self).__name__} stays frozen, only text encoders of Stable Diffusion 1, 2 and XL "
+            "can be trained; leave it out"
+        )
+
 
 class Text(Conditioner):
     """`text` (B, max_length, D), `text_mask` (B, max_length) unless all places count, and `pooled` (B, P) if there is one.
 
     `warm_up` keeps embeddings in a file of the cache folder, for this run and the next; a caption that it did not see is
     embedded when it comes. `max_bytes` of embeddings at most stay in the memory of a process. `made_before` gives those
-    of captions that were embedded elsewhere, as far as they were.
+    of captions that were embedded elsewhere, as far as they were. Once adapted, every caption is embedded anew whenever it
+    comes, and nothing is kept.
     """
+
+    online: OnlineText
 
     reads_captions = True
 
@@ -76,11 +88,26 @@ class Text(Conditioner):
 
     def forward(self, batch: dict[str, Any]) -> Cond:
         captions = list(entry(batch, "caption", "Text"))
+        return self._embedded_online(captions) if self.adapted else self._looked_up(captions)
+
+    def adapt(self, adapter: Callable[[nn.Module], nn.Module]) -> None:
+        self.online = self.encoder.online()
+        adapter(self.online)
+        self.adapted = True
+
+    def _embedded_online(self, captions: list[str]) -> Cond:
+        text, pooled, truncated = self.online(captions)
+        self.long_captions.add(captions, truncated)
+        self.long_captions.report()
+        cond = {"text": text.to(self.place)}
+        return cond | {"pooled": pooled.to(self.place)} if pooled.numel() else cond
+
+    def _looked_up(self, captions: list[str]) -> Cond:
         rows = self._kept(captions)
         for caption, row in self._embedded([caption for caption in dict.fromkeys(captions) if caption not in rows]):
             rows[caption] = row
             self.store.add(caption, row)
-        self.long_captions.add(rows)
+        self.long_captions.add(rows, [row.truncated for row in rows.values()])
         self.long_captions.report()
         return self._padded([rows[caption] for caption in captions])
 
@@ -89,6 +116,8 @@ class Text(Conditioner):
 
     def warm_up(self, captions: Iterable[str]) -> None:
         """Takes captions only as long as there is room: a huge data set is not read to its end."""
+        if self.adapted:
+            return
         try:
             self._fill(_different(itertools.chain([""], captions)))
         finally:
@@ -122,7 +151,7 @@ class Text(Conditioner):
                     )
                     return
                 num_captions += 1
-                self.long_captions.add({caption: row})
+                self.long_captions.add([caption], [row.truncated])
                 if caption not in rows:
                     self.store.add(caption, row)
 
@@ -173,9 +202,9 @@ class LongCaptions:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def add(self, rows: Mapping[str, Embedding]) -> None:
-        for caption, row in rows.items():
-            if row.truncated and len(self) < MAX_COUNTED:
+    def add(self, captions: Iterable[str], truncated: Iterable[bool]) -> None:
+        for caption, cut in zip(captions, truncated, strict=True):
+            if cut and len(self) < MAX_COUNTED:
                 self._example = self._example or shown(caption)
                 self._hashes.add(hash(caption))
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from diffusion_train.conditioner.online_text import OnlineText, Part
 from diffusion_train.conditioner.text import TextEncoder
 from diffusion_train.conditioner.text_store import Embedding
 from diffusion_train.utils.sha256 import file_sha256
@@ -97,6 +98,21 @@ class TransformersEncoder(TextEncoder):
     def unload(self) -> None:
         self._loaded = None
 
+    def online(self) -> OnlineText:
+        return OnlineText({"text_encoder": self.part()}) if self.padded else super().online()
+
+    def part(self) -> Part:
+        """Of an OnlineText, to which the weights then belong; captions fill all places."""
+        assert self.padded
+        assert self.normalize is None
+        tokenizer, model = self._load()
+        self.unload()
+        read = self.read
+        if (read, self.pool) == (layer_before_last, no_pool):
+            read = last_layer
+            _cut_last_layer(model)
+        return Part(model, partial(self._ids, tokenizer), partial(_run, read=read, pool=self.pool))
+
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
             import transformers
@@ -119,10 +135,17 @@ class TransformersEncoder(TextEncoder):
     def _rows(self, model: Any, ids: list[list[int]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """(text, pooled) of captions of equal length, with more rows beside them up to `_ROWS`."""
         filled = [*ids, *[ids[-1]] * (_ROWS - len(ids))]
-        texts, pooled = _run(model, self.read, self.pool, torch.tensor(filled, device=device))
+        with torch.no_grad():
+            output = _run(model, torch.tensor(filled, device=device), self.read, self.pool)
+        texts, pooled = (value.cpu() for value in output)
         if self.normalize is not None:
             texts, pooled = self.normalize(texts, pooled)
         return list(zip(texts, pooled, strict=True))[: len(ids)]
+
+    def _ids(self, tokenizer: Any, captions: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
+        """-> ids and whether they were cut, a row a caption."""
+        _, ids, truncated = zip(*self._tokenized(tokenizer, captions), strict=True)
+        return list(ids), list(truncated)
 
     def _tokenized(self, tokenizer: Any, captions: Sequence[str]) -> Iterator[tuple[str, list[int], bool]]:
         padding = "max_length" if self.padded else False
@@ -170,10 +193,17 @@ def no_pool(output: Any) -> Tensor:
     return empty
 
 
+def _cut_last_layer(model: Any) -> None:
+    """Of a CLIP model that is read before it: no gradient would reach the layer, and several processes wait for one."""
+    body = getattr(model, "text_model", model)
+    body.encoder.layers = body.encoder.layers[:-1]
+    body.final_layer_norm = nn.Identity()
+
+
 def _run(
-    model: Any, read: Callable[[Any], Tensor], pool: Callable[[Any], Tensor], ids: Tensor
+    model: Any, ids: Tensor, read: Callable[[Any], Tensor], pool: Callable[[Any], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """ids (B, l) -> text (B, l, D), pooled (B, P), in float32 on the CPU whatever context the caller is in."""
-    with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+    """ids (B, l) -> text (B, l, D), pooled (B, P), in the weights' precision whatever context the caller is in."""
+    with torch.autocast(ids.device.type, enabled=False):
         output = model(input_ids=ids, output_hidden_states=read is not last_layer)
-        return read(output).cpu(), pool(output).cpu()
+        return read(output), pool(output)

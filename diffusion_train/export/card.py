@@ -66,7 +66,8 @@ def _what(model: Model) -> str:
         return "All weights of a U-Net on the base"
     layer = next(iter(model.adapters.values()))
     rank = layer.r["default"]
-    return f"A LoRA of rank {rank}, alpha {layer.scaling['default'] * rank:g}, on the base"
+    parts = {0: "U-Net", 1: "U-Net and text encoder", 2: "U-Net and both text encoders"}[len(model.text_encoders)]
+    return f"A LoRA of rank {rank}, alpha {layer.scaling['default'] * rank:g}, of {parts} on the base"
 
 
 def _proof(ask: Question, proof: Proof) -> str:

@@ -1,10 +1,12 @@
-"""A pipeline in diffusers' layout: the base's parts as they are, and the trained U-Net with adapters merged into it."""
+"""A pipeline in diffusers' layout: the base's parts as they are, but for what was trained, with adapters merged into it."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+
+from safetensors.torch import save_file
 
 from diffusion_train.adapter.lora import merge
 from diffusion_train.export.model import Model
@@ -30,5 +32,9 @@ def write(model: Model, folder: Path) -> Path:
     if index.get("safety_checker") == [None, None]:
         index["requires_safety_checker"] = False
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    for name in model.text_encoders:
+        for file in (folder / name).glob("*.safetensors*"):
+            file.unlink()
+        save_file(model.text_weights(name), folder / name / "model.safetensors", {"format": "pt"})
     merge(model.unet).save_pretrained(folder / "unet", safe_serialization=True)
     return folder

@@ -1,11 +1,13 @@
 """A LoRA with the names of kohya's sd-scripts, which ComfyUI and A1111 read.
 
-Layers are those of diffusers with underscores for dots, and of the first authors' layout for XL.
+Layers are those of diffusers with underscores for dots, the U-Net's of the first authors' layout for XL.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -27,19 +29,21 @@ pipeline.load_lora_weights("{place}", weight_name="{file}")
 pipeline("{prompt}").images[0].save("image.png")
 ```"""
 
+_TEXT_ENCODERS = {
+    "sd": {"text_encoder": "lora_te"},
+    "sdxl": {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
+}
 _BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
 def write(model: Model, folder: Path) -> Path:
     rank, alpha = rank_and_alpha(model)
-    layers = list(model.adapters)
-    names = unet_names(layers, model.unet.config.layers_per_block) if model.family == "sdxl" else {n: n for n in layers}
-    weights, tensors = weights_of(model), {}
-    for layer in layers:
-        name = f"lora_unet_{names[layer].replace('.', '_')}"
-        tensors[f"{name}.lora_down.weight"] = weights[f"{layer}.lora_A.weight"]
-        tensors[f"{name}.lora_up.weight"] = weights[f"{layer}.lora_B.weight"]
-        tensors[f"{name}.alpha"] = torch.tensor(alpha)
+    layers = {name.replace(".", "_"): layer for name, layer in _layers(model)}
+    tensors = {
+        name.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): value
+        for name, value in weights_of(layers).items()
+    }
+    tensors |= {f"{name}.alpha": torch.tensor(alpha) for name in layers}
     facts = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
@@ -50,3 +54,12 @@ def write(model: Model, folder: Path) -> Path:
     }
     save_file(tensors, folder / f"{model.name}.safetensors", facts)
     return folder / f"{model.name}.safetensors"
+
+
+def _layers(model: Model) -> Iterator[tuple[str, Any]]:
+    names = unet_names(model.adapters, model.unet.config.layers_per_block) if model.family == "sdxl" else {}
+    for name, layer in model.adapters.items():
+        yield f"lora_unet_{names.get(name, name)}", layer
+    for encoder, layers in model.text_adapters.items():
+        for name, layer in layers.items():
+            yield f"{_TEXT_ENCODERS[model.family][encoder]}_{name}", layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,23 @@ Or, on the U-Net alone: `peft.PeftModel.from_pretrained(pipeline.unet, "{place}"
 def write(model: Model, folder: Path) -> Path:
     import diffusers
 
-    weights, config = weights_of(model), config_of(model)
-    mixin = {"sd": diffusers.StableDiffusionPipeline, "sdxl": diffusers.StableDiffusionXLPipeline}[model.family]
-    mixin.save_lora_weights(folder, unet_lora_layers=weights, unet_lora_adapter_metadata=config.to_dict())
-    config.save_pretrained(folder)
-    named = {f"base_model.model.{name}": value for name, value in weights.items()}
+    mixin: Any = {"sd": diffusers.StableDiffusionPipeline, "sdxl": diffusers.StableDiffusionXLPipeline}[model.family]
+    given: dict[str, Any] = {}
+    for part, layers in {"unet": model.adapters, **model.text_adapters}.items():
+        given[f"{part}_lora_layers"] = weights_of(layers)
+        given[f"{part}_lora_adapter_metadata"] = config_of(model, layers).to_dict()
+    mixin.save_lora_weights(folder, **given)
+    config_of(model, model.adapters).save_pretrained(folder)
+    named = {f"base_model.model.{name}": value for name, value in given["unet_lora_layers"].items()}
     save_file(named, folder / "adapter_model.safetensors", {"format": "pt"})
     return folder
 
 
-def weights_of(model: Model) -> dict[str, Tensor]:
-    """By their names in the U-Net, A and B of each layer, in float32 on the CPU."""
+def weights_of(layers: Mapping[str, Any]) -> dict[str, Tensor]:
+    """By the names of the layers, A and B of each, in float32 on the CPU."""
     return {
         f"{name}.lora_{side}.weight": matrix["default"].weight.detach().float().cpu().contiguous()
-        for name, layer in model.adapters.items()
+        for name, layer in layers.items()
         for side, matrix in (("A", layer.lora_A), ("B", layer.lora_B))
     }
 
@@ -52,9 +56,10 @@ def rank_and_alpha(model: Model) -> tuple[int, float]:
     return rank, layer.scaling["default"] * rank
 
 
-def config_of(model: Model) -> Any:
+def config_of(model: Model, layers: Mapping[str, Any]) -> Any:
+    """Text encoders are found with and without text_model around them, as versions of transformers differ."""
     import peft
 
     rank, alpha = rank_and_alpha(model)
-    names = "|".join(re.escape(name) for name in model.adapters)
+    names = "|".join(re.escape(name).replace(r"text_model\.", r"(text_model\.)?", 1) for name in layers)
     return peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"^({names})$", inference_mode=True)  # type: ignore[arg-type]

@@ -8,7 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.adapter.lora import lora_layers
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from diffusion_train.adapter.lora import lora_layers, merge
+from diffusion_train.conditioner.online_text import OnlineText
 from diffusion_train.network.diffusers_unet import DiffusersUNet
 from diffusion_train.pipeline import Pipeline
 
@@ -49,6 +53,33 @@ class Model:
         """Layers of the U-Net with an adapter, by their names in it."""
         return lora_layers(self.unet)
 
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """Those that were trained, by their names in the pipeline."""
+        online = [module for module in self.pipeline.conditioner.modules() if isinstance(module, OnlineText)]
+        return dict(online[0].named_children()) if online else {}
+
+    @property
+    def text_adapters(self) -> dict[str, dict[str, Any]]:
+        """Layers with an adapter by their published names, of each of `text_encoders`."""
+        return {name: lora_layers(encoder) for name, encoder in self.text_encoders.items()}
+
+    def text_weights(self, name: str) -> dict[str, Tensor]:
+        """Of the text encoder `name`, with the names of the base's own file, adapters merged into them."""
+        weights = part_weights(self.base / name)
+        if name not in self.text_encoders:
+            return weights
+        changed = {f"{layer}.weight" for layer in self.text_adapters[name]}
+        merged = merge(self.text_encoders[name]).state_dict()
+        published = {
+            key: key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}" for key in weights
+        }
+        assert changed <= set(published.values())
+        return {
+            key: merged[published[key]].cpu().contiguous() if published[key] in changed else value
+            for key, value in weights.items()
+        }
+
 
 def base_folder(node: Any, network: Any) -> Path:
     """Of the `network` node of a run's config. ValueError where the run is of no pipeline of diffusers."""
@@ -71,3 +102,11 @@ def base_folder(node: Any, network: Any) -> Path:
         f"network.model={model}: no pipeline of diffusers stands there, so that text encoder and autoencoder of the export "
         "are not known; give network.model=<folder with model_index.json>"
     )
+
+
+def part_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a part, of one file or several; not of a variant such as model.fp16.safetensors."""
+    files = [file for file in sorted(folder.glob("*.safetensors")) if "." not in file.stem]
+    if not files:
+        raise ValueError(f"{folder}: holds no .safetensors file; weights in other formats are not read")
+    return {name: value.contiguous() for file in files for name, value in load_file(file).items()}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusion_train.adapter.lora import merge
 from diffusion_train.export import original
-from diffusion_train.export.model import Model
+from diffusion_train.export.model import Model, part_weights
 
 USE = """\
 Put `{file}` into `models/checkpoints` of ComfyUI or `models/Stable-diffusion` of A1111. In diffusers, without a network:
@@ -30,7 +30,7 @@ def write(model: Model, folder: Path) -> Path:
     trained = {name: value.detach().cpu().contiguous() for name, value in model.unet.state_dict().items()}
     tensors = {
         **original.unet(trained, config.layers_per_block),
-        **original.vae(_part(model.base / "vae")),
+        **original.vae(part_weights(model.base / "vae")),
         **_text_encoders(model),
     }
     facts = {"modelspec.architecture": _ARCHITECTURES[model.version], "modelspec.title": model.name}
@@ -45,18 +45,10 @@ def write(model: Model, folder: Path) -> Path:
 
 
 def _text_encoders(model: Model) -> dict[str, Tensor]:
-    first = _part(model.base / "text_encoder")
+    first = model.text_weights("text_encoder")
     if model.version == "sd1":
         return original.clip(first, "cond_stage_model.")
     if model.version == "sd2":
         return original.open_clip(first, "cond_stage_model.")
-    second = _part(model.base / "text_encoder_2")
+    second = model.text_weights("text_encoder_2")
     return original.clip(first, "conditioner.embedders.0.") | original.open_clip(second, "conditioner.embedders.1.")
-
-
-def _part(folder: Path) -> dict[str, Tensor]:
-    """The weights of a part, of one file or several; not of a variant such as model.fp16.safetensors."""
-    files = [file for file in sorted(folder.glob("*.safetensors")) if "." not in file.stem]
-    if not files:
-        raise ValueError(f"{folder}: holds no .safetensors file; weights in other formats are not read")
-    return {name: value.contiguous() for file in files for name, value in load_file(file).items()}

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from diffusion_train import config
 from diffusion_train.pipeline import Pipeline
-from diffusion_train.run_folder import assemble, build_network, weights_file
+from diffusion_train.run_folder import assemble, build_network, restore, weights_file
 from diffusion_train.training.checkpoint import by_step, damage, load, load_weights
-from diffusion_train.training.module import load_exactly, trained
+from diffusion_train.training.module import saved_weights
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,10 @@ class Models:
         return self._with(self.cfg, {name: _mix(base[name], value, scale) for name, value in self.weights.items()})
 
     def _at(self, file: Path) -> Pipeline:
-        checkpoint = load(file)
-        weights = {name.removeprefix("network."): value for name, value in checkpoint["state_dict"].items()}
-        return self._with(self.cfg, weights | checkpoint["ema"]["averages"][0])
+        return self._with(self.cfg, saved_weights(load(file), averaged=True))
 
     def _with(self, cfg: Any, weights: dict[str, Tensor]) -> Pipeline:
-        network = build_network(cfg, weights)
-        load_exactly(network, weights, trained(network))
-        return assemble(cfg, network, self.shape, self.device)
+        return restore(cfg, weights, self.shape, self.device)
 
 
 def _mix(base: Tensor, value: Tensor, scale: float) -> Tensor:

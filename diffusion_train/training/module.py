@@ -25,7 +25,7 @@ Batch = dict[str, Any]
 
 
 class DiffusionModule(pl.LightningModule):
-    """Trains `network` to predict the noise; one Lightning batch is one optimizer step.
+    """Trains `network`, and `conditioner` where it is adapted, to predict the noise; one batch is one optimizer step.
 
     A batch is this rank's slice of the global batch. It is worked off in micro-batches here, not by Lightning's
     accumulation, so that the step count, the logs and a resumed run mean the same for any micro-batch and rank count.
@@ -51,18 +51,22 @@ class DiffusionModule(pl.LightningModule):
         self.micro_batch_size: int | None = None
         self.skipped_in_a_row = torch.zeros(())
         self.idle_since: float | None = None
-        for frozen in (conditioner, autoencoder):
+        for frozen in (autoencoder,) if conditioner.adapted else (autoencoder, conditioner):
             frozen.eval().requires_grad_(False)
 
+    @property
+    def learned(self) -> nn.Module:
+        return learned(self.network, self.conditioner)
+
     def configure_optimizers(self) -> Any:
-        return self.optimization.configure(self.network)
+        return self.optimization.configure(self.network, self.conditioner)
 
     def on_fit_start(self) -> None:
-        self.ema.attach(self.network)
+        self.ema.attach(self.learned)
 
     def on_train_start(self) -> None:
         self.network.train()
-        self.conditioner.eval()
+        self.conditioner.train(self.conditioner.adapted)
         self.autoencoder.eval()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -96,13 +100,13 @@ class DiffusionModule(pl.LightningModule):
             cond = drop(cond, self.conditioner.null(len(x0)), keep)
         return self.diffusion.loss(self.network, x0, rng, **cond)
 
-    @torch.no_grad()
     def prepare(self, batch: Batch, rng: Rng | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch -> what the network is trained on: clean latents (B, ...), drawn by `rng` if any, and conditions."""
-        if "moments" in batch:
-            latents = self.autoencoder.latents(batch["moments"].view(self.autoencoder.dtype).float(), rng)
-        else:
-            latents = self.autoencoder.encode(batch["x"], rng)
+        with torch.no_grad():
+            if "moments" in batch:
+                latents = self.autoencoder.latents(batch["moments"].view(self.autoencoder.dtype).float(), rng)
+            else:
+                latents = self.autoencoder.encode(batch["x"], rng)
         return latents.to(self.conditioner.place.dtype), self.conditioner(batch)
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, Rng, bool]]:
@@ -127,7 +131,7 @@ class DiffusionModule(pl.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)
-        norm = self.optimization.clip(self.network)
+        norm = self.optimization.clip(self.learned)
         finite = torch.isfinite(norm)
         if scaler is None:
             self.optimization.skip_unless(optimizer.optimizer, finite)
@@ -139,15 +143,14 @@ class DiffusionModule(pl.LightningModule):
         return norm
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = {f"network.{name}": value for name, value in trained(self.network).items()}
+        prefix = "" if self.conditioner.adapted else "network."
+        checkpoint["state_dict"] = {prefix + name: value for name, value in trained(self.learned).items()}
         checkpoint["ema"] = self.ema.state_dict()
         checkpoint["skipped_in_a_row"] = self.skipped_in_a_row.cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.trainer.precision_plugin.convert_module(self.network)  # Lightning restores first: float64 would be rounded
-        prefix = "network."
-        weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
-        load_exactly(self.network, weights, trained(self.network))
+        self.trainer.precision_plugin.convert_module(self.learned)  # Lightning restores first: float64 would be rounded
+        load_exactly(self.learned, saved_weights(checkpoint), trained(self.learned))
         self.ema.load_state_dict(checkpoint["ema"])
         self.skipped_in_a_row = checkpoint["skipped_in_a_row"]
 
@@ -161,6 +164,19 @@ def check_latents(keys: Iterable[str], finite: Iterable[bool]) -> None:
     """Raises ValueError that names the samples whose latents are not finite."""
     if wrong := [shown(key) for key, row in zip(keys, finite, strict=True) if not row]:
         raise ValueError(f"the autoencoder answers no numbers for the samples {', '.join(wrong)}")
+
+
+def learned(network: nn.Module, conditioner: Conditioner) -> nn.Module:
+    """What training changes, with all beside it that stays: the network, or network and conditioner, where that is adapted."""
+    return nn.ModuleDict({"network": network, "conditioner": conditioner}) if conditioner.adapted else network
+
+
+def saved_weights(checkpoint: dict[str, Any], averaged: bool = False) -> dict[str, Tensor]:
+    """The trained weights of a checkpoint by their names in `learned`, on request with those of the first average."""
+    average, weights = checkpoint["ema"]["averages"][0], checkpoint["state_dict"]
+    prefix = "" if average.keys() <= weights.keys() else "network."
+    named = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return named | average if averaged else named
 
 
 def trained(network: nn.Module) -> dict[str, Tensor]:

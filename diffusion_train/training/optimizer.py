@@ -12,22 +12,28 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class Optimization:
-    """How the gradient changes the weights: `optimizer(parameter groups)`, `lr_schedule(step) -> factor`, clipping."""
+    """How the gradient changes the weights: `optimizer(parameter groups)`, `lr_schedule(step) -> factor`, clipping.
+
+    `conditioner_lr` is the conditioner's own learning rate, where it is trained; null is the optimizer's.
+    """
 
     def __init__(
         self,
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
         lr_schedule: Callable[[int], float],
         clip_norm: float | None = 1.0,
+        conditioner_lr: float | None = None,
     ) -> None:
         self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
+        self.conditioner_lr = conditioner_lr
 
-    def configure(self, network: nn.Module) -> tuple[list[Optimizer], list[LambdaLR]]:
-        """Raises ValueError if nothing is trained."""
+    def configure(self, network: nn.Module, conditioner: nn.Module) -> tuple[list[Optimizer], list[LambdaLR]]:
+        """Raises ValueError if nothing of the network is trained."""
         groups = decay_groups(network)
         if not groups:
             raise ValueError("adapter: no parameter of the network requires a gradient, so nothing would be trained")
-        optimizer = self.optimizer(groups)
+        own = {} if self.conditioner_lr is None else {"lr": self.conditioner_lr}
+        optimizer = self.optimizer([*groups, *(group | own for group in decay_groups(conditioner))])
         return [optimizer], [LambdaLR(optimizer, self.lr_schedule)]
 
     def clip(self, network: nn.Module) -> Tensor:

@@ -101,6 +101,16 @@ def test_without_a_base_it_is_refused_before_the_first_step(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_text_encoder_that_is_not_there_is_told_before_the_first_step(runs: Path, tmp_path: Path) -> None:
+    given = [f"pretrained={runs / 'base'}", "adapter.text_encoder=true"]
+    done = run("train.py", *SMALL, *LORA, *given, f"run_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "adapter.text_encoder: NoCondition has no text encoder that can be trained" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one(runs: Path, tmp_path: Path) -> None:
     given = [*SMALL, *LORA, f"pretrained={runs / 'base'}", "trainer.precision=64-true"]
     for name, arguments in {"one": [], "two": ["trainer=ddp_cpu"]}.items():

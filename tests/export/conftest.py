@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_pipelines
@@ -13,9 +12,9 @@ from diffusion_train import config
 from diffusion_train.adapter.lora import lora_layers
 from diffusion_train.config.compose import Composer
 from diffusion_train.config.folders import conf_folder
-from diffusion_train.run_folder import build_network
+from diffusion_train.run_folder import build_conditioner, build_network
 from diffusion_train.training.checkpoint import save_weights
-from diffusion_train.training.module import trained
+from diffusion_train.training.module import learned, trained
 
 
 @pytest.fixture(scope="session")
@@ -40,11 +39,11 @@ def make_run() -> Callable[..., Path]:
         assert not mistakes, mistakes
         del cfg.hydra
         config.settle(cfg)
-        network: Any = build_network(cfg)
-        disturb(network)
+        model = learned(build_network(cfg), build_conditioner(cfg))
+        disturb(model)
         facts = {"config": config.redact(cfg), "step": 1, "shape": [3, 64, 64]}
         config.save_config(cfg, run / "config.yaml")
-        save_weights(run / "weights.safetensors", trained(network), facts)
+        save_weights(run / "weights.safetensors", trained(model), facts)
         return run
 
     return make

@@ -14,11 +14,15 @@ import yaml
 from safetensors import safe_open
 
 from diffusion_train.command.cli import launch
+from diffusion_train.command.export import FORMATS
 from diffusion_train.export import lora_kohya
+from diffusion_train.export.model import Model
 from diffusion_train.export.proof import difference
+from diffusion_train.run_folder import load_pipeline
 
 LORA = ("adapter=lora", "adapter.rank=4", "adapter.alpha=6")
 ALL = "adapter.targets='.*'"
+TEXT = "adapter.text_encoder=true"
 # A network of random weights lets rounding grow with each guided step: 1e-6 of its output becomes 2e-2 in ten.
 CALM = ("proof.num_steps=4", "proof.guidance_scale=1.5")
 Tiny = Callable[[str], Path]
@@ -61,6 +65,9 @@ def differences(output: str) -> list[float]:
         ("sdxl", "lora_peft", (*LORA, ALL)),
         ("sdxl", "lora_kohya", (*LORA, ALL)),
         ("sdxl", "single_file", LORA),
+        *((base, form, (*LORA, TEXT)) for base in ("sd15", "sdxl") for form in FORMATS),
+        ("sd2_v", "lora_kohya", (*LORA, TEXT)),
+        ("sd2_v", "single_file", (*LORA, TEXT)),
     ],
 )
 def test_diffusers_gives_our_prediction_and_image(
@@ -108,7 +115,7 @@ def test_a_base_fetched_without_the_filter_of_images(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["alpha", "torn"])
+@pytest.mark.parametrize("fault", ["alpha", "torn", "no text encoder"])
 def test_an_export_that_gives_other_images_is_not_kept(
     runs: Callable[..., Path],
     tmp_path: Path,
@@ -125,13 +132,29 @@ def test_an_export_that_gives_other_images_is_not_kept(
 
     if fault == "alpha":
         monkeypatch.setattr(lora_kohya, "rank_and_alpha", lambda model: (4, 4.0))
-    else:
+    elif fault == "torn":
         monkeypatch.setattr(lora_kohya, "write", torn)
-    code = launch("export", [f"run={runs('sd15', *LORA)}", "format=lora_kohya", f"out={tmp_path / 'out'}"])
+    else:
+        monkeypatch.setattr(Model, "text_adapters", {})
+    run = runs("sd15", *LORA, *([TEXT] if fault == "no text encoder" else []))
+    code = launch("export", [f"run={run}", "format=lora_kohya", f"out={tmp_path / 'out'}", *CALM])
     assert code == 3
     told = capsys.readouterr().err
-    assert ("differs from the run" if fault == "alpha" else "cannot load the export") in told
+    assert ("cannot load the export" if fault == "torn" else "differs from the run") in told
     assert not list(tmp_path.iterdir())
+
+
+def test_kohya_s_names_of_text_encoders(tiny: Tiny, runs: Callable[..., Path], tmp_path: Path) -> None:
+    """The last layer of XL's first encoder, which nothing reads, has none."""
+    model = Model(load_pipeline(runs("sdxl", *LORA, TEXT)), tiny("sdxl"), "x")
+    with safe_open(lora_kohya.write(model, tmp_path), "pt") as file:
+        names = {name.partition(".")[0] for name in file.keys()}  # noqa: SIM118
+    assert {name for name in names if not name.startswith("lora_unet_")} == {
+        f"lora_te{number}_text_model_encoder_layers_{layer}_self_attn_{part}"
+        for number, layers in ((1, range(2)), (2, range(3)))
+        for layer in layers
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj")
+    }
 
 
 @pytest.mark.slow

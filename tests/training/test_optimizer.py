@@ -23,7 +23,7 @@ def test_decay_falls_on_matrices_alone() -> None:
 def test_frozen_parameters_are_left_out_and_nothing_to_train_is_refused() -> None:
     net = network().requires_grad_(False)
     with pytest.raises(ValueError, match="nothing would be trained"):
-        Optimization(adamw, Constant(1)).configure(net)
+        Optimization(adamw, Constant(1)).configure(net, nn.Identity())
 
 
 @pytest.mark.parametrize("make", [adamw, lambda groups: torch.optim.SGD(groups, lr=0.1)], ids=["fused", "plain"])
@@ -31,7 +31,7 @@ def test_frozen_parameters_are_left_out_and_nothing_to_train_is_refused() -> Non
 def test_a_gradient_that_is_not_finite_changes_no_weight(make, bad: float) -> None:
     net = nn.Linear(2, 2)
     optimization = Optimization(make, Constant(1))
-    (optimizer,), _ = optimization.configure(net)
+    (optimizer,), _ = optimization.configure(net, nn.Identity())
     before = net.weight.detach().clone()
     for value, moved in ((bad, False), (1.0, True)):
         for p in net.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -10,11 +11,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, decode_caption
 from diffusion_train.data.source.base import MAX_METADATA, Entry, LeftOut, Record, parse_metadata, read_file
 from diffusion_train.data.source.table import SUFFIXES, USUAL, USUAL_COLUMNS, Columns, header, rows
 
-PLACES = ("txt", "table", "json", "name")
+PLACES = ("txt", "table", "json", "name", "prompt")
 TABLES = tuple(f"{name}{suffix}" for name in ("captions", "metadata") for suffix in SUFFIXES)
 _OTHER_IMAGES = ("avif", "bmp", "heic", "heif", "jp2", "jxl", "psd", "svg", "tif", "tiff")
 _SIDE_FILES = (".txt", ".json")
@@ -27,7 +30,7 @@ class Folder:
 
     `captions` says where captions stand, in the order of preference: txt and json are files beside the image (img.txt
     or img.jpg.txt), table is captions.csv or metadata.csv, .tsv or .jsonl of any folder with paths relative to it,
-    name is the file's own name. Facts come from json and table, whatever gives the caption. `ignore` is a folder that is
+    name is the file's own name, prompt what stands in a PNG that sample.py drew. Facts come from json and table, whatever gives the caption. `ignore` is a folder that is
     not looked into.
     """
 
@@ -106,8 +109,11 @@ def read_image(
         "json": _caption(facts, (caption_field,) if caption_field else USUAL["caption"]),
         "name": os.path.splitext(os.path.basename(path))[0].replace("_", " "),
     }
+    image = read_file(root / path)
+    if "prompt" in places:
+        captions["prompt"] = _prompt(image)
     caption = next((captions[place] for place in places if captions[place].strip()), None)
-    return Record(read_file(root / path), caption, facts | row.facts | {"file": path})
+    return Record(image, caption, facts | row.facts | {"file": path})
 
 
 class _Files(NamedTuple):
@@ -205,6 +211,15 @@ def _kind(name: str) -> str:
 
 def _same_name(path: str) -> str:
     return unicodedata.normalize("NFC", path.replace("\\", "/"))
+
+
+def _prompt(image: bytes) -> str:
+    """ "" in what is no PNG, or has none."""
+    try:
+        with Image.open(io.BytesIO(image), formats=("PNG",)) as opened:
+            return str(opened.info.get("prompt", ""))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""
 
 
 def _caption(facts: Facts, names: Sequence[str]) -> str:

@@ -4,10 +4,12 @@ import os
 import unicodedata
 
 import pytest
+from PIL import Image
 
 from diffusion_train.data.source.base import LeftOut
 from diffusion_train.data.source.folder import Folder
 from diffusion_train.data.source.table import Columns
+from diffusion_train.picture import save_png
 
 
 def reasons(found):
@@ -152,3 +154,12 @@ def test_mistakes_are_told_before_anything_is_read(write, settings, message):
     root = write({"a.jpg": b"", "captions.csv": "image,title\na.jpg,x\n"})
     with pytest.raises(ValueError, match=message):
         Folder(**{"path": str(root)} | settings)
+
+
+def test_the_prompt_of_a_drawn_image_is_a_caption_only_if_asked(write, read, tmp_path):
+    root = write({"x.jpg": b"no PNG", "y.png": b"no PNG either"})
+    save_png(Image.new("RGB", (2, 2)), root / "drawn.png", {"prompt": "a café\nby night", "seed": "3"})
+    save_png(Image.new("RGB", (2, 2)), root / "grid.png", {"run": "x"})
+    captions = {name: record.caption for name, record in read(Folder(root, captions=["prompt"])).items()}
+    assert captions == {"drawn": "a café\nby night", "grid": None, "x": None, "y": None}
+    assert read(Folder(root))["drawn"].caption is None
