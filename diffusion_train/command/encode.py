@@ -78,10 +78,11 @@ def encode(cfg: Any, out: Path) -> int:
     from diffusion_train.command.exit import Exit
     from diffusion_train.command.shapes import check_shapes
     from diffusion_train.data.encoding import Share, refuse_uncached
+    from diffusion_train.run_folder import build_conditioner
 
     torch.set_float32_matmul_precision("high")
     datamodule = config.build(cfg.data.module)
-    autoencoder, conditioner = config.build(cfg.autoencoder), config.build(cfg.conditioner)
+    autoencoder, conditioner = config.build(cfg.autoencoder), build_conditioner(cfg)
     check_shapes(cfg, 1, autoencoder.latent_shape)
     refuse_uncached(datamodule.dataset)
     if autoencoder.fingerprint is None and not conditioner.texts():

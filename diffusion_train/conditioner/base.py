@@ -42,7 +42,7 @@ class Conditioner(nn.Module, ABC):
         return cond
 
     def texts(self) -> list[Text]:
-        """The parts that embed captions."""
+        """The parts that embed captions and stay as they are."""
         return []
 
     def adapt(self, adapter: Callable[[nn.Module], nn.Module]) -> None:

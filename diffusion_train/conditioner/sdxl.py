@@ -58,7 +58,7 @@ class SDXL(Conditioner):
         return {name: torch.zeros_like(value) for name, value in cond.items()} if self.zeros_without_prompt else cond
 
     def texts(self) -> list[Text]:
-        return [self.text]
+        return self.text.texts()
 
     def adapt(self, adapter: Callable[[nn.Module], nn.Module]) -> None:
         self.text.adapt(adapter)

@@ -112,7 +112,7 @@ class Text(Conditioner):
         return self._padded([rows[caption] for caption in captions])
 
     def texts(self) -> list[Text]:
-        return [self]
+        return [] if self.adapted else [self]
 
     def warm_up(self, captions: Iterable[str]) -> None:
         """Takes captions only as long as there is room: a huge data set is not read to its end."""
