@@ -28,7 +28,6 @@ from diffusion_train.utils.rng import key_seed
 Sample = dict[str, Any]
 Wanted = dict[str, tuple[Range, int]]  # member: where it lies, the checksum it should have
 _MAX_SUBSTITUTES = 16
-_IS_IMAGE = frozenset(IMAGE_EXTENSIONS).__contains__
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +68,10 @@ class Reader:
         return self.storage.prefetch([place for members in self._wanted(draws) for place, _ in members.values()])
 
     def _wanted(self, draws: Sequence[Draw]) -> list[Wanted]:
-        """What is read for each draw: its image, further images, what its caption and view are made of."""
+        """What is read for each draw: its image, further images, what its caption and view are made of.
+
+        The one place that decides it.
+        """
         names = {*self.captions.extensions, *IMAGE_EXTENSIONS, *self.images.values(), *self.view.extensions}
         return self.collection.members_of(self._numbers(draws), names)
 
@@ -101,7 +103,7 @@ class Reader:
     def _made(self, draw: Draw, key: str, wanted: Wanted, members: Members) -> Sample:
         if self.verify:
             self._compare(key, wanted, members)
-        image = next(filter(_IS_IMAGE, members))
+        image = next(filter(IMAGE_EXTENSIONS.__contains__, members))
         try:
             caption = self.captions(members, key, draw.epoch, draw.sample)
             others = {name: self._other(members, extension) for name, extension in self.images.items()}
