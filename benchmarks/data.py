@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import os
 import resource
@@ -54,18 +55,18 @@ class Ours(Peer):
 
     def __init__(self, urls: list[str], folder: Path) -> None:
         self.data = module(urls, Raw)
-        self.position = 0
 
     def samples(self) -> Iterator[Sample]:
-        for position in range(self.position, sys.maxsize, BATCH_SIZE):
-            draws = self.data.order.indices(position, BATCH_SIZE, range(BATCH_SIZE))
-            yield from ((sample["image"], sample["caption"]) for sample in self.data.dataset.read(draws))
+        """All that a batch of training goes through, but for collation."""
+        reads = self.data.train_dataloader().dataset
+        for number in itertools.count():
+            yield from ((sample["image"], sample["caption"]) for sample in reads.__getitems__([number]))
 
     def state(self, count: int) -> int:
         return count
 
     def restore(self, state: int) -> None:
-        self.position = state
+        self.data.go_on(0, state)
 
 
 LIBRARIES = {"ours": Ours, **PEERS}

@@ -71,9 +71,8 @@ class Buckets:
         for number in np.unique(bucket).tolist():
             its = np.flatnonzero(bucket == number)
             after = (batch[its] * batch_size).tolist()
-            found |= zip(
-                its.tolist(), self.draws[number].batches(after, batch_size, places, self.shapes[number]), strict=True
-            )
+            batches = self.draws[number].batches(after, batch_size, places, self.shapes[number])
+            found |= zip(its.tolist(), batches, strict=True)
         return [found[place] for place in range(len(positions))]
 
     def windows(self) -> list[Window]:
