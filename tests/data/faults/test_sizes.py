@@ -23,12 +23,12 @@ from diffusion_train.data.problem import DataError
 def test_no_shards_or_an_empty_data_set(train, make_tar, make_png, make_dataset, tmp_path):
     """Told before the model is made, which here cannot be made."""
     pattern = f"{tmp_path}/{{00..03}}.tar"
-    run = train(pattern, "network.channels=[32,32]")
+    run = train(pattern, "adapter=lora")  # of no pretrained model
     assert run.code == Exit.WRONG
     for number in range(4):
         name = f"{tmp_path}/0{number}.tar"
         assert f"{name}: pattern {pattern} matched 0 files in {tmp_path}" in run.told
-    assert "network" not in run.told
+    assert "adapter" not in run.told
     empty = make_tar([("README", b"nothing")])
     with pytest.raises(DataError, match=f"{empty} at byte 0: holds no sample"):
         make_dataset(empty)
