@@ -60,6 +60,7 @@ class LoRA:
         return self._placed(network, self.targets, "adapter.targets")
 
     def on_text_encoder(self, encoder: nn.Module) -> nn.Module:
+        """The same with the layers that `text_encoder` chooses. ValueError for those that are not there."""
         return self._placed(encoder, self.text_encoder, "adapter.text_encoder")
 
     def _placed(self, network: nn.Module, targets: str | Sequence[str], key: str) -> nn.Module:

@@ -18,8 +18,10 @@ Cond = dict[str, Tensor]
 
 
 class Conditioner(nn.Module, ABC):
-    """Frozen and never part of a checkpoint, unless it is adapted. Its conditions take the device and precision that the
-    module is moved to."""
+    """Frozen and never part of a checkpoint, unless it is adapted.
+
+    Its conditions take the device and precision that the module is moved to.
+    """
 
     place: Tensor
     reads_captions = False

@@ -15,6 +15,8 @@ import diffusers
 import torch
 from safetensors.torch import load_file, save_file
 
+EXACT = {"torch_dtype": torch.float32}  # whatever precision a part's config speaks of, as those of published models do
+
 
 def main(folder: Path) -> None:
     case = json.loads((folder / "case.json").read_text("utf-8"))
@@ -33,16 +35,17 @@ def load(case: dict[str, Any]) -> Any:
     base = Path(case["base"])
     if case["format"] == "diffusers":
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            case["file"], local_files_only=True, use_safetensors=True
+            case["file"], local_files_only=True, use_safetensors=True, **EXACT
         )
         if getattr(pipeline, "safety_checker", None) is not None:
             pipeline.safety_checker = None  # it paints images black
         return pipeline
     if case["format"] == "single_file":
         pipeline_class = getattr(diffusers, index_of(base)["_class_name"])
-        return pipeline_class.from_single_file(case["file"], config=str(base), local_files_only=True, **left_out(base))
+        given = {"config": str(base), "local_files_only": True, **EXACT, **left_out(base)}
+        return pipeline_class.from_single_file(case["file"], **given)
     pipeline = diffusers.DiffusionPipeline.from_pretrained(
-        str(base), local_files_only=True, use_safetensors=True, **left_out(base)
+        str(base), local_files_only=True, use_safetensors=True, **EXACT, **left_out(base)
     )
     if case["unet"]:
         pipeline.unet = unet(case["unet"])

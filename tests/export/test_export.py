@@ -115,6 +115,20 @@ def test_a_base_fetched_without_the_filter_of_images(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["diffusers", "single_file", "lora_kohya"])
+def test_a_base_whose_text_encoder_speaks_of_half_precision(
+    tiny: Tiny, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    """As the published Stable Diffusion XL does, of weights in float32: tools take the word for it."""
+    base = shutil.copytree(tiny("sd15"), tmp_path / "base")
+    file = base / "text_encoder" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dtype": "float16"}))
+    run = make_run(tmp_path / "run", "experiment=sd15_full", f"pretrained={base}", *LORA, TEXT)
+    assert launch("export", [f"run={run}", f"format={form}", f"out={tmp_path / 'out'}", *CALM]) == 0
+    assert max(differences(capsys.readouterr().out)) < 1e-4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["alpha", "torn", "no text encoder"])
 def test_an_export_that_gives_other_images_is_not_kept(
     runs: Callable[..., Path],
