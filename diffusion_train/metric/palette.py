@@ -60,9 +60,9 @@ class PaletteDistance(Metric):
         return distance(*self.palettes()).float()
 
 
-def palette(images: Tensor, num_colours: int = 8) -> Palette:
-    """(B, 1 or 3, H, W) in [-1, 1]."""
-    return of_histogram(histogram(images), num_colours)
+def palette(*images: Tensor, num_colours: int = 8) -> Palette:
+    """Of all together, each (B, 1 or 3, H, W) in [-1, 1]."""
+    return of_histogram(torch.stack([histogram(batch) for batch in images]).sum(0), num_colours)
 
 
 def distance(one: Palette, other: Palette) -> Tensor:

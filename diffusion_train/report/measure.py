@@ -22,14 +22,13 @@ from diffusion_train.metric.copying import (
     without_itself,
 )
 from diffusion_train.metric.kid import mmd
-from diffusion_train.metric.palette import Palette, histogram, of_histogram
+from diffusion_train.metric.palette import Palette, palette
 from diffusion_train.metric.palette import distance as palette_distance
 from diffusion_train.report.material import Seen
 
 # The least differences that count, by measure: a bit of 63, and 1 - cosine of features and of small pictures.
 RESOLUTION = {"hash": 1.0, "features": 0.01, "thumbnail": 0.01}
 _THUMBNAIL = 16  # pixels a side
-_NUM_COLOURS = 8  # of a palette
 
 
 class Copying(NamedTuple):
@@ -80,7 +79,7 @@ def _thumbnails(images: Seen) -> Tensor:
 
 
 def colours(images: Seen) -> Palette:
-    return of_histogram(sum(map(histogram, images.chunks()), torch.zeros(())), _NUM_COLOURS)
+    return palette(*images.chunks())
 
 
 def fidelity(images: Seen, brand: Seen) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_pipelines
 from PIL import Image
 
 from diffusion_train.data.shards import write_shards
@@ -34,8 +35,8 @@ def report_of(run: Path) -> dict:
     return json.loads((run / "report.json").read_text("utf-8"))
 
 
-def noise(number: int) -> bytes:
-    pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+def noise(number: int, side: int = 16) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "png")
     return out.getvalue()
@@ -104,6 +105,34 @@ def test_a_training_run_writes_its_report_when_it_is_done(runs: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert report_of(tmp_path / "run")["step"] == 2
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_lora_on_stable_diffusion(tmp_path: Path) -> None:
+    """Latents, a base that is no run of ours, its licence, and pictures that are larger than what is kept of them."""
+    pytest.importorskip("diffusers")
+    base = tiny_pipelines.sd15(tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n")
+    samples = ({"__key__": f"k{i}", "png": noise(i, 72), "txt": f"red apple {i}", "json": {}} for i in range(8))
+    [shard] = write_shards(samples, tmp_path / "shards", "noise", 8)
+    words = ["experiment=sd15_lora", f"pretrained={base}", f"data.shards={shard}", f"run_dir={tmp_path / 'run'}"]
+    words += ["trainer=cpu", "trainer.precision=32-true", "logger=none", "~callbacks.samples", "~callbacks.validation"]
+    words += ["trainer.max_steps=1", "data.batch_size=2", "data.num_workers=0", "data.holdout=2", "data.image_size=72"]
+    done = call("train", *words, "sampler.num_steps=2")
+    assert done.returncode == 0, done.stderr
+    done = call("report", f"run={tmp_path / 'run'}", "num_prompts=1", "scales=[0,1]", "steps=false")
+    assert done.returncode == 0, done.stderr
+    report = report_of(tmp_path / "run")
+    assert report["base"] == "base"
+    assert report["prompts"]["general"] == {"count": 1, "origin": "everyday things"}
+    assert [row["name"] for row in report["sweep"]["rows"]] == ["scale 0", "scale 1"]
+    assert report["sweep"]["rows"][0]["drift"] == pytest.approx(0, abs=1e-4)
+    assert [entry["licenses"][0]["name"] for entry in report["rights"]] == ["unknown", "creativeml-openrail-m"]
+    names = {sample[name] for sample in report["samples"] for name in ("before", "image")}
+    names |= {sample["copying"]["hash"]["image"] for sample in report["samples"]}
+    files = {file.stem: Image.open(file).size for file in (tmp_path / "run" / "report_images").glob("*.png")}
+    assert files.keys() >= names
+    assert {files[name] for name in names} == {(72, 72)}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Coverage, sweep, rights and marks: small pieces with known answers."""
+"""Coverage, sweep, rights, marks and pictures: small pieces with known answers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
 
+from diffusion_train.picture import to_image
+from diffusion_train.report.album import Album
 from diffusion_train.report.coverage import Coverage
 from diffusion_train.report.marks import FORMAT, merged, read_marks
+from diffusion_train.report.material import see
 from diffusion_train.report.rights import asked_for, rights
 from diffusion_train.report.sweep import choose, undominated
 
@@ -143,3 +149,25 @@ def test_a_reviewers_last_word_counts_and_reviewers_stand_beside_each_other() ->
     other = mark(reviewer="Bob")
     assert merged([late], [early, other]) == [late, other]
     assert merged([early], [late]) == [late]
+
+
+def test_what_is_kept_of_images_is_small_and_gives_the_same_figures() -> None:
+    large = torch.rand(5, 3, 256, 192, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seen = see(large, lambda x: x.flatten(1)[:, :4])
+    assert (seen.small.shape, seen.small.dtype) == ((5, 3, 64, 64), torch.uint8)
+    [kept] = seen.chunks()
+    exact, found = (interpolate(x, (16, 16), mode="area") for x in (large, kept))
+    assert (exact - found).abs().max() < 1 / 127.5
+    small = large[..., :32, :48]
+    [kept] = see(small, lambda x: x.flatten(1)[:, :4]).chunks()
+    assert (kept - small).abs().max() <= 0.5 / 127.5 + 1e-6  # as they are, but for levels
+
+
+def test_pictures_are_written_as_they_are_kept_and_named_by_their_pixels(tmp_path: Path) -> None:
+    album = Album(tmp_path / "new")
+    x = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    names = [album.keep(image) for image in (x[0], x[1], x[0])]
+    assert names[0] == names[2] != names[1]
+    assert sorted(file.stem for file in (tmp_path / "new").iterdir()) == sorted(names[:2])
+    assert Image.open(tmp_path / "new" / f"{names[0]}.png").tobytes() == to_image(x[0]).tobytes()
+    assert album.keep(x[0].transpose(1, 2)) not in names
