@@ -24,11 +24,13 @@ from diffusion_train.data.shard_index import ShardIndex
 from diffusion_train.data.storage.base import Stat, Storage, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.remedy import remedy, spelling
+from diffusion_train.data.storage.urls import is_local
 from diffusion_train.utils.cache import cache_folder
 from diffusion_train.utils.redact import redact_url
 
 Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
 _PROBES = 32  # shards asked for at once
+_SMALL = 1 << 25  # bytes that this process has read before others have started
 
 
 def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
@@ -94,14 +96,17 @@ def _indexes(urls: Sequence[str], stats: Sequence[Stat], storage: Storage) -> It
     with ThreadPoolExecutor(min(_PROBES, max(1, len(urls)))) as pool:
         kept = list(pool.map(lambda url, stat: load_index(url, stat, storage), urls, stats))
     missing = [number for number, index in enumerate(kept) if index is None]
-    for number, index in zip(missing, _build([urls[number] for number in missing], storage), strict=True):
+    small = sum(stats[number].size for number in missing) < _SMALL and all(is_local(urls[number]) for number in missing)
+    built = _build([urls[number] for number in missing], storage, alone=small)
+    for number, index in zip(missing, built, strict=True):
         kept[number] = index
     return (index for index in kept if index is not None)
 
 
-def _build(urls: Sequence[str], storage: Storage) -> list[ShardIndex]:
+def _build(urls: Sequence[str], storage: Storage, alone: bool) -> list[ShardIndex]:
+    """`alone`: by this process."""
     bar = tqdm(total=len(urls), desc="Indexing shards", unit="shard", mininterval=0.5, disable=None if urls else True)
-    if len(urls) < 4:
+    if alone or len(urls) < 4:
         built = []
         for url in urls:
             built.append(keep_index(build_index(url, storage)))

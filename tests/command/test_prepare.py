@@ -222,6 +222,7 @@ def test_the_shards_may_lie_inside_the_source(photos):
     assert prepare(*command) == prepare(*command) == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_4_and_goes_on_later(photos, tmp_path):
     """A limit on the size of files stands for a full disk."""
     code = (

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from diffusion_train.data import opening
 from diffusion_train.data.opening import open_shards
 from diffusion_train.data.patterns import find_shards
 from diffusion_train.data.problem import DataError
@@ -152,8 +153,25 @@ def test_a_shard_given_twice_is_refused(make_shards, tmp_path):
         open_shards([path, tmp_path / "again.tar"])
 
 
+def test_one_process_and_several_index_alike(make_shards, monkeypatch, tmp_path):
+    paths = make_shards(8, 2)
+    alone = open_shards(paths)
+    for path in paths[0].parent.iterdir():
+        if path not in paths:  # the indexes
+            path.unlink()
+    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(tmp_path / "cache of another run"))
+    monkeypatch.setattr(opening, "_SMALL", 0)
+    several = open_shards(paths)
+    assert several.fingerprint == alone.fingerprint
+    assert [several.key(number) for number in range(len(several))] == [
+        alone.key(number) for number in range(len(alone))
+    ]
+
+
 def test_a_script_without_a_main_guard_is_told_instead_of_waiting_for_itself(make_shards, tmp_path):
     paths = make_shards(8, 1)
+    for path in paths:
+        os.truncate(path, 5 << 20)  # so large that other processes help
     script = tmp_path / "script.py"
     script.write_text(f"from diffusion_train.data.opening import open_shards\nopen_shards({[str(p) for p in paths]})\n")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)

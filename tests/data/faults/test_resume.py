@@ -21,6 +21,7 @@ def test_another_number_of_ranks_or_workers_at_resume(shards, make_dataset, glob
     assert "data.batch_size=6 is not divisible over 4 process(es) and data.num_lanes=1: use 4 or 8" in run.told
 
 
+@pytest.mark.slow
 def test_another_micro_batch_at_resume(shards, train):
     whole = train(shards, "trainer.max_steps=3", folder="whole")
     assert whole.code == Exit.DONE, whole.told
