@@ -18,9 +18,9 @@ import string
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffusers
 import torch
@@ -35,7 +35,7 @@ from diffusion_train.pretrained.vocabulary import END, START, Vocabulary
 from diffusion_train.utils.cache import cache_folder
 
 HERE = Path(__file__).parent
-SIDE, NUM_IMAGES, NUM_TOKENS = 512, 16, 49408
+SIDE, NUM_IMAGES, NUM_TOKENS = 512, 8, 49408
 
 
 class Row(NamedTuple):
@@ -63,6 +63,9 @@ ROWS = {
     "ours/full": Row(FULL, "diffusers/full"),
     "ours/full/encoded": Row((*FULL, ENCODED), "diffusers/full"),
 }
+
+
+CLI = [sys.executable, "-c", "import sys; from diffusion_train.command.cli import main; sys.exit(main())"]
 
 
 class Place(NamedTuple):
@@ -97,6 +100,8 @@ def line(name: str, place: Place, found: dict[str, dict[str, float]]) -> str:
     """The row of the table, whose figures are added to `found`."""
     if ENCODED in ROWS[name].arguments and not has_encoded():
         return f"| {name} | `data.encoded` is not there yet | | | |"
+    if ENCODED in ROWS[name].arguments and not (place.scratch / "encoded").is_dir():
+        called([*CLI, "encode", *LORA, *data(place), f"out={place.scratch / 'encoded'}"])
     result = measured(name, place)
     if isinstance(result, str):
         return f"| {name} | {result} | | | |"
@@ -110,10 +115,8 @@ def measured(name: str, place: Place) -> dict[str, float] | str:
     """Or why there are no figures."""
     file = place.scratch / f"{name.replace('/', '-')}.json"
     command = peers_command(name, place) if name.startswith("diffusers/") else our_command(name, place, file)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, env=environment, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    done = called(command)
     if done.returncode:
-        print(done.stderr, file=sys.stderr)
         return "killed, as for want of memory" if done.returncode == -9 else f"exit code {done.returncode}"
     answer = done.stdout.splitlines()[-1] if name.startswith("diffusers/") else file.read_text()
     figures: dict[str, float] = json.loads(answer)
@@ -135,8 +138,11 @@ def peers_command(name: str, place: Place) -> list[str]:
 def our_command(name: str, place: Place, file: Path) -> list[str]:
     """A run that neither saves nor draws, with a clock beside its callbacks."""
     words = [sys.executable, "train.py", *ROWS[name].arguments]
-    words += [f"pretrained={place.model}", f"data.shards={place.shard}", f"run_dir={place.scratch / 'run' / file.stem}"]
-    words += ["data.batch_size=1", "data.micro_batch_size=null", f"trainer.max_steps={place.warm_up + place.steps}"]
+    words += [
+        *data(place),
+        f"run_dir={place.scratch / 'run' / file.stem}",
+        f"trainer.max_steps={place.warm_up + place.steps}",
+    ]
     words += ["trainer.precision=bf16-mixed", "trainer.devices=1", "logger=none"]
     words += ["~callbacks.checkpointing", "~allow_mismatch", "~callbacks.validation", "~callbacks.samples"]
     words += [
@@ -146,6 +152,21 @@ def our_command(name: str, place: Place, file: Path) -> list[str]:
         f"+callbacks.clock.warm_up={place.warm_up}",
     ]
     return [word.format(encoded=place.scratch / "encoded") if word == ENCODED else word for word in words]
+
+
+def data(place: Place) -> list[str]:
+    """Images that fill the square, so that no crop is to be drawn."""
+    words = [f"pretrained={place.model}", f"data.shards={place.shard}", "data.crop=center"]
+    return [*words, "data.batch_size=1", "data.micro_batch_size=null"]
+
+
+def called(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """With this folder's modules, from the root of the project; what fails says why."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, env=environment, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+    return done
 
 
 def has_encoded() -> bool:
@@ -170,7 +191,7 @@ def make_model(folder: Path) -> None:
     Vocabulary(json.dumps(numbered), "#version: 0.2\n").write(folder / "tokenizer", pad=END)
 
 
-def samples():
+def samples() -> Iterator[dict[str, Any]]:
     for number in range(NUM_IMAGES):
         yield {"__key__": f"{number:04d}", "jpg": photo(number, SIDE), "txt": f"photograph {number} of coloured shapes"}
 

@@ -90,6 +90,11 @@ def _nodes_of_run(wanted: str) -> dict[str, Any]:
     file = source.weights_of_run(Path(wanted).expanduser())
     plain = OmegaConf.to_container(load_run_config(file), resolve=True)
     folder, adapter = _select(plain, "base.folder"), str(_select(plain, "adapter._target_"))
+    if _select(plain, "adapter.text_encoder"):
+        raise ValueError(
+            f"pretrained={wanted}: a run that adapts text encoders too, which a new run does not take over; give what "
+            f"`diffusion-train export run={wanted} format=diffusers out=<folder>` makes of it"
+        )
     needs_base = _select(plain, "base.kind") in ("sd", "sdxl") or not adapter.endswith(".NoAdapter")
     if needs_base and not Path(str(folder)).exists():
         raise ValueError(

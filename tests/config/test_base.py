@@ -262,6 +262,16 @@ def test_a_run_of_an_adapter_needs_what_it_was_trained_on(run, tmp_path):
     assert f"was read from {first}, which is not there any more" in text
 
 
+def test_a_run_that_adapts_text_encoders_is_refused(run):
+    saved = composed("experiment=openmoji", "adapter=lora", "pretrained=" + str(run), "run_dir=somewhere")
+    plain = config.redact(saved)
+    plain["adapter"]["text_encoder"] = {"rank": 4}
+    save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps({"config": plain})})
+    [(_, text)] = mistakes(*RECIPE, f"pretrained={run}")
+    assert "adapts text encoders too" in text
+    assert "export run=" in text
+
+
 def test_a_run_without_weights_yet_says_so(run):
     (run / "weights.safetensors").unlink()
     [(_, text)] = mistakes(*RECIPE, f"pretrained={run}")
