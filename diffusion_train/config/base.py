@@ -101,11 +101,6 @@ def _nodes_of_run(wanted: str) -> dict[str, Any]:
             f"pretrained={wanted}: its own model was read from {folder}, which is not there any more; put it back, or a "
             "link in its place"
         )
-    if _select(plain, "adapter.text_encoder"):
-        raise ValueError(
-            f"pretrained={wanted}: a run that trained its text encoder too, whose network alone is no whole model; give what "
-            f"`diffusion-train export run={wanted} format=diffusers out=<folder>` makes of it"
-        )
     found = {path: _select(plain, path) for path in _NODES}
     return {path: escape(node) for path, node in found.items() if node is not None}
 
