@@ -59,7 +59,8 @@ def settings(ask: Any) -> Any:
 
     plain = {name: ask[name] for name in Settings.__dataclass_fields__}
     listed = {name: read_prompts(ask[name]) for name in ("prompts", "general_prompts")}
-    return Settings(**{**plain, **listed, "scales": list(ask["scales"])})
+    sources = None if ask["sources"] is None else list(ask["sources"])
+    return Settings(**{**plain, **listed, "sources": sources, "scales": list(ask["scales"])})
 
 
 def add_marks(folder: Path, file: Path) -> dict[str, Any]:

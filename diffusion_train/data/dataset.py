@@ -172,6 +172,15 @@ class ShardDataset:
         """Its samples hold "moments" in place of "x", and images are not read. DataError for one that is not there."""
         return self._with(encoded=encoded)
 
+    def only(self, sources: Sequence[str]) -> ShardDataset:
+        """The samples of these sources. Raises ValueError for one that there is not."""
+        if unknown := [name for name in sources if name not in self.sources]:
+            raise ValueError(f"{unknown[0]!r} is no source of the data, which has {', '.join(self.sources)}")
+        ends = self.collection.source_ends()
+        source = np.searchsorted(list(ends.values()), self.samples, side="right")
+        samples = self.samples[np.isin(source, [list(ends).index(name) for name in sources])]
+        return self._with(samples=samples, fingerprint=_fingerprint(self.collection, samples))
+
     def _with(self, **changes: Any) -> ShardDataset:
         other = copy.copy(self)
         other.reader = replace(self.reader, **changes)

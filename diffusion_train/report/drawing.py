@@ -32,6 +32,7 @@ class Settings:
 
     prompts: Sequence[str]
     general_prompts: Sequence[str]
+    sources: Sequence[str] | None
     num_prompts: int
     num_samples: int
     seed: int
@@ -122,7 +123,8 @@ class Drawn:
 def draw_all(models: Models, artist: Artist) -> Drawn:
     """Raises ValueError for a run on other data than images, or on too few."""
     cfg = models.cfg
-    train, held_out = training_and_held_out(cfg, artist.settings.max_images, artist.extractor)
+    ask = artist.settings
+    train, held_out = training_and_held_out(cfg, ask.max_images, artist.extractor, ask.sources)
     if len(train) < MIN_IMAGES or train.seen is None:
         raise ValueError(f"the run's data hold {len(train)} images; a report needs {MIN_IMAGES}")
     seen_held_out = held_out.seen or train.seen.rows([])

@@ -94,18 +94,25 @@ def together(*several: Seen) -> Seen:
     )
 
 
-def training_and_held_out(cfg: Any, most: int, extractor: Extractor | None = None) -> tuple[Images, Images]:
+def training_and_held_out(
+    cfg: Any, most: int, extractor: Extractor | None = None, sources: Sequence[str] | None = None
+) -> tuple[Images, Images]:
     """Of a run's data, as it is trained on but without augmentation; seen where there is an `extractor`.
 
-    Raises ValueError for data that are no images.
+    Of some `sources` of the data alone, where they are given. Raises ValueError for data that are no images, or have no such source.
     """
     module = config.build(cfg.data.module)
     if not hasattr(module, "dataset"):
+        if sources is not None:
+            raise ValueError("sources: a data stream tells none apart")
         return _of_stream(module.examples(most), extractor), _of_stream(module.held_out(most), extractor)
     if len(module.shape) != 3:
         raise ValueError(f"a report is for runs on images, not on data of shape {tuple(module.shape)}")
-    found = module.dataset.without_augmentation(), module.holdout
-    return _spread(found[0], most, extractor), _spread(found[1], most, extractor)
+    found = [module.dataset.without_augmentation(), module.holdout]
+    if sources is not None:
+        found = [dataset.only(sources) for dataset in found]
+    train, held_out = (_spread(dataset, most, extractor) for dataset in found)
+    return train, held_out
 
 
 def choose_prompts(given: Sequence[str], sources: Sequence[tuple[Images, str]], most: int) -> Prompts:

@@ -78,6 +78,25 @@ def test_the_fingerprint_knows_what_is_held_out(make_dataset):
     assert make_dataset(20, folder="again").fingerprint == datasets[0].fingerprint
 
 
+def test_some_sources_alone(make_tar, make_png):
+    def tar(name):
+        return make_tar(
+            [pair for i in range(6) for pair in ((f"{name}{i}.png", make_png(i)), (f"{name}{i}.txt", b"a"))],
+            f"{name}.tar",
+        )
+
+    shards = {name: str(tar(name)) for name in "abc"}
+    dataset = ShardDataset(shards, View(ImageTransform(16)), selection=Selection(holdout=6))
+    held_out = _keys(dataset.holdout())
+    for sources in (["b"], ["c", "a"]):
+        train, held = dataset.only(sources), dataset.holdout().only(sources)
+        assert _keys(train) == [key for key in _keys(dataset) if key[0] in sources]
+        assert _keys(held) == [key for key in held_out if key[0] in sources]
+        assert {name for name, count in train.sources.items() if count} == set(sources)
+    with pytest.raises(ValueError, match="'d' is no source of the data, which has a, b, c"):
+        dataset.only(["a", "d"])
+
+
 def test_missing_captions_are_empty_where_asked_for(make_tar, make_png):
     path = make_tar([("a.png", make_png(0))])
     dataset = ShardDataset(path, View(ImageTransform(8)), Captions(TextMember(), missing="empty"))
