@@ -14,6 +14,7 @@ from PIL import Image
 
 from diffusion_train.training.checkpoint import load, load_weights
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "experiment=points",
@@ -68,7 +69,6 @@ def test_sampled_from_by_its_run_folder_at_any_scale(runs: Path, tmp_path: Path)
     assert all(".lora_" in name for name in names)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [[], LORA], ids=["full", "lora"])
 def test_training_goes_on_from_what_an_adapter_made_of_its_base(runs: Path, tmp_path: Path, adapter: list[str]) -> None:
     given = [*SMALL, *adapter, f"pretrained={runs / 'lora'}", "trainer.max_steps=1", "optimizer.lr=0"]
@@ -100,7 +100,6 @@ def test_without_a_base_it_is_refused_before_the_first_step(tmp_path: Path) -> N
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.slow
 def test_a_text_encoder_that_is_not_there_is_told_before_the_first_step(runs: Path, tmp_path: Path) -> None:
     given = [f"pretrained={runs / 'base'}", "adapter.text_encoder=true"]
     done = run("train.py", *SMALL, *LORA, *given, f"run_dir={tmp_path}")
@@ -110,7 +109,6 @@ def test_a_text_encoder_that_is_not_there_is_told_before_the_first_step(runs: Pa
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one(runs: Path, tmp_path: Path) -> None:
     given = [*SMALL, *LORA, f"pretrained={runs / 'base'}", "trainer.precision=64-true"]
     for name, arguments in {"one": [], "two": ["trainer=ddp_cpu"]}.items():

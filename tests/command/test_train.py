@@ -157,6 +157,7 @@ def test_a_folder_in_use_is_refused_and_free_again_when_its_process_is_gone(tmp_
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} ")
 
 
+@pytest.mark.slow
 def test_an_image_takes_the_place_of_a_prompt(tmp_path: Path) -> None:
     from PIL import Image
 
