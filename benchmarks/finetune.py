@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import diffusers
 import torch
 import transformers
-import yaml
 from data import photo
 
 from diffusion_train.data.shards import write_shards
@@ -98,8 +97,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def line(name: str, place: Place, found: dict[str, dict[str, float]]) -> str:
     """The row of the table, whose figures are added to `found`."""
-    if ENCODED in ROWS[name].arguments and not has_encoded():
-        return f"| {name} | `data.encoded` is not there yet | | | |"
     if ENCODED in ROWS[name].arguments and not (place.scratch / "encoded").is_dir():
         called([*CLI, "encode", *LORA, *data(place), f"out={place.scratch / 'encoded'}"])
     result = measured(name, place)
@@ -167,10 +164,6 @@ def called(command: list[str]) -> subprocess.CompletedProcess[str]:
     if done.returncode:
         print(done.stderr, file=sys.stderr)
     return done
-
-
-def has_encoded() -> bool:
-    return "encoded" in yaml.safe_load((HERE.parent / "conf/data/shards.yaml").read_text())
 
 
 def make_model(folder: Path) -> None:
