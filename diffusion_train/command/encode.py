@@ -20,8 +20,8 @@ from diffusion_train.command.messages import quiet
 
 SUMMARY = "compute a run's latents and text embeddings once"
 EXAMPLE = """\
-diffusion-train encode experiment=sd15_lora pretrained=<model> "data.shards='brand-{00..03}.tar'" out=encoded
-python train.py experiment=sd15_lora pretrained=<model> "data.shards='brand-{00..03}.tar'" data.encoded=encoded"""
+diffusion-train encode experiment=sd15_lora pretrained=<model> "data.shards='brand-{00..03}.tar'" data.crop=center out=encoded
+python train.py experiment=sd15_lora pretrained=<model> "data.shards='brand-{00..03}.tar'" data.crop=center data.encoded=encoded"""
 
 KINDS = ("encoded", "there", "bad")
 READ = (*train.READ, "out", "encode_batch_size")
@@ -30,8 +30,6 @@ READ = (*train.READ, "out", "encode_batch_size")
 def run(cfg: Any) -> int:
     quiet()
     from diffusion_train import config
-    from diffusion_train.command.exit import Exit
-    from diffusion_train.data.storage.base import StorageError
     from diffusion_train.training.precision import resolve
     from diffusion_train.utils.cache import remove_strays
     from diffusion_train.utils.lock import locked
@@ -39,20 +37,12 @@ def run(cfg: Any) -> int:
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=READ, given=train.GIVEN)
     refuse(cfg)
+    config.settle(cfg)
     out, first = Path(cfg.out), train.first_process()
     with locked(out / ".lock", f"out={out}") if first else nullcontext():
         if first:
             remove_strays(out)
-        try:
-            return encode(cfg, out)
-        except KeyboardInterrupt:
-            reason, code = "stopped", Exit.STOPPED
-        except StorageError as error:
-            reason, code = str(error), Exit.STORAGE
-        except OSError as error:
-            reason, code = f"{error.filename or out}: {error.strerror or error}", Exit.STORAGE
-    print(f"\n{config.redact_text(reason)}\nwhat is done is kept; the same command goes on from there", file=sys.stderr)
-    return code
+        return encode(cfg, out)
 
 
 def refuse(cfg: Any) -> None:
@@ -64,6 +54,10 @@ def refuse(cfg: Any) -> None:
         mistakes.append(config.Mistake("data", "has no images in shards that could be encoded"))
     elif cfg.data.encoded is not None:
         mistakes.append(config.Mistake("data.encoded", "is for training", f"leave it out: out={cfg.out} is added to"))
+    if "://" in str(cfg.out):
+        mistakes.append(
+            config.Mistake(f"out={cfg.out}", "is no folder of this machine", "copy its files there afterwards")
+        )
     if cfg.encode_batch_size < 1:
         mistakes.append(config.Mistake(f"encode_batch_size={cfg.encode_batch_size}", "at least 1"))
     if mistakes:
@@ -78,6 +72,7 @@ def encode(cfg: Any, out: Path) -> int:
     from diffusion_train.command.exit import Exit
     from diffusion_train.command.shapes import check_shapes
     from diffusion_train.data.encoding import Share, refuse_uncached
+    from diffusion_train.data.storage.base import StorageError
     from diffusion_train.run_folder import build_conditioner
 
     torch.set_float32_matmul_precision("high")
@@ -90,19 +85,38 @@ def encode(cfg: Any, out: Path) -> int:
     fabric = Fabric(**{name: cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")})
     fabric.launch()
     share = Share(fabric.global_rank, fabric.world_size, fabric.device)
-    done = {
-        "images": images(cfg, out, share, datamodule, autoencoder),
-        "captions": captions(cfg, out, share, datamodule, conditioner),
-    }
+    code, done = Exit.DONE, {"images": Counter[str](), "captions": Counter[str]()}
+    try:
+        done["images"] = images(cfg, out, share, datamodule, autoencoder)
+        done["captions"] = captions(cfg, out, share, datamodule, conditioner)
+    except KeyboardInterrupt:
+        code = stopped("stopped", Exit.STOPPED)
+    except StorageError as error:
+        code = stopped(str(error).strip().splitlines()[-1], Exit.STORAGE)  # a worker process sends its whole traceback
+    except OSError as error:
+        code = stopped(f"{error.filename or out}: {error.strerror or error}", Exit.STORAGE)
+    except ValueError as error:
+        code = stopped(str(error), Exit.WRONG)
+    # every process comes here, for what they have all done is kept; the first one alone says how it ended
+    code = Exit(total(fabric, code, "max"))
     counts = {name: {kind: total(fabric, count[kind]) for kind in KINDS} for name, count in done.items()}
-    if share.rank == 0:
+    if share.rank > 0:
+        return Exit.DONE
+    if code == Exit.DONE:
         print("\n".join(told(counts, out)), flush=True)
-    return Exit.DONE
+    return code
 
 
-def total(fabric: Any, number: int) -> int:
+def stopped(reason: str, code: Any) -> Any:
+    from diffusion_train import config
+
+    print(f"\n{config.redact_text(reason)}\nwhat is done is kept; the same command goes on from there", file=sys.stderr)
+    return code
+
+
+def total(fabric: Any, number: int, reduce_op: str = "sum") -> int:
     """Over all processes, which also waits for the last of them."""
-    return int(fabric.all_reduce(number, reduce_op="sum"))
+    return int(fabric.all_reduce(number, reduce_op=reduce_op))
 
 
 def images(cfg: Any, out: Path, share: Any, datamodule: Any, autoencoder: Any) -> Counter[str]:
@@ -164,14 +178,18 @@ def use(cfg: Any, datamodule: Any, module: Any) -> None:
     from diffusion_train.data.encoded import EncodedImages, EncodedTexts
     from diffusion_train.data.encoding import refuse_missing, refuse_uncached
     from diffusion_train.data.entries import Entries
+    from diffusion_train.data.storage.base import StorageError
 
-    where = cfg.data.encoded
-    entries = Entries(where if isinstance(where, str | os.PathLike) else list(where), datamodule.dataset.storage)
+    where, dataset = cfg.data.encoded, datamodule.dataset
+    entries = Entries(where if isinstance(where, str | os.PathLike) else list(where), dataset.storage)
     for text in module.conditioner.texts():
         text.made_before = EncodedTexts(entries, text.encoder.fingerprint)
     if module.autoencoder.fingerprint is None:
         return
-    refuse_uncached(datamodule.dataset)
+    refuse_uncached(dataset)
     encoded = EncodedImages(entries, module.autoencoder.fingerprint)
-    refuse_missing(datamodule.dataset, encoded, datamodule.shapes(), str(where))
+    try:
+        refuse_missing(dataset, encoded, datamodule.shapes(), str(where))
+    except StorageError as error:
+        raise ValueError(f"data.encoded={where}: cannot be compared with data.shards: {error}") from error
     datamodule.trained_on = datamodule.dataset.with_latents(encoded)

@@ -34,7 +34,14 @@ READ = (
 )
 # Groups whose parts need neither weights nor, but for those named, data.
 TRIED = ("diffusion", "optimizer", "lr_schedule", "ema", "sampler", "guidance", "data")
-NEED_DATA = ("data.module", "data.module.dataset", "data.shards", "data.captions", "data.captions.source")
+NEED_DATA = (
+    "data.module",
+    "data.module.dataset",
+    "data.shards",
+    "data.shards.*",
+    "data.captions",
+    "data.captions.source",
+)
 # Arguments that the code below gives to a part.
 GIVEN = {"callbacks.checkpointing": ("description",), "data.module.arrangement.order": ("fingerprint", "num_samples")}
 
@@ -132,7 +139,9 @@ class Captions:
         self.cfg, self.datamodule = cfg, datamodule
 
     def __iter__(self) -> Iterator[str]:
-        return itertools.chain(prompts(self.cfg), self.datamodule.captions())
+        samples = self.cfg.callbacks.get("samples", {})
+        negative = [samples["negative_prompt"]] if samples.get("negative_prompt") else []
+        return itertools.chain(prompts(self.cfg), negative, self.datamodule.captions())
 
 
 def build_module(cfg: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from fnmatch import fnmatch
 
 from omegaconf import DictConfig
 
@@ -15,12 +16,12 @@ from diffusion_train.config.targets import build
 def trial(cfg: DictConfig, groups: Collection[str], without: Collection[str] = ()) -> Iterator[Mistake]:
     """What the parts of `groups` say of their settings by a ValueError, from the inside out.
 
-    `without` are parts that need data, and are not made; nor is one that holds a part with a mistake.
+    `without` are parts that need data, by patterns, and are not made; nor is one that holds a part with a mistake.
     """
     nodes = sorted(target_nodes(cfg), key=lambda node: -node[0].count("."))
     faulty: list[str] = []
     for path, node in nodes:
-        if path.split(".")[0] not in groups or path in without:
+        if path.split(".")[0] not in groups or any(fnmatch(path, pattern) for pattern in without):
             continue
         if any(inner.startswith(f"{path}.") for inner in [*faulty, *without]):
             continue

@@ -200,8 +200,12 @@ class ShardDataset:
         return self.reader.prefetch(draws)
 
     def lookahead(self, windows: Sequence[Window], share: float) -> Lookahead:
-        places = zip(self.collection.urls, self.collection.versions, strict=True)
-        num_bytes = sum(split_version(version)[0] for url, version in places if is_remote(url))
+        num_bytes = sum(
+            split_version(version)[0]
+            for collection in self.reader.collections
+            for url, version in zip(collection.urls, collection.versions, strict=True)
+            if is_remote(url)
+        )
         cache = self.storage.cache
         if not num_bytes or not cache:
             return Lookahead(self.storage.ahead_bytes if num_bytes else 0)

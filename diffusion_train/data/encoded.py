@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,10 @@ from diffusion_train.data.collection import Collection, Numbers
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.entries import Entries, address
 from diffusion_train.data.order import Draw
-from diffusion_train.data.storage.base import Range
+from diffusion_train.data.storage.base import Range, StorageError
 from diffusion_train.data.view import View
+
+log = logging.getLogger(__name__)
 
 # Raised when the same image, seen in the same way, would give other pixels by more than a rounding.
 _PIXELS = 1
@@ -24,7 +27,13 @@ PLAIN, MIRRORED = "latents.plain", "latents.mirrored"
 # What an entry holds is sent as integers: a Trainer of half precision would round floating-point numbers.
 _AS_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
+_TEXTS_AT_ONCE = 64  # read together: some of them take a megabyte
+
 Members = dict[str, tuple[Range, int]]
+
+
+class NoLatents(StorageError):
+    """Latents that should be there are not, or are damaged."""
 
 
 class EncodedImages:
@@ -107,15 +116,21 @@ class EncodedTexts:
         return [caption for caption, number in zip(captions, numbers, strict=True) if number < 0]
 
     def __call__(self, captions: Sequence[str]) -> Iterator[tuple[str, Embedding]]:
-        """Of damaged ones, none."""
+        """Of those that are damaged or cannot be read, none: they can be made again."""
         numbers = self.entries.find([self.address(caption) for caption in captions])
         found = [(caption, number) for caption, number in zip(captions, numbers, strict=True) if number >= 0]
-        places = self.entries.places([number for _, number in found])
-        contents = self.entries.storage.read([place for place, _ in places])
-        for (caption, _), (_, crc), data in zip(found, places, contents, strict=True):
-            if crc32(data) == crc:
-                tensors = load(data)
-                yield caption, Embedding(tensors["text"], tensors["pooled"], bool(tensors["truncated"]))
+        for start in range(0, len(found), _TEXTS_AT_ONCE):
+            some = found[start : start + _TEXTS_AT_ONCE]
+            places = self.entries.places([number for _, number in some])
+            try:
+                contents = self.entries.storage.read([place for place, _ in places])
+            except StorageError as error:
+                log.warning("text embeddings of data.encoded cannot be read, and are made again: %s", error)
+                return
+            for (caption, _), (_, crc), data in zip(some, places, contents, strict=True):
+                if crc32(data) == crc:
+                    tensors = load(data)
+                    yield caption, Embedding(tensors["text"], tensors["pooled"], bool(tensors["truncated"]))
 
 
 def _without_images(members: Members) -> Members:

@@ -18,11 +18,12 @@ from diffusion_train.autoencoder.base import Autoencoder
 from diffusion_train.conditioner.text import Text
 from diffusion_train.data.collate import stack, to_levels
 from diffusion_train.data.dataset import Sample, ShardDataset
-from diffusion_train.data.encoded import EncodedImages, EncodedTexts
+from diffusion_train.data.encoded import EncodedImages, EncodedTexts, NoLatents
 from diffusion_train.data.entries import EntryWriter
 from diffusion_train.data.order import Draw, Shape
 from diffusion_train.utils.text import shown
 
+_BLOCK = 64  # samples
 _AT_ONCE = 4096  # samples or captions looked up together
 
 
@@ -34,8 +35,8 @@ class Share(NamedTuple):
     device: torch.device = torch.device("cpu")
 
     def of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Neighbours, which are read together."""
-        return np.array_split(samples, self.world_size)[self.rank]
+        """Blocks of neighbours in turn, whatever is there already: new samples at the end are everybody's work."""
+        return samples[samples // _BLOCK % self.world_size == self.rank]
 
 
 class Views(NamedTuple):
@@ -82,11 +83,11 @@ def encode_images(
     """Of a sample that cannot be decoded, that of its substitute. ValueError for latents that are no numbers."""
     done = Counter[str]()
     seen = dataset.oriented(view.mirrored)
-    batches = [view.draws(chunk) for chunk in _chunks(view.samples, batch_size)]
+    reads = _Reads(seen, view, _chunks(view.samples, batch_size))
     loader = DataLoader(
-        _Reads(seen, batches),
+        reads,
         batch_size=None,
-        num_workers=min(num_workers, len(batches)),
+        num_workers=min(num_workers, len(reads)),
         generator=torch.Generator(),  # without one, each iteration would draw from the global one
     )
     for batch in loader:
@@ -115,7 +116,7 @@ def encode_captions(
 ) -> Counter[str]:
     """Different captions are shared out by their hash."""
     done = Counter[str]()
-    seen: set[str] = set()
+    seen: set[int] = set()
     waiting: list[str] = []
 
     def embed() -> None:
@@ -128,10 +129,10 @@ def encode_captions(
         waiting.clear()
 
     for caption in captions:
-        address = encoded.address(caption)
-        if address not in seen:
-            seen.add(address)
-            if int(address[:8], 16) % share.world_size == share.rank:
+        short = int(encoded.address(caption)[:16], 16)
+        if short not in seen:
+            seen.add(short)
+            if short % share.world_size == share.rank:
                 waiting.append(caption)
         if len(waiting) >= _AT_ONCE:
             embed()
@@ -158,29 +159,33 @@ def refuse_uncached(dataset: ShardDataset) -> None:
 def refuse_missing(
     dataset: ShardDataset, encoded: EncodedImages, shapes: Iterable[tuple[Shape, NDArray[np.int64]]], where: str
 ) -> None:
-    """Raises ValueError if latents are missing of an image that can be decoded: of bad ones none can be there."""
+    """Raises ValueError if latents are missing of an image that can be decoded, or of the substitute of one that cannot.
+
+    Reads all samples of which none are there.
+    """
     for view in missing_views(dataset, encoded, shapes):
+        cached = dataset.oriented(view.mirrored).with_latents(encoded)
         for chunk in _chunks(view.samples, 16):
-            good = [sample["key"] for sample in dataset.read(view.draws(chunk)) if not sample["bad"]]
-            if good:
+            try:
+                cached.read(view.draws(chunk))
+            except NoLatents as error:
                 height, width = view.shape
                 raise ValueError(
                     f"data.encoded={where}: {len(view.samples):,} images have no latents there in {width} x {height} pixels"
                     f"{', mirrored' if view.mirrored else ''}, made of them as they are now, with these settings and by this "
-                    f"autoencoder; the first is {shown(good[0])}. `diffusion-train encode` with the same overrides and "
-                    f"out={where} makes those that are missing"
-                )
+                    f"autoencoder. `diffusion-train encode` with the same overrides and out={where} makes those that are missing"
+                ) from error
 
 
 class _Reads(TorchDataset[Sample]):
-    def __init__(self, dataset: ShardDataset, batches: list[list[Draw]]) -> None:
-        self.dataset, self.batches = dataset, batches
+    def __init__(self, dataset: ShardDataset, view: Views, batches: list[NDArray[np.int64]]) -> None:
+        self.dataset, self.view, self.batches = dataset, view, batches
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> Sample:
-        return stack(self.dataset.read(self.batches[number]))
+        return stack(self.dataset.read(self.view.draws(self.batches[number])))
 
 
 def _moments(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ class DataModule(pl.LightningDataModule):
         self.check(world_size)
         share = self.batch_size // world_size
         num_nodes = self.trainer.num_nodes if isinstance(self.trainer, pl.Trainer) else 1
-        lookahead = self.dataset.lookahead(self.order.windows(), 1 / min(num_nodes, self.order.num_lanes))
+        lookahead = self.trained_on.lookahead(self.order.windows(), 1 / min(num_nodes, self.order.num_lanes))
         shares = Shares(self, range(rank * share, (rank + 1) * share))
         reads = Reads(self.trained_on, Ahead(self.trained_on, shares, lookahead, self.batch_size))
         batches = loader(reads, self.num_workers, self.order.seed, pin_memory=cuda)

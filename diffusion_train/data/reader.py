@@ -16,7 +16,7 @@ from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import Members
 from diffusion_train.data.collection import Collection
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.encoded import PLAIN, EncodedImages
+from diffusion_train.data.encoded import MIRRORED, PLAIN, EncodedImages, NoLatents
 from diffusion_train.data.header import ImageError
 from diffusion_train.data.order import Draw
 from diffusion_train.data.problem import DataError, Problem
@@ -50,6 +50,12 @@ class Reader:
     storage: StorageByScheme
     verify: bool = True
     encoded: EncodedImages | None = None
+
+    @property
+    def collections(self) -> list[Collection]:
+        """All that it reads of."""
+        encoded = self.encoded.entries.collection if self.encoded else None
+        return [self.collection, *([encoded] if encoded else [])]
 
     def read(self, draws: Sequence[Draw]) -> list[Sample]:
         return self.begin(draws).finish()
@@ -117,12 +123,17 @@ class Reader:
         except ValueError as error:
             raise BadSample(key, wanted[image][0], str(error), getattr(error, "rule", "bad-sample")) from error
         if self.encoded and image != PLAIN:
-            raise DataError(f"sample {key!r} has no latents in data.encoded; `diffusion-train encode` makes them")
+            raise NoLatents(f"sample {key!r} has no latents in data.encoded; `diffusion-train encode` makes them")
         return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}
 
     def _compare(self, key: str, wanted: Wanted, members: Members) -> None:
         for name, (place, crc) in wanted.items():
             if crc32(members[name]) != crc:
+                if name in (PLAIN, MIRRORED):
+                    raise NoLatents(
+                        f"{redact_url(place.url)} was damaged, by its checksum: delete it and its index, and give the command "
+                        "`diffusion-train encode` again"
+                    )
                 raise BadSample(key, place, "the checksum differs from the index: the shard was damaged or changed")
 
     def _other(self, members: Members, extension: str) -> bytes:

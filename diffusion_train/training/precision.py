@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+_LONG = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}  # of Lightning's short names
 _MULTIPLIED_IN = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -14,7 +15,7 @@ def resolve(precision: str, accelerator: str) -> str:
     float16 is never chosen by itself: it overflows in some networks and autoencoders.
     """
     if precision != "auto":
-        return precision
+        return _LONG.get(precision, precision)
     return "bf16-mixed" if _multiplies_bfloat16(accelerator) else "32-true"
 
 

@@ -102,6 +102,8 @@ def test_what_cannot_be_is_told_before_the_first_step(shards: Path, tmp_path: Pa
         ("encode", f"out={out}", "data.crop=random"): "has no end of views",
         ("encode", f"out={out}", f"data.encoded={out}"): "is for training",
         ("encode", f"out={out}", "encode_batch_size=0"): "at least 1",
+        ("encode", f"out={out}", f"base.sha256={'0' * 64}"): "SHA-256",
+        ("encode", "out=s3://bucket/encoded"): "is no folder of this machine",
         ("encode",): "must be given; add out=",
         ("encode", f"out={base / 'model_index.json'}"): "cannot be written to",
     }

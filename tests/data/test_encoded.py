@@ -27,7 +27,7 @@ from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
 from diffusion_train.data.collate import collate, stack
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.encoded import EncodedImages, EncodedTexts
+from diffusion_train.data.encoded import EncodedImages, EncodedTexts, NoLatents
 from diffusion_train.data.encoding import (
     Share,
     encode_captions,
@@ -205,14 +205,51 @@ def test_bad_samples_are_replaced_as_they_are_online(tmp_path: Path, out: Path, 
     assert torch.equal(latents(kl, online, None), latents(kl, cached, None))
 
 
+def readable(data: ShardDataset, index: int, shape: tuple[int, int] | None = None) -> bool:
+    try:
+        return bool(data.read([Draw(0, index, shape)]))
+    except NoLatents:
+        return False
+
+
+def test_substitutes_that_have_none_in_the_shape_are_told_at_the_start(tmp_path: Path, out: Path, kl: KL) -> None:
+    """Another caption gives the data another fingerprint, and a bad sample another substitute."""
+    made = samples()
+    made[2]["png"] = made[2]["png"][:-2000]
+
+    def data() -> DataModule:
+        return module(dataset(tmp_path, made), ratio=2, resolution=Resolution(32, AspectRatios(2, 8)))
+
+    encode(out, data(), kl)
+    found = set()
+    for number in range(12):
+        made[0]["txt"] = f"caption {number}"
+        one = data()
+        [shape] = [shape for shape, members in one.shapes() if 2 in members]
+        encoded = EncodedImages(Entries(out), kl.fingerprint)
+        cached = one.dataset.with_latents(encoded)
+        there = all(readable(cached.oriented(mirrored), 2, shape) for mirrored in (False, True))
+        found.add(there)
+        if there:
+            refuse_missing(one.dataset, encoded, one.shapes(), "encoded")
+        else:
+            with pytest.raises(ValueError, match="1 images have no latents there"):
+                refuse_missing(one.dataset, encoded, one.shapes(), "encoded")
+    assert found == {False, True}
+    encode(out, one, kl)
+    refuse_missing(one.dataset, EncodedImages(Entries(out), kl.fingerprint), one.shapes(), "encoded")
+
+
 def test_damage_is_noticed(tmp_path: Path, out: Path, kl: KL) -> None:
     data = dataset(tmp_path)
     encode(out, data, kl)
     before = with_latents(out, data, kl)
     [shard] = out.glob("*.tar")
     damage(shard)
-    told = [sample["bad"] for sample in before.read([Draw(0, index) for index in range(8)])]
-    assert sum("checksum" in one for one in told) == 1
+    damaged = [index for index in range(8) if not readable(before, index)]
+    assert len(damaged) == 1
+    with pytest.raises(NoLatents, match=rf"{shard.name} was damaged, by its checksum: delete it"):
+        before.read([Draw(0, *damaged)])
 
 
 def test_a_stale_entry_is_never_used(tmp_path: Path, out: Path, kl: KL) -> None:
@@ -243,7 +280,7 @@ def test_a_stale_entry_is_never_used(tmp_path: Path, out: Path, kl: KL) -> None:
         if expected:
             with pytest.raises(ValueError, match=f"{expected // 2} images have no latents there in 32 x 32 pixels"):
                 refuse_missing(data, stale, module(data).shapes(), "encoded")
-            with pytest.raises(ValueError, match="'k3' has no latents"):
+            with pytest.raises(NoLatents, match="'k3' has no latents"):
                 data.with_latents(stale).read([Draw(0, 3)])
         assert encode(out, data, kl) == expected, change.__name__
         refuse_missing(data, EncodedImages(Entries(out), kl.fingerprint), module(data).shapes(), "encoded")
@@ -302,9 +339,10 @@ def test_an_autoencoder_that_answers_no_numbers_is_told(
 
 
 def test_shares_are_disjoint_and_all_there_is() -> None:
-    whole = np.arange(10)
+    whole = np.arange(5, 1000)
     parts = [Share(rank, 3).of(whole) for rank in range(3)]
-    assert np.concatenate(parts).tolist() == whole.tolist()
+    assert sorted(np.concatenate(parts)) == whole.tolist()
+    assert [len(Share(rank, 3).of(whole[-300:])) for rank in range(3)] == pytest.approx([100] * 3, abs=64)
 
 
 # Captions
