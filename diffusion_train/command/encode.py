@@ -51,7 +51,7 @@ def refuse(cfg: Any) -> None:
 
     mistakes = []
     if "encoded" not in cfg.data:
-        mistakes.append(config.Mistake("data", "has no images in shards that could be encoded"))
+        mistakes.append(config.Mistake("data", "has no images in shards that could be encoded", "choose data=shards"))
     elif cfg.data.encoded is not None:
         mistakes.append(config.Mistake("data.encoded", "is for training", f"leave it out: out={cfg.out} is added to"))
     if "://" in str(cfg.out):
@@ -178,10 +178,15 @@ def use(cfg: Any, datamodule: Any, module: Any) -> None:
     from diffusion_train.data.encoded import EncodedImages, EncodedTexts
     from diffusion_train.data.encoding import refuse_missing, refuse_uncached
     from diffusion_train.data.entries import Entries
+    from diffusion_train.data.problem import DataError
     from diffusion_train.data.storage.base import StorageError
 
     where, dataset = cfg.data.encoded, datamodule.dataset
-    entries = Entries(where if isinstance(where, str | os.PathLike) else list(where), dataset.storage)
+    try:
+        entries = Entries(where if isinstance(where, str | os.PathLike) else list(where), dataset.storage)
+    except DataError as error:
+        found = "; ".join(map(str, error.problems)) or str(error)
+        raise ValueError(f"data.encoded={where}: {found}; give what `diffusion-train encode` wrote") from error
     for text in module.conditioner.texts():
         text.made_before = EncodedTexts(entries, text.encoder.fingerprint)
     if module.autoencoder.fingerprint is None:

@@ -175,7 +175,7 @@ class ShardDataset:
     def only(self, sources: Sequence[str]) -> ShardDataset:
         """The samples of these sources. Raises ValueError for one that there is not."""
         if unknown := [name for name in sources if name not in self.sources]:
-            raise ValueError(f"{unknown[0]!r} is no source of the data, which has {', '.join(self.sources)}")
+            raise ValueError(f"sources: {unknown[0]!r} is no source of the data, which has {', '.join(self.sources)}")
         ends = self.collection.source_ends()
         source = np.searchsorted(list(ends.values()), self.samples, side="right")
         samples = self.samples[np.isin(source, [list(ends).index(name) for name in sources])]

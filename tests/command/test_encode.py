@@ -98,7 +98,7 @@ def test_what_cannot_be_is_told_before_the_first_step(shards: Path, tmp_path: Pa
     cases = {
         ("train", f"data.encoded={out}", "autoencoder.dtype=bfloat16"): "images have no latents there",
         ("train", f"data.encoded={out}", "data.crop=random"): "has no end of views",
-        ("train", f"data.encoded={tmp_path / 'absent'}"): "no such file",
+        ("train", f"data.encoded={tmp_path / 'absent'}"): f"data.encoded={tmp_path / 'absent'}: ",
         ("encode", f"out={out}", "data.crop=random"): "has no end of views",
         ("encode", f"out={out}", f"data.encoded={out}"): "is for training",
         ("encode", f"out={out}", "encode_batch_size=0"): "at least 1",
