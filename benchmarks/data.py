@@ -4,8 +4,10 @@
     python benchmarks/data.py
 
 Each figure is of a process of its own, without workers, files in the page cache, shuffled; speeds are the median of five
-passes. Raw: the bytes of the JPEG and the caption's text, ours with every checksum compared; of 384 px (30 KB) and of
-64 px (2 KB). Decoded: batches of 64 as float tensors of 256 px; all go through our decoding, transform and collation.
+passes, each library's in turn and that for `--rounds`: the median of these, and of the ratios within each round. Raw: the bytes
+of the JPEG and the caption's text, ours with every checksum compared; of 384 px (30 KB) and of 64 px (2 KB). Decoded:
+batches of 64 as float tensors of 256 px, all libraries' by our decoding, transform and collation; and others' by Pillow, with
+which they decode and torchvision resizes by default.
 """
 
 from __future__ import annotations
@@ -21,14 +23,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from data_peers import BATCH_SIZE, PEERS, Peer, Sample
+from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from diffusion_train.data.arrangement import Arrangement
 from diffusion_train.data.collate import collate
@@ -39,7 +44,7 @@ from diffusion_train.data.shards import write_shards
 from diffusion_train.data.transform import ImageTransform
 from diffusion_train.data.view import View
 
-NUM_SAMPLES, FAR = 4000, 10_000_000
+NUM_SAMPLES, FAR, MARK = 4000, 10_000_000, "webdataset"
 FOLDERS = {"large": (384, 10), "small": (64, 10), "many": (384, 1000)}  # pixels, shards
 
 
@@ -75,6 +80,7 @@ LIBRARIES = {"ours": Ours, **PEERS}
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="*", default=[*LIBRARIES], choices=[*LIBRARIES])
+    parser.add_argument("--rounds", type=int, default=3, help="of the speeds")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # what, library, folder: in a process of its own
     options = parser.parse_args(arguments)
     if options.one:
@@ -84,29 +90,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DIFFUSION_TRAIN_CACHE"] = f"{folder}/cache"
         make(Path(folder))
-        print("| samples/s (times webdataset's) | raw, 30 KB | raw, 2 KB | decoded | MB, 10 shards, 1,000 | resume |")
-        print("|---|---|---|---|---|---|")
-        marks = [measured(*wanted, "webdataset", Path(folder)) for wanted in SPEEDS]
-        for name in options.peers:
-            print(f"| {name} | " + " | ".join(row(name, Path(folder), marks)) + " |", flush=True)
+        there = [name for name in options.peers if importable(LIBRARIES[name].module)]
+        rounds = [{name: speeds(name, Path(folder)) for name in there} for _ in tqdm(range(options.rounds), "rounds")]
+        columns = ["raw, 30 KB", "raw, 2 KB", "decoded by us", "by Pillow", "MB, 10 shards, 1,000", "resume"]
+        print(f"| samples/s (times webdataset's) | {' | '.join(columns)} |\n|---|---|---|---|---|---|---|")
+        for name in there:
+            print(f"| {name} | " + " | ".join(row(name, Path(folder), rounds)) + " |", flush=True)
 
 
-SPEEDS = [("raw", "large"), ("raw", "small"), ("decoded", "large")]
+SPEEDS = [("raw", "large"), ("raw", "small"), ("decoded", "large"), ("pillow", "large")]
 
 
-def row(name: str, folder: Path, marks: Sequence[float]) -> list[str]:
+def importable(module: str) -> bool:
+    found = not subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, check=False).returncode
+    if not found:
+        print(f"{module}: cannot be imported here", file=sys.stderr)
+    return found
+
+
+def speeds(name: str, folder: Path) -> NDArray[np.float64]:
+    """NaN for what it is not measured in."""
+    wanted = [(what, part) for what, part in SPEEDS if (what, name) != ("pillow", "ours")]
+    return np.array([measured(what, part, name, folder) if (what, part) in wanted else np.nan for what, part in SPEEDS])
+
+
+def row(name: str, folder: Path, rounds: Sequence[Mapping[str, NDArray[np.float64]]]) -> list[str]:
     library = LIBRARIES[name]
-    imported = [sys.executable, "-c", f"import {library.module}"]
-    if subprocess.run(imported, capture_output=True, check=False).returncode:
-        return ["cannot be imported here"]
-    figures = [measured(*wanted, name, folder) for wanted in SPEEDS]
-    speeds = [f"{figure:,.0f} ({figure / mark:.2f})" for figure, mark in zip(figures, marks, strict=True)]
+    figures = [f"{figure:,.0f}" for figure in np.median([found[name] for found in rounds], 0)]
+    if MARK in rounds[0]:
+        ratios = np.median([found[name] / found[MARK] for found in rounds], 0)
+        figures = [f"{figure} ({ratio:.2f})" for figure, ratio in zip(figures, ratios, strict=True)]
+    figures = ["" if figure.startswith("nan") else figure for figure in figures]
     memory = "own format" if library.has_own_format else of_each("memory", ["large", "many"], name, folder, ".0f")
     if not library.state:
-        return [*speeds, memory, "cannot"]
+        return [*figures, memory, "cannot"]
     places = {"near": "10", "on": "3,000", **({"far": "10 million"} if name == "ours" else {})}
     times = [f"{measured(what, 'large', name, folder):.2f} s at {place}" for what, place in places.items()]
-    return [*speeds, memory, ", ".join(times)]
+    return [*figures, memory, ", ".join(times)]
 
 
 def of_each(what: str, folders: Sequence[str], name: str, folder: Path, form: str) -> str:
@@ -150,14 +170,24 @@ def module(urls: list[str], view: type[View]) -> DataModule:
     return DataModule(dataset, Arrangement(lambda **facts: Order(0, **facts)), BATCH_SIZE)
 
 
-def batches(samples: Iterator[Sample]) -> Iterator[dict[str, Any]]:
-    """Decoded by us, as a batch of training."""
+def by_us(samples: Iterator[Sample]) -> Iterator[dict[str, Any]]:
+    """As a batch of training."""
     view, number = View(ImageTransform(256)), 0
     while group := list(islice(samples, BATCH_SIZE)):
         numbered = enumerate(group, number)
         made = [{**view(jpg, Draw(0, n), text, {}, None), "caption": text, "index": n} for n, (jpg, text) in numbered]
         number += len(group)
         yield collate(made)
+
+
+def by_pillow(samples: Iterator[Sample]) -> Iterator[dict[str, Any]]:
+    """Resize(256, BICUBIC), CenterCrop(256), PILToTensor of torchvision do this to square images."""
+    while group := list(islice(samples, BATCH_SIZE)):
+        images = (
+            Image.open(io.BytesIO(jpg)).convert("RGB").resize((256, 256), Image.Resampling.BICUBIC) for jpg, _ in group
+        )
+        pixels = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]
+        yield collate([{"x": x, "caption": text} for x, (_, text) in zip(pixels, group, strict=True)])
 
 
 def raw(name: str, folder: Path) -> float:
@@ -174,6 +204,14 @@ def decoded(name: str, folder: Path) -> float:
             lambda: sum(1 for batch in islice(loader, count) if data.on_after_batch_transfer(batch, 0)),
             count,
         ) * BATCH_SIZE  # fmt: skip
+    return of_peer(name, folder, by_us, count)
+
+
+def pillow(name: str, folder: Path) -> float:
+    return of_peer(name, folder, by_pillow, NUM_SAMPLES // 4 // BATCH_SIZE)
+
+
+def of_peer(name: str, folder: Path, batches: Callable[[Iterator[Sample]], Iterator[Any]], count: int) -> float:
     peer = opened(name, folder)
     return rate(lambda: sum(1 for _ in islice(batches(peer.samples()), count)), count) * BATCH_SIZE
 
@@ -202,13 +240,14 @@ def resume(name: str, folder: Path, count: int) -> float:
     start = time.perf_counter()
     peer = opened(name, folder)
     peer.restore(state)
-    next(batches(peer.samples()))
+    next(by_us(peer.samples()))
     return time.perf_counter() - start
 
 
 MEASURES: dict[str, Callable[[str, Path], float]] = {
     "raw": raw,
     "decoded": decoded,
+    "pillow": pillow,
     "memory": memory,
     "near": lambda name, folder: resume(name, folder, 10),
     "on": lambda name, folder: resume(name, folder, 3000),

@@ -41,6 +41,8 @@ class WebDataset(Peer):
 
 
 class LitData(Peer):
+    """Gives views of a mapped file, which has not been read before they are made bytes."""
+
     module, has_own_format = "litdata", True
 
     def __init__(self, urls: list[str], folder: Path) -> None:
@@ -60,8 +62,8 @@ class LitData(Peer):
 
     def samples(self) -> Iterator[Sample]:
         if self.loader:
-            return ((sample["jpg"], sample["txt"]) for batch in self.loader for sample in batch)
-        return ((sample["jpg"], sample["txt"]) for sample in self.dataset)
+            return ((bytes(sample["jpg"]), sample["txt"]) for batch in self.loader for sample in batch)
+        return ((bytes(sample["jpg"]), sample["txt"]) for sample in self.dataset)
 
     def state(self, count: int) -> Any:
         loader = self.make_loader()
