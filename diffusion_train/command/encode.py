@@ -66,7 +66,6 @@ def refuse(cfg: Any) -> None:
 
 def encode(cfg: Any, out: Path) -> int:
     import torch
-    from lightning_fabric import Fabric
 
     from diffusion_train import config
     from diffusion_train.command.exit import Exit
@@ -82,8 +81,7 @@ def encode(cfg: Any, out: Path) -> int:
     refuse_uncached(datamodule.dataset)
     if autoencoder.fingerprint is None and not conditioner.texts():
         raise ValueError("there is nothing to encode: the autoencoder is the identity, and no caption is embedded")
-    fabric = Fabric(**{name: cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")})
-    fabric.launch()
+    fabric = launched(**{name: cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")})
     share = Share(fabric.global_rank, fabric.world_size, fabric.device)
     code, done = Exit.DONE, {"images": Counter[str](), "captions": Counter[str]()}
     try:
@@ -105,6 +103,20 @@ def encode(cfg: Any, out: Path) -> int:
     if code == Exit.DONE:
         print("\n".join(told(counts, out)), flush=True)
     return code
+
+
+def launched(**where: Any) -> Any:
+    """All processes, of which one that has done its share waits for the others as long as it takes."""
+    from datetime import timedelta
+
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    fabric = Fabric(**where)
+    if isinstance(fabric.strategy, DDPStrategy):
+        fabric = Fabric(**where, strategy=DDPStrategy(timeout=timedelta(weeks=4)))
+    fabric.launch()
+    return fabric
 
 
 def stopped(reason: str, code: Any) -> Any:

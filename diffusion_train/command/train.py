@@ -106,6 +106,7 @@ def train(cfg: Any) -> int:
         use(cfg, datamodule, module)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
     module.micro_batch_size = datamodule.micro_batch_size
+    module.conditioner.to(trainer.strategy.root_device)  # which embeds the captions
     try:
         module.conditioner.warm_up(Captions(cfg, datamodule))
     except StorageError as error:

@@ -119,10 +119,12 @@ class Text(Conditioner):
         if self.adapted:
             return
         try:
-            self._fill(_different(itertools.chain([""], captions)))
+            num_embedded = self._fill(_different(itertools.chain([""], captions)))
         finally:
             self.store.save()
             self.encoder.unload()
+        if self.made_before is not None and num_embedded:
+            log.warning("data.encoded has no embeddings of %d captions; they were embedded now", num_embedded)
         self.long_captions.report()
 
     def _kept(self, captions: Collection[str]) -> dict[str, Embedding]:
@@ -134,12 +136,13 @@ class Text(Conditioner):
                 self.store.add(caption, row, to_file=False)
         return rows
 
-    def _fill(self, captions: Iterator[str]) -> None:
-        """Embeds what is not kept, until there are `max_bytes`."""
-        num_captions, num_bytes, told = 0, 0, _progress(captions)
+    def _fill(self, captions: Iterator[str]) -> int:
+        """Embeds what is not kept, until there are `max_bytes`; returns how many these were."""
+        num_captions, num_embedded, num_bytes, told = 0, 0, 0, _progress(captions)
         while chunk := list(itertools.islice(told, _AT_ONCE)):
             rows = self._kept(chunk)
             absent = [caption for caption in chunk if caption not in rows]
+            num_embedded += len(absent)
             for caption, row in itertools.chain(rows.items(), self._embedded(absent)):
                 num_bytes += row.num_bytes
                 if num_bytes > self.max_bytes:
@@ -149,11 +152,12 @@ class Text(Conditioner):
                         self.max_bytes,
                         num_captions,
                     )
-                    return
+                    return num_embedded
                 num_captions += 1
                 self.long_captions.add([caption], [row.truncated])
                 if caption not in rows:
                     self.store.add(caption, row)
+        return num_embedded
 
     def _embedded(self, captions: list[str]) -> Iterator[tuple[str, Embedding]]:
         return self.encoder.embed(captions, self.place.device) if captions else iter(())

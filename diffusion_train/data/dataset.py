@@ -208,7 +208,7 @@ class ShardDataset:
         )
         cache = self.storage.cache
         if not num_bytes or not cache:
-            return Lookahead(self.storage.ahead_bytes if num_bytes else 0)
+            return Lookahead(self.storage.ahead_bytes)
         mine = [window._replace(num_samples=math.ceil(window.num_samples * share)) for window in windows]
         there = for_cache(mine, num_bytes / len(self), num_bytes, cache.max_bytes, cache.block_bytes)
         return there._replace(num_samples=math.ceil(there.num_samples / share) if self.storage.ahead_bytes else 0)

@@ -364,7 +364,7 @@ def captions() -> Captions:
 
 
 def test_drawn_captions_and_their_absence_are_equal_and_no_encoder_is_loaded(
-    out: Path, pipeline: Path, captions: Captions, monkeypatch: pytest.MonkeyPatch
+    out: Path, pipeline: Path, captions: Captions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = [b"a red apple\nred apple", b"flag", b"cat dog"]
     every = {"", *(caption for line in lines for caption in captions.every({"txt": line}, "k"))}
@@ -388,6 +388,10 @@ def test_drawn_captions_and_their_absence_are_equal_and_no_encoder_is_loaded(
             assert torch.equal(value, cond[name])
         assert torch.equal(cached.null(2)["text"], null["text"])
     assert not list((out.parent / "no cache").glob("text/*"))  # they are kept where they came from
+    assert not caplog.records
+    monkeypatch.undo()
+    cached.warm_up([*every, "other", "others"])
+    assert "no embeddings of 2 captions" in caplog.text
 
 
 def test_damaged_and_foreign_embeddings_are_made_again(out: Path, pipeline: Path) -> None:

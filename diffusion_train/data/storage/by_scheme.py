@@ -17,7 +17,7 @@ from diffusion_train.data.storage.urls import scheme_of
 class StorageByScheme:
     """Files of this machine, and all else over the network: through a cache of `cache_bytes` in a folder, where given.
 
-    `ahead_bytes` say how much each process may ask for by `begin` before it is needed; 0: not even a cache is filled ahead.
+    `ahead_bytes` say how much each process should ask for by `begin` before it is needed; 0: not even a cache is filled ahead.
     """
 
     def __init__(
@@ -46,13 +46,15 @@ class StorageByScheme:
         return self.begin(ranges)()
 
     def begin(self, ranges: Sequence[Range]) -> Callable[[], list[bytes]]:
-        """Asks servers for the ranges and returns at once; calling what it returns gives the bytes, or raises.
+        """Asks for the ranges and returns at once; calling what it returns gives the bytes, or raises.
 
-        What a cache may hold, and local files, are read by that call.
+        What a cache may hold is read by that call.
         """
-        remote = [place for place, wanted in enumerate(ranges) if is_remote(wanted.url)]
-        if not remote:
-            return lambda: self._local.read(ranges)
+        far_urls = set(filter(is_remote, {wanted.url for wanted in ranges}))
+        if not far_urls:
+            self._local.expect(ranges)
+            return partial(self._local.read, ranges)
+        remote = [place for place, wanted in enumerate(ranges) if wanted.url in far_urls]
         far = [ranges[place] for place in remote]
         finish = partial(self.cache.read, far) if self.cache else self._remote.begin(far)
         return lambda: self._joined(ranges, dict(zip(remote, finish(), strict=True)))

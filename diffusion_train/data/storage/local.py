@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +13,9 @@ from diffusion_train.data.storage.base import Changed, Denied, Missing, Range, S
 from diffusion_train.data.storage.urls import local_path
 
 _MAX_OPEN = 64
+_PAGE = 4096  # bytes; less than this comes along with what lies beside it
+_WAITED = 5e-5  # seconds a range: more than it takes from memory
+_CAN_EXPECT = hasattr(os, "posix_fadvise")
 
 
 class LocalStorage:
@@ -19,6 +23,7 @@ class LocalStorage:
 
     def __init__(self) -> None:
         self._open: OrderedDict[tuple[str, str], _Descriptor] = OrderedDict()
+        self.has_waited = False
 
     def stat(self, url: str) -> Stat:
         """Denied as well for a file that can be seen but not read."""
@@ -31,9 +36,17 @@ class LocalStorage:
             raise explained(url, error) from error
         return Stat(found.st_size, _version(found))
 
+    def expect(self, ranges: Sequence[Range]) -> None:
+        """Has the system fetch them all at once, and waits for none, if reading has ever waited for a disk or a network file system."""
+        for url, version, offset, size in ranges if _CAN_EXPECT and self.has_waited else ():
+            if size >= _PAGE:
+                with suppress(OSError, StorageError):  # told when it is read
+                    os.posix_fadvise(self._descriptor(url, version).number, offset, size, os.POSIX_FADV_WILLNEED)
+
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         used: dict[tuple[str, str], _Descriptor] = {}
         parts = []
+        started = time.perf_counter()
         for url, version, offset, size in ranges:
             file = used.get((url, version))
             if file is None:
@@ -45,6 +58,7 @@ class LocalStorage:
             except OSError as error:
                 raise explained(url, error) from error
             parts.append(data)
+        self.has_waited |= time.perf_counter() - started > _WAITED * len(ranges)
         for (url, version), file in used.items():
             _check(file, url, version)
         return parts
@@ -63,7 +77,7 @@ class LocalStorage:
         return file
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_open": OrderedDict()}
+        return vars(self) | {"_open": OrderedDict()}
 
 
 class _Descriptor:

@@ -25,6 +25,7 @@ from diffusion_train.data.module import DataModule
 from diffusion_train.data.order import Order, Window
 from diffusion_train.data.storage.base import Missing, Range, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.local import LocalStorage
 from diffusion_train.data.storage.settings import Settings
 from diffusion_train.data.transform import ImageTransform
 from diffusion_train.data.view import View
@@ -140,6 +141,7 @@ ENDS = """
 import sys
 from diffusion_train.data.storage.base import Range
 from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.local import LocalStorage
 storage = StorageByScheme(cache_folder=sys.argv[2] if len(sys.argv) > 2 else None)
 url = sys.argv[1]
 ranges = [Range(url, storage.stat(url).version, 0, 1000)]
@@ -230,6 +232,15 @@ def test_a_cache_need_hold_no_more_than_there_is_nor_more_than_a_block_a_sample(
     assert not caplog.records
 
 
-def test_local_files_are_not_read_ahead(make_shards):
-    data = ShardDataset(make_shards(8, 4), View(ImageTransform(16)))
-    assert data.lookahead([Window(8)], 1.0) == (0, 0)
+@pytest.mark.parametrize(("ahead_bytes", "first"), [(1 << 20, [0, 1, 2, 3, 4, 5, 6, 7, 8]), (0, [0])])
+def test_coming_batches_of_local_files_are_told_to_the_system(make_shards, monkeypatch, ahead_bytes, first):
+    storage = StorageByScheme(ahead_bytes=ahead_bytes)
+    dataset = ShardDataset(make_shards(100, 20), View(ImageTransform(16)), storage=storage)
+    loader = DataModule(dataset, Arrangement(partial(Order, 0)), 4).train_dataloader()
+    told: list[int] = []
+    monkeypatch.setattr(LocalStorage, "expect", lambda self, ranges: told.append(len(ranges)))
+    batches = iter(loader)
+    next(batches)
+    assert told == [8] * len(first)
+    next(batches)
+    assert len(told) == len(first) + 1

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ctypes
+import mmap
 import multiprocessing
 import os
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -30,6 +33,63 @@ def make_files(tmp_path):
 def test_ranges_come_back_in_order(make_files):
     ranges = make_files(3)
     assert LocalStorage().read(ranges[::-1] + ranges) == [bytes([name]) * 20 for name in (2, 1, 0, 0, 1, 2)]
+
+
+def test_what_is_expected_is_in_memory_before_it_is_read(tmp_path):
+    path = tmp_path / "a.tar"
+    path.write_bytes(os.urandom(1 << 20))
+    storage, pages = LocalStorage(), slice(100, 107)
+    wanted = [Range(str(path), storage.stat(str(path)).version, 100 * 4096, 7 * 4096)]
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if any(_in_memory(path)):
+        pytest.skip("this file system keeps files in memory")
+    storage.expect(wanted)
+    time.sleep(0.1)
+    assert not any(_in_memory(path))  # reading has not waited so far
+    storage.has_waited = True
+    storage.expect(wanted)
+    until = time.monotonic() + 5
+    while not all(_in_memory(path)[pages]) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert all(_in_memory(path)[pages])
+    assert not all(_in_memory(path))
+
+
+def _in_memory(path):
+    """Whether each page of 4 KiB is (n,)."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        pages = (ctypes.c_ubyte * (len(mapped) // 4096))()
+        start = ctypes.c_ubyte.from_buffer(mapped)
+        failed = ctypes.CDLL(None).mincore(
+            ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(len(mapped)), pages
+        )
+        del start
+    if failed:
+        pytest.skip("this system does not tell what is in memory")
+    return [bool(page & 1) for page in pages]
+
+
+def test_that_reading_waits_is_noticed(make_files, monkeypatch):
+    storage, ranges = LocalStorage(), make_files(3)
+    read = os.pread
+    monkeypatch.setattr(os, "pread", lambda *wanted: (time.sleep(0.001), read(*wanted))[1])
+    storage.read(ranges)
+    assert storage.has_waited
+    assert pickle.loads(pickle.dumps(storage)).has_waited
+
+
+def test_a_file_that_is_not_as_it_was_is_told_of_when_it_is_read_not_when_it_is_expected(make_files):
+    [wanted, missing] = make_files(2)
+    wanted, missing = wanted._replace(size=5000), missing._replace(url=f"{missing.url}.gone", size=5000)
+    storage = LocalStorage()
+    storage.has_waited = True
+    storage.expect([wanted, missing])
+    with pytest.raises(Changed):
+        storage.read([wanted])
+    with pytest.raises(Missing):
+        storage.read([missing])
 
 
 def test_file_urls(tmp_path):
