@@ -152,8 +152,7 @@ def our_command(name: str, place: Place, file: Path) -> list[str]:
 
 
 def data(place: Place) -> list[str]:
-    """Images that fill the square, so that no crop is to be drawn."""
-    words = [f"pretrained={place.model}", f"data.shards={place.shard}", "data.crop=center"]
+    words = [f"pretrained={place.model}", f"data.shards={place.shard}"]
     # workers would keep copies of weights that change in the memory of a CPU
     return [*words, "data.batch_size=1", "data.micro_batch_size=null", "data.num_workers=0"]
 

@@ -20,8 +20,8 @@ from diffusion_train.command.messages import quiet
 
 SUMMARY = "compute a run's latents and text embeddings once"
 EXAMPLE = """\
-diffusion-train encode experiment=sd15_lora pretrained=<model> "data.shards='brand-{00..03}.tar'" data.crop=center out=encoded
-python train.py experiment=sd15_lora pretrained=<model> "data.shards='brand-{00..03}.tar'" data.crop=center data.encoded=encoded"""
+diffusion-train encode experiment=sd15_lora pretrained=<model> "data.shards='brand-{00..03}.tar'" out=encoded
+python train.py experiment=sd15_lora pretrained=<model> "data.shards='brand-{00..03}.tar'" data.encoded=encoded"""
 
 KINDS = ("encoded", "there", "bad")
 READ = (*train.READ, "out", "encode_batch_size")

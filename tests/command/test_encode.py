@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("diffusion-train")
 SMALL = (
     *("trainer=cpu", "trainer.log_every_n_steps=1", "logger=none", "data.batch_size=4", "data.micro_batch_size=null"),
-    *("data.num_workers=1", "data.crop=center", "data.flip=true", "sampler.num_steps=2", "data.captions.trigger=logo"),
+    *("data.num_workers=1", "data.flip=true", "sampler.num_steps=2", "data.captions.trigger=logo"),
     *("callbacks.samples.num_samples=1", "callbacks.bad_samples.max_share=0.5"),
     "data.captions.templates=['a {trigger} {caption}','{caption}']",
 )
