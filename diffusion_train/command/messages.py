@@ -58,10 +58,11 @@ def prompts(cfg: Any) -> list[str]:
 
 
 def quiet() -> None:
-    """Keeps to what a user can act on: Lightning's advice about its own loops does not apply here."""
+    """Keeps to what a user can act on: neither Lightning's advice about its own loops nor packages that nothing here needs."""
     import pytorch_lightning  # noqa: F401  (sets its loggers' levels when imported)
 
-    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "torch.distributed"):
+    lightning = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero")
+    for name in (*lightning, "torch.distributed", "transformers.utils.import_utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
