@@ -90,7 +90,8 @@ def help_text(command: Command, arguments: Sequence[str] = ()) -> str:
         lines += [command.description, ""]
     lines += ["Example:", *(f"  {line}" for line in command.example.splitlines()), ""]
     lines += ["Settings (key=value):", *_settings(call.settings, call.comments), ""]
-    lines += ["Groups (group=option):", *(f"  {group}: {', '.join(names)}" for group, names in call.groups.items()), ""]
+    if groups := [f"  {group}: {', '.join(names)}" for group, names in call.groups.items()]:
+        lines += ["Groups (group=option):", *groups, ""]
     lines += [
         "--cfg job prints the whole config; --config-dir FOLDER adds groups and options of your own;",
         "allow_targets=[my_package.] trusts classes of your own.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ def weight_files(folder: Path, source: str) -> dict[str, Path]:
     }
 
 
+def unpickle_command(path: Path, out: Path) -> str:
+    return shlex.join(["diffusion-train", "unpickle", f"path={path}", f"out={out}"])
+
+
 def read_json(file: Path, source: str) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text("utf-8"))
@@ -66,9 +71,12 @@ def _without_weights(folder: Path) -> str:
         plain = variants[0].name.split(".")[0] + ".safetensors"
         return f"{folder.name}/ holds only the variant {variants[0].name}; rename that file to {plain}"
     if pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.ckpt"), *folder.glob("*.pt")]):
+        out = (
+            folder / f"{pickles[0].stem.removeprefix('pytorch_')}.safetensors"
+        )  # as transformers and diffusers name it
         return (
             f"{folder.name}/ holds weights as a pickle alone ({pickles[0].name}), which can run code when it is read; "
-            "get the model's .safetensors files"
+            f"get the model's .safetensors files, or take the tensors alone: {unpickle_command(pickles[0], out)}"
         )
     return f"{folder.name}/ holds no .safetensors file; copy or download the folder again"
 

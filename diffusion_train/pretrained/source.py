@@ -86,7 +86,7 @@ def _kind_of_file(path: Path) -> Kind:
     if path.suffix in _PICKLES:
         raise ValueError(
             f"pretrained={path}: a pickle, which can run code when it is read; take the model's .safetensors file, or "
-            "convert this one once, with torch.load(..., weights_only=True) and safetensors.torch.save_file"
+            f"its tensors alone: {pipeline.unpickle_command(path, path.with_suffix('.safetensors'))}"
         )
     header: dict[str, Any] = single_file.read_header(path)
     return "run" if "diffusion_train" in header.get("__metadata__", {}) else "file"

@@ -1,0 +1,70 @@
+"""The tensors of a pickled checkpoint, without running what a pickle may ask for."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+_NESTED = ("state_dict", "model_state_dict")  # where checkpoints of training keep the weights
+
+
+class Unpickled(NamedTuple):
+    tensors: dict[str, Tensor]
+    left_out: list[str]  # classes and functions of which the file asked to make something
+
+
+def unpickled(path: Path) -> Unpickled:
+    """All tensors by their names, each with memory of its own. In place of all else stand objects that do nothing.
+
+    ValueError for a file that is no whole checkpoint of torch, has no tensors, or asks for more than that.
+    """
+    if not path.is_file():
+        raise ValueError(f"path={path}: no such file")
+    try:
+        mapped = zipfile.is_zipfile(path)  # not so before torch 1.6
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if mapped else []
+        inert: list[Any] = [(type("Inert", (_Inert,), {}), name) for name in foreign]
+        with torch.serialization.safe_globals(inert):
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(
+            f"path={path}: not a checkpoint whose tensors can be had without running its code ({_reason(error)})"
+        ) from error
+    tensors = dict(_tensors(found))
+    if not tensors:
+        raise ValueError(f"path={path}: holds no tensors by their names")
+    return Unpickled({name: value.detach().contiguous().clone() for name, value in tensors.items()}, foreign)
+
+
+class _Inert:
+    """Takes whatever a pickle does to an object."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def _reason(error: Exception) -> str:
+    """Without torch's advice, which is to run the code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith(("Trying to", "Unsupported"))]
+    plain = [line for line in lines[:1] if not line.startswith("Weights only load failed")]
+    return (told or plain or [type(error).__name__])[0].partition(" <")[0]
+
+
+def _tensors(found: Any) -> Iterator[tuple[str, Tensor]]:
+    if not isinstance(found, Mapping):
+        return
+    inner = next((found[name] for name in _NESTED if isinstance(found.get(name), Mapping)), found)
+    for name, value in inner.items():
+        if isinstance(name, str) and isinstance(value, Tensor):
+            yield name, value

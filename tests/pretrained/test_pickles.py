@@ -1,0 +1,145 @@
+"""Tensors come out of pickles, and nothing else of them happens."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import original_names
+import pytest
+import tiny_pipelines
+import torch
+from safetensors.torch import load_file
+
+from diffusion_train.command.cli import main
+from diffusion_train.pretrained import pipeline, source
+from diffusion_train.pretrained.pickles import unpickled
+
+
+class Runs:
+    """What a pickle may do: call a function when it is read."""
+
+    def __init__(self, call: Any, *arguments: Any) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self.call, self.arguments
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An object of a class that whoever reads it does not have, with state and items of its own."""
+    module = ModuleType("some_trainer")
+    module.Callback = type("Callback", (dict,), {"__module__": "some_trainer", "__slots__": ("best",)})  # type: ignore[attr-defined]
+    module.Plain = type("Plain", (), {"__module__": "some_trainer"})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "some_trainer", module)
+    made = module.Plain()  # type: ignore[attr-defined]
+    made.path, made.score = "a/b", torch.ones(2)
+    return made
+
+
+def test_a_checkpoint_of_training_becomes_a_model(
+    tmp_path: Path, foreign: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+    folder = tiny_pipelines.make("sd15", tmp_path / "in")
+    parts = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}
+    parts["text_encoder"] = transformers.CLIPTextModel
+    weights = original_names.single_file(
+        {name: kind.from_pretrained(folder / name) for name, kind in parts.items()}, "sd1"
+    )
+    file, out = tmp_path / "model.ckpt", tmp_path / "model.safetensors"
+    harm = Runs(open, str(tmp_path / "harm"), "w")
+    torch.save({"global_step": 7, "callbacks": {"of": foreign, "and": harm}, "state_dict": weights}, file)
+    monkeypatch.delitem(sys.modules, "some_trainer")
+    with pytest.raises(ValueError, match=f"diffusion-train unpickle path={file} out={out}"):
+        source.kind(str(file))
+    assert main(["unpickle", f"path={file}", f"out={out}"]) == 0
+    told = capsys.readouterr().out
+    assert f"{len(weights):,} tensors" in told
+    assert "some_trainer.Plain" in told
+    assert not (tmp_path / "harm").exists()
+    found = load_file(out)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+    assert source.kind(str(out)) == "file"
+
+
+def test_a_folder_with_pickles_alone_names_the_command_that_mends_it(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    folder = tiny_pipelines.make("sd15", tmp_path / "in")
+    weights = load_file(folder / "text_encoder" / "model.safetensors")
+    torch.save(weights, folder / "text_encoder" / "pytorch_model.bin")
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="text_encoder/ holds weights as a pickle alone") as caught:
+        source.folder(str(folder))
+    command = str(caught.value).partition("diffusion-train ")[2].split()
+    assert main(command) == 0
+    assert source.folder(str(folder)) == folder
+    [there] = [file for name, file in pipeline.weight_files(folder, "it").items() if name.startswith("text_encoder")]
+    assert all(torch.equal(value, weights[name]) for name, value in load_file(there).items())
+
+
+def test_tensors_that_share_memory_come_out_whole(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    torch.save({"a": whole, "b": whole[1], "c": whole.t(), "n": 3, "list": [whole]}, tmp_path / "model.pt")
+    tensors, left_out = unpickled(tmp_path / "model.pt")
+    assert left_out == []
+    assert tensors.keys() == {"a", "b", "c"}
+    assert torch.equal(tensors["c"], whole.t())
+    assert all(value.untyped_storage().nbytes() == value.nbytes for value in tensors.values())
+
+
+def test_files_of_old_versions_of_torch(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    assert unpickled(tmp_path / "old.bin").tensors["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_what_a_file_asks_to_be_run_is_not_run(tmp_path: Path, old: bool) -> None:
+    mark = tmp_path / "harm"
+    torch.save(
+        {"a": torch.ones(1), "b": Runs(os.system, f"touch {mark}"), "c": Runs(eval, f"open({str(mark)!r}, 'w')")},
+        tmp_path / "bad.pt",
+        _use_new_zipfile_serialization=not old,
+    )
+    with pytest.raises(
+        ValueError, match=r"bad\.pt: not a checkpoint whose tensors can be had without running its code"
+    ):
+        unpickled(tmp_path / "bad.pt")
+    torch.save({"a": torch.ones(1), "c": Runs(eval, f"open({str(mark)!r}, 'w')")}, tmp_path / "bad.pt")
+    assert list(unpickled(tmp_path / "bad.pt").tensors) == ["a"]
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no pickle", "not a checkpoint whose tensors can be had"),
+        (b"", "not a checkpoint whose tensors can be had"),
+        (None, "no such file"),
+        ([torch.ones(1)], "holds no tensors by their names"),
+        ({1: torch.ones(1)}, "holds no tensors by their names"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told(tmp_path: Path, content: Any, said: str) -> None:
+    file = tmp_path / "model.ckpt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save(content, file)
+    with pytest.raises(ValueError, match=rf"path={file}: .*{said}"):
+        unpickled(file)
+
+
+def test_the_command_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
+    for out in ("a.pt", "a.safetensors"):
+        (tmp_path / "a.safetensors").touch()
+        assert main(["unpickle", f"path={tmp_path / 'a.pt'}", f"out={tmp_path / out}"]) == 2
+    told = capsys.readouterr().err
+    assert "name a file that ends in .safetensors" in told
+    assert "is there already" in told
