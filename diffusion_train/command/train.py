@@ -42,6 +42,7 @@ NEED_DATA = (
     "data.captions",
     "data.captions.source",
 )
+SIZES = ("batch_size", "micro_batch_size", "num_workers", "num_repeated_batches")
 # Arguments that the code below gives to a part.
 GIVEN = {"callbacks.checkpointing": ("description",), "data.module.arrangement.order": ("fingerprint", "num_samples")}
 
@@ -53,10 +54,29 @@ def run(cfg: Any) -> int:
 
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=READ, given=GIVEN)
+    if is_fetched(cfg):
+        config.raise_all(wrong_settings(cfg))  # gigabytes later, they are told with what the model says
     config.settle(cfg)
     refuse(cfg)
     with claimed(Path(cfg.run_dir)):
         return train(cfg)
+
+
+def is_fetched(cfg: Any) -> bool:
+    from diffusion_train.pretrained import source
+
+    return bool(cfg.get("pretrained")) and source.kind(str(cfg.pretrained)) == "hub"
+
+
+def wrong_settings(cfg: Any) -> list[Any]:
+    """What parts say against their settings, as far as it takes neither data nor the model's files."""
+    from diffusion_train import config
+    from diffusion_train.data.module import wrong_sizes
+
+    mistakes = list(config.trial(cfg, TRIED, without=NEED_DATA))
+    for wrong in wrong_sizes(**{name: cfg.data[name] for name in SIZES if name in cfg.data}):
+        mistakes += config.mistakes_of(ValueError(wrong), "data")
+    return mistakes
 
 
 def refuse(cfg: Any) -> None:
@@ -66,7 +86,7 @@ def refuse(cfg: Any) -> None:
     from diffusion_train import config
     from diffusion_train.command.shapes import check_shapes
 
-    mistakes = list(config.trial(cfg, TRIED, without=NEED_DATA))
+    mistakes = wrong_settings(cfg)
     try:
         with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # not all of others can be made so
             network, autoencoder = config.build(cfg.network), config.build(cfg.autoencoder)

@@ -27,6 +27,23 @@ from diffusion_train.data.together import together
 log = logging.getLogger(__name__)
 
 
+def wrong_sizes(
+    batch_size: int = 1,
+    micro_batch_size: int | None = None,
+    num_workers: int = 0,
+    num_repeated_batches: int | None = None,
+) -> Iterator[str]:
+    """Those that no data can be read by, each with what it may be."""
+    if batch_size < 1:
+        yield f"data.batch_size={batch_size}: at least 1"
+    if micro_batch_size is not None and micro_batch_size < 1:
+        yield f"data.micro_batch_size={micro_batch_size}: at least 1, or null for no division"
+    if num_workers < 0:
+        yield f"data.num_workers={num_workers}: at least 0"
+    if num_repeated_batches is not None and num_repeated_batches < 1:
+        yield f"data.num_repeated_batches={num_repeated_batches}: at least 1, or null for all"
+
+
 class DataModule(pl.LightningDataModule):
     """`batch_size` counts samples of one optimizer step over all devices; `arrangement` makes the order of a data set.
 
@@ -142,7 +159,7 @@ class DataModule(pl.LightningDataModule):
         """Raises ValueError with all that cannot be done with these sizes on so many processes."""
         wrong = []
         multiple = math.lcm(world_size, self.order.num_lanes)
-        if self.batch_size < 1 or self.batch_size % multiple:
+        if self.batch_size % multiple:
             below, above = self.batch_size // multiple * multiple, (self.batch_size // multiple + 1) * multiple
             wrong.append(
                 f"data.batch_size={self.batch_size} is not divisible over {world_size} process(es) and "
@@ -153,12 +170,7 @@ class DataModule(pl.LightningDataModule):
                 f"data.batch_size={self.batch_size} is more than the {self.num_samples} training samples: "
                 f"use 1 to {self.num_samples}"
             )
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            wrong.append(f"data.micro_batch_size={self.micro_batch_size}: at least 1, or null for no division")
-        if self.num_workers < 0:
-            wrong.append(f"data.num_workers={self.num_workers}: at least 0")
-        if self.num_repeated_batches is not None and self.num_repeated_batches < 1:
-            wrong.append(f"data.num_repeated_batches={self.num_repeated_batches}: at least 1, or null for all")
+        wrong += wrong_sizes(self.batch_size, self.micro_batch_size, self.num_workers, self.num_repeated_batches)
         if wrong:
             raise ValueError("\n".join(wrong))
 

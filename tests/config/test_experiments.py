@@ -10,7 +10,7 @@ import yaml
 from omegaconf import open_dict
 
 from diffusion_train import config
-from diffusion_train.command.train import GIVEN, READ, refuse
+from diffusion_train.command.train import GIVEN, READ, refuse, run
 from diffusion_train.config.annotations import fits
 from diffusion_train.config.check import target_nodes
 from diffusion_train.config.compose import Composer
@@ -84,16 +84,27 @@ def test_every_option_fits_what_it_names(option: str) -> None:
 
 def test_what_parts_say_of_their_settings_is_told_at_once_before_data_or_weights_are_touched(tmp_path: Path) -> None:
     model = [f"pretrained={described('sd1', tmp_path)}", "data.shards=nowhere.tar", "data.image_size=100"]
-    cfg = composed("experiment=sd15_lora", *model, "data.holdout=-1", "ema.decays=[2]")
+    cfg = composed("experiment=sd15_lora", *model, "data.holdout=-1", "ema.decays=[2]", "data.batch_size=0")
     cfg.base.folder = str(tmp_path)
     with pytest.raises(config.ConfigError) as told:
         refuse(cfg)
     assert [mistake.where for mistake in told.value.mistakes] == [
         "data.holdout=-1",
         "ema.decays=[2]",
+        "data.batch_size=0",
         "data.image_size",
     ]
     assert "multiples of 8" in told.value.mistakes[-1].problem
+
+
+def test_wrong_settings_are_told_before_a_model_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr("diffusion_train.pretrained.hub.snapshot", lambda *_: described("sd1", tmp_path))
+    cfg = composed("experiment=sd15_lora", "pretrained=owner/name", "data.shards=nowhere.tar", "data.num_workers=-1")
+    monkeypatch.setattr("diffusion_train.pretrained.hub.snapshot", lambda source, *_: fetched.append(source))
+    with pytest.raises(config.ConfigError, match=r"data\.num_workers=-1"):
+        run(cfg)
+    assert fetched == []
 
 
 @pytest.mark.parametrize("data", sorted(file.stem for file in (CONF / "data").glob("*.yaml")))

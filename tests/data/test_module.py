@@ -144,7 +144,7 @@ def test_a_fault_in_a_worker_reaches_the_user(make_images, tmp_path):
         ({"batch_size": 6}, 4, "data.batch_size=6 is not divisible over 4 .* use 4 or 8"),
         ({"batch_size": 2}, 4, "data.batch_size=2 .* use 4$"),
         ({"batch_size": 6, "num_lanes": 4}, 1, "data.batch_size=6 .*data.num_lanes=4: use 4 or 8"),
-        ({"batch_size": 0}, 1, "data.batch_size=0 "),
+        ({"batch_size": 0}, 1, "data.batch_size=0: at least 1"),
         ({"batch_size": 21}, 1, "data.batch_size=21 is more than the 20 training samples: use 1 to 20"),
         ({"micro_batch_size": 0}, 1, "data.micro_batch_size=0"),
         ({"num_workers": -1}, 1, "data.num_workers=-1"),
