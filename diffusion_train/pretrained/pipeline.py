@@ -78,7 +78,10 @@ def _without_weights(folder: Path) -> str:
             f"{folder.name}/ holds weights as a pickle alone ({pickles[0].name}), which can run code when it is read; "
             f"get the model's .safetensors files, or take the tensors alone: {unpickle_command(pickles[0], out)}"
         )
-    return f"{folder.name}/ holds no .safetensors file; copy or download the folder again"
+    return (
+        f"{folder.name}/ holds no .safetensors file; copy or download the folder again, of the hub with its pickles if it "
+        "has no others: `diffusion-train unpickle` takes the tensors out of them"
+    )
 
 
 def _remedy(folder: Path) -> str:
