@@ -55,7 +55,7 @@ def run(cfg: Any) -> int:
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=READ, given=GIVEN)
     if is_fetched(cfg):
-        config.raise_all(wrong_settings(cfg))  # gigabytes later, they are told with what the model says
+        config.raise_all(wrong_settings(cfg))  # not after gigabytes
     config.settle(cfg)
     refuse(cfg)
     with claimed(Path(cfg.run_dir)):
