@@ -6,8 +6,8 @@
 Each figure is of a process of its own, without workers, files in the page cache, shuffled; speeds are the median of five
 passes, each library's in turn and that for `--rounds`: the median of these, and of the ratios within each round. Raw: the bytes
 of the JPEG and the caption's text, ours with every checksum compared; of 384 px (30 KB) and of 64 px (2 KB). Decoded:
-batches of 64 as float tensors of 256 px, all libraries' by our decoding, transform and collation; and others' by Pillow, with
-which they decode and torchvision resizes by default.
+batches of 64 as float tensors of 256 px, all libraries' by our decoding, transform and collation; and others' by Pillow's
+decoding and resizing, as torchvision's transforms do it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ weights is still yours to say.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,37 @@ def run(cfg: Any) -> int:
 
     config.check(cfg, read=READ)
     path, out = Path(cfg.path).expanduser(), Path(cfg.out).expanduser()
-    if out.suffix != ".safetensors":
-        raise ValueError(f"out={out}: name a file that ends in .safetensors")
-    if out.exists():
-        raise ValueError(f"out={out}: is there already")
+    refuse(path, out)
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from diffusion_train.pretrained.pickles import unpickled
 
     tensors, left_out = unpickled(path)
-    with atomic_write(out) as file:
-        save_file(tensors, file.name, {"format": "pt"})
+    try:
+        with atomic_write(out) as file:
+            save_file(tensors, file.name, {"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        print(f"out={out}: cannot be written ({error})", file=sys.stderr)
+        return Exit.STORAGE
     size = sum(value.nbytes for value in tensors.values())
     print(f"{len(tensors):,} tensors of {size / 1e6:,.1f} MB in {out}")
     if left_out:
         print(f"left out, and not run: {', '.join(sorted(left_out))}")
     return Exit.DONE
+
+
+def refuse(path: Path, out: Path) -> None:
+    """Raises ConfigError with what is wrong with the files."""
+    from diffusion_train import config
+
+    mistakes = []
+    if not path.is_file():
+        mistakes.append(config.Mistake(f"path={path}", "no such file", "give a .ckpt, .bin, .pt or .pth"))
+    if out.suffix != ".safetensors":
+        mistakes.append(
+            config.Mistake(f"out={out}", "must end in .safetensors", f"out={out.with_suffix('.safetensors')}")
+        )
+    elif out.exists():
+        mistakes.append(config.Mistake(f"out={out}", "is there already", "delete it, or give another name"))
+    config.raise_all(mistakes)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, KeyError)
 _NESTED = ("state_dict", "model_state_dict")  # where checkpoints of training keep the weights
 
 
@@ -24,15 +26,13 @@ def unpickled(path: Path) -> Unpickled:
 
     ValueError for a file that is no whole checkpoint of torch, has no tensors, or asks for more than that.
     """
-    if not path.is_file():
-        raise ValueError(f"path={path}: no such file")
     try:
-        mapped = zipfile.is_zipfile(path)  # not so before torch 1.6
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if mapped else []
-        inert: list[Any] = [(type("Inert", (_Inert,), {}), name) for name in foreign]
-        with torch.serialization.safe_globals(inert):
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, KeyError) as error:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+        try:
+            found = _read(path, foreign, _Inert)
+        except pickle.UnpicklingError:
+            found = _read(path, foreign, _InertMapping)
+    except _ERRORS as error:
         raise ValueError(
             f"path={path}: not a checkpoint whose tensors can be had without running its code ({_reason(error)})"
         ) from error
@@ -42,8 +42,15 @@ def unpickled(path: Path) -> Unpickled:
     return Unpickled({name: value.detach().contiguous().clone() for name, value in tensors.items()}, foreign)
 
 
+def _read(path: Path, foreign: Sequence[str], stand_in: type) -> Any:
+    mapped = zipfile.is_zipfile(path)  # not so before torch 1.6
+    names: list[Any] = [(stand_in, name) for name in foreign]
+    with torch.serialization.safe_globals(names):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+
 class _Inert:
-    """Takes whatever a pickle does to an object."""
+    """Takes any arguments and any state."""
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         return super().__new__(cls)
@@ -53,8 +60,15 @@ class _Inert:
     def __setstate__(self, state: Any) -> None: ...
 
 
+class _InertMapping:
+    """Takes any arguments, and items as those of a dict: torch's reader sets them in no class but its own."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return OrderedDict()
+
+
 def _reason(error: Exception) -> str:
-    """Without torch's advice, which is to run the code."""
+    """Without torch's advice, which is to run the code, and without the objects that stand for what it names."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("Trying to", "Unsupported"))]
     plain = [line for line in lines[:1] if not line.startswith("Weights only load failed")]

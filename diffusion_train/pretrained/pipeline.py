@@ -71,9 +71,8 @@ def _without_weights(folder: Path) -> str:
         plain = variants[0].name.split(".")[0] + ".safetensors"
         return f"{folder.name}/ holds only the variant {variants[0].name}; rename that file to {plain}"
     if pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.ckpt"), *folder.glob("*.pt")]):
-        out = (
-            folder / f"{pickles[0].stem.removeprefix('pytorch_')}.safetensors"
-        )  # as transformers and diffusers name it
+        # transformers calls the same model pytorch_model.bin and model.safetensors
+        out = folder / f"{pickles[0].stem.removeprefix('pytorch_')}.safetensors"
         return (
             f"{folder.name}/ holds weights as a pickle alone ({pickles[0].name}), which can run code when it is read; "
             f"get the model's .safetensors files, or take the tensors alone: {unpickle_command(pickles[0], out)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import original_names
 import pytest
 import tiny_pipelines
@@ -29,15 +30,19 @@ class Runs:
         return self.call, self.arguments
 
 
-@pytest.fixture
-def foreign(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An object of a class that whoever reads it does not have, with state and items of its own."""
+@pytest.fixture(params=["state", "items"])
+def foreign(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An object of a class that whoever reads it does not have: with state, one of numpy's among it, or with items."""
     module = ModuleType("some_trainer")
-    module.Callback = type("Callback", (dict,), {"__module__": "some_trainer", "__slots__": ("best",)})  # type: ignore[attr-defined]
-    module.Plain = type("Plain", (), {"__module__": "some_trainer"})  # type: ignore[attr-defined]
+    kind = type("Kind", (object if request.param == "state" else dict,), {"__module__": "some_trainer"})
+    module.Kind = kind  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "some_trainer", module)
-    made = module.Plain()  # type: ignore[attr-defined]
-    made.path, made.score = "a/b", torch.ones(2)
+    made = kind()
+    if request.param == "state":
+        made.path, made.score, made.mean = "a/b", torch.ones(2), np.float64(0.5)
+    else:
+        made.update(path="a/b", score=torch.ones(2), inner=kind(b=1))
+        made.told = True
     return made
 
 
@@ -60,7 +65,7 @@ def test_a_checkpoint_of_training_becomes_a_model(
     assert main(["unpickle", f"path={file}", f"out={out}"]) == 0
     told = capsys.readouterr().out
     assert f"{len(weights):,} tensors" in told
-    assert "some_trainer.Plain" in told
+    assert "some_trainer.Kind" in told
     assert not (tmp_path / "harm").exists()
     found = load_file(out)
     assert found.keys() == weights.keys()
@@ -120,7 +125,6 @@ def test_what_a_file_asks_to_be_run_is_not_run(tmp_path: Path, old: bool) -> Non
     [
         (b"no pickle", "not a checkpoint whose tensors can be had"),
         (b"", "not a checkpoint whose tensors can be had"),
-        (None, "no such file"),
         ([torch.ones(1)], "holds no tensors by their names"),
         ({1: torch.ones(1)}, "holds no tensors by their names"),
     ],
@@ -129,17 +133,26 @@ def test_what_is_no_checkpoint_is_told(tmp_path: Path, content: Any, said: str) 
     file = tmp_path / "model.ckpt"
     if isinstance(content, bytes):
         file.write_bytes(content)
-    elif content is not None:
+    else:
         torch.save(content, file)
     with pytest.raises(ValueError, match=rf"path={file}: .*{said}"):
         unpickled(file)
 
 
-def test_the_command_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_overwrites_nothing_and_tells_all_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
-    for out in ("a.pt", "a.safetensors"):
-        (tmp_path / "a.safetensors").touch()
-        assert main(["unpickle", f"path={tmp_path / 'a.pt'}", f"out={tmp_path / out}"]) == 2
+    (tmp_path / "a.safetensors").touch()
+    assert main(["unpickle", f"path={tmp_path / 'a.pt'}", f"out={tmp_path / 'a.safetensors'}"]) == 2
+    assert "a.safetensors\n    is there already" in capsys.readouterr().err
+    assert main(["unpickle", f"path={tmp_path / 'none.pt'}", f"out={tmp_path / 'b.pt'}"]) == 2
     told = capsys.readouterr().err
-    assert "name a file that ends in .safetensors" in told
-    assert "is there already" in told
+    assert "none.pt\n    no such file" in told
+    assert "must end in .safetensors" in told
+
+
+def test_a_place_that_cannot_be_written_to_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
+    assert main(["unpickle", f"path={tmp_path / 'a.pt'}", f"out={tmp_path / 'a.pt' / 'b.safetensors'}"]) == 4
+    assert "cannot be written" in capsys.readouterr().err

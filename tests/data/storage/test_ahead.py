@@ -141,7 +141,6 @@ ENDS = """
 import sys
 from diffusion_train.data.storage.base import Range
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-from diffusion_train.data.storage.local import LocalStorage
 storage = StorageByScheme(cache_folder=sys.argv[2] if len(sys.argv) > 2 else None)
 url = sys.argv[1]
 ranges = [Range(url, storage.stat(url).version, 0, 1000)]
