@@ -3,7 +3,7 @@
     python benchmarks/finetune.py [--rows diffusers/lora ours/lora ...]
 
 The architecture is the published one; the weights are random, made once and kept in `--folder` (4.3 GB). Each row is a
-process of its own: one sample a step, bfloat16 by autocast. Ours are runs of train.py with the recipes as they are,
+process of its own: `--batch-size` samples a step, bfloat16 by autocast. Ours are runs of train.py with the recipes as they are,
 diffusers' the step of its examples (finetune_peer.py). Seconds: the median after `--warm-up` steps, from the end of one step to
 the end of the next; CPU seconds: likewise, of all cores together, which other work on the machine changes less. GB: the most from
 the first step on, on a GPU what torch has allocated, elsewhere what was resident.
@@ -34,7 +34,7 @@ from diffusion_train.pretrained.vocabulary import END, START, Vocabulary
 from diffusion_train.utils.cache import cache_folder
 
 HERE = Path(__file__).parent
-SIDE, NUM_IMAGES, NUM_TOKENS = 512, 8, 49408
+SIDE, NUM_IMAGES, NUM_TOKENS = 512, 32, 49408
 
 
 class Row(NamedTuple):
@@ -75,6 +75,7 @@ class Place(NamedTuple):
     scratch: Path
     steps: int
     warm_up: int
+    batch_size: int
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -82,13 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="*", default=[*ROWS], choices=[*ROWS])
     parser.add_argument("--steps", type=int, default=3, help="that are timed")
     parser.add_argument("--warm-up", type=int, default=1, help="steps before them")
+    parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=cache_folder() / "benchmark_sd15", help="of the model")
     asked = parser.parse_args(arguments)
     if not asked.folder.is_dir():
         publish(make_model, asked.folder)
     with tempfile.TemporaryDirectory() as scratch:
         [shard] = write_shards(samples(), Path(scratch) / "shards", "part", NUM_IMAGES)
-        place = Place(asked.folder.absolute(), shard, Path(scratch), asked.steps, asked.warm_up)
+        place = Place(asked.folder.absolute(), shard, Path(scratch), asked.steps, asked.warm_up, asked.batch_size)
         print("| | seconds a step | times diffusers' | CPU seconds | GB |\n|---|---|---|---|---|", flush=True)
         found: dict[str, dict[str, float]] = {}
         for name in asked.rows:
@@ -121,7 +123,7 @@ def measured(name: str, place: Place) -> dict[str, float] | str:
 
 
 def peers_command(name: str, place: Place) -> list[str]:
-    counts = (f"--steps={place.steps}", f"--warm-up={place.warm_up}")
+    counts = (f"--steps={place.steps}", f"--warm-up={place.warm_up}", f"--batch-size={place.batch_size}")
     return [
         sys.executable,
         str(HERE / "finetune_peer.py"),
@@ -153,8 +155,9 @@ def our_command(name: str, place: Place, file: Path) -> list[str]:
 
 def data(place: Place) -> list[str]:
     words = [f"pretrained={place.model}", f"data.shards={place.shard}"]
+    words += [f"data.batch_size={place.batch_size}", "data.micro_batch_size=null"]
     # workers would keep copies of weights that change in the memory of a CPU
-    return [*words, "data.batch_size=1", "data.micro_batch_size=null", "data.num_workers=0"]
+    return words if torch.cuda.is_available() else [*words, "data.num_workers=0"]
 
 
 def called(command: list[str]) -> subprocess.CompletedProcess[str]:

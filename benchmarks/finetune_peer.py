@@ -77,8 +77,12 @@ def main() -> None:
     parser.add_argument("--checkpointed", action="store_true")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--warm-up", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=1)
     asked = parser.parse_args()
-    example, samples = Example(asked.folder, asked.lora, asked.checkpointed), read(asked.shard, asked.folder)
+    example, samples = (
+        Example(asked.folder, asked.lora, asked.checkpointed),
+        read(asked.shard, asked.folder, asked.batch_size),
+    )
     meter = Meter(asked.warm_up)
     meter.start()
     for number in range(asked.warm_up + asked.steps):
@@ -87,8 +91,8 @@ def main() -> None:
     print(json.dumps(meter.figures))
 
 
-def read(shard: str, folder: Path) -> list[tuple[Tensor, Tensor]]:
-    """Batches of one: pixels (1, 3, H, W) in [-1, 1] and tokens (1, 77)."""
+def read(shard: str, folder: Path, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    """Whole batches: pixels (B, 3, H, W) in [-1, 1] and tokens (B, 77)."""
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     found = []
     for sample in webdataset.WebDataset(shard, shardshuffle=False):
@@ -98,7 +102,8 @@ def read(shard: str, folder: Path) -> list[tuple[Tensor, Tensor]]:
             sample["txt"].decode(), max_length=77, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
         found.append((pixels, tokens))
-    return found
+    batches = (found[first : first + batch_size] for first in range(0, len(found) - batch_size + 1, batch_size))
+    return [(torch.cat(pixels), torch.cat(tokens)) for pixels, tokens in (zip(*rows, strict=True) for rows in batches)]
 
 
 if __name__ == "__main__":

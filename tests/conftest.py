@@ -72,6 +72,8 @@ def points_run(
     conditioner: Conditioner | None = None,
     condition_dropout: float = 0.0,
     conditioner_lr: float | None = None,
+    accelerator: str = "cpu",
+    strategy: str = "auto",
 ) -> tuple[DiffusionModule, Recorder]:
     torch.manual_seed(seed)
     data = DataModule(
@@ -93,7 +95,8 @@ def points_run(
     module.micro_batch_size = micro_batch_size
     recorder = Recorder()
     trainer = pl.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
+        strategy=strategy,
         devices=1,
         max_steps=max_steps,
         max_epochs=-1,

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusion_train.conditioner.base import Cond, Conditioner, entry
+from diffusion_train.utils.tensor import sent
 
 
 class Precomputed(Conditioner):
@@ -49,7 +50,7 @@ class Precomputed(Conditioner):
         return value
 
     def _moved(self, name: str, value: Tensor) -> Tensor:
-        return value.to(self.place.device, torch.bool if name.endswith("_mask") else self.place.dtype)
+        return sent(value, self.place.device, torch.bool if name.endswith("_mask") else self.place.dtype)
 
 
 def _nothing(name: str, shape: tuple[int, ...]) -> Tensor:

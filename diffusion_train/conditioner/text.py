@@ -12,13 +12,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_train.conditioner.base import Cond, Conditioner, entry
 from diffusion_train.conditioner.online_text import OnlineText
 from diffusion_train.conditioner.text_store import MAX_BYTES, Embedding, TextStore
 from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.tensor import sent
 from diffusion_train.utils.text import shown
 
 log = logging.getLogger(__name__)
@@ -169,12 +170,15 @@ class Text(Conditioner):
         for place, row in enumerate(rows):
             text[place, : len(row.text)] = row.text
             mask[place, : len(row.text)] = True
-        cond = {"text": text.to(self.place)}
+        cond = {"text": self._sent(text)}
         if not self.encoder.padded:
-            cond["text_mask"] = mask.to(self.place.device)
+            cond["text_mask"] = sent(mask, self.place.device)
         if rows[0].pooled.numel():
-            cond["pooled"] = torch.stack([row.pooled for row in rows]).to(self.place)
+            cond["pooled"] = self._sent(torch.stack([row.pooled for row in rows]))
         return cond
+
+    def _sent(self, values: Tensor) -> Tensor:
+        return sent(values, self.place.device, self.place.dtype)
 
 
 def _different(captions: Iterable[str]) -> Iterator[str]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 Profile = Callable[[int], float]  # step (from 1) -> decay
 
+_PIECE = 2**28  # bytes of averages that are moved at once
+
 
 def constant(decays: Sequence[float] = (0.9999,)) -> EMA:
     """Decay `min(decay, (1 + k) / (10 + k))` at step k, so that a short run forgets its start."""
@@ -109,9 +111,23 @@ def _move(averages: list[Tensor], weights: list[Tensor], share: Tensor) -> None:
     if share.device.type == "cpu":
         torch._foreach_lerp_(averages, weights, float(share))
         return
-    moves = torch._foreach_sub(weights, averages)
-    torch._foreach_mul_(moves, share.to(averages[0]))
-    torch._foreach_add_(averages, moves)
+    for places in _pieces(averages):
+        some = [averages[place] for place in places]
+        moves = torch._foreach_sub([weights[place] for place in places], some)
+        torch._foreach_mul_(moves, share.to(moves[0]))
+        torch._foreach_add_(some, moves)
+
+
+def _pieces(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
+    """The places of tensors that take up to 256 MB together, in their order: a copy of all weights would not fit beside them."""
+    piece, room = list[int](), _PIECE
+    for place, tensor in enumerate(tensors):
+        if piece and tensor.nbytes > room:
+            yield piece
+            piece, room = [], _PIECE
+        piece.append(place)
+        room -= tensor.nbytes
+    yield piece
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
