@@ -25,6 +25,8 @@ def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: P
     trained = sum(p.numel() for p in module.learned.parameters() if p.requires_grad)
     say(f"{cfg.name}: {datamodule.description}, {trained:,} trained parameters, {trainer.precision}")
     say(f"run folder {cfg.run_dir}" + (f", going on from {checkpoint.name}" if checkpoint else ""))
+    if cfg.compile:
+        say("compile=true: the first step takes a minute or more")
 
 
 def farewell(cfg: Any, trainer: Any, run_dir: Path) -> None:

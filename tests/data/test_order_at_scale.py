@@ -14,7 +14,7 @@ NUM_SAMPLES, NUM_NODES, NUM_RANKS, BATCH_SIZE = 10**9, 128, 1024, 8192
 
 
 @pytest.fixture(scope="module")
-def benchmark():
+def order_benchmark():
     path = Path(__file__).parents[2] / "benchmarks" / "order.py"
     spec = importlib.util.spec_from_file_location("benchmark_order", path)
     module = importlib.util.module_from_spec(spec)
@@ -27,30 +27,30 @@ def order():
     return Order(0, "data", NUM_SAMPLES, num_lanes=NUM_NODES)
 
 
-def test_a_rank_plans_its_share_in_a_millisecond_and_100_mb(benchmark, order):
-    milliseconds, megabytes = benchmark.planning(order, BATCH_SIZE, BATCH_SIZE // NUM_RANKS)
+def test_a_rank_plans_its_share_in_a_millisecond_and_100_mb(order_benchmark, order):
+    milliseconds, megabytes = order_benchmark.planning(order, BATCH_SIZE, BATCH_SIZE // NUM_RANKS)
     assert milliseconds < 1
     assert megabytes < 100
 
 
 @pytest.mark.parametrize("name", ["mix_of_4", "buckets"])
-def test_mixes_and_buckets_plan_in_a_few_milliseconds(benchmark, name):
-    draws = benchmark.mix_of(4) if name == "mix_of_4" else benchmark.buckets()
-    milliseconds, megabytes = benchmark.planning(draws, BATCH_SIZE, BATCH_SIZE // NUM_RANKS)
+def test_mixes_and_buckets_plan_in_a_few_milliseconds(order_benchmark, name):
+    draws = order_benchmark.mix_of(4) if name == "mix_of_4" else order_benchmark.buckets()
+    milliseconds, megabytes = order_benchmark.planning(draws, BATCH_SIZE, BATCH_SIZE // NUM_RANKS)
     assert milliseconds < 5
     assert megabytes < 100
 
 
-def test_a_node_fetches_its_share_of_the_bytes_once(benchmark, order):
+def test_a_node_fetches_its_share_of_the_bytes_once(order_benchmark, order):
     """A stretch of 30 windows, its torn first window included."""
     stretch = 30 * order.window * order.block_size
-    assert benchmark.fetched(order, 17, 3, windows=1, skew=1, num_samples=stretch) < 1.1
-    assert benchmark.fetched(order, 17, 3, windows=2, skew=4096, num_samples=stretch) < 1.1
+    assert order_benchmark.fetched(order, 17, 3, windows=1, skew=1, num_samples=stretch) < 1.1
+    assert order_benchmark.fetched(order, 17, 3, windows=2, skew=4096, num_samples=stretch) < 1.1
 
 
-def test_every_sample_of_a_billion_comes_once(benchmark, order):
+def test_every_sample_of_a_billion_comes_once(order_benchmark, order):
     """In random windows, each of whole blocks of its own; a scaled-down copy is counted through."""
-    assert benchmark.whole_windows(order, 20) == 20 * order.window * order.block_size
+    assert order_benchmark.whole_windows(order, 20) == 20 * order.window * order.block_size
     small = Order(0, "data", NUM_SAMPLES // 1000 + 7, num_lanes=NUM_NODES)
     for epoch in (0, 999):
         position = np.arange(epoch * small.num_samples, (epoch + 1) * small.num_samples)
@@ -71,9 +71,9 @@ def test_lanes_cut_a_billion_samples_into_pieces(order):
     assert order.at(last)[1].tolist() == order.sequence(5, starts + slots - 1).tolist()
 
 
-def test_batches_are_nearly_as_mixed_as_in_a_full_shuffle(benchmark):
+def test_batches_are_nearly_as_mixed_as_in_a_full_shuffle(order_benchmark):
     """1,000,000 samples sorted by class: neighbours are uncorrelated, and a batch of 256 holds most classes it could."""
-    figures = {name: benchmark.quality(samples, 256) for name, samples in benchmark.shuffles().items()}
+    figures = {name: order_benchmark.quality(samples, 256) for name, samples in order_benchmark.shuffles().items()}
     correlation, classes, blocks = zip(*figures.values(), strict=True)
     full, one_lane, eight_lanes, small_buffer, large_buffer = range(len(figures))
     assert max(map(abs, correlation[full : eight_lanes + 1])) < 0.02
