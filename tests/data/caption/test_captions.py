@@ -58,10 +58,13 @@ def test_each_epoch_of_one_sample_draws_anew():
 
 
 @pytest.mark.parametrize("choose", ["draw", "first", "join"])
+@pytest.mark.parametrize(
+    "tags", [Tags(), Tags(shuffle=True), Tags(dropout=0.5)], ids=["as they stand", "order", "dropout"]
+)
 @pytest.mark.parametrize("members", [LINES, {"txt": b" \n"}, {}], ids=["lines", "blank", "none"])
-def test_the_plain_template_draws_the_captions_that_others_are_made_around(choose, members):
+def test_the_plain_template_draws_what_others_are_made_around(choose, tags, members):
     plain, around = (
-        of_lines(choose=choose, missing="empty", templates=[text]) for text in ("{caption}", "({caption})")
+        of_lines(choose=choose, tags=tags, missing="empty", templates=[text]) for text in ("{caption}", "({caption})")
     )
     places = [(epoch, sample) for epoch in range(4) for sample in range(20)]
     drawn = [plain(members, "k", *place) for place in places]
