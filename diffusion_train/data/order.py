@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -72,8 +73,8 @@ class Draws(ABC):
     ) -> list[list[Draw]]:
         """The `indices` of each position, in `shape`. Found together: sixteen batches cost little more than one."""
         where = positions_of(places, positions, batch_size, self.num_lanes)
-        batches = np.stack(self.at(where.ravel()), -1).reshape(*where.shape, 2).tolist()
-        return [[Draw(epoch, sample, shape) for epoch, sample in batch] for batch in batches]
+        columns = (found.reshape(where.shape).tolist() for found in self.at(where.ravel()))
+        return [list(map(Draw, epochs, samples, repeat(shape))) for epochs, samples in zip(*columns, strict=True)]
 
     def walked(self, position: int, batch_size: int) -> list[tuple[Draws, int]]:
         """The first `position` draws as sequences with how far each was walked."""

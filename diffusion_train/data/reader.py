@@ -124,7 +124,7 @@ class Reader:
             raise BadSample(key, wanted[image][0], str(error), getattr(error, "rule", "bad-sample")) from error
         if self.encoded and image != PLAIN:
             raise NoLatents(f"sample {key!r} has no latents in data.encoded; `diffusion-train encode` makes them")
-        return {**tensors, "caption": caption, "key": key, "index": draw.sample, "bad": ""}
+        return dict(tensors, caption=caption, key=key, index=draw.sample, bad="")
 
     def _compare(self, key: str, wanted: Wanted, members: Members) -> None:
         for name, (place, crc) in wanted.items():

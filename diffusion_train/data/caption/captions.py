@@ -45,6 +45,8 @@ class Captions:
         _require_one_of("missing", missing, get_args(Missing))
         self.source, self.seed, self.choose, self.tags, self.missing = source, seed, choose, tags, missing
         self.templates = _read(templates, trigger)
+        is_bare = [template.parts for template in self.templates] == [[CAPTION]]
+        self.is_plain = is_bare and not (tags.shuffle or tags.dropout)  # one of the captions as it stands
         paths = dict.fromkeys(path for template in self.templates for path in template.paths)
         self.sources = {path: source if path == CAPTION else JsonMember(".".join(path)) for path in paths}
         read = dict.fromkeys(name for named in self.sources.values() for name in named.extensions)
@@ -65,6 +67,9 @@ class Captions:
     def __call__(self, members: Members, key: str, epoch: int, sample: int) -> str:
         """The caption of an epoch. Raises CaptionError."""
         drawn = (self.seed, epoch, sample)
+        if self.is_plain:
+            texts = self._choices(self.source, self.source.texts(members, key))
+            return _pick(texts, "caption", drawn) if texts else ""
         values = {}
         for path, texts in self._told(members, key).items():
             if not texts:

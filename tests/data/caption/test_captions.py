@@ -57,6 +57,20 @@ def test_each_epoch_of_one_sample_draws_anew():
     assert abs(repeated / n - 1 / 3) < 4 * (2 / 9 / n) ** 0.5
 
 
+@pytest.mark.parametrize("choose", ["draw", "first", "join"])
+@pytest.mark.parametrize(
+    "tags", [Tags(), Tags(shuffle=True), Tags(dropout=0.5)], ids=["as they stand", "order", "dropout"]
+)
+@pytest.mark.parametrize("members", [LINES, {"txt": b" \n"}, {}], ids=["lines", "blank", "none"])
+def test_the_plain_template_draws_what_others_are_made_around(choose, tags, members):
+    plain, around = (
+        of_lines(choose=choose, tags=tags, missing="empty", templates=[text]) for text in ("{caption}", "({caption})")
+    )
+    places = [(epoch, sample) for epoch in range(4) for sample in range(20)]
+    drawn = [plain(members, "k", *place) for place in places]
+    assert [around(members, "k", *place) for place in places] == [text and f"({text})" for text in drawn]
+
+
 def test_a_caption_is_a_function_of_seed_epoch_and_sample():
     def drawn(seed, samples, epochs=range(4)):
         captions = of_lines(templates=TEMPLATES, trigger="sks", tags=Tags(" ", shuffle=True), seed=seed, choose="join")
