@@ -5,7 +5,7 @@
 
 Each figure is of a process of its own, without workers, files in the page cache, shuffled; speeds are the median of five
 passes, each library's in turn and that for `--rounds`: the median of these, and of the ratios within each round. Raw: the bytes
-of the JPEG and the caption's text, ours with every checksum compared; of 384 px (30 KB) and of 64 px (2 KB). Decoded:
+of the JPEG and the caption's text, ours with every checksum compared; of 384 px (43 KB) and of 64 px (3 KB). Decoded:
 batches of 64 as float tensors of 256 px, all libraries' by our decoding, transform and collation; and others' by Pillow's
 decoding and resizing, as torchvision's transforms do it.
 """
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         make(Path(folder))
         there = [name for name in options.peers if importable(LIBRARIES[name].module)]
         rounds = [{name: speeds(name, Path(folder)) for name in there} for _ in tqdm(range(options.rounds), "rounds")]
-        columns = ["raw, 30 KB", "raw, 2 KB", "decoded by us", "by Pillow", "MB, 10 shards, 1,000", "resume"]
+        columns = ["raw, 43 KB", "raw, 3 KB", "decoded by us", "by Pillow", "MB, 10 shards, 1,000", "resume"]
         print(f"| samples/s (times webdataset's) | {' | '.join(columns)} |\n|---|---|---|---|---|---|---|")
         for name in there:
             print(f"| {name} | " + " | ".join(row(name, Path(folder), rounds)) + " |", flush=True)

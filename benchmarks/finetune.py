@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="*", default=[*ROWS], choices=[*ROWS])
     parser.add_argument("--steps", type=int, default=3, help="that are timed")
     parser.add_argument("--warm-up", type=int, default=1, help="steps before them")
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=1, help=f"up to {NUM_IMAGES}")
     parser.add_argument("--folder", type=Path, default=cache_folder() / "benchmark_sd15", help="of the model")
     asked = parser.parse_args(arguments)
     if not asked.folder.is_dir():
