@@ -79,10 +79,8 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=1)
     asked = parser.parse_args()
-    example, samples = (
-        Example(asked.folder, asked.lora, asked.checkpointed),
-        read(asked.shard, asked.folder, asked.batch_size),
-    )
+    example = Example(asked.folder, asked.lora, asked.checkpointed)
+    samples = read(asked.shard, asked.folder, asked.batch_size)
     meter = Meter(asked.warm_up)
     meter.start()
     for number in range(asked.warm_up + asked.steps):

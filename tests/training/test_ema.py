@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from diffusion_train.training import ema as averages
 from diffusion_train.training.ema import constant, power
 
 YES = torch.tensor(True)
@@ -104,3 +105,10 @@ def test_the_power_profile_has_the_asked_spread_at_any_length(std: float) -> Non
             ema.update(step, YES)
         mean, square = ema.average()["weight"].flatten().tolist()
         assert (square - mean**2) ** 0.5 == pytest.approx(std, rel=0.01)
+
+
+def test_averages_move_in_pieces_that_hold_each_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(averages, "_PIECE", 100)
+    sizes = [10, 15, 1, 40, 5, 20, 3, 2]  # numbers of 4 bytes: 40 of them are more than a piece
+    pieces = list(averages._pieces([torch.zeros(size) for size in sizes]))
+    assert pieces == [[0, 1], [2], [3], [4, 5], [6, 7]]

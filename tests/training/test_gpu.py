@@ -74,7 +74,7 @@ def test_a_run_goes_on_from_a_cpu_to_a_gpu_with_the_same_samples(tmp_path: Path,
     assert second.keys == whole.keys[7:]
 
 
-def test_processes_exchange_gradients_by_nccl(tmp_path: Path, run_points: Run) -> None:
+def test_one_process_of_ddp_trains(tmp_path: Path, run_points: Run) -> None:
     module, _ = run_points(tmp_path, 3, accelerator="gpu", strategy="ddp")
     assert module.global_step == 3
 
