@@ -19,7 +19,7 @@ _WINDOWS = 2.5  # that a cache should hold: the one at hand, the next, and room 
 
 
 class Reading(NamedTuple):
-    """A batch under way: `finish` waits for it and gives its samples, or raises; until then it takes `num_bytes`."""
+    """A batch of which `num_bytes` are under way, and held until `finish` gives its samples, or raises."""
 
     num_bytes: int
     finish: Callable[[], list[dict[str, Any]]]
@@ -68,12 +68,15 @@ class Ahead:
         self._num_bytes = lookahead.num_bytes
         self._num_batches = -(-lookahead.num_samples // batch_size)
         self._begun: dict[int, Reading] = {}
+        self._is_of_use = False  # to begin a batch early: nothing is gained by it where files are in memory
         self._prefetched = 0  # batches below this number
 
     def read(self, number: int, stride: int) -> list[dict[str, Any]]:
         """`number + stride` is this process's next batch."""
         reading = self._begun.pop(number, None) or self._dataset.begin(self._draws(number, stride))
-        self._begin(range(number + stride, number + stride * (_MOST_BEGUN + 1), stride))
+        self._is_of_use |= reading.num_bytes > 0
+        if self._is_of_use:
+            self._begin(range(number + stride, number + stride * (_MOST_BEGUN + 1), stride))
         self._prefetch(range(number + stride, number + self._num_batches + 1, stride))
         return reading.finish()
 

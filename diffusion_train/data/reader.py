@@ -63,14 +63,14 @@ class Reader:
     def begin(self, draws: Sequence[Draw]) -> Reading:
         wanted = self._wanted(draws)
         ranges = [place for members in wanted for place, _ in members.values()]
-        finish = self.storage.begin(ranges)
+        num_bytes, finish = self.storage.begin(ranges)
 
         def samples() -> list[Sample]:
             parts = iter(finish())
             members = [{name: next(parts) for name in places} for places in wanted]
             return list(map(self._made_or_replaced, draws, self._keys(draws), wanted, members))
 
-        return Reading(sum([place.size for place in ranges]), samples)
+        return Reading(num_bytes, samples)
 
     def prefetch(self, draws: Sequence[Draw]) -> bool:
         """Begins to fetch what they need into a cache; False where too much waits to be fetched already."""

@@ -45,8 +45,8 @@ class Numbers(StorageByScheme):
             raise Missing(url)
         return Stat(self.per_shard * RECORD + 1024, "one")
 
-    def begin(self, ranges: Sequence[Range]) -> Callable[[], list[bytes]]:
-        return lambda: [self._read(*wanted) for wanted in ranges]
+    def begin(self, ranges: Sequence[Range]) -> tuple[int, Callable[[], list[bytes]]]:
+        return 0, lambda: [self._read(*wanted) for wanted in ranges]
 
     def _read(self, url: str, version: str, offset: int, size: int) -> bytes:
         first, last = offset // RECORD, min(-(-(offset + size) // RECORD), self.per_shard)

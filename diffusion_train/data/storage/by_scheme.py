@@ -43,21 +43,21 @@ class StorageByScheme:
         return (self._local if scheme_of(url) == "file" else self._remote).stat(url)
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        return self.begin(ranges)()
+        return self.begin(ranges)[1]()
 
-    def begin(self, ranges: Sequence[Range]) -> Callable[[], list[bytes]]:
-        """Asks for the ranges and returns at once; calling what it returns gives the bytes, or raises.
+    def begin(self, ranges: Sequence[Range]) -> tuple[int, Callable[[], list[bytes]]]:
+        """Asks for the ranges and returns at once: how many bytes are under way, and what gives all when called, or raises.
 
-        What a cache may hold is read by that call.
+        What is in memory already, or may be in a cache, is not under way: it is read by that call.
         """
         far_urls = set(filter(is_remote, {wanted.url for wanted in ranges}))
         if not far_urls:
-            self._local.expect(ranges)
-            return partial(self._local.read, ranges)
+            return self._local.expect(ranges), partial(self._local.read, ranges)
         remote = [place for place, wanted in enumerate(ranges) if wanted.url in far_urls]
         far = [ranges[place] for place in remote]
+        num_bytes = 0 if self.cache else sum(wanted.size for wanted in far)
         finish = partial(self.cache.read, far) if self.cache else self._remote.begin(far)
-        return lambda: self._joined(ranges, dict(zip(remote, finish(), strict=True)))
+        return num_bytes, lambda: self._joined(ranges, dict(zip(remote, finish(), strict=True)))
 
     def prefetch(self, ranges: Sequence[Range]) -> bool:
         """Begins to fetch what is remote into the cache; False where too much waits to be fetched already."""

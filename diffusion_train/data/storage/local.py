@@ -36,12 +36,18 @@ class LocalStorage:
             raise explained(url, error) from error
         return Stat(found.st_size, _version(found))
 
-    def expect(self, ranges: Sequence[Range]) -> None:
-        """Has the system fetch them all at once, and waits for none, if reading has ever waited for a disk or a network file system."""
-        for url, version, offset, size in ranges if _CAN_EXPECT and self.has_waited else ():
-            if size >= _PAGE:
-                with suppress(OSError, StorageError):  # told when it is read
-                    os.posix_fadvise(self._descriptor(url, version).number, offset, size, os.POSIX_FADV_WILLNEED)
+    def expect(self, ranges: Sequence[Range]) -> int:
+        """Has the system fetch them all at once, and waits for none, if reading has ever waited for a disk or a network file system.
+
+        How many bytes it was asked for.
+        """
+        if not (_CAN_EXPECT and self.has_waited):
+            return 0
+        large = [wanted for wanted in ranges if wanted.size >= _PAGE]
+        for url, version, offset, size in large:
+            with suppress(OSError, StorageError):  # told when it is read
+                os.posix_fadvise(self._descriptor(url, version).number, offset, size, os.POSIX_FADV_WILLNEED)
+        return sum(wanted.size for wanted in large)
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         used: dict[tuple[str, str], _Descriptor] = {}

@@ -96,6 +96,27 @@ def test_coming_batches_are_asked_for_before_their_turn(make_data, server):
     assert time.monotonic() - started < 0.25
 
 
+def test_files_in_memory_are_read_in_their_turn_and_ahead_once_reading_has_waited(make_shards, monkeypatch):
+    """To look up batches early would only take time."""
+    data = DataModule(
+        ShardDataset(list(map(str, make_shards(24, 4))), View(ImageTransform(16))),
+        Arrangement(partial(Order, seed=0)),
+        4,
+    )
+    begin, storage, begun = StorageByScheme.begin, data.dataset.storage, []
+    monkeypatch.setattr(StorageByScheme, "begin", lambda *of: (begun.append(of), begin(*of))[1])
+    monkeypatch.setattr("diffusion_train.data.storage.local._PAGE", 1)
+    monkeypatch.setattr("diffusion_train.data.storage.local._WAITED", 60)
+    storage._local.has_waited = False
+    loader = iter(data.train_dataloader())
+    for number in range(1, 4):
+        next(loader)
+        assert len(begun) == number
+    storage._local.has_waited = True
+    next(loader)
+    assert len(begun) == 4 + 8
+
+
 def test_what_is_held_is_bounded(make_data, server):
     data = make_data(ahead_bytes=1)
     loader = iter(data.train_dataloader())
@@ -164,7 +185,7 @@ def _finish_and_send(finish, pipe):
 
 def test_what_a_parent_began_is_read_anew_after_a_fork(server):
     storage = StorageByScheme(QUICK)
-    finish = storage.begin([Range(server.url(), storage.stat(server.url()).version, 5, 1000)])
+    _, finish = storage.begin([Range(server.url(), storage.stat(server.url()).version, 5, 1000)])
     here, there = multiprocessing.Pipe()
     child = multiprocessing.get_context("fork").Process(target=_finish_and_send, args=(finish, there))
     child.start()
@@ -237,7 +258,7 @@ def test_coming_batches_of_local_files_are_told_to_the_system(make_shards, monke
     dataset = ShardDataset(make_shards(100, 20), View(ImageTransform(16)), storage=storage)
     loader = DataModule(dataset, Arrangement(partial(Order, 0)), 4).train_dataloader()
     told: list[int] = []
-    monkeypatch.setattr(LocalStorage, "expect", lambda self, ranges: told.append(len(ranges)))
+    monkeypatch.setattr(LocalStorage, "expect", lambda self, ranges: told.append(len(ranges)) or len(ranges))
     batches = iter(loader)
     next(batches)
     assert told == [8] * len(first)
