@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _MOST_BEGUN = 8  # batches of a process
 _PREFETCHED_A_TURN = 8  # batches: a start in the middle of a window catches up in a few turns
-_PLANNED = 16  # batches whose draws are found at once
+_PLANNED_DRAWS, _MOST_PLANNED = 4096, 64  # draws that are found at once, of so many batches at most
 _WINDOWS = 2.5  # that a cache should hold: the one at hand, the next, and room for evictions
 
 
@@ -35,17 +35,19 @@ class Lookahead(NamedTuple):
 class Plan:
     """The draws of batches that are asked for in rising order, each `stride` after the one before.
 
-    `draws` gives those of several batches by their numbers.
+    `draws` gives those of several batches by their numbers: 64 batches of 64 take 6 times as long as one.
     """
 
     def __init__(self, draws: Callable[[Sequence[int]], list[list[Draw]]]) -> None:
         self._draws = draws
         self._found: dict[int, list[Draw]] = {}
+        self._count = 1  # batches found at once, as soon as it is known how large they are
 
     def __call__(self, number: int, stride: int) -> list[Draw]:
         if number not in self._found:
-            numbers = range(number, number + stride * _PLANNED, stride)
+            numbers = range(number, number + stride * self._count, stride)
             self._found = dict(zip(numbers, self._draws(numbers), strict=True))
+            self._count = min(max(_PLANNED_DRAWS // len(self._found[number]), 1), _MOST_PLANNED)
         return self._found[number]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from diffusion_train.utils.redact import redact_url
 Array = NDArray[Any]
 Numbers = Sequence[int] | NDArray[np.int64]
 _CHUNK = 1 << 20  # samples named at once
+_range = partial(tuple.__new__, Range)  # of a tuple, in half the time of `Range._make`
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +95,7 @@ class Collection:
             url, version, members = self.urls[shard], self.versions[shard], {}
             for ext, offset, size, crc in islice(facts, count):
                 if (name := extensions[ext]) is not None:
-                    members[name] = Range(url, version, offset, size), crc
+                    members[name] = _range((url, version, offset, size)), crc
             found.append(members)
         return found
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import repeat
 from typing import NamedTuple
 
@@ -32,6 +32,9 @@ class Draw(NamedTuple):
     epoch: int
     sample: int
     shape: Shape | None = None
+
+
+_draw = partial(tuple.__new__, Draw)  # of a tuple, in half the time of `Draw._make`
 
 
 class Window(NamedTuple):
@@ -74,7 +77,7 @@ class Draws(ABC):
         """The `indices` of each position, in `shape`. Found together: sixteen batches cost little more than one."""
         where = positions_of(places, positions, batch_size, self.num_lanes)
         columns = (found.reshape(where.shape).tolist() for found in self.at(where.ravel()))
-        return [list(map(Draw, epochs, samples, repeat(shape))) for epochs, samples in zip(*columns, strict=True)]
+        return [list(map(_draw, zip(epochs, samples, repeat(shape)))) for epochs, samples in zip(*columns, strict=True)]
 
     def walked(self, position: int, batch_size: int) -> list[tuple[Draws, int]]:
         """The first `position` draws as sequences with how far each was walked."""

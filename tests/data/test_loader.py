@@ -75,14 +75,16 @@ def test_planning_together_is_planning_one_at_a_time(
     assert Shares(module, places)(numbers) == expected
 
 
-@given(first=st.integers(0, 1000), stride=st.integers(1, 5), jump=st.integers(0, 100))
+@given(first=st.integers(0, 1000), stride=st.integers(1, 5), jump=st.integers(0, 100), size=st.sampled_from([64, 4096]))
 @settings(max_examples=30, deadline=None)
-def test_a_plan_gives_the_batch_of_the_number_and_looks_up_few_times(first, stride, jump):
+def test_a_plan_gives_the_batch_of_the_number_and_looks_up_few_times(first, stride, jump, size):
     asked = []
-    plan = Plan(lambda numbers: asked.append(numbers) or [f"batch {number}" for number in numbers])
+    plan = Plan(lambda numbers: asked.append(numbers) or [[number] * size for number in numbers])
     numbers = [
         *range(first, first + 50 * stride, stride),
         *range(first + jump, first + jump + 10 * stride, stride),
     ]
-    assert [plan(number, stride) for number in numbers] == [f"batch {number}" for number in numbers]
-    assert len(asked) <= 6
+    assert [plan(number, stride)[0] for number in numbers] == numbers
+    few = {64: 4, 4096: 60}[size]
+    assert len(asked) <= few
+    assert max(len(numbers) * size for numbers in asked) <= 4096

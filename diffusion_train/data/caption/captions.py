@@ -68,7 +68,10 @@ class Captions:
         """The caption of an epoch. Raises CaptionError."""
         drawn = (self.seed, epoch, sample)
         if self.is_plain:
-            texts = self._choices(self.source, self.source.texts(members, key))
+            found = self.source.texts(members, key)
+            if len(found) == 1 and (text := found[0].strip()):
+                return text  # there is nothing to choose
+            texts = self._choices(self.source, found)
             return _pick(texts, "caption", drawn) if texts else ""
         values = {}
         for path, texts in self._told(members, key).items():

@@ -89,9 +89,10 @@ class LocalStorage:
 class _Descriptor:
     """Closed once nobody reads from it any more."""
 
-    __slots__ = ("number",)
+    __slots__ = ("known", "number")
 
     def __init__(self, path: str) -> None:
+        self.known: tuple[int, int] | None = None  # size and time of change that are those of the version wanted
         self.number = -1
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -108,8 +109,12 @@ def _open(url: str) -> _Descriptor:
 
 
 def _check(file: _Descriptor, url: str, version: str) -> None:
-    if _version(os.fstat(file.number)) != version:
+    found = os.fstat(file.number)
+    if (state := (found.st_size, found.st_mtime_ns)) == file.known:
+        return
+    if _version(found) != version:
         raise Changed(f"{url}: changed since it was indexed; start again to index it anew")
+    file.known = state
 
 
 def _version(found: os.stat_result) -> str:
