@@ -132,10 +132,13 @@ def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
     """What was written, what was left out, and the command to run next."""
     from diffusion_train.data.preparation import LEFT_OUT
     from diffusion_train.data.source.card_text import summary
+    from diffusion_train.data.source.rights import mistyped
 
+    allowed = card["settings"]["allowed_licenses"] or ()
     lines = [
         f"{out} was complete already" if was_finished else f"prepared {out}",
         *summary(card),
+        *(f"  {'beware':<11}allowed_licenses: {line}" for line in mistyped(allowed, card["rights"]["licenses"])),
         f"  {'read':<11}{out / 'README.md'}; all of it in card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),
         f"train on it:\n  {train_command(card, out)}",
     ]

@@ -15,7 +15,7 @@ from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.collection import Collection
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_PIXELS
 from diffusion_train.data.problem import DataError, Problem
-from diffusion_train.data.source.rights import decide
+from diffusion_train.data.source.rights import decide, mistyped
 from diffusion_train.utils.redact import redact_url
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,8 @@ class Selection:
 
     def _forbidden(self, collection: Collection) -> Mask:
         names, place = collection.licenses()
+        for line in mistyped(self.allowed_licenses or (), names):
+            log.warning("data.allowed_licenses: %s", line)
         allowed = np.array([decide(name, self.allowed_licenses or ()) for name in [*names, None]])
         return ~allowed[place]
 

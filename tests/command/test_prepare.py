@@ -75,8 +75,10 @@ def test_a_folder_becomes_shards_with_index_and_card(photos, tmp_path, capsys):
 
 
 def test_allowed_licences_keep_others_out_and_say_how_many(photos, tmp_path, capsys):
-    assert prepare(f"path={photos}", f"out={tmp_path / 'out'}", "allowed_licenses=[CC-BY]") == 0
-    assert "left out   licence 5" in capsys.readouterr().out
+    assert prepare(f"path={photos}", f"out={tmp_path / 'out'}", "allowed_licenses=[CC-BY,BY-BY]") == 0
+    said = capsys.readouterr().out
+    assert "left out   licence 5" in said
+    assert "beware     allowed_licenses: 'BY-BY' is no SPDX name, and no sample's licence is called so" in said
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert card["rights"]["licenses"] == {"CC-BY-4.0": 5}
 

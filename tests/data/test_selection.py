@@ -81,7 +81,9 @@ def test_what_is_left_out_is_counted_by_reason(make_tar, make_png, caplog):
     assert keys == ["a"]
     assert sorted(chosen.left_out.values()) == [1, 1, 1]
     assert "1 of 4 samples are left out: a licence that is not among data.allowed_licenses" in caplog.text
-    assert _choose(path, allowed_licenses=["unknown"])[0] == ["c"]
+    assert "SPDX" not in caplog.text
+    assert _choose(path, allowed_licenses=["unknown", "BY-BY"])[0] == ["c"]
+    assert "data.allowed_licenses: 'BY-BY' is no SPDX name, and no sample's licence is called so" in caplog.text
 
 
 def test_nothing_left_is_an_error_that_says_why(make_tar, make_png):

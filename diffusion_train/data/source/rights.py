@@ -6,7 +6,7 @@ https://spdx.org/licenses. Nothing here is advice on law: a name says what someb
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
@@ -73,6 +73,16 @@ def decide(license: str | None, allowed: Sequence[str]) -> bool:
     if not (re.search(r" (OR|AND|WITH) ", name) and _spdx(name)):
         return False
     return _Expression(name, allowed).holds()
+
+
+def mistyped(allowed: Sequence[str], licenses: Iterable[str]) -> list[str]:
+    """A line for each entry of `allowed` that no licence is known by and that allows none of these either."""
+    names = list(licenses)
+    return [
+        f"{entry!r} is no SPDX name, and no sample's licence is called so"
+        for entry in allowed
+        if not (is_recognised(normalise(_stem(entry))) or any(decide(name, [entry]) for name in [*names, UNKNOWN]))
+    ]
 
 
 def is_recognised(name: str) -> bool:
@@ -196,11 +206,16 @@ def _family(name: str) -> str:
 
 
 def _matches(name: str, entry: str) -> bool:
-    stem = re.sub(r"[\s-]*\*$", "", entry)
+    stem = _stem(entry)
     if not stem:
         return False
     wanted = normalise(stem).casefold()
     return wanted in (name.casefold(), _family(name).casefold())
+
+
+def _stem(entry: str) -> str:
+    """ "CC-BY-*" without what stands for any version."""
+    return re.sub(r"[\s-]*\*$", "", entry)
 
 
 class _Expression:

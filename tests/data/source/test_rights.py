@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_train.data.source.rights import decide, normalise, rights_of, terms
+from diffusion_train.data.source.rights import decide, mistyped, normalise, rights_of, terms
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,13 @@ def test_terms_are_called_by_name():
 )
 def test_allowed_or_kept_out(license, allowed, expected):
     assert decide(license, allowed) is expected
+
+
+def test_an_allowed_licence_that_nothing_is_called_by_is_told():
+    understood = ["CC-BY", "CC-BY-*", "cc0", "unknown", "MIT OR GPL-2.0-only", "public domain", "Stock Plus"]
+    assert mistyped([*understood, "BY-BY", "*", ""], ["stock plus", "MIT"]) == [
+        f"{name!r} is no SPDX name, and no sample's licence is called so" for name in ("BY-BY", "*", "")
+    ]
 
 
 def test_fields_are_found_whatever_they_are_called():
