@@ -77,11 +77,11 @@ def decide(license: str | None, allowed: Sequence[str]) -> bool:
 
 def mistyped(allowed: Sequence[str], licenses: Iterable[str]) -> list[str]:
     """A line for each entry of `allowed` that no licence is known by and that allows none of these either."""
-    names = list(licenses)
+    names = [*licenses, UNKNOWN]
     return [
         f"{entry!r} is no SPDX name, and no sample's licence is called so"
         for entry in allowed
-        if not (is_recognised(normalise(_stem(entry))) or any(decide(name, [entry]) for name in [*names, UNKNOWN]))
+        if not (is_recognised(normalise(_stem(entry))) or any(decide(name, [entry]) for name in names))
     ]
 
 
