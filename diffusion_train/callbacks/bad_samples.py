@@ -54,10 +54,10 @@ class BadSamples(pl.Callback):
 
     def _of_all_ranks(self, trainer: pl.Trainer) -> int:
         """One that several ranks met counts more than once."""
+        if trainer.world_size == 1:
+            return len(self._before) + len(self._met)
         met = torch.tensor(float(len(self._met)), device=trainer.strategy.root_device)
-        if trainer.world_size > 1:
-            met = trainer.strategy.reduce(met, reduce_op="sum")
-        return len(self._before) + int(met)
+        return len(self._before) + int(trainer.strategy.reduce(met, reduce_op="sum"))
 
     def _refuse_too_many(self, trainer: pl.Trainer, count: int) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
