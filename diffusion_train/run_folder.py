@@ -89,6 +89,9 @@ def load_pipeline(run: Path, cfg: Any = None, device: str = "cpu") -> Pipeline:
     """
     weights, description = load_weights(weights_file(run))
     cfg = config.from_container(description["config"]) if cfg is None else cfg
+    trained = description["config"]["data"].get("image_size")
+    if (size := cfg.data.get("image_size")) != trained:
+        raise ValueError(f"data.image_size={size}: a run draws at the size it was trained at, {trained}; leave it out")
     if not (starts_from_run(cfg) and str(cfg.adapter._target_).endswith(".NoAdapter")):
         config.settle(cfg)
     return restore(cfg, weights, description["shape"], device)

@@ -24,6 +24,7 @@ diffusion-train encode experiment=sd15_lora pretrained=<model> "data.shards='bra
 python train.py experiment=sd15_lora pretrained=<model> "data.shards='brand-{00..03}.tar'" data.encoded=encoded"""
 
 KINDS = ("encoded", "there", "bad")
+OWN = ("latents-", "text-")  # how the names of its shards begin
 READ = (*train.READ, "out", "encode_batch_size")
 
 
@@ -57,6 +58,10 @@ def refuse(cfg: Any) -> None:
     if "://" in str(cfg.out):
         mistakes.append(
             config.Mistake(f"out={cfg.out}", "is no folder of this machine", "copy its files there afterwards")
+        )
+    elif others := sorted(path.name for path in Path(cfg.out).glob("*.tar") if not path.name.startswith(OWN)):
+        mistakes.append(
+            config.Mistake(f"out={cfg.out}", f"holds other shards ({others[0]})", "give a folder of its own")
         )
     if cfg.encode_batch_size < 1:
         mistakes.append(config.Mistake(f"encode_batch_size={cfg.encode_batch_size}", "at least 1"))

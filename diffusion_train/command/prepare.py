@@ -136,7 +136,9 @@ def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
 
     allowed = card["settings"]["allowed_licenses"] or ()
     lines = [
-        f"{out} was complete already" if was_finished else f"prepared {out}",
+        f"{out} was complete already; delete it where files have changed since under their old names"
+        if was_finished
+        else f"prepared {out}",
         *summary(card),
         *(f"  {'beware':<11}allowed_licenses: {line}" for line in mistyped(allowed, card["rights"]["licenses"])),
         f"  {'read':<11}{out / 'README.md'}; all of it in card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),

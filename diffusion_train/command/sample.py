@@ -19,11 +19,13 @@ def run(cfg: Any) -> int:
     from diffusion_train.run_folder import best_device, fingerprint, load_pipeline, weights_file
 
     ask = cfg.sample
+    refuse(ask)
     file = weights_file(Path(ask.run))
     conditions = read_conditions(cfg)
     negative_prompt = read_negative_prompt(cfg)
-    pipeline = load_pipeline(Path(ask.run), cfg, device=best_device())
     rows = [row for row in range(len(conditions["caption"])) for _ in range(ask.num_samples)]
+    refuse_older(Path(ask.out), file_names(len(rows), ask.num_samples))
+    pipeline = load_pipeline(Path(ask.run), cfg, device=best_device())
     seeds = [ask.seed + number % ask.num_samples for number in range(len(rows))]
     samples = pipeline.sample(take(conditions, rows), seeds, ask.batch_size, negative_prompt)
     facts = {
@@ -36,6 +38,31 @@ def run(cfg: Any) -> int:
     prompts = [conditions["caption"][row] for row in rows]
     write(samples, list(zip(prompts, seeds, strict=True)), ask.num_samples, facts, Path(ask.out))
     return Exit.DONE
+
+
+def refuse(ask: Any) -> None:
+    """Raises ConfigError with what is wrong with the command's own settings."""
+    from diffusion_train import config
+
+    mistakes = [
+        config.Mistake(f"{name}={ask[name]}", f"at least {least}")
+        for name, least in (("num_samples", 1), ("batch_size", 1), ("seed", 0))
+        if ask[name] is not None and ask[name] < least
+    ]
+    if (out := Path(ask.out)).exists() and not out.is_dir():
+        mistakes.append(config.Mistake(f"out={out}", "is a file", "give a folder"))
+    if mistakes:
+        raise config.ConfigError(mistakes)
+
+
+def refuse_older(out: Path, names: list[str]) -> None:
+    """ValueError where `out` would hold samples of an earlier command beside these."""
+    older = sorted({path.name for path in out.glob("[0-9]*_[0-9][0-9][0-9].png")} - set(names))
+    if older:
+        raise ValueError(
+            f"out={out} holds samples of another command ({', '.join(older[:3])}{', ...' * (len(older) > 3)}); "
+            "give another out, or delete it"
+        )
 
 
 def read_conditions(cfg: Any) -> dict[str, Any]:
@@ -75,7 +102,13 @@ def read_prompts(prompts: Any) -> list[str]:
     if isinstance(prompts, str):
         if not Path(prompts).is_file():
             raise ValueError(f"""prompts={prompts}: no such file; give one, or a list: prompts='["{prompts}"]'""")
-        prompts = [line.strip() for line in Path(prompts).read_text("utf-8").splitlines() if line.strip()]
+        file = prompts
+        try:
+            prompts = [line.strip() for line in Path(file).read_text("utf-8-sig").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"prompts={file} is not UTF-8 ({error}): save it as UTF-8") from error
+        if not prompts:
+            raise ValueError(f"prompts={file} has no prompt: it should have one a line")
     return [str(prompt) for prompt in prompts]
 
 
@@ -87,6 +120,10 @@ def describe(node: Any) -> str:
     return " ".join([str(node["_target_"]).rsplit(".", 1)[-1], *settings])
 
 
+def file_names(count: int, num_samples: int) -> list[str]:
+    return [f"{number // num_samples:04d}_{number % num_samples:03d}.png" for number in range(count)]
+
+
 def write(samples: Any, rows: list[tuple[str, int]], num_samples: int, facts: dict[str, str], out: Path) -> None:
     """A PNG a sample, named in the order of the prompts, and a grid of all; points in a plane make one plot."""
     from diffusion_train import picture
@@ -95,9 +132,8 @@ def write(samples: Any, rows: list[tuple[str, int]], num_samples: int, facts: di
         picture.scatter(samples, samples[:0], out / "grid.png", facts["run"])
         print(out / "grid.png")
         return
-    for number, (x, (prompt, seed)) in enumerate(zip(samples, rows, strict=True)):
-        path = out / f"{number // num_samples:04d}_{number % num_samples:03d}.png"
-        picture.save_png(picture.to_image(x), path, {"prompt": prompt, "seed": str(seed), **facts})
+    for name, x, (prompt, seed) in zip(file_names(len(rows), num_samples), samples, rows, strict=True):
+        picture.save_png(picture.to_image(x), out / name, {"prompt": prompt, "seed": str(seed), **facts})
     grid = picture.grid(samples, [prompt for prompt, _ in rows], num_columns=num_samples)
     picture.save_png(grid, out / "grid.png", facts)
     print(f"{len(samples)} samples in {out}, all together in {out / 'grid.png'}")

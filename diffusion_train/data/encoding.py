@@ -161,9 +161,11 @@ def refuse_missing(
 ) -> None:
     """Raises ValueError if latents are missing of an image that can be decoded, or of the substitute of one that cannot.
 
-    Reads all samples of which none are there.
+    Reads samples of which none are there until one can be decoded.
     """
-    for view in missing_views(dataset, encoded, shapes):
+    views = [view for view in missing_views(dataset, encoded, shapes) if len(view.samples)]
+    total = len(np.unique(np.concatenate([view.samples for view in views]))) if views else 0
+    for view in views:
         cached = dataset.oriented(view.mirrored).with_latents(encoded)
         for chunk in _chunks(view.samples, 16):
             try:
@@ -171,9 +173,9 @@ def refuse_missing(
             except NoLatents as error:
                 height, width = view.shape
                 raise ValueError(
-                    f"data.encoded={where}: {len(view.samples):,} images have no latents there in {width} x {height} pixels"
-                    f"{', mirrored' if view.mirrored else ''}, made of them as they are now, with these settings and by this "
-                    f"autoencoder. `diffusion-train encode` with the same overrides and out={where} makes those that are missing"
+                    f"data.encoded={where}: {total:,} images have no latents there, {len(view.samples):,} of them in "
+                    f"{width} x {height} pixels{', mirrored' if view.mirrored else ''}, made of them as they are now, with these "
+                    f"settings and by this autoencoder. `diffusion-train encode` with the same overrides and out={where} makes those that are missing"
                 ) from error
 
 

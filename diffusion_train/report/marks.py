@@ -22,7 +22,7 @@ def read_marks(file: Path) -> list[Mark]:
     if file.stat().st_size > _MAX_BYTES:
         raise ValueError(f"marks={file}: larger than {_MAX_BYTES} bytes, which no file of marks is")
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = json.loads(file.read_text("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"marks={file}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("marks"), list):

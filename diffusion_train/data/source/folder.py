@@ -15,7 +15,8 @@ from PIL import Image
 
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, decode_caption
 from diffusion_train.data.source.base import MAX_METADATA, Entry, LeftOut, Record, parse_metadata, read_file
-from diffusion_train.data.source.table import SUFFIXES, USUAL, USUAL_COLUMNS, Columns, header, rows
+from diffusion_train.data.source.rights import both, rights_of
+from diffusion_train.data.source.table import SUFFIXES, USUAL, USUAL_COLUMNS, Columns, caption_of, header, rows
 
 PLACES = ("txt", "table", "json", "name", "prompt")
 TABLES = tuple(f"{name}{suffix}" for name in ("captions", "metadata") for suffix in SUFFIXES)
@@ -113,7 +114,14 @@ def read_image(
     if "prompt" in places:
         captions["prompt"] = _prompt(image)
     caption = next((captions[place] for place in places if captions[place].strip()), None)
-    return Record(image, caption, facts | row.facts | {"file": path})
+    return Record(image, caption, _together(facts, row.facts) | {"file": path})
+
+
+def _together(beside: Facts, row: Facts) -> Facts:
+    """An empty cell says nothing. Where the file beside an image and the table name different licences, both hold."""
+    facts = beside | {name: value for name, value in row.items() if name not in beside or value not in (None, "")}
+    licenses = [rights_of(said).license for said in (beside, row)]
+    return facts | ({"license": both(*licenses)} if both(*licenses) not in licenses else {})
 
 
 class _Files(NamedTuple):
@@ -155,8 +163,7 @@ class _Table:
                 again = LeftOut("named-twice", f"{path[:200]} again, first in {self.rows[path].where}")
                 self.faults.append(Entry(where, again))
                 continue
-            caption = values.get(chosen.caption or "")
-            self.rows[path] = Row(where, "" if caption is None else str(caption), chosen.facts(values))
+            self.rows[path] = Row(where, caption_of(values, chosen) or "", chosen.facts(values))
 
 
 def _identity(folder: str | None) -> set[tuple[int, int]]:
@@ -197,12 +204,12 @@ def _other(folder: _Files, name: str) -> Entry:
     if _kind(name) in _OTHER_IMAGES:
         reason = LeftOut("unknown-format", f"{_kind(name)}; {', '.join(IMAGE_EXTENSIONS)} are read")
     else:
-        reason = LeftOut("not-a-sample", "no image of this name" if name.endswith(_SIDE_FILES) else "")
+        reason = LeftOut("not-a-sample", "no image of this name" if name.lower().endswith(_SIDE_FILES) else "")
     return Entry(folder.below(name), reason)
 
 
-def _names_beside(image: str, end: str) -> tuple[str, str]:
-    return image + end, os.path.splitext(image)[0] + end
+def _names_beside(image: str, end: str) -> list[str]:
+    return [name + written for written in (end, end.upper()) for name in (image, os.path.splitext(image)[0])]
 
 
 def _kind(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from diffusion_train.data.header import MAX_BYTES
 from diffusion_train.data.source.base import Entry, LeftOut, Record
-from diffusion_train.data.source.table import USUAL_COLUMNS, Columns, table_entry
+from diffusion_train.data.source.table import USUAL_COLUMNS, Columns, caption_of, table_entry
 
 _ROWS_AT_ONCE = 32  # whose images are in memory together
 
@@ -60,8 +60,7 @@ class Parquet:
         key = str(row.get(columns.key or "") or f"{file.stem}/{number:08d}")
         if not isinstance(image, bytes):
             return Entry(where, LeftOut("no-image", f"column {columns.image} holds none"), key)
-        caption = row.get(columns.caption or "")
-        return Entry(where, partial(given, image, None if caption is None else str(caption), facts), key)
+        return Entry(where, partial(given, image, caption_of(row, columns), facts), key)
 
     def _files(self) -> list[Path]:
         path = Path(self.path)

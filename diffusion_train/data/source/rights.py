@@ -5,6 +5,7 @@ https://spdx.org/licenses. Nothing here is advice on law: a name says what someb
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ _NOTHING = {"", "unknown", "none", "null", "nan", "n/a", "na", "?", "-", "unspec
 LICENSE_FIELDS = ("license", "licence", "license_url", "licence_url", "license_name", "rights", "usage_terms")
 AUTHOR_FIELDS = ("author", "creator", "artist", "photographer", "attribution", "credit")
 SOURCE_FIELDS = ("source", "source_url", "page_url", "url", "original_url")
+_NAMES = ("spdx", "spdx_id", "identifier", "id", "name", "url", "text")  # in {"license": {"name": "MIT"}}
 
 
 class Rights(NamedTuple):
@@ -34,14 +36,21 @@ NO_RIGHTS = Rights()
 
 
 def rights_of(facts: Mapping[str, Any]) -> Rights:
-    """From the fields of a sample's metadata, whatever their case."""
+    """From the fields of a sample's metadata, whatever their case. Several licences all hold: they are joined by AND."""
     by_name = {str(name).casefold(): value for name, value in facts.items()}
 
-    def first(names: Sequence[str]) -> str:
-        values = (by_name[name] for name in names if name in by_name)
-        return next((str(value).strip() for value in values if _says_something(value)), "")
+    def first(names: Sequence[str]) -> list[str]:
+        return next((texts for name in names if (texts := _texts(by_name.get(name)))), [])
 
-    return Rights(normalise(first(LICENSE_FIELDS)), first(AUTHOR_FIELDS), first(SOURCE_FIELDS))
+    return Rights(both(*first(LICENSE_FIELDS)), ", ".join(first(AUTHOR_FIELDS)), ", ".join(first(SOURCE_FIELDS)))
+
+
+def both(*licenses: str) -> str:
+    """The name of what asks for all that each of these asks for; those that say nothing ask for nothing."""
+    names = [name for name in dict.fromkeys(map(normalise, licenses)) if name != UNKNOWN]
+    if len(names) < 2:
+        return names[0] if names else UNKNOWN
+    return " AND ".join(f"({name})" if " OR " in name else name for name in names)
 
 
 def normalise(text: str | None) -> str:
@@ -148,8 +157,15 @@ _FILLERS = {"cc", "creativecommons", "license", "licence", "international", "gen
 _FILLERS |= {"public", "domain", "dedication", "deed", "version", "v"}
 
 
-def _says_something(value: object) -> bool:
-    return isinstance(value, str | int | float) and str(value).strip().casefold() not in _NOTHING
+def _texts(value: object) -> list[str]:
+    """What a field says: a text, those of a list, the name in an object; an object without a name as it stands."""
+    if isinstance(value, list | tuple):
+        return list(dict.fromkeys(text for item in value for text in _texts(item)))
+    if isinstance(value, dict):
+        by_name = {str(name).casefold(): inner for name, inner in value.items()}
+        named = next((texts for name in _NAMES if (texts := _texts(by_name.get(name)))), [])
+        return named or ([json.dumps(value)] if _texts(list(value.values())) else [])
+    return [str(value).strip()] if value is not None and str(value).strip().casefold() not in _NOTHING else []
 
 
 def _spdx(text: str) -> str | None:

@@ -54,8 +54,10 @@ class Columns:
         return replace(self, **chosen)
 
     def facts(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What goes into a sample's metadata: all but image and caption, rights under their own names."""
+        """What goes into a sample's metadata: all but image and caption, rights under their own names; captions where there are several."""
         facts = {name: value for name, value in row.items() if name not in (self.image, self.caption)}
+        if isinstance(several := row.get(self.caption or ""), list):
+            facts[str(self.caption)] = several
         for name in ("license", "author", "source"):
             if column := getattr(self, name):
                 facts[name] = row.get(column)
@@ -63,6 +65,14 @@ class Columns:
 
 
 USUAL_COLUMNS = Columns()
+
+
+def caption_of(row: dict[str, Any], columns: Columns) -> str | None:
+    """Of a list of captions the first one that says something. An object is no caption."""
+    caption = row.get(columns.caption or "")
+    if isinstance(caption, list):
+        caption = next((text for text in caption if isinstance(text, str) and text.strip()), None)
+    return None if caption is None or isinstance(caption, dict) else str(caption)
 
 
 @dataclass(frozen=True)
@@ -107,9 +117,8 @@ def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str)
     if "://" in file:
         return Entry(where, LeftOut("address", file[:200]))
     key = str(row.get(columns.key or "") or "") or str(Path(file).with_suffix(""))
-    caption = row.get(columns.caption or "")
     facts = {"file": file} | columns.facts(row)
-    read = partial(read_row, folder / file, None if caption is None else str(caption), facts)
+    read = partial(read_row, folder / file, caption_of(row, columns), facts)
     return Entry(f"{where}: {file}", read, key)
 
 
@@ -135,6 +144,8 @@ def header(path: Path) -> list[str]:
             names = next(csv.reader(file, delimiter=_delimiter(path)), [])
     if not any(names):
         raise ValueError(f"{path} has no header: its first line names the columns")
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise ValueError(f"{path} has several columns called {', '.join(twice)}: give each a name of its own")
     return names
 
 

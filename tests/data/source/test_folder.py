@@ -8,6 +8,7 @@ from PIL import Image
 
 from diffusion_train.data.source.base import LeftOut
 from diffusion_train.data.source.folder import Folder
+from diffusion_train.data.source.rights import rights_of
 from diffusion_train.data.source.table import Columns
 from diffusion_train.picture import save_png
 
@@ -48,6 +49,23 @@ def test_captions_stand_in_a_table_of_any_folder(write, read, name, text):
     (record,) = read(Folder(write({"x/a.jpg": b"1", name: text}))).values()
     assert record.caption == "a red, ripe apple"
     assert record.facts["licence"] == "CC0"
+
+
+def test_an_empty_cell_says_nothing_and_two_licences_both_hold(write, read):
+    rights = {"license": "CC-BY-NC-4.0", "author": "Jane", "source": "https://x.org/1"}
+    table = "file_name,license,author,source\na.jpg,,,\nb.jpg,CC0,Joe,\nc.jpg,CC BY-NC 4.0,,\n"
+    files = {f"{name}.jpg": b"1" for name in "abc"} | {f"{name}.json": rights for name in "abc"}
+    found = read(Folder(write({**files, "metadata.csv": table})))
+    assert {name: rights_of(record.facts) for name, record in found.items()} == {
+        "a": ("CC-BY-NC-4.0", "Jane", "https://x.org/1"),
+        "b": ("CC-BY-NC-4.0 AND CC0-1.0", "Joe", "https://x.org/1"),
+        "c": ("CC-BY-NC-4.0", "Jane", "https://x.org/1"),
+    }
+
+
+def test_endings_in_capitals(write, read):
+    found = read(Folder(write({"A.JPG": b"1", "A.TXT": "said", "b.jpg": b"2", "b.JSON": {"caption": "too"}})))
+    assert {name: record.caption for name, record in found.items()} == {"A": "said", "b": "too"}
 
 
 def test_the_first_place_that_has_a_caption_wins(write, read):

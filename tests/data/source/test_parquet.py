@@ -38,6 +38,15 @@ def test_images_as_the_hub_keeps_them(tmp_path, read):
     assert found["l"].reason == "no-image"
 
 
+def test_a_list_of_captions(tmp_path, read):
+    for name, image in (("bytes", [b"1"]), ("paths", ["a.jpg"])):
+        (tmp_path / "a.jpg").write_bytes(b"1")
+        [record] = read(
+            Parquet(str(save(tmp_path / f"{name}.parquet", {"image": image, "text": [["x", "y"]]})))
+        ).values()
+        assert (record.caption, record.facts["text"]) == ("x", ["x", "y"])
+
+
 def test_images_as_paths(tmp_path, read):
     (tmp_path / "a.jpg").write_bytes(b"1")
     file = save(tmp_path / "p.parquet", {"image": ["a.jpg", "gone.jpg", "http://x/a.jpg"], "caption": ["a", "b", "c"]})

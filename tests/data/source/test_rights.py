@@ -118,4 +118,25 @@ def test_fields_are_found_whatever_they_are_called():
     facts = {"Licence": "CC BY 4.0", "creator": " Ada ", "url": "https://example.org/1.jpg", "n": 3}
     assert rights_of(facts) == ("CC-BY-4.0", "Ada", "https://example.org/1.jpg")
     assert rights_of({"license": None, "license_url": "https://creativecommons.org/licenses/by/4.0/"})[0] == "CC-BY-4.0"
-    assert rights_of({"license": {"a": 1}}) == ("unknown", "", "")
+    assert rights_of({"license": []}) == rights_of({"license": {}}) == rights_of({"licence": {"name": ""}})
+
+
+@pytest.mark.parametrize(
+    ("license", "expected"),
+    [
+        (["CC-BY-NC-4.0"], "CC-BY-NC-4.0"),
+        (["mit", "MIT", None], "MIT"),
+        (["MIT OR GPL-2.0-only", "CC BY 4.0"], "(MIT OR GPL-2.0-only) AND CC-BY-4.0"),
+        ({"name": "CC BY-NC 4.0", "url": "https://example.org"}, "CC-BY-NC-4.0"),
+        ({"URL": "https://creativecommons.org/licenses/by/4.0/"}, "CC-BY-4.0"),
+        ({"a": 1}, '{"a": 1}'),
+        ([{"id": "MIT"}, {"a": 1}], 'MIT AND {"a": 1}'),
+    ],
+)
+def test_a_licence_in_a_list_or_an_object_is_never_taken_for_none(license, expected):
+    """`prepare.license` stands in for none."""
+    found = rights_of({"license": license}).license
+    assert found == expected
+    if "{" in expected:
+        assert terms(found) == ("unread",)
+        assert not decide(found, ["MIT", "CC0-1.0"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from diffusion_train.data.source.base import LeftOut
@@ -24,6 +26,20 @@ def test_images_may_lie_elsewhere_and_keys_in_a_column(write, read):
     assert found["7"].image == b"1"
     absolute = write({"t.csv": f"image,caption\n{images}/a.jpg,x\n"}, "tables") / "t.csv"
     assert [record.image for record in read(Csv(str(absolute))).values()] == [b"1"]
+
+
+def test_of_several_captions_the_first_is_taken_and_all_are_kept(write, read):
+    lists = [["", "a 1", "b 1"], [], [5], {"text": "x"}]
+    lines = [json.dumps({"image": f"{number}.jpg", "text": text}) for number, text in enumerate(lists)]
+    files = {"t.jsonl": "\n".join(lines), **{f"{number}.jpg": b"1" for number in range(len(lists))}}
+    found = read(Csv(str(write(files) / "t.jsonl")))
+    assert [record.caption for record in found.values()] == ["a 1", None, None, None]
+    assert found["0"].facts["text"] == ["", "a 1", "b 1"]
+
+
+def test_columns_of_one_name_are_refused(write):
+    with pytest.raises(ValueError, match="several columns called caption"):
+        Csv(str(write({"t.csv": "image,caption,caption\na.jpg,x,y\n"}) / "t.csv"))
 
 
 def test_rows_that_cannot_be_samples_are_counted(write, read):
