@@ -95,7 +95,8 @@ def newest_whole(folder: Path) -> Path | None:
         warnings.warn(f"{damaged[-1]}; falling back to the one before", stacklevel=2)
     if damaged:
         raise ValueError(
-            "every checkpoint of this run is damaged; resume=never starts again:\n  " + "\n  ".join(damaged)
+            "every checkpoint of this run is damaged; delete them, or give another run_dir, to start again:\n  "
+            + "\n  ".join(damaged)
         )
     return None
 
