@@ -57,7 +57,7 @@ def refuse(ask: Any) -> None:
 
 def refuse_older(out: Path, names: list[str]) -> None:
     """ValueError where `out` would hold samples of an earlier command beside these."""
-    older = sorted({path.name for path in out.glob("[0-9]*_[0-9][0-9][0-9].png")} - set(names))
+    older = sorted({path.name for path in out.glob("[0-9][0-9][0-9][0-9]_[0-9][0-9][0-9].png")} - set(names))
     if older:
         raise ValueError(
             f"out={out} holds samples of another command ({', '.join(older[:3])}{', ...' * (len(older) > 3)}); "

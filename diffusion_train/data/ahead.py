@@ -35,7 +35,7 @@ class Lookahead(NamedTuple):
 class Plan:
     """The draws of batches that are asked for in rising order, each `stride` after the one before.
 
-    `draws` gives those of several batches by their numbers: 64 batches of 64 take 6 times as long as one.
+    `draws` gives those of several batches by their numbers, which takes little longer for several than for one.
     """
 
     def __init__(self, draws: Callable[[Sequence[int]], list[list[Draw]]]) -> None:

@@ -37,7 +37,7 @@ def test_out_is_a_folder_that_holds_nothing_else(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file"):
         refuse(OmegaConf.create({**ASK, "out": str(tmp_path / "file")}))
-    for name in [*file_names(2, 2), "photo.png", "grid.png"]:
+    for name in [*file_names(2, 2), "2024_photo_001.png", "grid.png"]:
         (tmp_path / name).touch()
     refuse_older(tmp_path, file_names(4, 2))
     with pytest.raises(ValueError, match=r"holds samples of another command \(0000_001\.png\)"):

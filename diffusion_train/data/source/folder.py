@@ -121,7 +121,8 @@ def _together(beside: Facts, row: Facts) -> Facts:
     """An empty cell says nothing. Where the file beside an image and the table name different licences, both hold."""
     facts = beside | {name: value for name, value in row.items() if name not in beside or value not in (None, "")}
     licenses = [rights_of(said).license for said in (beside, row)]
-    return facts | ({"license": both(*licenses)} if both(*licenses) not in licenses else {})
+    together = both(*licenses)
+    return facts if together in licenses else facts | {"license": together}
 
 
 class _Files(NamedTuple):
