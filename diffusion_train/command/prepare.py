@@ -10,6 +10,8 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,12 @@ def run(cfg: Any) -> int:
     source, preparation = parts(cfg)
     out = Path(cfg.out)
     with locked(out / FOLDER / "lock", f"out={out}"):
-        ledger = Ledger(out, deciding(cfg))
+        settings = deciding(cfg, getattr(source, "packages", ()))
+        ledger = Ledger(out, settings)
         was_finished = bool(ledger.finished)
         try:
             preparation.write(source, ledger)
-            card = json.loads((out / "card.json").read_text("utf-8")) if was_finished else finish(cfg, ledger)
+            card = json.loads((out / "card.json").read_text("utf-8")) if was_finished else finish(cfg, settings, ledger)
         except KeyboardInterrupt:
             return stopped(ledger, "stopped", Exit.STOPPED)
         except WorkerDied as error:
@@ -78,8 +81,8 @@ def source_name(cfg: Any) -> str:
     return str(cfg.source["_target_"]).rsplit(".", 1)[-1].lower()
 
 
-def deciding(cfg: Any) -> dict[str, Any]:
-    """Every setting that decides what the shards hold, by its dotted key."""
+def deciding(cfg: Any, packages: Sequence[str]) -> dict[str, Any]:
+    """Every setting that decides what the shards hold, by its dotted key, and the versions of packages that images come from."""
     from diffusion_train import config
 
     plain = config.redact(cfg)
@@ -90,10 +93,8 @@ def deciding(cfg: Any) -> dict[str, Any]:
         key: value for key, value in settings.items() if key not in FREE and not any(part in key for part in hidden)
     }
     if cfg.path is not None:
-        path = Path(cfg.path).resolve()
-        settings["source.path"] = str(path)
-        settings["its size and time"] = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
-    return {"source": source_name(cfg), **settings}
+        settings["source.path"] = str(Path(cfg.path).resolve())
+    return {"source": source_name(cfg), **settings, **{f"version of {name}": version(name) for name in packages}}
 
 
 def flat(node: dict[str, Any], path: str) -> dict[str, Any]:
@@ -103,16 +104,15 @@ def flat(node: dict[str, Any], path: str) -> dict[str, Any]:
     return found
 
 
-def finish(cfg: Any, ledger: Any) -> dict[str, Any]:
+def finish(cfg: Any, settings: dict[str, Any], ledger: Any) -> dict[str, Any]:
     """Writes the card. ValueError where nothing was left to put into shards."""
     from diffusion_train.command.token_counter import token_counter
     from diffusion_train.data.source.card import make_card
     from diffusion_train.data.source.card_text import readme
     from diffusion_train.utils.cache import atomic_write
 
-    settings = {key: value for key, value in deciding(cfg).items() if key != "its size and time"}
     if "source.path" in settings:
-        settings["source.path"] = Path(settings["source.path"]).name
+        settings = settings | {"source.path": Path(settings["source.path"]).name}
     card = make_card({"settings": settings}, ledger.parts, ledger.details(), token_counter(cfg))
     with atomic_write(ledger.out / "README.md") as file:
         file.write(readme(card, title=ledger.out.resolve().name).encode())
@@ -136,9 +136,7 @@ def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
 
     allowed = card["settings"]["allowed_licenses"] or ()
     lines = [
-        f"{out} was complete already; delete it where files have changed since under their old names"
-        if was_finished
-        else f"prepared {out}",
+        f"{out} was complete already" if was_finished else f"prepared {out}",
         *summary(card),
         *(f"  {'beware':<11}allowed_licenses: {line}" for line in mistyped(allowed, card["rights"]["licenses"])),
         f"  {'read':<11}{out / 'README.md'}; all of it in card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),

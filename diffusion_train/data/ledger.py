@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,27 +9,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_train.data.source.base import LeftOut
 from diffusion_train.data.source.sample import Made, Measures
+from diffusion_train.data.source.work import Outcome
 from diffusion_train.utils.cache import atomic_write, remove_strays
 
 FOLDER = ".prepare"  # inside the folder of the shards
-
-
-class Names:
-    """A hash of the names of all entries so far: what tells that a source is still what it was."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._digest = hashlib.sha256()
-
-    def add(self, name: str) -> None:
-        self.count += 1
-        self._digest.update(json.dumps(name).encode())
-
-    @property
-    def hash(self) -> str:
-        return self._digest.hexdigest()
+_FORMAT = 2  # of the files in it
+_STATES = "states.bin"
 
 
 class Done(NamedTuple):
@@ -44,7 +29,6 @@ class Done(NamedTuple):
     num_samples: int
     num_faults: int
     num_entries: int
-    names: str
 
 
 @dataclass
@@ -53,8 +37,11 @@ class Details:
 
     measures: list[Measures] = field(default_factory=list)
     left_out: list[tuple[str, str, str, int]] = field(default_factory=list)  # name, reason, detail, how many
+    states: bytearray = field(default_factory=bytearray)  # of all entries, one after the other
 
-    def add(self, name: str, result: Made | LeftOut) -> None:
+    def add(self, outcome: Outcome) -> None:
+        name, state, result = outcome
+        self.states += state
         if isinstance(result, Made):
             self.measures.append(result.measures)
         else:
@@ -66,11 +53,15 @@ class Ledger:
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
         self.out, self.folder = out, out / FOLDER
-        self._plan = {"settings": json.loads(json.dumps(settings)), "finished": None}
+        self._plan: dict[str, Any] = {
+            "settings": {"format": _FORMAT, **json.loads(json.dumps(settings))},
+            "finished": False,
+        }
         refuse_other_things(out)
         self.folder.mkdir(parents=True, exist_ok=True)
         known = self._read_plan()
-        self.parts = list(takewhile(self._is_whole, self._parts()))
+        is_read = known is not None and known["settings"].get("format") == _FORMAT
+        self.parts = list(takewhile(self._is_whole, self._parts())) if is_read else []
         if known and (known["finished"] or any(done.shard for done in self.parts)):
             _refuse_change(out, known["settings"], self._plan["settings"])
             self._plan = known
@@ -79,30 +70,38 @@ class Ledger:
         self._remove_what_is_not_whole()
 
     @property
-    def finished(self) -> tuple[int, str] | None:
-        """(number of entries, hash of their names) once everything is done."""
-        found = self._plan["finished"]
-        return (found[0], found[1]) if found else None
+    def finished(self) -> bool:
+        """Everything is done."""
+        return bool(self._plan["finished"])
 
     @property
     def last(self) -> Done:
-        return self.parts[-1] if self.parts else Done(None, 0, 0, 0, 0, Names().hash)
+        return self.parts[-1] if self.parts else Done(None, 0, 0, 0, 0)
+
+    def states(self) -> bytes:
+        """Those of all entries that were read, STATE bytes each."""
+        if self.finished:
+            return (self.folder / _STATES).read_bytes()
+        return b"".join(bytes(details.states) for details in self.details())
 
     def add(self, done: Done, details: Details) -> None:
         with atomic_write(self._file(len(self.parts))) as file:
             file.write(json.dumps(done).encode() + b"\n")
-            file.write(json.dumps([details.measures, details.left_out]).encode())
+            file.write(json.dumps([details.measures, details.left_out, details.states.hex()]).encode())
         self.parts.append(done)
 
     def details(self) -> Iterator[Details]:
         """Of every part."""
         for number in range(len(self.parts)):
-            measures, left_out = json.loads(self._file(number).read_bytes().split(b"\n", 1)[1])
-            yield Details([Measures(*row) for row in measures], [tuple(row) for row in left_out])
+            measures, left_out, states = json.loads(self._file(number).read_bytes().split(b"\n", 1)[1])
+            rows = [Measures(*row) for row in measures], [tuple(row) for row in left_out]
+            yield Details(*rows, bytearray.fromhex(states))
 
     def finish(self) -> None:
-        """Keeps only what tells that everything is done."""
-        self._plan["finished"] = [self.last.num_entries, self.last.names]
+        """Keeps only what tells that everything is done, and of what."""
+        with atomic_write(self.folder / _STATES) as file:
+            file.write(self.states())
+        self._plan["finished"] = True
         self._clear()
 
     def _clear(self) -> None:

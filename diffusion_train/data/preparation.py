@@ -18,19 +18,19 @@ from pathlib import Path
 from tqdm import tqdm
 
 from diffusion_train.data.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.ledger import Details, Done, Ledger, Names
+from diffusion_train.data.ledger import Details, Done, Ledger
 from diffusion_train.data.shards import Sample, shard_name, write_shard
-from diffusion_train.data.source.base import REASONS, LeftOut, Source
+from diffusion_train.data.source.base import REASONS, STATE, Entry, LeftOut, Source
 from diffusion_train.data.source.keys import Keys
-from diffusion_train.data.source.sample import Made, Rules
-from diffusion_train.data.source.work import keep_index, make_all
+from diffusion_train.data.source.sample import Rules
+from diffusion_train.data.source.work import Outcome, keep_index, make_all
 from diffusion_train.data.workers import Workers, available
 from diffusion_train.utils.cache import atomic_write
 
 LEFT_OUT = "left_out.jsonl"
 _AT_ONCE = 8  # entries that a process takes with one message
 _TOLD = 1000  # entries that are read before it is said that too many are faulty
-Results = Generator[tuple[str, Made | LeftOut], None, None]  # with the name of the entry
+Outcomes = Generator[Outcome, None, None]
 
 
 class TooManyFaults(ValueError):
@@ -71,10 +71,11 @@ class Preparation:
         since, OSError where nothing can be written.
         """
         if ledger.finished:
-            names = Names()
-            for entry in source.entries(skip=ledger.finished[0]):
-                names.add(entry.name)
-            refuse_other(names, *ledger.finished, ledger.out)
+            entries = source.entries(skip=len(ledger.states()) // STATE)
+            for _ in unchanged(entries, ledger):
+                pass
+            if (new := next(entries, None)) is not None:
+                raise changed(ledger.out, new.name)
             return
         with Workers(available() if self.num_workers is None else self.num_workers) as workers:
             for done in ledger.parts:
@@ -106,10 +107,26 @@ def write_left_out(ledger: Ledger, further: Details | None = None) -> None:
             file.writelines(itertools.chain([first], lines))
 
 
-def refuse_other(names: Names, count: int, hash: str, out: Path) -> None:
-    """ValueError unless the source names `count` entries with this hash."""
-    if (names.count, names.hash) != (count, hash):
-        raise ValueError(f"what stands at the source has changed since out={out} was begun; give another out")
+def unchanged(entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
+    """Those that were read already. ValueError at the first that is another now."""
+    states = ledger.states()
+    known = range(0, len(states), STATE)
+    with tqdm(desc="Comparing", total=len(known), unit="file", delay=2, disable=None) as bar:
+        for place in known:
+            entry = next(entries, None)
+            if entry is None:
+                raise changed(ledger.out, f"its end, after {place // STATE:,} entries of {len(known):,}")
+            if entry.state() != states[place : place + STATE]:
+                raise changed(ledger.out, entry.name)
+            bar.update()
+            yield entry
+
+
+def changed(out: Path, first: str) -> ValueError:
+    return ValueError(
+        f"the source has changed since out={out} was begun, first at {first}: a file was added, taken away or written "
+        "again; delete out, or give another"
+    )
 
 
 class _Run:
@@ -120,7 +137,7 @@ class _Run:
         self.total = source.total()
         if not self.total and not ledger.parts:
             raise ValueError(f"path: there is not one image; their names end in .{', .'.join(IMAGE_EXTENSIONS)}")
-        self.names = Names()
+        self.num_entries = ledger.last.num_entries
         self.num_faults = ledger.last.num_faults
         self.details = Details()
 
@@ -128,14 +145,14 @@ class _Run:
         self._refuse_faults(self.ledger.last.num_entries)
         if self.ledger.parts and self.ledger.last.shard is None:
             return
-        with closing(self._results()) as results:
-            while self._write_one(results):
+        with closing(self._outcomes()) as outcomes:
+            while self._write_one(outcomes):
                 pass
 
-    def _write_one(self, results: Results) -> bool:
+    def _write_one(self, outcomes: Outcomes) -> bool:
         """False once there is no sample left."""
         self.details = Details()
-        samples = self._until_full(results)
+        samples = self._until_full(outcomes)
         first = next(samples, None)
         if first is None:
             self._refuse_faults(self.total)
@@ -150,31 +167,29 @@ class _Run:
     def _add(self, shard: str | None) -> None:
         size = (self.ledger.out / shard).stat().st_size if shard else 0
         samples = len(self.details.measures)
-        done = Done(shard, size, samples, self.num_faults, self.names.count, self.names.hash)
-        self.ledger.add(done, self.details)
+        self.ledger.add(Done(shard, size, samples, self.num_faults, self.num_entries), self.details)
 
-    def _results(self) -> Results:
-        done, keys = self.ledger.last.num_entries, Keys()
+    def _outcomes(self) -> Outcomes:
+        done, keys = self.num_entries, Keys()
         entries = self.source.entries(skip=done)
-        for entry in itertools.islice(entries, done):
+        for entry in unchanged(entries, self.ledger):
             keys(entry.key or entry.name)
-            self.names.add(entry.name)
-        refuse_other(self.names, done, self.ledger.last.names, self.ledger.out)
         todo = ((keys(entry.key or entry.name), entry) for entry in entries)
         chunks = iter(lambda: list(itertools.islice(todo, _AT_ONCE)), [])
         with tqdm(desc="Preparing", total=self.total, initial=done, unit="file", mininterval=0.5, disable=None) as bar:
-            for results in self.workers.map(partial(make_all, self.settings.rules), chunks):
-                yield from results
-                bar.update(len(results))
+            for outcomes in self.workers.map(partial(make_all, self.settings.rules), chunks):
+                yield from outcomes
+                bar.update(len(outcomes))
 
-    def _until_full(self, results: Results) -> Iterator[Sample]:
+    def _until_full(self, outcomes: Outcomes) -> Iterator[Sample]:
         size = 0
-        for name, result in results:
-            self.names.add(name)
-            self.details.add(name, result)
+        for outcome in outcomes:
+            self.num_entries += 1
+            self.details.add(outcome)
+            result = outcome.result
             if isinstance(result, LeftOut):
                 self.num_faults += result.count * result.is_fault
-            self._refuse_faults(self.names.count)
+            self._refuse_faults(self.num_entries)
             if isinstance(result, LeftOut):
                 continue
             size += sum(len(member) for member in result.sample.values() if isinstance(member, bytes))

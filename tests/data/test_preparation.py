@@ -139,7 +139,7 @@ def test_once_finished_nothing_is_touched(tmp_path, make_png):
     times = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.suffix == ".tar"}
     assert write(out, Given(make_png)).finished
     assert times == {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.suffix == ".tar"}
-    assert [path.name for path in (out / FOLDER).iterdir()] == ["plan.json"]
+    assert sorted(path.name for path in (out / FOLDER).iterdir()) == ["plan.json", "states.bin"]
 
 
 @pytest.mark.parametrize("finish", [True, False])
@@ -154,6 +154,87 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path, make_png, finish):
     if finish:
         with pytest.raises(ValueError, match="has changed since"):
             write(tmp_path / "out", Given(make_png, 31))
+
+
+def make_folder(root: Path, make_png, count=10) -> Folder:
+    root.mkdir()
+    for i in range(count):
+        (root / f"{i}.png").write_bytes(make_png(i))
+        (root / f"{i}.txt").write_text(f"caption {i}")
+    return Folder(str(root))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_file_written_again_under_its_name_is_told(tmp_path, make_png, finish, num_workers):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    source = make_folder(photos, make_png)
+    write(out, source, finish=finish, num_workers=num_workers)
+    if not finish:
+        (out / "images-000002.tar").unlink()
+    before = bytes_of(out)
+    (photos / "7.txt").write_text("another caption")
+    with pytest.raises(ValueError, match=r"has changed since out=.* was begun, first at 7\.png: "):
+        write(out, source)
+    assert bytes_of(out) == before
+
+
+def test_what_was_not_read_yet_may_change(tmp_path, make_png):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    source = make_folder(photos, make_png)
+    write(out, source)
+    (out / "images-000002.tar").unlink()
+    (photos / "9.txt").write_text("another caption")
+    write(out, source)
+    assert read_back(out)["9"][1] == b"another caption"
+
+
+def test_a_file_that_changes_while_it_is_read_is_told_the_next_time(tmp_path, make_png):
+    """Its state is that from before."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    make_folder(photos, make_png)
+
+    class Slow(Folder):
+        def entries(self, skip=0):
+            for entry in Folder.entries(self, skip):
+                yield entry._replace(
+                    read=partial(_read_late, entry.read, photos / "3.txt") if entry.name == "3.png" else entry.read
+                )
+
+    write(out, Slow(str(photos)), finish=True)
+    assert read_back(out)["3"][1] == b"a late caption"
+    with pytest.raises(ValueError, match=r"first at 3\.png"):
+        write(out, Folder(str(photos)))
+
+
+def _read_late(read, caption: Path):
+    caption.write_text("a late caption")
+    return read()
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_source_that_has_ended_early_says_after_how_many(tmp_path, make_png, finish):
+    write(tmp_path / "out", Given(make_png), finish=finish)
+    if not finish:
+        (tmp_path / "out" / "images-000005.tar").unlink()
+    with pytest.raises(ValueError, match=r"its end, after 3 entries of \d+"):
+        write(tmp_path / "out", Given(make_png, 3))
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_notes_of_an_older_form_are_not_taken_for_ours(tmp_path, make_png, finish):
+    out = tmp_path / "out"
+    write(out, Given(make_png, 10), finish=finish)
+    plan = json.loads((out / FOLDER / "plan.json").read_text())
+    del plan["settings"]["format"]
+    (out / FOLDER / "plan.json").write_text(json.dumps(plan))
+    for part in (out / FOLDER).glob("part-*"):
+        part.write_text('["images-000000.tar", 1, 2, 3, 4, "hash"]\n[]')
+    if finish:
+        with pytest.raises(ValueError, match="format: None then, 2 now"):
+            write(out, Given(make_png, 10))
+    else:
+        assert len(write(out, Given(make_png, 10)).parts) == 4
 
 
 def test_other_settings_are_refused_by_name(tmp_path, make_png):

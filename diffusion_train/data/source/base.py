@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from diffusion_train.data.header import MAX_BYTES
 
 MAX_METADATA = 1 << 20  # bytes of one sample's JSON
+STATE = 8
 
 
 class LeftOut(Exception):
@@ -67,12 +69,18 @@ class Record(NamedTuple):
 class Entry(NamedTuple):
     """`name` is what its owner calls it: a path below the source, or a file and a row. `read` can be pickled.
 
-    `key` is what the sample is to be called, by default its name.
+    `key` is what the sample is to be called, by default its name. `files` are all that the sample is read from.
     """
 
     name: str
     read: Callable[[], Record] | LeftOut
     key: str = ""
+    files: Sequence[Path] = ()
+
+    def state(self) -> bytes:
+        """STATE bytes that are others once the entry is: a hash of its name and its files' names, sizes and times."""
+        facts = [self.name, *(_facts(path) for path in self.files)]
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=STATE).digest()
 
 
 class Source(Protocol):
@@ -81,6 +89,14 @@ class Source(Protocol):
 
     def total(self) -> int:
         """How many entries there are."""
+
+
+def _facts(path: Path) -> tuple[str, int, int]:
+    try:
+        facts = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return path.name, -1, -1
+    return path.name, facts.st_size, facts.st_mtime_ns
 
 
 def read_file(path: Path, most: int = MAX_BYTES) -> bytes:

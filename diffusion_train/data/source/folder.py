@@ -71,8 +71,10 @@ class Folder:
         path = folder.below(name)
         txt, json = (folder.beside(name, end) for end in _SIDE_FILES)
         row = self._table.rows.get(_same_name(path), _NO_ROW)
-        read = partial(read_image, Path(self.path), path, txt, json, row, tuple(self.captions), self.columns.caption)
-        return Entry(path, read, key=os.path.splitext(path)[0])
+        root = Path(self.path)
+        read = partial(read_image, root, path, txt, json, row, tuple(self.captions), self.columns.caption)
+        files = [root / file for file in (path, txt, json, row.table) if file]
+        return Entry(path, read, os.path.splitext(path)[0], files)
 
     @cached_property
     def _folders(self) -> list[_Files]:
@@ -94,9 +96,10 @@ class Row(NamedTuple):
     where: str
     caption: str
     facts: Facts
+    table: str
 
 
-_NO_ROW = Row("", "", {})
+_NO_ROW = Row("", "", {}, "")
 
 
 def read_image(
@@ -164,7 +167,7 @@ class _Table:
                 again = LeftOut("named-twice", f"{path[:200]} again, first in {self.rows[path].where}")
                 self.faults.append(Entry(where, again))
                 continue
-            self.rows[path] = Row(where, caption_of(values, chosen) or "", chosen.facts(values))
+            self.rows[path] = Row(where, caption_of(values, chosen) or "", chosen.facts(values), table)
 
 
 def _identity(folder: str | None) -> set[tuple[int, int]]:

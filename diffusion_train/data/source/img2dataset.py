@@ -91,7 +91,7 @@ def _samples(path: Path, name: str) -> Iterator[Entry]:
         lost.add(last)
     for key, members in found.items():
         if key not in lost:
-            yield Entry(f"{name}: {key}", partial(read_members, path, members), key)
+            yield Entry(f"{name}: {key}", partial(read_members, path, members), key, [path])
     yield from left_out
     yield from (Entry(name, LeftOut("torn-shard", str(fault)[:200])) for fault in faults)
 
@@ -128,7 +128,7 @@ def _failures(stats: Path, name: str) -> Iterator[Entry]:
         return
     for status, count in sorted(counts.items()) if isinstance(counts, dict) else ():
         if status != "success" and isinstance(count, int):
-            yield Entry(name, LeftOut("not-downloaded", status[:200], count))
+            yield Entry(name, LeftOut("not-downloaded", status[:200], count), files=[stats])
 
 
 def _hint(path: str) -> str:

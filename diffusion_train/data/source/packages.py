@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +41,7 @@ def draw_svg(svg: str, size: int) -> bytes:
 
 
 def kept_shards(
-    name: str, packages: list[str], settings: dict[str, Any], entries: Callable[[], Iterable[Entry]]
+    name: str, packages: Sequence[str], settings: dict[str, Any], entries: Callable[[], Iterable[Entry]]
 ) -> list[Path]:
     """Shards of `entries()`, written into the cache folder once for these versions of packages and settings."""
     key = repr((_FORMAT, [(package, version(package)) for package in packages], sorted(settings.items())))

@@ -52,15 +52,15 @@ class Parquet:
         where = f"{file.name} row {number}"
         image = row.get(columns.image or "")
         if isinstance(image, str):
-            return table_entry(row, columns, Path(self.images or file.parent), where)
+            return table_entry(row, columns, Path(self.images or file.parent), where, file)
         facts = {"file": file.name, "row": number} | columns.facts(row)
         if isinstance(image, dict):
             facts |= {"path": image.get("path")}
             image = image.get("bytes")
         key = str(row.get(columns.key or "") or f"{file.stem}/{number:08d}")
         if not isinstance(image, bytes):
-            return Entry(where, LeftOut("no-image", f"column {columns.image} holds none"), key)
-        return Entry(where, partial(given, image, caption_of(row, columns), facts), key)
+            return Entry(where, LeftOut("no-image", f"column {columns.image} holds none"), key, [file])
+        return Entry(where, partial(given, image, caption_of(row, columns), facts), key, [file])
 
     def _files(self) -> list[Path]:
         path = Path(self.path)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from diffusion_train.data.source.base import Entry, Record
 from diffusion_train.data.source.packages import draw_svg, kept_shards, require
@@ -37,6 +37,7 @@ class SimpleIcons:
     size: int = 32
     allowed_licenses: Sequence[str] = ()
     brand: str = ""
+    packages: ClassVar = ("simple-icons-pack", "resvg-py")
 
     def __iter__(self) -> Iterator[str]:
         return iter(str(path) for path in prepare_simple_icons(self.size, self.allowed_licenses, self.brand))
@@ -53,8 +54,7 @@ def prepare_simple_icons(size: int = 32, allowed_licenses: Sequence[str] = (), b
     for module in ("simple_icons_pack", "resvg_py"):
         require(module)
     settings = {"size": size, "allowed_licenses": sorted(allowed_licenses), **({"brand": brand} if brand else {})}
-    packages = ["simple-icons-pack", "resvg-py"]
-    return kept_shards("simple_icons", packages, settings, lambda: _allowed(size, allowed_licenses, brand))
+    return kept_shards("simple_icons", SimpleIcons.packages, settings, lambda: _allowed(size, allowed_licenses, brand))
 
 
 def all_icons() -> list[Any]:

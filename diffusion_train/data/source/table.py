@@ -103,14 +103,14 @@ class Csv:
             if isinstance(row, LeftOut):
                 yield Entry(f"{Path(self.path).name} line {number}", row)
             else:
-                yield table_entry(row, columns, folder, f"{Path(self.path).name} line {number}")
+                yield table_entry(row, columns, folder, f"{Path(self.path).name} line {number}", Path(self.path))
 
     def _columns(self) -> Columns:
         return self.columns.among(header(Path(self.path)), self.path)
 
 
-def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str) -> Entry:
-    """A row whose image is a file."""
+def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str, table: Path) -> Entry:
+    """A row of `table` whose image is a file."""
     file = str(row.get(columns.image or "") or "").strip()
     if not file:
         return Entry(where, LeftOut("no-image", "the row names no image"))
@@ -119,7 +119,7 @@ def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str)
     key = str(row.get(columns.key or "") or "") or str(Path(file).with_suffix(""))
     facts = {"file": file} | columns.facts(row)
     read = partial(read_row, folder / file, caption_of(row, columns), facts)
-    return Entry(f"{where}: {file}", read, key)
+    return Entry(f"{where}: {file}", read, key, [table, folder / file])
 
 
 def read_row(file: Path, caption: str | None, facts: dict[str, Any]) -> Record:

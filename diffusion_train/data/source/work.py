@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from diffusion_train.data.index import open_index
 from diffusion_train.data.source.base import Entry, LeftOut
 from diffusion_train.data.source.sample import Made, Rules, make
 
 
-def make_all(rules: Rules, entries: Sequence[tuple[str, Entry]]) -> list[tuple[str, Made | LeftOut]]:
-    """(key, entry) -> (name, what became of it)"""
-    return [(entry.name, make(key, entry, rules)) for key, entry in entries]
+class Outcome(NamedTuple):
+    """What became of an entry, and its state just before it was read."""
+
+    name: str
+    state: bytes
+    result: Made | LeftOut
+
+
+def make_all(rules: Rules, entries: Sequence[tuple[str, Entry]]) -> list[Outcome]:
+    """Of (key, entry)."""
+    return [Outcome(entry.name, entry.state(), make(key, entry, rules)) for key, entry in entries]
 
 
 def keep_index(shard: Path) -> None:

@@ -30,8 +30,8 @@ def read_all(source: Source) -> dict[str, Record | LeftOut]:
     found: dict[str, Record | LeftOut] = {}
     entries = list(source.entries())
     assert source.total() == len(entries)
-    for name, read, key in entries:
-        name = key or name
+    for entry in entries:
+        name, read = entry.key or entry.name, entry.read
         try:
             found[name] = read if isinstance(read, LeftOut) else read()
         except LeftOut as reason:

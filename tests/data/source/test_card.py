@@ -10,7 +10,7 @@ from diffusion_train.data.source.card import Tokens, make_card
 from diffusion_train.data.source.card_text import readme, summary
 from diffusion_train.data.source.sample import Measures
 
-DONE = [Done("images-000000.tar", 2048, 4, 1, 9, ""), Done(None, 0, 0, 1, 10, "")]
+DONE = [Done("images-000000.tar", 2048, 4, 1, 9), Done(None, 0, 0, 1, 10)]
 
 
 def measures(key, caption, width=100, height=50, license="MIT", bits=0, **others):
