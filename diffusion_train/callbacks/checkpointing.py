@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from diffusion_train import __version__
 from diffusion_train.callbacks.bad_samples import TooManyBadSamples
+from diffusion_train.config.values import walk
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.together import StoppedTogether
 from diffusion_train.logger.metrics_file import MetricsFile
@@ -21,14 +22,14 @@ from diffusion_train.training.module import trained
 from diffusion_train.utils.cache import remove_strays
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # what decides which samples come next
-_MISMATCHES = (*_ORDER, "data.captions", "trainer.precision")
+_MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", "diffusion")
 
 
 class Checkpointing(pl.Callback):
     """Every `every_n_steps` steps and at the last one; keeps the newest `num_kept` and `last.ckpt`, a link to the newest.
 
     `description` is plain data about the run (its config) that goes into each file. Refuses to go on from a checkpoint
-    of other data, seed, batch size or precision, but for what `allow_mismatch` names: then the data module goes on with
+    of other data, seed, batch size, precision or diffusion, but for what `allow_mismatch` names: then the data module goes on with
     what it has not drawn yet.
     """
 
@@ -123,12 +124,22 @@ class Checkpointing(pl.Callback):
         """What may not change between a checkpoint and the run that goes on from it."""
         return {"trainer.precision": trainer.precision, **trainer.datamodule.identity}  # type: ignore[attr-defined]
 
+    def _changed(self, trainer: pl.Trainer, saved: dict[str, Any]) -> dict[str, list[str]]:
+        """What is not as the checkpoint's run had it, with a line for each setting."""
+        pairs = {name: {name: (saved["identity"][name], value)} for name, value in self._identity(trainer).items()}
+        then, now = (_settings(run["config"]["diffusion"], "diffusion") for run in (saved, self.description))
+        pairs["diffusion"] = {key: (then.get(key), now.get(key)) for key in then | now}
+        lines = {
+            name: [f"{key}: {then} in the checkpoint, {now} now" for key, (then, now) in rows.items() if then != now]
+            for name, rows in pairs.items()
+        }
+        return {name: told for name, told in lines.items() if told}
+
     def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["diffusion_train"]
-        now = self._identity(trainer)
-        changed = [name for name, value in now.items() if saved["identity"][name] != value]
+        changed = self._changed(trainer, saved)
         if refused := [name for name in changed if name not in self.allow_mismatch]:
-            table = [f"{name}: {saved['identity'][name]} in the checkpoint, {now[name]} now" for name in refused]
+            table = [line for name in refused for line in changed[name]]
             then = f": {trainer.datamodule.going_on}" if set(changed) & set(_ORDER) else ""  # type: ignore[attr-defined]
             raise ValueError(
                 "the run cannot go on exactly from its checkpoint:\n  "
@@ -140,3 +151,7 @@ class Checkpointing(pl.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.rewind(saved["step"])
+
+
+def _settings(part: dict[str, Any], path: str) -> dict[str, Any]:
+    return {key: value for key, value in walk(part, path) if not isinstance(value, dict)}

@@ -1,32 +1,12 @@
-"""What a run says of itself: when it starts, when it ends, and what it keeps quiet."""
+"""What a run says of itself when it ends, and what it keeps quiet."""
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import warnings
 from pathlib import Path
 from typing import Any
-
-
-def announce(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> None:
-    """Writes config.yaml and data.json, tells every logger the config, and says what is about to be trained."""
-    if not trainer.is_global_zero:
-        return
-    from diffusion_train import config
-    from diffusion_train.callbacks.progress import say
-
-    config.save_config(cfg, Path(cfg.run_dir) / "config.yaml")
-    facts = json.dumps(datamodule.facts, indent=1, ensure_ascii=False)
-    (Path(cfg.run_dir) / "data.json").write_text(config.redact_text(facts), "utf-8")
-    for logger in trainer.loggers:
-        logger.log_hyperparams(config.redact(cfg))
-    trained = sum(p.numel() for p in module.learned.parameters() if p.requires_grad)
-    say(f"{cfg.name}: {datamodule.description}, {trained:,} trained parameters, {trainer.precision}")
-    say(f"run folder {cfg.run_dir}" + (f", going on from {checkpoint.name}" if checkpoint else ""))
-    if cfg.compile:
-        say("compile=true: the first step takes a minute or more")
 
 
 def farewell(cfg: Any, trainer: Any, run_dir: Path) -> None:

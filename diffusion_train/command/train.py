@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.command.messages import announce, farewell, prompts, quiet
+from diffusion_train.command.messages import farewell, prompts, quiet
 from diffusion_train.command.resuming import resume_from, same_base, way_on
 
 SUMMARY = "train a model"
@@ -131,7 +131,6 @@ def train(cfg: Any) -> int:
         module.conditioner.warm_up(Captions(cfg, datamodule))
     except StorageError as error:
         raise ValueError(f"the captions of data.shards cannot be read: {error}") from error
-    announce(cfg, trainer, module, datamodule, checkpoint)
     try:
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     except NumericalError as error:
@@ -190,6 +189,7 @@ def build_module(cfg: Any) -> Any:
 
 def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
     from diffusion_train import config
+    from diffusion_train.callbacks.announcement import Announcement
     from diffusion_train.training.checkpoint import AtomicCheckpointIO, read_facts
 
     given = {"checkpointing": {"description": {"config": config.redact(cfg)}}}
@@ -197,7 +197,10 @@ def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
         given["wandb"] = {"id": read_facts(checkpoint)["wandb_id"]}
     return config.build(
         cfg.trainer,
-        callbacks=[config.build(node, **given.get(name, {})) for name, node in cfg.callbacks.items()],
+        callbacks=[
+            Announcement(cfg, checkpoint),
+            *(config.build(node, **given.get(name, {})) for name, node in cfg.callbacks.items()),
+        ],
         logger=[config.build(node, **given.get(name, {})) for name, node in cfg.logger.items()],
         plugins=[AtomicCheckpointIO()],
         max_epochs=-1,

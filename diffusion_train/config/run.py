@@ -40,10 +40,12 @@ def from_container(container: dict[str, Any]) -> DictConfig:
 def load_run_config(run: Path) -> DictConfig:
     """The config of a run folder, or of the weights.safetensors of one.
 
-    Raises ValueError if there is none, and ConfigError for targets that are not allowed.
+    A folder's weights know best what they were trained with; before there are any, its config.yaml tells. Raises
+    ValueError if there is none, and ConfigError for targets that are not allowed.
     """
     run = Path(run)
-    file = run / "config.yaml" if run.is_dir() else run
+    weights, file = run / "weights.safetensors", run / "config.yaml" if run.is_dir() else run
+    file = weights if weights.is_file() else file
     if not file.is_file():
         raise ValueError(f"run={run}: {file} is not there; give a run folder or its weights.safetensors")
     container = _safetensors_config(file) if file.suffix == ".safetensors" else _yaml(file)

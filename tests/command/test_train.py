@@ -141,6 +141,21 @@ def test_what_cannot_be_is_told_before_the_first_step(tmp_path: Path) -> None:
     assert "6 or 8" in done.stderr
 
 
+def test_a_refused_restart_changes_nothing_and_its_run_is_sampled_as_it_was(tmp_path: Path) -> None:
+    assert train(tmp_path / "run", "trainer.max_steps=2").returncode == 0
+    records = [tmp_path / "run" / name for name in ("config.yaml", "data.json", "metrics.csv")]
+    before = [path.read_bytes() for path in records]
+    for argument, told in (
+        ("seed=7", "seed: 0 in the checkpoint, 7 now"),
+        ("network.width=24", "network"),
+        ("diffusion=v_cosine", "diffusion.schedule._target_: "),
+    ):
+        refused = train(tmp_path / "run", "trainer.max_steps=3", argument)
+        assert (refused.returncode, told in refused.stderr) == (2, True), refused.stderr
+        assert "going on" not in refused.stderr
+        assert [path.read_bytes() for path in records] == before
+
+
 def test_a_folder_in_use_is_refused_and_free_again_when_its_process_is_gone(tmp_path: Path) -> None:
     holder = "import sys, time; from pathlib import Path; from diffusion_train.command.train import claimed\n"
     holder += "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"

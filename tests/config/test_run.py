@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -80,11 +81,21 @@ def test_a_group_that_is_no_part_of_the_run(run, conf):
         config.compose_run(run, ["extra=long"], [conf])
 
 
-def test_the_header_of_weights_serves_as_well(tmp_path):
-    header = json.dumps({"__metadata__": {"diffusion_train": json.dumps({"format": 1, "config": SAVED})}}).encode()
-    file = tmp_path / "weights.safetensors"
+def weights_of(folder: Path, saved: dict) -> Path:
+    header = json.dumps({"__metadata__": {"diffusion_train": json.dumps({"format": 1, "config": saved})}}).encode()
+    file = folder / "weights.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header)
-    assert config.load_run_config(file) == SAVED
+    return file
+
+
+def test_the_header_of_weights_serves_as_well(tmp_path):
+    assert config.load_run_config(weights_of(tmp_path, SAVED)) == SAVED
+
+
+def test_a_folders_weights_know_best_what_they_were_trained_with(run, conf):
+    weights_of(run, SAVED | {"seed": 6})
+    assert config.load_run_config(run).seed == 6
+    assert config.compose_run(run, ["size=64"], [conf]).seed == 6
 
 
 @pytest.mark.parametrize(
