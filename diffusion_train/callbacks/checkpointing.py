@@ -25,6 +25,10 @@ _ORDER = ("seed", "data", "data.order", "data.batch_size")  # what decides which
 _MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", "diffusion")
 
 
+class NotSaved(StorageError):
+    """What the other processes raise where the first one cannot write."""
+
+
 class Checkpointing(pl.Callback):
     """Every `every_n_steps` steps and at the last one; keeps the newest `num_kept` and `last.ckpt`, a link to the newest.
 
@@ -82,19 +86,34 @@ class Checkpointing(pl.Callback):
         together = trainer.world_size == 1 or isinstance(exception, (StoppedTogether, TooManyBadSamples))
         is_new = 0 <= self.saved_step < trainer.global_step
         if isinstance(exception, (StorageError, TooManyBadSamples)) and together and is_new:
-            with suppress(OSError):  # what is told is the first error, and the step that is really saved
+            with suppress(OSError, StorageError):  # what is told is the first error, and the step that is really saved
                 self.save(trainer, module)
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:
-        step = trainer.global_step
-        trainer.save_checkpoint(self.folder / step_name(step), weights_only=False)
-        if trainer.is_global_zero:
+        """Returns once all is written. OSError of the process that writes, NotSaved of the others."""
+        fault = self._write(trainer, module)
+        if trainer.strategy.reduce_boolean_decision(fault is not None, all=False):
+            raise fault or NotSaved("the first process cannot save the run")
+        self.saved_step = trainer.global_step
+
+    def _write(self, trainer: pl.Trainer, module: Any) -> OSError | None:
+        name = step_name(trainer.global_step)
+        try:
+            trainer.save_checkpoint(self.folder / name, weights_only=False)
+        except OSError as fault:
+            trainer.strategy.barrier()  # at which the others wait, in `save_checkpoint`
+            return fault
+        if not trainer.is_global_zero:
+            return None
+        try:
             weights = trained(module.learned) | module.ema.average()
-            facts = {"step": step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
+            facts = {"step": trainer.global_step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
             save_weights(self.run_dir / "weights.safetensors", weights, self.description | facts)
-            self._point_last_at(step_name(step))
+            self._point_last_at(name)
             self._remove_old(trainer.datamodule)  # type: ignore[attr-defined]
-        self.saved_step = step
+        except OSError as fault:
+            return fault
+        return None
 
     def _remove_old(self, datamodule: Any) -> None:
         """Checkpoints first, then what they alone needed: stopped in between, too much is left and never too little."""

@@ -57,7 +57,7 @@ def launch(name: str, arguments: Sequence[str]) -> int:
         from diffusion_train.config.call import read_call
         from diffusion_train.config.launch import launch as launch_config
 
-        return launch_config(read_call(name, arguments), body)
+        return launch_config(read_call(name, arguments), body, ends=(Exit.STOPPED, Exit.INTERRUPTED))
 
     return guarded(start)
 

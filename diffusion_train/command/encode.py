@@ -17,6 +17,7 @@ from typing import Any
 
 from diffusion_train.command import train
 from diffusion_train.command.messages import quiet
+from diffusion_train.utils.launcher import first_process
 
 SUMMARY = "compute a run's latents and text embeddings once"
 EXAMPLE = """\
@@ -39,7 +40,7 @@ def run(cfg: Any) -> int:
     config.check(cfg, read=READ, given=train.GIVEN)
     refuse(cfg)
     config.settle(cfg)
-    out, first = Path(cfg.out), train.first_process()
+    out, first = Path(cfg.out), first_process()
     with locked(out / ".lock", f"out={out}") if first else nullcontext():
         if first:
             remove_strays(out)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _EXTRAS = {"diffusers": "pretrained", "transformers": "pretrained", "peft": "pretrained"}  # package: what installs it
 
 
@@ -23,10 +29,32 @@ class Exit(IntEnum):
     STOPPED = 75  # stopped in time and resumable
 
 
+class Interrupted(KeyboardInterrupt):
+    """By a cluster's signal: the same command is likely to be given again."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 interrupt as Ctrl-C does, by Interrupted, instead of killing the process."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    before = {number: signal.signal(number, _interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(signal.Signals(number).name)
+
+
 def guarded(body: Callable[[], T]) -> T | Exit:
     """What `body` returns, or Exit.WRONG after telling, without its traceback, what is the user's to mend.
 
-    That is a ValueError, or a package of an extra that is not installed.
+    That is a ValueError, a package of an extra that is not installed, or a disk that takes no more (Exit.STORAGE).
     Everything else passes through. DIFFUSION_TRAIN_DEBUG=1 shows the traceback.
     """
     try:
@@ -34,6 +62,12 @@ def guarded(body: Callable[[], T]) -> T | Exit:
     except ValueError as error:
         tell(error)
         return Exit.WRONG
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print("\n".join([f"{where}{error.strerror}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        return Exit.STORAGE
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise
@@ -41,9 +75,10 @@ def guarded(body: Callable[[], T]) -> T | Exit:
             f'{error.name} is not installed; run: pip install "diffusion_train[{_EXTRAS[error.name]}]"', file=sys.stderr
         )
         return Exit.WRONG
-    except KeyboardInterrupt:
-        print("\ninterrupted before the first step", file=sys.stderr)
-        return Exit.INTERRUPTED
+    except KeyboardInterrupt as signaled:
+        what = f"{signaled}: interrupted" if isinstance(signaled, Interrupted) else "interrupted"
+        print("\n".join([f"\n{what}", *getattr(signaled, "__notes__", [])]), file=sys.stderr)
+        return Exit.STOPPED if isinstance(signaled, Interrupted) else Exit.INTERRUPTED
 
 
 def tell(error: ValueError) -> None:

@@ -43,7 +43,7 @@ def quiet() -> None:
     """Keeps to what a user can act on: neither Lightning's advice about its own loops nor packages that nothing here needs."""
     import pytorch_lightning  # noqa: F401  (sets its loggers' levels when imported)
 
-    lightning = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero")
+    lightning = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed")
     for name in (*lightning, "torch.distributed", "transformers.utils.import_utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")

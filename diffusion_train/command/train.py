@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diffusion_train.command.exit import Exit, interruptible
 from diffusion_train.command.messages import farewell, prompts, quiet
 from diffusion_train.command.resuming import resume_from, same_base, way_on
+from diffusion_train.utils.launcher import first_process, num_started, processes_of_its_own
 
 SUMMARY = "train a model"
 EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=runs/short"
@@ -58,7 +61,7 @@ def run(cfg: Any) -> int:
         config.raise_all(wrong_settings(cfg))  # not after gigabytes
     config.settle(cfg)
     refuse(cfg)
-    with claimed(Path(cfg.run_dir)):
+    with claimed(Path(cfg.run_dir)), interruptible(), processes_of_its_own():
         return train(cfg)
 
 
@@ -101,17 +104,12 @@ def train(cfg: Any) -> int:
     import torch
 
     from diffusion_train import config
-    from diffusion_train.callbacks.bad_samples import TooManyBadSamples
-    from diffusion_train.callbacks.scalars import NumericalError
-    from diffusion_train.command.exit import Exit
     from diffusion_train.command.shapes import check_shapes
     from diffusion_train.data.storage.base import StorageError
-    from diffusion_train.training.checkpoint import read_facts
     from diffusion_train.training.precision import shorten_frozen
 
     run_dir = Path(cfg.run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)
-    first_step = read_facts(checkpoint)["step"] if checkpoint else 0
     same_base(cfg, checkpoint)
     torch.set_float32_matmul_precision("high")
     datamodule = config.build(cfg.data.module)  # first, for what is wrong with the data is told before a model is made
@@ -120,6 +118,7 @@ def train(cfg: Any) -> int:
     shorten_frozen(module.network, cfg.trainer.precision)
     check_shapes(cfg, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
     trainer = build_trainer(cfg, run_dir, checkpoint)
+    refuse_launch(trainer.num_devices, trainer.num_nodes)
     if cfg.data.get("encoded") is not None:
         from diffusion_train.command.encode import use
 
@@ -131,25 +130,79 @@ def train(cfg: Any) -> int:
         module.conditioner.warm_up(Captions(cfg, datamodule))
     except StorageError as error:
         raise ValueError(f"the captions of data.shards cannot be read: {error}") from error
-    try:
-        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-    except NumericalError as error:
-        print(error, file=sys.stderr)
-        return Exit.NUMERICAL
-    except (StorageError, TooManyBadSamples) as error:
-        reason = str(error).strip().splitlines()[-1]  # a worker process sends its whole traceback
-        print(f"data: {config.redact_text(reason)}\n{way_on(run_dir, cfg.resume)}", file=sys.stderr)
-        return Exit.STORAGE
-    except ValueError as error:
-        if trainer.global_step <= first_step:
-            raise  # told as a mistake in the settings, without a traceback
-        raise RuntimeError(f"training ended at step {trainer.global_step}: {error}") from error
+    code = fit(cfg, trainer, module, datamodule, checkpoint)
+    if code not in (Exit.DONE, Exit.STOPPED):
+        return code
     farewell(cfg, trainer, run_dir)
     if cfg.report and trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
         from diffusion_train.command.report import write_at_end
 
-        write_at_end(run_dir, cfg)
-    return Exit.DONE if trainer.global_step >= trainer.max_steps else Exit.STOPPED
+        try:
+            write_at_end(run_dir, cfg)
+        except KeyboardInterrupt as signaled:
+            signaled.add_note(f"the run is done; its report is not: diffusion-train report run={run_dir}")
+            raise
+    return code
+
+
+def fit(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> Exit:
+    """Trains, and tells why that ended early where it did."""
+    from diffusion_train import config
+    from diffusion_train.callbacks.bad_samples import TooManyBadSamples
+    from diffusion_train.callbacks.checkpointing import NotSaved
+    from diffusion_train.callbacks.scalars import NumericalError
+    from diffusion_train.data.storage.base import StorageError
+    from diffusion_train.data.together import StoppedTogether
+    from diffusion_train.training.checkpoint import read_facts
+
+    first_step = read_facts(checkpoint)["step"] if checkpoint else 0
+    going_on = partial(way_on, Path(cfg.run_dir), cfg.resume)
+    try:
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    except NumericalError as error:
+        print(error, file=sys.stderr)
+        return common(trainer, Exit.NUMERICAL)
+    except (StorageError, TooManyBadSamples) as error:
+        together = isinstance(error, (NotSaved, StoppedTogether, TooManyBadSamples))
+        if trainer.is_global_zero or not together:
+            reason = str(error).strip().splitlines()[-1]  # a worker process sends its whole traceback
+            print(f"data: {config.redact_text(reason)}\n{going_on()}", file=sys.stderr)
+        return common(trainer, Exit.STORAGE) if together else Exit.STORAGE
+    except OSError as error:
+        error.add_note(going_on())
+        raise
+    except SystemExit as error:  # Lightning's answer to KeyboardInterrupt
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        error.__context__.add_note(going_on())
+        raise error.__context__ from None
+    except ValueError as error:
+        if trainer.global_step <= first_step:
+            raise  # told as a mistake in the settings, without a traceback
+        raise RuntimeError(f"training ended at step {trainer.global_step}: {error}") from error
+    return common(trainer, Exit.DONE if trainer.global_step >= trainer.max_steps else Exit.STOPPED)
+
+
+def refuse_launch(num_devices: int, num_nodes: int) -> None:
+    """ValueError where a launcher started other processes than are asked for: each might train the whole run."""
+    from diffusion_train import config
+
+    started, asked = num_started(), num_devices * num_nodes
+    if started != asked and (started > 1 or "TORCHELASTIC_RUN_ID" in os.environ):
+        problem = f"of {num_nodes} nodes and {num_devices} processes on each, but the launcher started {started} in all"
+        remedy = "give trainer=ddp trainer.devices=<processes of a node> trainer.num_nodes=<nodes>"
+        config.raise_all([config.Mistake("trainer", problem, remedy)])
+
+
+def common(trainer: Any, code: Exit) -> Exit:
+    """The exit code of a process where all end with the same.
+
+    Lightning kills the first process as soon as one that it started ends with anything but 0, saved or not.
+    """
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
+    of_lightning = isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
+    return Exit.DONE if of_lightning and trainer.local_rank > 0 else code
 
 
 class Captions:
@@ -219,9 +272,3 @@ def claimed(run_dir: Path) -> Iterator[None]:
 
     with locked(run_dir / ".lock", f"run_dir={run_dir}") if first_process() else nullcontext():
         yield
-
-
-def first_process() -> bool:
-    """Whether this is the one process, or the first of those that a launcher started."""
-    ranks = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
-    return all(os.environ.get(name, "0") == "0" for name in ranks)

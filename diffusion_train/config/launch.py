@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all
 from diffusion_train.config.redact import escape, redact
 from diffusion_train.config.run import compose_run
 from diffusion_train.config.targets import allow
+from diffusion_train.utils.launcher import num_started
 
 Body = Callable[[Any], int]
 
@@ -31,14 +32,15 @@ Body = Callable[[Any], int]
 _QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.job.chdir=false")
 _IN_RUN_DIR = ("hydra.run.dir=${run_dir}", "hydra.sweep.dir=${run_dir}", "hydra.sweep.subdir=${hydra.job.num}")
 
-# Set by launchers that start every process themselves, so that each would compute a time of its own.
-_PROCESS_COUNTS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+
+class _Ended(BaseException):
+    """No further job of a sweep is to start."""
 
 
-def launch(call: Call, body: Body) -> int:
+def launch(call: Call, body: Body, ends: Collection[int] = ()) -> int:
     """Runs `body` on the config if there is nothing wrong; the exit code is the highest of all jobs of a sweep.
 
-    Raises ConfigError with every mistake.
+    A job whose code is among `ends` is the last. Raises ConfigError with every mistake.
     """
     resolvers.install()
     allow(call.allowed)
@@ -50,7 +52,7 @@ def launch(call: Call, body: Body) -> int:
     if call.flags.cfg == "job" and named(cfg):
         return _show(cfg, call.flags.resolve)
     overrides = [_forced(o) for o in call.overrides] if named(cfg) else call.overrides
-    return _through_hydra(call, overrides, body)
+    return _through_hydra(call, overrides, body, ends)
 
 
 def _show(cfg: DictConfig, resolve: bool) -> int:
@@ -89,7 +91,7 @@ def _run_dir_mistakes(cfg: DictConfig) -> list[Mistake]:
     raw = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(raw, dict)
     timed = "${now:" in str(raw.get("run_dir")) and raw["hydra"]["run"]["dir"] == "${run_dir}"
-    if timed and any(os.environ.get(name, "1") not in ("", "1") for name in _PROCESS_COUNTS):
+    if timed and num_started() > 1:
         problem = "every process would make a folder of its own, named by its time"
         return [Mistake("run_dir", problem, "give run_dir=<folder> when torchrun or srun starts the processes")]
     folder = Path(str(cfg.hydra.run.dir)).absolute()
@@ -99,7 +101,7 @@ def _run_dir_mistakes(cfg: DictConfig) -> list[Mistake]:
     return []
 
 
-def _through_hydra(call: Call, overrides: Sequence[str], body: Body) -> int:
+def _through_hydra(call: Call, overrides: Sequence[str], body: Body, ends: Collection[int]) -> int:
     codes: list[int] = []
     original, allowed, head = list(sys.argv), call.allowed, _program(call)
     flags = [flag for flag in call.flag_arguments if flag not in ("-m", "--multirun")]
@@ -115,10 +117,13 @@ def _through_hydra(call: Call, overrides: Sequence[str], body: Body) -> int:
         codes.append(int(body(cfg)))
         with suppress(OSError):
             folder.rmdir()  # only if nothing was written
+        if codes[-1] in ends:
+            raise _Ended
 
     sys.argv = [original[0], *call.flag_arguments, *_hydra_settings(call), *overrides]
     try:
-        hydra.main(version_base="1.3", config_path=str(call.folders[0]), config_name=call.config_name)(job)()
+        with suppress(_Ended):
+            hydra.main(version_base="1.3", config_path=str(call.folders[0]), config_name=call.config_name)(job)()
     finally:
         sys.argv = original
     return max(codes, default=0)

@@ -23,7 +23,7 @@ def start(conf, tmp_path, monkeypatch):
     for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
-    def start(*arguments, command="train", body=lambda cfg: 0):
+    def start(*arguments, command="train", body=lambda cfg: 0, ends=()):
         seen = []
 
         def keep(cfg):
@@ -32,7 +32,7 @@ def start(conf, tmp_path, monkeypatch):
 
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         call = read_call(command, arguments)
-        code = launch(dataclasses.replace(call, folders=(conf, *call.folders[1:])), keep)
+        code = launch(dataclasses.replace(call, folders=(conf, *call.folders[1:])), keep, ends)
         return code, seen
 
     return start
@@ -75,6 +75,13 @@ def test_a_sweep_has_a_folder_a_job_and_each_job_its_own_arguments(start, tmp_pa
     assert seen[1][1] == ["train.py", "allow_targets=[mine.]", "seed=2", "run_dir=sweep", "+hub_token=CANARY"]
     assert files(tmp_path / "sweep") == ["multirun.yaml"]
     assert "CANARY" not in (tmp_path / "sweep" / "multirun.yaml").read_text()
+
+
+def test_a_sweep_ends_with_a_job_that_was_stopped(start):
+    arguments = ("-m", "seed=1,2,3", "run_dir=sweep")
+    code, seen = start(*arguments, body=lambda cfg: 75 if cfg.seed == 2 else 0, ends=(75, 130))
+    assert (code, [cfg["seed"] for cfg, _ in seen]) == (75, [1, 2])
+    assert [cfg["seed"] for cfg, _ in start(*arguments)[1]] == [1, 2, 3]
 
 
 def test_every_choice_of_a_sweep_is_checked_first(start):

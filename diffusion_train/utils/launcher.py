@@ -1,0 +1,39 @@
+"""What torchrun, srun and mpirun tell the processes that they start, and what Lightning tells those of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_COUNTS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "LOCAL_RANK", "NODE_RANK")
+_OF_LIGHTNING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+def num_started() -> int:
+    """How many processes a launcher started together; 1 without one."""
+    counts = (int(count) for name in _COUNTS if (count := os.environ.get(name, "")).isdigit())
+    return max(counts, default=1)
+
+
+def first_process() -> bool:
+    """Whether this is the one process, or the first of those that a launcher started."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+
+
+@contextmanager
+def processes_of_its_own() -> Iterator[None]:
+    """Leaves no process group and no variables of Lightning's behind: the next run of a sweep starts processes anew."""
+    import torch.distributed as dist
+
+    before = {name: os.environ.get(name) for name in _OF_LIGHTNING}
+    try:
+        yield
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

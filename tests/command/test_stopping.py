@@ -1,0 +1,187 @@
+"""How a training run ends early: by signals, a full disk or its launcher, at any moment, with one process or two."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusion_train.command.exit import Exit, Interrupted, guarded, interruptible
+from diffusion_train.command.train import refuse_launch
+from diffusion_train.config import ConfigError
+from diffusion_train.training.checkpoint import load, load_weights
+from diffusion_train.utils.launcher import num_started
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "experiment=points",
+    "logger=none",
+    "data.batch_size=24",
+    "data.num_samples=100",
+    "data.holdout=4",
+    "network.width=16",
+    "network.depth=1",
+    "callbacks.samples.num_samples=8",
+    "callbacks.checkpointing.every_n_steps=2",
+    "trainer.log_every_n_steps=1",
+]
+# Its processes are started by their file, so that what is patched is patched in all of them.
+SCRIPT = """
+import os, signal, sys, time
+sys.path.insert(0, {root!r})
+{patch}
+from diffusion_train.command.cli import launch
+sys.exit(launch("train", sys.argv[1:]))
+"""
+AT_STEP_3 = """
+from diffusion_train.callbacks.stop import GracefulStop
+before = GracefulStop.on_train_batch_end
+def then(self, trainer, *rest):
+    for number in ({numbers}) if trainer.global_step == 3 else ():
+        os.kill(os.getpid(), number)
+    return before(self, trainer, *rest)
+GracefulStop.on_train_batch_end = then
+"""
+IN_FIT = """
+from diffusion_train.callbacks.checkpointing import Checkpointing
+Checkpointing.on_fit_start = lambda *rest: os.kill(os.getpid(), {number})
+"""
+AT_THE_END = """
+from diffusion_train.callbacks.validation import Validation
+Validation.on_train_end = lambda *rest: os.kill(os.getpid(), signal.SIGTERM)
+"""
+IN_THE_REPORT = """
+import diffusion_train.command.report
+diffusion_train.command.report.write_at_end = lambda *rest: os.kill(os.getpid(), signal.SIGTERM)
+"""
+SLOW_FIRST_PROCESS = """
+import diffusion_train.callbacks.checkpointing as checkpointing, diffusion_train.command.train as train
+save, farewell = checkpointing.save_weights, train.farewell
+checkpointing.save_weights = lambda *rest: (time.sleep(7), save(*rest))
+train.farewell = lambda cfg, trainer, run_dir: (time.sleep(7 * trainer.is_global_zero), farewell(cfg, trainer, run_dir))
+"""
+
+
+def train(folder: Path, patch: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "patched.py"
+    script.write_text(SCRIPT.format(root=str(ROOT), patch=patch))
+    command = [sys.executable, str(script), *SMALL, f"run_dir={folder / 'run'}", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_clusters_signal_interrupts_and_is_told_with_what_to_do(capsys) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def body() -> Exit:
+        with interruptible():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except Interrupted as signaled:
+                signaled.add_note("what to do")
+                raise
+        return Exit.DONE
+
+    assert guarded(body) == Exit.STOPPED
+    assert capsys.readouterr().err == "\nSIGTERM: interrupted\nwhat to do\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+def test_a_signal_before_the_first_step(tmp_path: Path, number: int, code: int) -> None:
+    done = train(tmp_path, IN_FIT.format(number=int(number)), "trainer=cpu", "trainer.max_steps=5")
+    assert done.returncode == code, done.stderr
+    assert "interrupted\nno step of this run is saved: the same command begins where this one did" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_second_signal_leaves_at_once_and_says_what_is_saved(tmp_path: Path) -> None:
+    done = train(tmp_path, AT_STEP_3.format(numbers="signal.SIGINT, signal.SIGINT"), "trainer=cpu")
+    assert done.returncode == 130, done.stderr
+    assert "interrupted\nthe same command with run_dir=" in done.stderr
+    assert "goes on from step 2, the last one saved" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_end_is_saved_cuts_nothing_short(tmp_path: Path) -> None:
+    done = train(tmp_path, AT_THE_END, "trainer=cpu", "trainer.max_steps=5")
+    assert done.returncode == 0, done.stderr
+    assert "SIGTERM: the run is at its end, and is being saved" in done.stderr
+    assert (tmp_path / "run" / "samples" / "step_00000005.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_report_is_written_says_how_to_write_it(tmp_path: Path) -> None:
+    done = train(tmp_path, IN_THE_REPORT, "trainer=cpu", "trainer.max_steps=3", "report=true")
+    assert done.returncode == 75, done.stderr
+    assert f"its report is not: diffusion-train report run={tmp_path / 'run'}" in done.stderr
+
+
+@pytest.mark.slow
+def test_of_two_processes_none_ends_before_the_first_one_has_saved(tmp_path: Path) -> None:
+    """Lightning kills the first within seconds after the second."""
+    patch = AT_STEP_3.format(numbers="signal.SIGTERM,") + SLOW_FIRST_PROCESS
+    done = train(tmp_path, patch, "trainer=ddp_cpu", "callbacks.checkpointing.every_n_steps=1000")
+    assert done.returncode == 75, done.stderr
+    assert "stopped at step 3" in done.stdout
+    _, description = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert description["step"] == load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_a_disk_that_takes_no_more_ends_with_4_and_a_line(tmp_path: Path, trainer: str) -> None:
+    """A limit on the size of files stands for a full disk: other libraries report both alike."""
+    patch = "import resource\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (40_000, -1))"
+    done = train(tmp_path, patch, f"trainer={trainer}", "network.width=64", "trainer.max_steps=4")
+    assert done.returncode == 4, done.stderr
+    assert "step_00000002.ckpt: File too large\nno step of this run is saved" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+
+
+@pytest.mark.slow
+def test_a_sweep_of_two_processes_starts_them_for_every_run(tmp_path: Path) -> None:
+    done = train(tmp_path, "", "-m", "trainer=ddp_cpu", "trainer.max_steps=3", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    for number in "01":
+        assert load(tmp_path / "run" / number / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
+def test_processes_that_were_not_asked_for_are_refused(tmp_path: Path) -> None:
+    done = train(tmp_path, "", "trainer=cpu", WORLD_SIZE="2", RANK="1", LOCAL_RANK="1")
+    assert done.returncode == 2, done.stderr
+    assert "1 processes on each, but the launcher started 2 in all" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "started", "refused"),
+    [
+        ({}, 1, []),
+        ({"WORLD_SIZE": "1"}, 1, []),
+        ({"WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"}, 1, [(2, 1), (2, 2)]),
+        ({"WORLD_SIZE": "4"}, 4, [(1, 1), (2, 1)]),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "8"}, 4, [(1, 1), (2, 1)]),
+        ({"SLURM_NTASKS": "8"}, 1, []),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, 2, [(1, 1), (2, 2)]),
+    ],
+    ids=["alone", "one", "torchrun", "four", "srun", "sbatch", "mpirun"],
+)
+def test_how_many_a_launcher_started(monkeypatch, variables: dict[str, str], started: int, refused: list) -> None:
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert num_started() == started
+    for num_devices, num_nodes in ((1, 1), (2, 1), (2, 2)):
+        if (num_devices, num_nodes) in refused:
+            with pytest.raises(ConfigError, match=f"started {started} in all"):
+                refuse_launch(num_devices, num_nodes)
+        else:
+            refuse_launch(num_devices, num_nodes)
