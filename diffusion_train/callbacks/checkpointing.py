@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from diffusion_train import __version__
 from diffusion_train.callbacks.bad_samples import TooManyBadSamples
+from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.config.values import walk
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.together import StoppedTogether
@@ -45,6 +46,7 @@ class Checkpointing(pl.Callback):
         num_kept: int = 2,
         allow_mismatch: Sequence[str] = (),
     ) -> None:
+        at_least(1, every_n_steps=every_n_steps, num_kept=num_kept)
         if unknown := set(allow_mismatch) - set(_MISMATCHES):
             raise ValueError(
                 f"allow_mismatch: unknown {', '.join(sorted(unknown))}; one or more of {', '.join(_MISMATCHES)}"

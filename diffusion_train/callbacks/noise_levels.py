@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion_train.callbacks.scalars import log
+from diffusion_train.callbacks.scheduled import at_least
 
 
 class NoiseLevels(pl.Callback):
@@ -19,6 +20,7 @@ class NoiseLevels(pl.Callback):
     """
 
     def __init__(self, every_n_steps: int = 100, num_levels: int = 10) -> None:
+        at_least(1, every_n_steps=every_n_steps, num_levels=num_levels)
         self.every_n_steps, self.num_levels = every_n_steps, num_levels
         self._sums: Tensor | None = None  # (2, num_levels): errors and counts
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion_train.callbacks.progress import say
 from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared
 from diffusion_train.callbacks.scalars import log
-from diffusion_train.callbacks.scheduled import Every, Scheduled
+from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.metric.extractor import Extractor
 from diffusion_train.metric.kid import KID
@@ -36,6 +36,7 @@ class Quality(Scheduled):
         num_real: int = 1024,
     ) -> None:
         super().__init__(every)
+        at_least(1, num_samples=num_samples, num_real=num_real)
         self.extractor, self.sampler, self.guidance = extractor, sampler, guidance
         self.num_samples, self.num_real = num_samples, num_real
 

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from diffusion_train import picture
 from diffusion_train.callbacks.progress import say
 from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared
-from diffusion_train.callbacks.scheduled import Every, Scheduled
+from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.logger.image import log_image
 from diffusion_train.pipeline import take
@@ -36,6 +36,7 @@ class SampleGrid(Scheduled):
         negative_prompt: str | None = None,
     ) -> None:
         super().__init__(every)
+        at_least(1, num_samples=num_samples)
         self.folder, self.sampler, self.guidance = Path(run_dir) / "samples", sampler, guidance
         self.prompts, self.num_samples, self.seed = list(prompts), num_samples, seed
         self.negative_prompt = negative_prompt

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from diffusion_train import picture
 from diffusion_train.callbacks.progress import say
 from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared
-from diffusion_train.callbacks.scheduled import Every, Scheduled
+from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.logger.image import log_image
 from diffusion_train.sampler.base import Sampler
@@ -23,6 +23,7 @@ class SampleScatter(Scheduled):
         self, run_dir: str | Path, sampler: Sampler, guidance: Guidance, every: Every, num_samples: int = 2000
     ) -> None:
         super().__init__(every)
+        at_least(1, num_samples=num_samples)
         self.folder, self.sampler, self.guidance = Path(run_dir) / "samples", sampler, guidance
         self.num_samples = num_samples
 

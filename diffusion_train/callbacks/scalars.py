@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from diffusion_train.callbacks.scheduled import at_least
+
 
 def log(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
     """Sends scalars of the current optimizer step to every logger."""
@@ -35,6 +37,7 @@ class Scalars(pl.Callback):
     """
 
     def __init__(self, max_skipped_steps: int = 20) -> None:
+        at_least(1, max_skipped_steps=max_skipped_steps)
         self.max_skipped_steps = max_skipped_steps
         self.last_loss: float | None = None
 

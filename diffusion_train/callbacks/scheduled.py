@@ -9,6 +9,13 @@ from typing import Any
 import pytorch_lightning as pl
 
 
+def at_least(least: int, **settings: int) -> None:
+    """ValueError that names each of the settings that is below `least`."""
+    wrong = [f"{name}={value}: at least {least}" for name, value in settings.items() if value < least]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
 @dataclass(frozen=True)
 class Every:
     """When a callback acts: each `num_steps`th step (0: never), an early `first` one (0: none), the last if `at_end`."""
@@ -16,6 +23,9 @@ class Every:
     num_steps: int = 0
     first: int = 0
     at_end: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(0, num_steps=self.num_steps, first=self.first)
 
     def during(self, trainer: pl.Trainer) -> bool:
         step = trainer.global_step

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion_train.callbacks.scalars import log
-from diffusion_train.callbacks.scheduled import Every, Scheduled
+from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.pipeline import evaluating, fitting, take
 from diffusion_train.training.module import check_latents, finite_rows
 from diffusion_train.utils.rng import Rng
@@ -34,6 +34,8 @@ class Validation(Scheduled):
         batch_size: int | None = None,
     ) -> None:
         super().__init__(every)
+        at_least(0, num_samples=num_samples)
+        at_least(1, num_levels=num_levels, batch_size=1 if batch_size is None else batch_size)
         self.num_samples, self.num_levels, self.batch_size = num_samples, num_levels, batch_size
         self.max_log_snr = max_log_snr
 

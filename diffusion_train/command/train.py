@@ -36,8 +36,9 @@ READ = (
     "report",
 )
 # Groups whose parts need neither weights nor, but for those named, data.
-TRIED = ("diffusion", "optimizer", "lr_schedule", "ema", "sampler", "guidance", "data")
+TRIED = ("data", "diffusion", "optimizer", "lr_schedule", "ema", "sampler", "guidance", "callbacks")
 NEED_DATA = (
+    "callbacks.*.extractor",
     "data.module",
     "data.module.dataset",
     "data.shards",
@@ -76,9 +77,11 @@ def wrong_settings(cfg: Any) -> list[Any]:
     from diffusion_train import config
     from diffusion_train.data.module import wrong_sizes
 
-    mistakes = list(config.trial(cfg, TRIED, without=NEED_DATA))
+    mistakes = list(config.trial(cfg, TRIED, NEED_DATA, {"callbacks.checkpointing": {"description": {}}}))
     for wrong in wrong_sizes(**{name: cfg.data[name] for name in SIZES if name in cfg.data}):
         mistakes += config.mistakes_of(ValueError(wrong), "data")
+    mistakes += config.attempt(lambda: build_optimization(cfg), "optimizer")
+    mistakes += config.attempt(lambda: lightning(cfg, logger=False), "trainer")
     return mistakes
 
 
@@ -223,21 +226,27 @@ def build_module(cfg: Any) -> Any:
     from diffusion_train.network.layout import place
     from diffusion_train.run_folder import build_conditioner, build_network
     from diffusion_train.training.module import DiffusionModule
-    from diffusion_train.training.optimizer import Optimization
 
     network = build_network(cfg)
     place(network, channels_last=cfg.channels_last, compile=cfg.compile)
-    optimizer, lr_schedule = config.build(cfg.optimizer), config.build(cfg.lr_schedule)
     return DiffusionModule(
         network=network,
         diffusion=config.build(cfg.diffusion),
         conditioner=build_conditioner(cfg),
         autoencoder=config.build(cfg.autoencoder),
-        optimization=Optimization(optimizer, lr_schedule, cfg.clip_norm, cfg.adapter.get("text_encoder_lr")),
+        optimization=build_optimization(cfg),
         ema=config.build(cfg.ema),
         condition_dropout=cfg.condition_dropout,
         seed=cfg.seed,
     )
+
+
+def build_optimization(cfg: Any) -> Any:
+    from diffusion_train import config
+    from diffusion_train.training.optimizer import Optimization
+
+    optimizer, lr_schedule = config.build(cfg.optimizer), config.build(cfg.lr_schedule)
+    return Optimization(optimizer, lr_schedule, cfg.clip_norm, cfg.adapter.get("text_encoder_lr"))
 
 
 def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
@@ -248,21 +257,40 @@ def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
     given = {"checkpointing": {"description": {"config": config.redact(cfg)}}}
     if checkpoint and "wandb" in cfg.logger and not cfg.logger.wandb.id:
         given["wandb"] = {"id": read_facts(checkpoint)["wandb_id"]}
-    return config.build(
-        cfg.trainer,
+    return lightning(
+        cfg,
         callbacks=[
             Announcement(cfg, checkpoint),
             *(config.build(node, **given.get(name, {})) for name, node in cfg.callbacks.items()),
         ],
         logger=[config.build(node, **given.get(name, {})) for name, node in cfg.logger.items()],
         plugins=[AtomicCheckpointIO()],
-        max_epochs=-1,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=str(run_dir),
     )
+
+
+def lightning(cfg: Any, **arguments: Any) -> Any:
+    """The Trainer of a config. Raises ValueError for settings that it cannot take on this machine."""
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    from diffusion_train import config
+    from diffusion_train.callbacks.scheduled import at_least
+
+    counts = {f"trainer.{name}": cfg.trainer.get(name) for name in ("max_steps", "log_every_n_steps")}
+    at_least(1, **{name: count for name, count in counts.items() if count is not None})
+    try:
+        return config.build(
+            cfg.trainer,
+            **arguments,
+            max_epochs=-1,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ModuleNotFoundError, TypeError) as error:
+        told = ", ".join(f"{name}={cfg.trainer.get(name)}" for name in ("accelerator", "devices", "max_time"))
+        raise ValueError(f"trainer.{told}: {error}") from error
 
 
 @contextmanager

@@ -6,12 +6,13 @@ from diffusion_train.config.redact import redact, redact_text, save_config
 from diffusion_train.config.run import compose_run, from_container, load_run_config
 from diffusion_train.config.settle import settle
 from diffusion_train.config.targets import allow, build, check_targets
-from diffusion_train.config.trial import mistakes_of, trial
+from diffusion_train.config.trial import attempt, mistakes_of, trial
 
 __all__ = [
     "ConfigError",
     "Mistake",
     "allow",
+    "attempt",
     "build",
     "check",
     "check_targets",

@@ -59,7 +59,7 @@ def fits(value: Any, annotation: Any) -> bool:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in (None, type(None)):
         return value is None
-    if origin in (typing.Union, types.UnionType):
+    if _is_union(annotation):
         return any(fits(value, argument) for argument in arguments)
     if origin is typing.Literal:
         return value in arguments
@@ -84,7 +84,13 @@ def _items_fit(values: list[Any], origin: Any, arguments: tuple[Any, ...]) -> bo
     return all(fits(value, arguments[0]) for value in values)
 
 
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
 def _shown(annotation: Any) -> str:
-    if typing.get_origin(annotation) is typing.Literal:
-        return f"one of {', '.join(map(str, typing.get_args(annotation)))}"
+    alternatives = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    choices = [a for a in alternatives if typing.get_origin(a) is typing.Literal]
+    if choices and {*alternatives} <= {*choices, type(None)}:
+        return f"one of {', '.join(dict.fromkeys(str(value) for a in choices for value in typing.get_args(a)))}"
     return re.sub(r"\b[a-z_]+\.(?:[a-z_]+\.)*", "", str(annotation))

@@ -3,36 +3,67 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
+from functools import partial
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train.config.check import target_nodes
 from diffusion_train.config.mistakes import Mistake
 from diffusion_train.config.targets import build
 
 
-def trial(cfg: DictConfig, groups: Collection[str], without: Collection[str] = ()) -> Iterator[Mistake]:
-    """What the parts of `groups` say of their settings by a ValueError, from the inside out.
+def trial(
+    cfg: DictConfig,
+    groups: Sequence[str],
+    without: Collection[str] = (),
+    given: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Iterator[Mistake]:
+    """What the parts of `groups` say of their settings by a ValueError, group by group from the inside out.
 
-    `without` are parts that need data, by patterns, and are not made; nor is one that holds a part with a mistake.
+    `without` are parts that need data, by patterns, and are not made; nor is one that holds a part with a mistake, or
+    refers to one. `given`: node -> arguments that it does not hold itself.
     """
-    nodes = sorted(target_nodes(cfg), key=lambda node: -node[0].count("."))
+    nodes = [(path, node) for path, node in target_nodes(cfg) if path.split(".")[0] in groups]
     faulty: list[str] = []
-    for path, node in nodes:
-        if path.split(".")[0] not in groups or any(fnmatch(path, pattern) for pattern in without):
+    for path, node in sorted(nodes, key=lambda item: (groups.index(item[0].split(".")[0]), -item[0].count("."))):
+        if any(fnmatch(path, pattern) for pattern in without):
             continue
-        if any(inner.startswith(f"{path}.") for inner in [*faulty, *without]):
+        if any(
+            f"{inner}.".startswith(f"{held}.") for inner in [*faulty, *without] for held in (path, *_referred(node))
+        ):
             continue
-        try:
-            build(node)
-        except ValueError as error:
-            faulty.append(path)
-            yield from mistakes_of(error, path)
+        mistakes = attempt(partial(build, node, **(given or {}).get(path, {})), path)
+        faulty += [path] * bool(mistakes)
+        yield from (_placed(mistake, path, node) for mistake in mistakes)
 
 
-def mistakes_of(error: ValueError, where: str) -> Iterator[Mistake]:
+def _referred(node: DictConfig) -> list[str]:
+    """`sampler` where a setting is `${sampler}`."""
+    values = OmegaConf.to_container(node, resolve=False).values()  # type: ignore[union-attr]
+    return [value[2:-1] for value in values if isinstance(value, str) and re.fullmatch(r"\$\{[\w.]+\}", value)]
+
+
+def attempt(make: Callable[[], object], where: str) -> list[Mistake]:
+    """What `make` says by a ValueError, or by Lightning's exception for wrong settings."""
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    try:
+        make()
+    except (ValueError, MisconfigurationException) as error:
+        return list(mistakes_of(error, where))
+    return []
+
+
+def _placed(mistake: Mistake, path: str, node: DictConfig) -> Mistake:
+    """`callbacks.checkpointing.num_kept=0` of `num_kept=0`, where that is a setting of the part's own."""
+    return replace(mistake, where=f"{path}.{mistake.where}") if mistake.where.partition("=")[0] in node else mistake
+
+
+def mistakes_of(error: Exception, where: str) -> Iterator[Mistake]:
     """A ValueError says `key=value: what is wrong` in each line; `where` stands for a key that it does not name."""
     for line in str(error).splitlines():
         named = re.match(r"([\w.]+(?:=.*?)?): (.*)", line)

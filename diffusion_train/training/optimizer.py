@@ -24,6 +24,8 @@ class Optimization:
         clip_norm: float | None = 1.0,
         conditioner_lr: float | None = None,
     ) -> None:
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm={clip_norm:g}: above 0, or null for none")
         self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
         self.conditioner_lr = conditioner_lr
 
@@ -39,7 +41,7 @@ class Optimization:
     def clip(self, network: nn.Module) -> Tensor:
         """Clips the gradient to `clip_norm`; -> its norm before."""
         parameters = [p for p in network.parameters() if p.grad is not None]
-        return nn.utils.clip_grad_norm_(parameters, self.clip_norm if self.clip_norm else float("inf"))
+        return nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf"))
 
     def skip_unless(self, optimizer: Optimizer, finite: Tensor) -> None:
         """The next `optimizer.step()` does nothing where `finite` () is false.

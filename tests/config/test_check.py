@@ -125,3 +125,9 @@ def test_a_mistake_names_the_key_that_is_set_not_where_it_is_passed_on():
     selection = {"_target_": "diffusion_train.data.selection.Selection", "faults": "${data.faults}"}
     [mistake] = told({"data": {"faults": "lenient"}, "selection": selection})
     assert mistake == "data.faults\n    must be one of strict, tolerant, not 'lenient'"
+
+
+def test_a_precision_that_is_none_is_told_with_those_that_there_are():
+    [mistake] = told({"trainer": {"_target_": "pytorch_lightning.Trainer", "precision": "foo"}})
+    assert "must be one of 64, 32, 16, transformer-engine, " in mistake
+    assert mistake.endswith("bf16, not 'foo'")

@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from omegaconf import open_dict
 
@@ -95,6 +96,33 @@ def test_what_parts_say_of_their_settings_is_told_at_once_before_data_or_weights
         "data.image_size",
     ]
     assert "multiples of 8" in told.value.mistakes[-1].problem
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("clip_norm=-1", "clip_norm=-1\n.*above 0, or null"),
+        ("trainer.max_steps=0", "trainer.max_steps=0\n.*at least 1"),
+        ("trainer.max_steps=-1", "trainer.max_steps=-1\n.*at least 1"),
+        ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0\n.*at least 1"),
+        ("trainer.devices=0", "devices=0, .*\n.*not a valid input"),
+        ("trainer.devices=-1", "devices=-1, .*\n.*should be an int > 0"),
+        ("trainer.max_time=7h", "max_time=7h\n.*DD:HH:MM:SS"),
+        ("trainer.accelerator=mps", "trainer.accelerator=mps, .*\n.*not run on your system"),
+        ("trainer.strategy=fast", "trainer\n.*strategy='fast'"),
+        ("callbacks.checkpointing.num_kept=0", "callbacks.checkpointing.num_kept=0\n.*at least 1"),
+        ("callbacks.noise_levels.every_n_steps=0", "callbacks.noise_levels.every_n_steps=0\n.*at least 1"),
+        ("callbacks.samples.every.first=-1", "callbacks.samples.every.first=-1\n.*at least 0"),
+    ],
+)
+def test_a_length_an_interval_or_a_machine_that_cannot_be_is_told_with_the_others(wrong: str, told: str) -> None:
+    if wrong.endswith("mps") and torch.backends.mps.is_available():
+        pytest.skip("this machine has one")
+    given = ["experiment=points", "trainer=cpu"]
+    refuse(composed(*given))
+    with pytest.raises(config.ConfigError, match=told) as error:
+        refuse(composed(*given, wrong, "data.batch_size=0"))
+    assert len(error.value.mistakes) == 2
 
 
 def test_wrong_settings_are_told_before_a_model_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -45,6 +45,35 @@ def test_what_needs_data_is_not_made_but_what_it_holds_is():
     assert _told(cfg, ["data"], ["data.dataset"]) == []
 
 
+def test_a_setting_is_named_by_its_whole_key_and_what_refers_to_a_wrong_part_is_not_made():
+    every = {"_target_": "diffusion_train.callbacks.scheduled.Every", "num_steps": -1}
+    saving = {"_target_": "diffusion_train.callbacks.checkpointing.Checkpointing", "run_dir": "r", "every_n_steps": 0}
+    grid = {"_target_": "diffusion_train.sampler.grid.Uniform"}
+    cfg = OmegaConf.create(
+        {
+            "sampler": {"_target_": "diffusion_train.sampler.ddim.DDIM", "num_steps": 0, "grid": grid},
+            "callbacks": {
+                "saving": {**saving, "num_kept": 0},
+                "samples": {"_target_": "diffusion_train.callbacks.sample_grid.SampleGrid", "sampler": "${sampler}"},
+                "validation": {"_target_": "diffusion_train.callbacks.validation.Validation", "every": every},
+            },
+        }
+    )
+    given = {"callbacks.saving": {"description": {}}}
+    assert [mistake.where for mistake in trial(cfg, ["sampler", "callbacks"], given=given)] == [
+        "sampler.num_steps=0",
+        "callbacks.validation.every.num_steps=-1",
+        "callbacks.saving.every_n_steps=0",
+        "callbacks.saving.num_kept=0",
+    ]
+
+
+def test_settings_that_lightning_refuses_are_told_like_others():
+    stopping = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "train/loss", "mode": "least"}
+    [mistake] = trial(OmegaConf.create({"callbacks": {"stopping": stopping}}), ["callbacks"])
+    assert (mistake.where, "`mode` can be" in mistake.problem) == ("callbacks.stopping", True)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

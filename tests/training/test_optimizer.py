@@ -26,6 +26,12 @@ def test_frozen_parameters_are_left_out_and_nothing_to_train_is_refused() -> Non
         Optimization(adamw, Constant(1)).configure(net, nn.Identity())
 
 
+@pytest.mark.parametrize("clip_norm", [0, -1.0])
+def test_a_norm_that_would_leave_no_gradient_or_turn_it_around_is_refused(clip_norm: float) -> None:
+    with pytest.raises(ValueError, match=rf"clip_norm={clip_norm:g}: above 0, or null for none"):
+        Optimization(adamw, Constant(1), clip_norm)
+
+
 @pytest.mark.parametrize("make", [adamw, lambda groups: torch.optim.SGD(groups, lr=0.1)], ids=["fused", "plain"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_changes_no_weight(make, bad: float) -> None:
