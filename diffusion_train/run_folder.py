@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from diffusion_train import config
 from diffusion_train.adapter.lora import merge
 from diffusion_train.conditioner.base import Conditioner
+from diffusion_train.config.check import target_nodes
+from diffusion_train.config.targets import locate
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.training.checkpoint import load_weights
 from diffusion_train.training.module import learned, load_exactly, trained
@@ -73,6 +76,12 @@ def build_conditioner(cfg: Any) -> Conditioner:
     if cfg.adapter.get("text_encoder"):
         conditioner.adapt(config.build(cfg.adapter).on_text_encoder)
     return conditioner
+
+
+def reads(cfg: Any, what: str) -> bool:
+    """Whether the conditioner of a config, which is not made for that, reads `captions` or `images`; a function may."""
+    parts = [locate(node["_target_"]) for _, node in target_nodes(cfg.conditioner)]
+    return any(getattr(part, f"reads_{what}", not inspect.isclass(part)) for part in parts)
 
 
 def starts_from_run(cfg: Any) -> bool:

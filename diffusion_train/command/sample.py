@@ -19,7 +19,7 @@ def run(cfg: Any) -> int:
     from diffusion_train.run_folder import best_device, fingerprint, load_pipeline, weights_file
 
     ask = cfg.sample
-    refuse(ask)
+    refuse(cfg)
     file = weights_file(Path(ask.run))
     conditions = read_conditions(cfg)
     negative_prompt = read_negative_prompt(cfg)
@@ -40,19 +40,24 @@ def run(cfg: Any) -> int:
     return Exit.DONE
 
 
-def refuse(ask: Any) -> None:
+def refuse(cfg: Any) -> None:
     """Raises ConfigError with what is wrong with the command's own settings."""
     from diffusion_train import config
+    from diffusion_train.run_folder import reads
 
+    ask = cfg.sample
     mistakes = [
         config.Mistake(f"{name}={ask[name]}", f"at least {least}")
         for name, least in (("num_samples", 1), ("batch_size", 1), ("seed", 0))
         if ask[name] is not None and ask[name] < least
     ]
-    if (out := Path(ask.out)).exists() and not out.is_dir():
-        mistakes.append(config.Mistake(f"out={out}", "is a file", "give a folder"))
-    if mistakes:
-        raise config.ConfigError(mistakes)
+    mistakes += config.unwritable("out", Path(ask.out))
+    mistakes += [
+        config.Mistake(f"{name}={ask[name]}", f"this run's conditioner reads no {what}", "leave it out")
+        for name, what in (("prompts", "captions"), ("negative_prompt", "captions"), ("images", "images"))
+        if ask[name] and list(ask[name]) != [""] and not reads(cfg, what)
+    ]
+    config.raise_all(mistakes)
 
 
 def refuse_older(out: Path, names: list[str]) -> None:

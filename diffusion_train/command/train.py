@@ -76,10 +76,16 @@ def wrong_settings(cfg: Any) -> list[Any]:
     """What parts say against their settings, as far as it takes neither data nor the model's files."""
     from diffusion_train import config
     from diffusion_train.data.module import wrong_sizes
+    from diffusion_train.run_folder import reads
 
     mistakes = list(config.trial(cfg, TRIED, NEED_DATA, {"callbacks.checkpointing": {"description": {}}}))
     for wrong in wrong_sizes(**{name: cfg.data[name] for name in SIZES if name in cfg.data}):
         mistakes += config.mistakes_of(ValueError(wrong), "data")
+    mistakes += [
+        config.Mistake(f"callbacks.samples.{name}={given}", "the conditioner reads no captions", "leave it out")
+        for name in ("prompts", "negative_prompt")
+        if (given := cfg.callbacks.get("samples", {}).get(name)) and not reads(cfg, "captions")
+    ]
     mistakes += config.attempt(lambda: build_optimization(cfg), "optimizer")
     mistakes += config.attempt(lambda: lightning(cfg, logger=False), "trainer")
     return mistakes

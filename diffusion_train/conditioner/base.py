@@ -20,11 +20,13 @@ Cond = dict[str, Tensor]
 class Conditioner(nn.Module, ABC):
     """Frozen and never part of a checkpoint, unless it is adapted.
 
-    Its conditions take the device and precision that the module is moved to.
+    Its conditions take the device and precision that the module is moved to. `reads_captions` and `reads_images` say
+    whether sampling may be given prompts and pictures.
     """
 
     place: Tensor
     reads_captions = False
+    reads_images = False
     adapted = False
 
     def __init__(self) -> None:

@@ -18,6 +18,7 @@ class Joint(Conditioner):
         super().__init__()
         self.parts = nn.ModuleDict(dict(parts))
         self.reads_captions = any(part.reads_captions for part in parts.values())
+        self.reads_images = any(part.reads_images for part in parts.values())
 
     def forward(self, batch: dict[str, Any]) -> Cond:
         return self._merged({name: part(batch) for name, part in self._each()})

@@ -15,6 +15,8 @@ from diffusion_train.conditioner.base import Cond, Conditioner, entry
 class LowRes(Conditioner):
     """`concat` (B, channels, size, size) from `batch[key]` (B, channels, h, w) in [-1, 1]; grey is "no picture"."""
 
+    reads_images = True
+
     def __init__(self, size: int, channels: int = 3, key: str = "low_res") -> None:
         super().__init__()
         self.size, self.channels, self.key = size, channels, key

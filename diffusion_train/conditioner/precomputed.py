@@ -22,6 +22,8 @@ class Precomputed(Conditioner):
     another shape.
     """
 
+    reads_images = True  # what comes with a picture may be what is passed on
+
     def __init__(self, shapes: Mapping[str, Sequence[int]], null_file: str = "") -> None:
         super().__init__()
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}

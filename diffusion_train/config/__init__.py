@@ -1,7 +1,7 @@
 """Configuration: composed from YAML and the command line, checked, and made into objects. Only here Hydra is known."""
 
 from diffusion_train.config.check import check
-from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all
+from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unwritable
 from diffusion_train.config.redact import redact, redact_text, save_config
 from diffusion_train.config.run import compose_run, from_container, load_run_config
 from diffusion_train.config.settle import settle
@@ -26,4 +26,5 @@ __all__ = [
     "save_config",
     "settle",
     "trial",
+    "unwritable",
 ]

@@ -20,7 +20,7 @@ from diffusion_train.config.arguments import first_word, jobs, parse, sweep_mist
 from diffusion_train.config.base import lay, named, sets_part
 from diffusion_train.config.call import Call
 from diffusion_train.config.compose import Composer
-from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all
+from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unwritable
 from diffusion_train.config.redact import escape, redact
 from diffusion_train.config.run import compose_run
 from diffusion_train.config.targets import allow
@@ -94,11 +94,7 @@ def _run_dir_mistakes(cfg: DictConfig) -> list[Mistake]:
     if timed and num_started() > 1:
         problem = "every process would make a folder of its own, named by its time"
         return [Mistake("run_dir", problem, "give run_dir=<folder> when torchrun or srun starts the processes")]
-    folder = Path(str(cfg.hydra.run.dir)).absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        return [Mistake(f"run_dir={folder}", f"{existing} cannot be written to", "give another run_dir")]
-    return []
+    return list(unwritable("run_dir", Path(str(cfg.hydra.run.dir))))
 
 
 def _through_hydra(call: Call, overrides: Sequence[str], body: Body, ends: Collection[int]) -> int:

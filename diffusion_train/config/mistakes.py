@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from pathlib import Path
+from tempfile import TemporaryFile
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -43,6 +45,17 @@ class ConfigError(ValueError):
 def raise_all(mistakes: Sequence[Mistake]) -> None:
     if mistakes:
         raise ConfigError(mistakes)
+
+
+def unwritable(key: str, folder: Path) -> Iterator[Mistake]:
+    """A mistake where nothing can be written to a folder, which need not be there yet."""
+    folder = folder.absolute()
+    try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        with TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        yield Mistake(f"{key}={folder}", f"cannot be written to ({error.strerror})", f"give another {key}")
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import Any
+
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train.command.encode import refuse as refuse_encoding
 from diffusion_train.command.sample import file_names, read_prompts, refuse, refuse_older
 from diffusion_train.config import ConfigError
 
-ASK = {"num_samples": 1, "batch_size": None, "seed": 0, "out": "out"}
+ASK = {"num_samples": 1, "batch_size": None, "seed": 0, "out": "out", "prompts": [], "images": []} | {
+    "negative_prompt": None
+}
+
+
+def asked(conditioner: str = "none.NoCondition", **settings: Any) -> DictConfig:
+    node = {"_target_": f"diffusion_train.conditioner.{conditioner}"}
+    return OmegaConf.create({"sample": ASK | settings, "conditioner": node})
 
 
 @pytest.mark.parametrize("text", [b"\xef\xbb\xbfred logo\r\n\r\n blue \r\n", b"red logo\nblue"])
@@ -27,16 +37,47 @@ def test_a_file_without_prompts_is_named(tmp_path, text, told):
 
 @pytest.mark.parametrize("wrong", [{"num_samples": 0}, {"num_samples": -1}, {"batch_size": 0}, {"seed": -5}])
 def test_impossible_numbers_are_refused(wrong):
-    refuse(OmegaConf.create(ASK))
+    refuse(asked())
     [(name, value)] = wrong.items()
     with pytest.raises(ConfigError, match=f"{name}={value}"):
-        refuse(OmegaConf.create({**ASK, **wrong}))
+        refuse(asked(**wrong))
 
 
-def test_out_is_a_folder_that_holds_nothing_else(tmp_path):
+@pytest.mark.parametrize("out", ["file", "file/below", "n" * 300])
+def test_an_out_that_cannot_be_made_is_refused_before_anything_is_drawn(tmp_path, out):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="is a file"):
-        refuse(OmegaConf.create({**ASK, "out": str(tmp_path / "file")}))
+    with pytest.raises(ConfigError, match=r"cannot be written to .*; give another out"):
+        refuse(asked(out=str(tmp_path / out)))
+
+
+@pytest.mark.parametrize(
+    ("conditioner", "setting", "is_read"),
+    [
+        ("none.NoCondition", {"prompts": ["red"]}, False),
+        ("none.NoCondition", {"prompts": "prompts.txt"}, False),
+        ("none.NoCondition", {"prompts": [""]}, True),  # none
+        ("none.NoCondition", {"negative_prompt": "red"}, False),
+        ("none.NoCondition", {"images": ["a.png"]}, False),
+        ("text.Text", {"prompts": ["red"], "negative_prompt": "blue"}, True),
+        ("text.Text", {"images": ["a.png"]}, False),
+        ("low_res.LowRes", {"images": ["a.png"]}, True),
+        ("low_res.LowRes", {"prompts": ["red"]}, False),
+    ],
+)
+def test_prompts_and_images_are_for_runs_that_read_them(conditioner, setting, is_read):
+    [name] = list(setting)[:1]
+    with nullcontext() if is_read else pytest.raises(ConfigError, match=f"{name}=.*\n.*reads no"):
+        refuse(asked(conditioner, **setting))
+
+
+def test_of_several_conditioners_one_that_reads_a_prompt_is_enough():
+    parts = {name: {"_target_": f"diffusion_train.conditioner.{name}"} for name in ("low_res.LowRes", "label.Label")}
+    cfg = asked("joint.Joint", prompts=["3"], images=["a.png"])
+    cfg.conditioner.parts = {"a": parts["low_res.LowRes"], "b": parts["label.Label"]}
+    refuse(cfg)
+
+
+def test_out_holds_nothing_else(tmp_path):
     for name in [*file_names(2, 2), "2024_photo_001.png", "grid.png"]:
         (tmp_path / name).touch()
     refuse_older(tmp_path, file_names(4, 2))

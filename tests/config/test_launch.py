@@ -109,8 +109,9 @@ def test_processes_started_from_outside_may_share_a_run_dir(start, monkeypatch):
 
 def test_a_run_dir_that_cannot_be_written(start, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="give another run_dir"):
-        start("run_dir=file/run")
+    for run_dir in ("file", "file/run", "n" * 300):
+        with pytest.raises(ConfigError, match=r"cannot be written to \(.*\); give another run_dir"):
+            start(f"run_dir={run_dir}")
 
 
 def test_targets_are_allowed_by_the_command_line_alone(start, conf, write):
