@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from diffusion_train.config import resolvers
 from diffusion_train.config.arguments import parse
 from diffusion_train.config.base import lay, named, sets_part
-from diffusion_train.config.folders import groups
-from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, did_you_mean, first_lines, listed
+from diffusion_train.config.folders import groups, options_with
+from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, did_you_mean, first_lines, listed, unknown_key
 from diffusion_train.config.values import hydra_mistakes, is_unknown, keys, type_mistakes, unresolved
 
 Refusal = tuple[Override, Exception]
@@ -49,7 +49,7 @@ class Composer:
         lost = tuple(o.key_or_group.replace("/", ".") + "." for o, _ in refused if self._is_choice(o))
         names = [*keys(base), *self.groups]
         mistakes += [self._explain(o, error, names) for o, error in refused if not o.key_or_group.startswith(lost)]
-        mistakes += [_no_such_key(o, names) for o in unknown if not o.key_or_group.startswith(lost)]
+        mistakes += [self._no_such_key(o, names) for o in unknown if not o.key_or_group.startswith(lost)]
         mistakes += [m for o in kept if self._sets_value(o) for m in type_mistakes(o, base, self.groups)]
         mistakes += lay(cfg, [*kept, *brought])
         if not (refused or unknown):
@@ -110,13 +110,12 @@ class Composer:
             remedy = f"{did_you_mean(str(value), self.groups[key])} options: {listed(self.groups[key])}".strip()
             return Mistake(line, f"group {key!r} has no option {value!r}", remedy)
         problem = first_lines(error)
-        return _no_such_key(override, names) if "Could not override" in problem else Mistake(line, problem)
+        return self._no_such_key(override, names) if "Could not override" in problem else Mistake(line, problem)
 
-
-def _no_such_key(override: Override, names: Sequence[str]) -> Mistake:
-    key = override.key_or_group
-    remedy = did_you_mean(key, names) or f"a new key needs a plus: +{override.input_line}"
-    return Mistake(str(override.input_line), f"there is no key or group {key!r}", remedy)
+    def _no_such_key(self, override: Override, names: Sequence[str]) -> Mistake:
+        line, key = str(override.input_line), override.key_or_group
+        remedy = unknown_key(line, key, names, options_with(key, self.folders))
+        return Mistake(line, f"there is no key or group {key!r}", remedy)
 
 
 def _mention(override: Override) -> str:

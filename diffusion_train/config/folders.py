@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 
 def conf_folder() -> Path:
@@ -24,3 +27,26 @@ def groups(folders: Sequence[Path]) -> dict[str, list[str]]:
             if group != ".":
                 found.setdefault(group, set()).add(file.stem)
     return {group: sorted(found[group]) for group in sorted(found)}
+
+
+def options_with(key: str, folders: Sequence[Path]) -> list[str]:
+    """`guidance=classifier_free` for `guidance.scale`: options of the key's group whose own file sets it."""
+    path = key.split(".")
+    for length in range(len(path) - 1, 0, -1):
+        group = "/".join(path[:length])
+        files = sorted(file for folder in folders for file in (folder / group).glob("*.yaml"))
+        if found := [f"{group}={file.stem}" for file in files if _sets(file, path[length:])]:
+            return list(dict.fromkeys(found))
+    return []
+
+
+def _sets(file: Path, path: Sequence[str]) -> bool:
+    try:
+        node: Any = yaml.safe_load(file.read_text("utf-8"))
+    except yaml.YAMLError:
+        return False
+    for name in path:
+        if not isinstance(node, dict) or name not in node:
+            return False
+        node = node[name]
+    return True

@@ -68,6 +68,15 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     return f"did you mean {' or '.join(nearest[:3])}?"
 
 
+def unknown_key(argument: str, key: str, names: Iterable[str], options: Sequence[str]) -> str:
+    """The remedy for a key that is not there; `options` of its group have it."""
+    if len(options) == 1:
+        return f"{options[0]} has it: {options[0]} {argument}"
+    if options:
+        return f"these have it: {listed(options)}"
+    return did_you_mean(key, names) or f"a new key needs a plus: +{argument}"
+
+
 def _likeness(word: str, candidate: str) -> float:
     """Whole names, or their last parts at a small discount: `batch_size` is near `data.batch_size`."""
     whole = SequenceMatcher(None, word, candidate).ratio()

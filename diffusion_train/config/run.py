@@ -15,8 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train.config.arguments import parse
-from diffusion_train.config.folders import groups
-from diffusion_train.config.mistakes import ERRORS, Mistake, did_you_mean, first_lines, listed, raise_all
+from diffusion_train.config.folders import groups, options_with
+from diffusion_train.config.mistakes import ERRORS, Mistake, did_you_mean, first_lines, listed, raise_all, unknown_key
 from diffusion_train.config.redact import escape
 from diffusion_train.config.targets import forbidden
 from diffusion_train.config.values import is_unknown, keys, type_mistakes, unresolved
@@ -48,6 +48,9 @@ def load_run_config(run: Path) -> DictConfig:
     file = weights if weights.is_file() else file
     if not file.is_file():
         raise ValueError(f"run={run}: {file} is not there; give a run folder or its weights.safetensors")
+    if not run.is_dir() and file.suffix != ".safetensors":
+        folder = file.absolute().parents[file.absolute().parent.name == "checkpoints"]
+        raise ValueError(f"run={run}: neither a run folder nor its weights.safetensors; give the folder: run={folder}")
     container = _safetensors_config(file) if file.suffix == ".safetensors" else _yaml(file)
     return from_container(container)
 
@@ -71,7 +74,7 @@ def compose_run(run: Path, arguments: Sequence[str], folders: Sequence[Path], wo
     names = [*keys(cfg), *known, *words]
     for override in overrides:
         if override not in choices:
-            mistakes += _set(cfg, override, names, known)
+            mistakes += _set(cfg, override, names, known, folders)
     raise_all([*mistakes, *unresolved(cfg)])
     raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
     return cfg
@@ -104,13 +107,15 @@ def _exchange_parts(cfg: DictConfig, choices: Sequence[Override], folders: Seque
         OmegaConf.update(cfg, path, OmegaConf.to_container(part, resolve=False), merge=False)
 
 
-def _set(cfg: DictConfig, override: Override, names: Sequence[str], known: dict[str, list[str]]) -> list[Mistake]:
+def _set(
+    cfg: DictConfig, override: Override, names: Sequence[str], known: dict[str, list[str]], folders: Sequence[Path]
+) -> list[Mistake]:
     line, key = str(override.input_line), override.key_or_group
     mistakes = list(type_mistakes(override, cfg, known))
     if override.is_delete() or override.is_sweep_override():
         return [Mistake(line, "is not possible here", f"write {key}=<value>")]
     if override.type == OverrideType.CHANGE and is_unknown(key, cfg):
-        remedy = did_you_mean(key, names) or f"a new key needs a plus: +{key}=..."
+        remedy = unknown_key(line, key, names, options_with(key, folders))
         return [Mistake(line, f"the run has no key {key!r}", remedy)]
     if not mistakes:
         OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)

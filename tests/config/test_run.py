@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ SAVED = {
         "grid": {"_target_": "diffusion_train.sampler.grid.Uniform"},
     },
 }
+
+NO_GUIDANCE = "diffusion_train.guidance.none.NoGuidance"
 
 
 @pytest.fixture
@@ -132,6 +135,21 @@ def test_references_in_a_runs_config_are_text(tmp_path, monkeypatch):
 def test_no_run_there(tmp_path, name):
     with pytest.raises(ValueError, match="run="):
         config.load_run_config(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "checkpoints/last.ckpt"])
+def test_of_another_file_of_a_run_the_folder_is_named(run, name):
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"x" * 2_000_000)
+    with pytest.raises(ValueError, match=rf"give the folder: run={re.escape(str(run))}$"):
+        config.load_run_config(run / name)
+
+
+def test_a_key_of_another_option_of_the_group_names_that_option(run, conf, write):
+    write(conf, {"guidance/strong.yaml": "scale: 3\n", "guidance/none.yaml": f"_target_: {NO_GUIDANCE}\n"})
+    (run / "config.yaml").write_text(yaml.safe_dump(SAVED | {"guidance": {"_target_": NO_GUIDANCE}}))
+    with pytest.raises(ConfigError, match=r"no key 'guidance.scale'; guidance=strong has it: guidance=strong guidance"):
+        config.compose_run(run, ["guidance.scale=3"], [conf])
 
 
 def test_a_file_that_is_no_weights_of_ours(tmp_path):
