@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, KeyError)
+_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError)
 _NESTED = ("state_dict", "model_state_dict")  # where checkpoints of training keep the weights
 
 
@@ -26,6 +26,8 @@ def unpickled(path: Path) -> Unpickled:
 
     ValueError for a file that is no whole checkpoint of torch, has no tensors, or asks for more than that.
     """
+    if broken := _no_checkpoint(path):
+        raise ValueError(f"path={path}: {broken}")
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
         try:
@@ -40,6 +42,17 @@ def unpickled(path: Path) -> Unpickled:
     if not tensors:
         raise ValueError(f"path={path}: holds no tensors by their names")
     return Unpickled({name: value.detach().contiguous().clone() for name, value in tensors.items()}, foreign)
+
+
+def _no_checkpoint(path: Path) -> str:
+    """What a file is that has not the beginning or end of torch's; "" where it has."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if not head:
+        return "is empty; fetch it again"
+    if not head.startswith((b"PK", b"\x80")):
+        return f"no checkpoint of torch, for it begins with {head!r}; give a .ckpt, .bin, .pt or .pth"
+    return "is cut off; fetch it again" if head.startswith(b"PK") and not zipfile.is_zipfile(path) else ""
 
 
 def _read(path: Path, foreign: Sequence[str], stand_in: type) -> Any:
@@ -72,6 +85,8 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("Trying to", "Unsupported"))]
     plain = [line for line in lines[:1] if not line.startswith("Weights only load failed")]
+    if isinstance(error, (EOFError, LookupError)):
+        return "it is damaged"
     return (told or plain or [type(error).__name__])[0].partition(" <")[0]
 
 

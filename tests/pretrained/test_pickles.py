@@ -123,8 +123,11 @@ def test_what_a_file_asks_to_be_run_is_not_run(tmp_path: Path, old: bool) -> Non
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"no pickle", "not a checkpoint whose tensors can be had"),
-        (b"", "not a checkpoint whose tensors can be had"),
+        (b"no pickle", "no checkpoint of torch, for it begins with b'no pickle'"),
+        (b"", "is empty; fetch it again"),
+        (b"PK\x03\x04 and no end", "is cut off; fetch it again"),
+        (b"\x80\x02e", "not a checkpoint whose tensors can be had .* \\(it is damaged\\)"),
+        (b"\x80\x02", "not a checkpoint whose tensors can be had .* \\(it is damaged\\)"),
         ([torch.ones(1)], "holds no tensors by their names"),
         ({1: torch.ones(1)}, "holds no tensors by their names"),
     ],
