@@ -187,7 +187,7 @@ def test_nothing_left_is_an_error_that_says_why(photos, tmp_path, capsys):
         ("source=csv path={0}", "a folder; source=folder reads the images in it"),
         ("path={0}/list.csv", "a file; source=csv or parquet reads tables"),
         ("source=csv path={0}/list.csv", "is written in UTF-16: save it as UTF-8"),
-        ("source=csv path={0}/none.csv", "there is not one image"),
+        ("source=csv path={0}/none.csv", "none.csv: the table has no rows"),
         ("source=img2dataset path={0}/nowhere", "no such folder"),
     ],
 )

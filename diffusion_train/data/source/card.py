@@ -122,7 +122,10 @@ def _near_duplicates(keys: Sequence[str], signatures: Signatures) -> Card:
 def _spread(values: NDArray[Any], edges: Sequence[float]) -> Card:
     """Least, median and most, and how many lie from one edge to below the next."""
     plain = {"min": values.min(), "median": np.median(values), "max": values.max()}
-    card: Card = {name: round(float(value), 2) for name, value in plain.items()}
+    # two decimals, or two digits: the width of a narrow image is a thousandth of its height
+    card: Card = {
+        name: round(float(value), 2) if value >= 1 else float(f"{value:.2g}") for name, value in plain.items()
+    }
     if edges:
         counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
         whole = all(isinstance(edge, int) for edge in edges)

@@ -22,6 +22,7 @@ PLACES = ("txt", "table", "json", "name", "prompt")
 TABLES = tuple(f"{name}{suffix}" for name in ("captions", "metadata") for suffix in SUFFIXES)
 _OTHER_IMAGES = ("avif", "bmp", "heic", "heif", "jp2", "jxl", "psd", "svg", "tif", "tiff")
 _SIDE_FILES = (".txt", ".json")
+_DRAWN = {"run", "weights", "sampler", "guidance"}  # texts in every PNG of sample.py; in its samples also their prompt
 Facts = dict[str, Any]
 
 
@@ -114,8 +115,10 @@ def read_image(
         "name": os.path.splitext(os.path.basename(path))[0].replace("_", " "),
     }
     image = read_file(root / path)
-    if "prompt" in places:
-        captions["prompt"] = _prompt(image)
+    texts = _png_texts(image)
+    if texts.keys() >= _DRAWN and "prompt" not in texts:
+        raise LeftOut("not-a-sample", "sample.py's grid of all that it drew")
+    captions["prompt"] = texts.get("prompt", "")
     caption = next((captions[place] for place in places if captions[place].strip()), None)
     return Record(image, caption, _together(facts, row.facts) | {"file": path})
 
@@ -224,13 +227,13 @@ def _same_name(path: str) -> str:
     return unicodedata.normalize("NFC", path.replace("\\", "/"))
 
 
-def _prompt(image: bytes) -> str:
-    """ "" in what is no PNG, or has none."""
+def _png_texts(image: bytes) -> dict[str, str]:
+    """Of what is no PNG, none."""
     try:
         with Image.open(io.BytesIO(image), formats=("PNG",)) as opened:
-            return str(opened.info.get("prompt", ""))
+            return {str(name): str(text) for name, text in opened.info.items()}
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return ""
+        return {}
 
 
 def _caption(facts: Facts, names: Sequence[str]) -> str:

@@ -92,6 +92,8 @@ class Csv:
             raise ValueError(f"path={self.path}: a folder; source=folder reads the images in it")
         if not path.is_file() or path.suffix.lower() not in SUFFIXES:
             raise ValueError(f"path={self.path}: {'no such file' if not path.is_file() else 'not ' + _kinds()}")
+        if next(rows(path), None) is None:
+            raise ValueError(f"path={self.path}: the table has no rows")
         self._columns()
 
     def total(self) -> int:

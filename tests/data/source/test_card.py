@@ -105,3 +105,9 @@ def test_the_page_and_the_lines_tell_what_matters(card):
     assert "2 are longer than the 2 tokens that MiniLM takes" in page
     assert "2 are longer than the 2 tokens that MiniLM takes" in lines
     assert "| n.x | 1 |" in page
+
+
+def test_a_ratio_of_a_narrow_image_is_none_of_zero():
+    samples = [measures("a", "x", 8, 2500), measures("b", "y", 4, 1000), measures("c", "z", 2000, 6)]
+    made = make_card({"settings": {}}, DONE, [Details(samples, [])], None)
+    assert "0.0032 to 333.33, median 0.004." in readme(made, "narrow")

@@ -4,8 +4,10 @@ import os
 import unicodedata
 
 import pytest
+import torch
 from PIL import Image
 
+from diffusion_train.command.sample import write as write_samples
 from diffusion_train.data.source.base import LeftOut
 from diffusion_train.data.source.folder import Folder
 from diffusion_train.data.source.rights import rights_of
@@ -177,7 +179,17 @@ def test_mistakes_are_told_before_anything_is_read(write, settings, message):
 def test_the_prompt_of_a_drawn_image_is_a_caption_only_if_asked(write, read, tmp_path):
     root = write({"x.jpg": b"no PNG", "y.png": b"no PNG either"})
     save_png(Image.new("RGB", (2, 2)), root / "drawn.png", {"prompt": "a café\nby night", "seed": "3"})
-    save_png(Image.new("RGB", (2, 2)), root / "grid.png", {"run": "x"})
+    save_png(Image.new("RGB", (2, 2)), root / "other.png", {"run": "x"})
     captions = {name: record.caption for name, record in read(Folder(root, captions=["prompt"])).items()}
-    assert captions == {"drawn": "a café\nby night", "grid": None, "x": None, "y": None}
+    assert captions == {"drawn": "a café\nby night", "other": None, "x": None, "y": None}
     assert read(Folder(root))["drawn"].caption is None
+
+
+@pytest.mark.parametrize("captions", [["prompt"], ["name"]])
+def test_the_grid_that_sample_py_lays_beside_its_samples_is_no_sample_and_no_fault(read, tmp_path, captions):
+    facts = {"run": "x", "weights": "0123", "sampler": "DDIM", "guidance": "NoGuidance"}
+    write_samples(torch.zeros(2, 3, 8, 8), [("a dog", 0), ("a dog", 1)], 2, facts, tmp_path)
+    found = read(Folder(str(tmp_path), captions=captions))
+    assert reasons(found) == {"grid": ("not-a-sample", "sample.py's grid of all that it drew")}
+    assert not found["grid"].is_fault
+    assert sorted(found) == ["0000_000", "0000_001", "grid"]

@@ -78,13 +78,15 @@ def test_bytes_that_are_no_utf8_reach_the_file_and_the_caption(write, read):
     ("files", "settings", "message"),
     [
         (
-            {"t.csv": "a,b\n"},
+            {"t.csv": "a,b\n1,2\n"},
             {},
             r"no column for the image: .*\nno column for the caption: .*\nthe columns of .*: a, b",
         ),
-        ({"t.csv": "image,b\n"}, {}, 'give source.columns.caption=<its name>, or "" if there is none'),
-        ({"t.csv": "image,caption\n"}, {"columns": Columns(author="who")}, "author=who: there is no such column"),
+        ({"t.csv": "image,b\n1,2\n"}, {}, 'give source.columns.caption=<its name>, or "" if there is none'),
+        ({"t.csv": "image,caption\n1,2\n"}, {"columns": Columns(author="who")}, "author=who: there is no such column"),
         ({"t.csv": ""}, {}, "has no header"),
+        ({"t.csv": "image,caption\n\n"}, {}, "the table has no rows"),
+        ({"t.jsonl": "\n"}, {}, "the table has no rows"),
         ({"t.csv": 'image,caption\na.jpg,"open\nb.jpg,x\n'}, {}, "line 3: .*; is a quote not closed"),
         ({"t.xlsx": ""}, {}, "not one of .csv, .tsv, .jsonl"),
         ({}, {}, "no such file"),
