@@ -4,6 +4,8 @@ const samples = [...document.querySelectorAll(".sample")];
 const reviewer = document.getElementById("reviewer");
 const place = "diffusion_train marks " + bar.dataset.weights;
 let marks = {}; // image -> verdict, remark, time, prompt, seed
+const earlier = Object.fromEntries(samples.map((sample) =>
+  [sample.dataset.image, [...sample.querySelectorAll(".marks li")].map((line) => line.className)]));
 
 function remembered() {
   try {
@@ -27,6 +29,12 @@ function mark(sample, change) {
   show();
 }
 
+// This reviewer's, or else those that the report has taken in.
+function verdicts(image) {
+  const own = marks[image] && marks[image].verdict;
+  return own ? [own] : earlier[image];
+}
+
 function show() {
   for (const sample of samples) {
     const now = marks[sample.dataset.image] || { remark: "" };
@@ -40,8 +48,8 @@ function show() {
   }
   const asked = samples.filter((sample) => sample.closest("#brand"));
   const images = new Set(asked.map((sample) => sample.dataset.image));
-  const judged = [...images].filter((image) => marks[image] && marks[image].verdict);
-  const rejected = judged.filter((image) => marks[image].verdict === "reject").length;
+  const judged = [...images].filter((image) => verdicts(image).length);
+  const rejected = judged.filter((image) => verdicts(image).includes("reject")).length;
   document.getElementById("progress").textContent =
     `${judged.length} of ${images.size} brand samples judged` + (judged.length ? `, ${rejected} rejected` : "");
 }
@@ -49,7 +57,7 @@ function show() {
 function filter() {
   const wanted = document.querySelector("[name=show]:checked").value;
   for (const sample of samples) {
-    const keep = wanted === "all" || (wanted === "flagged" ? sample.classList.contains("flagged") : !sample.dataset.verdict);
+    const keep = wanted === "all" || (wanted === "flagged" ? sample.classList.contains("flagged") : !verdicts(sample.dataset.image).length);
     sample.classList.toggle("hidden", !keep);
   }
 }

@@ -209,6 +209,30 @@ def test_a_person_marks_in_a_browser_and_the_marks_come_back(folder: Path) -> No
     assert json.loads((folder / "marks.json").read_text())["weights"] == "0" * 16
 
 
+@pytest.mark.slow
+def test_marks_that_the_report_has_taken_in_count_as_judged_until_one_s_own_replace_them(folder: Path) -> None:
+    mark = {"prompt": "", "seed": 0, "remark": "", "time": "2026-01-02T00:00"}
+    taken_in = [("a" * 32, "approve", "Ada"), ("a" * 32, "reject", "Ben")]
+    marks = [{**mark, "image": image, "verdict": verdict, "reviewer": who} for image, verdict, who in taken_in]
+    file = folder / "report.html"
+    file.write_text(made_page(folder, marks=marks), "utf-8")
+
+    async def use(tab: Any) -> list[Any]:
+        await tab.open(file)
+        progress = "document.querySelector('#progress').textContent"
+        found = [await tab.run(progress)]
+        await tab.run("document.querySelector('[value=open]').click()")
+        found.append(await tab.run("document.querySelectorAll('.sample:not(.hidden)').length"))
+        await tab.run("document.querySelectorAll('button.approve')[0].click()")
+        return [*found, await tab.run(progress)]
+
+    assert _browser().drive(folder / "profile", folder, use) == [
+        "1 of 2 brand samples judged, 1 rejected",
+        1,  # the other image
+        "1 of 2 brand samples judged, 0 rejected",
+    ]
+
+
 def _browser() -> Any:
     spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
     assert spec
