@@ -82,8 +82,8 @@ def wrong_settings(cfg: Any) -> list[Any]:
     for wrong in wrong_sizes(**{name: cfg.data[name] for name in SIZES if name in cfg.data}):
         mistakes += config.mistakes_of(ValueError(wrong), "data")
     mistakes += [
-        config.Mistake(f"callbacks.samples.{name}={given}", "the conditioner reads no captions", "leave it out")
-        for name in ("prompts", "negative_prompt")
+        config.Mistake(f"callbacks.samples.{name}={given}", "the conditioner reads no captions", f"give {none}")
+        for name, none in (("prompts", "[]"), ("negative_prompt", "null"))
         if (given := cfg.callbacks.get("samples", {}).get(name)) and not reads(cfg, "captions")
     ]
     mistakes += config.attempt(lambda: build_optimization(cfg), "optimizer")
