@@ -74,7 +74,6 @@ def points_run(
     conditioner_lr: float | None = None,
     accelerator: str = "cpu",
     strategy: str = "auto",
-    diffusion: dict[str, Any] | None = None,  # its config
 ) -> tuple[DiffusionModule, Recorder]:
     torch.manual_seed(seed)
     data = DataModule(
@@ -106,9 +105,7 @@ def points_run(
         callbacks=[
             Scalars(max_skipped_steps=3),
             recorder,
-            Checkpointing(
-                run_dir, {"config": {"diffusion": diffusion or {}}}, every_n_steps, allow_mismatch=allow_mismatch
-            ),
+            Checkpointing(run_dir, {}, every_n_steps, allow_mismatch=allow_mismatch),
             *callbacks,
         ],
         logger=MetricsFile(run_dir),

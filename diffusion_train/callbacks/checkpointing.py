@@ -14,7 +14,6 @@ from pytorch_lightning.loggers import WandbLogger
 from diffusion_train import __version__
 from diffusion_train.callbacks.bad_samples import TooManyBadSamples
 from diffusion_train.callbacks.scheduled import at_least
-from diffusion_train.config.values import walk
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.together import StoppedTogether
 from diffusion_train.logger.metrics_file import MetricsFile
@@ -23,18 +22,23 @@ from diffusion_train.training.module import trained
 from diffusion_train.utils.cache import remove_strays
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # what decides which samples come next
-_MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", "diffusion")
+_MISMATCHES = (
+    *_ORDER,
+    "data.captions",
+    "trainer.precision",
+    "diffusion",
+)  # the last is compared before a model is made
 
 
 class NotSaved(StorageError):
-    """What the other processes raise where the first one cannot write."""
+    """Of all processes, where the first one cannot write."""
 
 
 class Checkpointing(pl.Callback):
     """Every `every_n_steps` steps and at the last one; keeps the newest `num_kept` and `last.ckpt`, a link to the newest.
 
     `description` is plain data about the run (its config) that goes into each file. Refuses to go on from a checkpoint
-    of other data, seed, batch size, precision or diffusion, but for what `allow_mismatch` names: then the data module goes on with
+    of other data, seed, batch size or precision, but for what `allow_mismatch` names: then the data module goes on with
     what it has not drawn yet.
     """
 
@@ -88,21 +92,24 @@ class Checkpointing(pl.Callback):
         together = trainer.world_size == 1 or isinstance(exception, (StoppedTogether, TooManyBadSamples))
         is_new = 0 <= self.saved_step < trainer.global_step
         if isinstance(exception, (StorageError, TooManyBadSamples)) and together and is_new:
-            with suppress(OSError, StorageError):  # what is told is the first error, and the step that is really saved
+            with suppress(NotSaved):  # what is told is the first error, and the step that is really saved
                 self.save(trainer, module)
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:
-        """Returns once all is written. OSError of the process that writes, NotSaved of the others."""
+        """Returns once all is written. Raises NotSaved in all processes together."""
         fault = self._write(trainer, module)
         if trainer.strategy.reduce_boolean_decision(fault is not None, all=False):
-            raise fault or NotSaved("the first process cannot save the run")
+            if fault is not None and not isinstance(fault, OSError):
+                raise fault
+            raise NotSaved(_told(fault) if fault else "the first process cannot save the run") from fault
         self.saved_step = trainer.global_step
 
-    def _write(self, trainer: pl.Trainer, module: Any) -> OSError | None:
+    def _write(self, trainer: pl.Trainer, module: Any) -> Exception | None:
+        """What went wrong, so that the others do not wait for a process that fails."""
         name = step_name(trainer.global_step)
         try:
             trainer.save_checkpoint(self.folder / name, weights_only=False)
-        except OSError as fault:
+        except Exception as fault:  # noqa: BLE001
             trainer.strategy.barrier()  # at which the others wait, in `save_checkpoint`
             return fault
         if not trainer.is_global_zero:
@@ -113,7 +120,7 @@ class Checkpointing(pl.Callback):
             save_weights(self.run_dir / "weights.safetensors", weights, self.description | facts)
             self._point_last_at(name)
             self._remove_old(trainer.datamodule)  # type: ignore[attr-defined]
-        except OSError as fault:
+        except Exception as fault:  # noqa: BLE001
             return fault
         return None
 
@@ -137,42 +144,37 @@ class Checkpointing(pl.Callback):
             "step": trainer.global_step,
             "wandb_id": next((logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)), None),
             **trainer.datamodule.record(trainer.global_step),  # type: ignore[attr-defined]
-            "identity": self._identity(trainer),
+            "identity": _identity(trainer.precision, trainer.datamodule),  # type: ignore[attr-defined]
             **self.description,
         }
 
-    def _identity(self, trainer: pl.Trainer) -> dict[str, Any]:
-        """What may not change between a checkpoint and the run that goes on from it."""
-        return {"trainer.precision": trainer.precision, **trainer.datamodule.identity}  # type: ignore[attr-defined]
-
-    def _changed(self, trainer: pl.Trainer, saved: dict[str, Any]) -> dict[str, list[str]]:
-        """What is not as the checkpoint's run had it, with a line for each setting."""
-        pairs = {name: {name: (saved["identity"][name], value)} for name, value in self._identity(trainer).items()}
-        then, now = (_settings(run["config"]["diffusion"], "diffusion") for run in (saved, self.description))
-        pairs["diffusion"] = {key: (then.get(key), now.get(key)) for key in then | now}
-        lines = {
-            name: [f"{key}: {then} in the checkpoint, {now} now" for key, (then, now) in rows.items() if then != now]
-            for name, rows in pairs.items()
-        }
-        return {name: told for name, told in lines.items() if told}
-
     def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["diffusion_train"]
-        changed = self._changed(trainer, saved)
+        self.refuse_other_run(saved, trainer.precision, trainer.datamodule)  # type: ignore[attr-defined]
+        trainer.datamodule.resume(saved["step"], saved, Path(trainer.ckpt_path).parent)  # type: ignore[attr-defined,arg-type]
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.rewind(saved["step"])
+
+    def refuse_other_run(self, saved: dict[str, Any], precision: str, data: Any) -> None:
+        """ValueError, which names what differs, where the facts `saved` in a checkpoint are of another run."""
+        before, now = saved["identity"], _identity(precision, data)
+        changed = [name for name, value in now.items() if before[name] != value]
         if refused := [name for name in changed if name not in self.allow_mismatch]:
-            table = [line for name in refused for line in changed[name]]
-            then = f": {trainer.datamodule.going_on}" if set(changed) & set(_ORDER) else ""  # type: ignore[attr-defined]
+            table = [f"{name}: {before[name]} in the checkpoint, {now[name]} now" for name in refused]
+            then = f": {data.going_on}" if set(changed) & set(_ORDER) else ""
             raise ValueError(
                 "the run cannot go on exactly from its checkpoint:\n  "
                 + "\n  ".join(table)
                 + "\nrestore these, start again in another run_dir, or go on all the same with "
                 f"allow_mismatch=[{','.join(changed)}]{then}"
             )
-        trainer.datamodule.resume(saved["step"], saved, Path(trainer.ckpt_path).parent)  # type: ignore[attr-defined,arg-type]
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile):
-                logger.rewind(saved["step"])
 
 
-def _settings(part: dict[str, Any], path: str) -> dict[str, Any]:
-    return {key: value for key, value in walk(part, path) if not isinstance(value, dict)}
+def _told(fault: OSError) -> str:
+    return f"{fault.filename}: {fault.strerror}" if fault.filename else str(fault)
+
+
+def _identity(precision: str, data: Any) -> dict[str, Any]:
+    """What may not change between a checkpoint and the run that goes on from it."""
+    return {"trainer.precision": precision, **data.identity}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from diffusion_train import __version__
 from diffusion_train.command.exit import Exit, guarded
+from diffusion_train.utils.interruption import interruptible
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def launch(name: str, arguments: Sequence[str]) -> int:
 
         return launch_config(read_call(name, arguments), body, ends=(Exit.STOPPED, Exit.INTERRUPTED))
 
-    return guarded(start)
+    with interruptible():
+        return guarded(start)
 
 
 def commands() -> dict[str, Command]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import IntEnum
-from types import FrameType
 from typing import TypeVar
+
+from diffusion_train.utils.interruption import Interrupted
 
 T = TypeVar("T")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -25,30 +23,8 @@ class Exit(IntEnum):
     WRONG = 2  # configuration or data are wrong at the start
     NUMERICAL = 3  # aborted: loss or gradients are no numbers
     STORAGE = 4  # aborted: data or checkpoints cannot be read or written
-    INTERRUPTED = 130  # by Ctrl-C before the first step, or by a second one
+    INTERRUPTED = 130  # by Ctrl-C before the first step, or once more
     STOPPED = 75  # stopped in time and resumable
-
-
-class Interrupted(KeyboardInterrupt):
-    """By a cluster's signal: the same command is likely to be given again."""
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 interrupt as Ctrl-C does, by Interrupted, instead of killing the process."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    before = {number: signal.signal(number, _interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(signal.Signals(number).name)
 
 
 def guarded(body: Callable[[], T]) -> T | Exit:

@@ -39,6 +39,39 @@ def same_base(cfg: Any, checkpoint: Path | None) -> None:
         )
 
 
+def same_diffusion(cfg: Any, checkpoint: Path | None) -> None:
+    """Raises ValueError where the checkpoint's run had other settings of `diffusion`: told before a model is made."""
+    from diffusion_train import config
+    from diffusion_train.training.checkpoint import read_facts
+
+    if checkpoint is None or "diffusion" in cfg.allow_mismatch:
+        return
+    parts = (read_facts(checkpoint)["config"]["diffusion"], config.redact(cfg)["diffusion"])
+    before, now = (config.settings(part, "diffusion") for part in parts)
+    # a setting that only one has comes with another class, or with another version
+    if changed := [key for key in before if key in now and before[key] != now[key]]:
+        table = "\n  ".join(f"{key}: {before[key]} in the checkpoint, {now[key]} now" for key in changed)
+        raise ValueError(
+            f"the run cannot go on exactly from its checkpoint:\n  {table}\nrestore these, start again in another "
+            "run_dir, or go on all the same with allow_mismatch=[diffusion]"
+        )
+
+
+def same_run(trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> None:
+    """Raises ValueError for data or weights that are not the checkpoint's: told before any logger begins a run."""
+    from diffusion_train.callbacks.checkpointing import Checkpointing
+    from diffusion_train.training.checkpoint import peek
+    from diffusion_train.training.module import refuse_others, saved_weights, trained
+
+    if checkpoint is None:
+        return
+    saved = peek(checkpoint)
+    refuse_others(saved_weights(saved), trained(module.learned))
+    for callback in trainer.callbacks:
+        if isinstance(callback, Checkpointing):
+            callback.refuse_other_run(saved["diffusion_train"], trainer.precision, datamodule)
+
+
 def way_on(run_dir: Path, resume: str) -> str:
     """What to do once the fault is mended."""
     from diffusion_train.training.checkpoint import by_step

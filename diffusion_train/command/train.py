@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.command.exit import Exit, interruptible
+from diffusion_train.command.exit import Exit
 from diffusion_train.command.messages import farewell, prompts, quiet
-from diffusion_train.command.resuming import resume_from, same_base, way_on
+from diffusion_train.command.resuming import resume_from, same_base, same_diffusion, same_run, way_on
+from diffusion_train.utils.interruption import Interrupted
 from diffusion_train.utils.launcher import first_process, num_started, processes_of_its_own
 
 SUMMARY = "train a model"
@@ -62,7 +63,7 @@ def run(cfg: Any) -> int:
         config.raise_all(wrong_settings(cfg))  # not after gigabytes
     config.settle(cfg)
     refuse(cfg)
-    with claimed(Path(cfg.run_dir)), interruptible(), processes_of_its_own():
+    with claimed(Path(cfg.run_dir)), processes_of_its_own():
         return train(cfg)
 
 
@@ -120,6 +121,7 @@ def train(cfg: Any) -> int:
     run_dir = Path(cfg.run_dir)
     checkpoint = resume_from(run_dir, cfg.resume)
     same_base(cfg, checkpoint)
+    same_diffusion(cfg, checkpoint)
     torch.set_float32_matmul_precision("high")
     datamodule = config.build(cfg.data.module)  # first, for what is wrong with the data is told before a model is made
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
@@ -127,12 +129,13 @@ def train(cfg: Any) -> int:
     shorten_frozen(module.network, cfg.trainer.precision)
     check_shapes(cfg, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
     trainer = build_trainer(cfg, run_dir, checkpoint)
-    refuse_launch(trainer.num_devices, trainer.num_nodes)
+    refuse_launch(trainer.num_devices, trainer.num_nodes, getattr(trainer.strategy, "cluster_environment", None))
     if cfg.data.get("encoded") is not None:
         from diffusion_train.command.encode import use
 
         use(cfg, datamodule, module)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
+    same_run(trainer, module, datamodule, checkpoint)
     module.micro_batch_size = datamodule.micro_batch_size
     module.conditioner.to(trainer.strategy.root_device)  # which embeds the captions
     try:
@@ -140,13 +143,15 @@ def train(cfg: Any) -> int:
     except StorageError as error:
         raise ValueError(f"the captions of data.shards cannot be read: {error}") from error
     code = fit(cfg, trainer, module, datamodule, checkpoint)
-    if code not in (Exit.DONE, Exit.STOPPED):
+    if code not in (Exit.DONE, Exit.STOPPED) or not trainer.is_global_zero:
         return code
     farewell(cfg, trainer, run_dir)
-    if cfg.report and trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
+    if cfg.report and is_done(trainer):
         from diffusion_train.command.report import write_at_end
 
         try:
+            if code == Exit.STOPPED:
+                raise Interrupted("stopped")
             write_at_end(run_dir, cfg)
         except KeyboardInterrupt as signaled:
             signaled.add_note(f"the run is done; its report is not: diffusion-train report run={run_dir}")
@@ -170,30 +175,48 @@ def fit(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path |
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     except NumericalError as error:
         print(error, file=sys.stderr)
-        return common(trainer, Exit.NUMERICAL)
+        return shared(trainer, Exit.NUMERICAL)
     except (StorageError, TooManyBadSamples) as error:
         together = isinstance(error, (NotSaved, StoppedTogether, TooManyBadSamples))
         if trainer.is_global_zero or not together:
             reason = str(error).strip().splitlines()[-1]  # a worker process sends its whole traceback
-            print(f"data: {config.redact_text(reason)}\n{going_on()}", file=sys.stderr)
-        return common(trainer, Exit.STORAGE) if together else Exit.STORAGE
+            what = "" if isinstance(error, NotSaved) else "data: "
+            print(f"{what}{config.redact_text(reason)}\n{going_on()}", file=sys.stderr)
+        return shared(trainer, Exit.STORAGE) if together else Exit.STORAGE
     except OSError as error:
+        error.filename = error.filename or cfg.run_dir
         error.add_note(going_on())
         raise
     except SystemExit as error:  # Lightning's answer to KeyboardInterrupt
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
+        if not trainer.is_global_zero:
+            return Exit.DONE  # as `shared`
         error.__context__.add_note(going_on())
         raise error.__context__ from None
     except ValueError as error:
         if trainer.global_step <= first_step:
             raise  # told as a mistake in the settings, without a traceback
         raise RuntimeError(f"training ended at step {trainer.global_step}: {error}") from error
-    return common(trainer, Exit.DONE if trainer.global_step >= trainer.max_steps else Exit.STOPPED)
+    return shared(trainer, Exit.DONE if is_done(trainer) and not asked_to_stop(trainer) else Exit.STOPPED)
 
 
-def refuse_launch(num_devices: int, num_nodes: int) -> None:
-    """ValueError where a launcher started other processes than are asked for: each might train the whole run."""
+def is_done(trainer: Any) -> bool:
+    return bool(trainer.global_step >= trainer.max_steps)
+
+
+def asked_to_stop(trainer: Any) -> bool:
+    """By a signal, at whatever moment."""
+    from diffusion_train.callbacks.stop import GracefulStop
+
+    return any(callback.asked for callback in trainer.callbacks if isinstance(callback, GracefulStop))
+
+
+def refuse_launch(num_devices: int, num_nodes: int, environment: Any) -> None:
+    """ConfigError where a launcher started other processes than are asked for: each might train the whole run.
+
+    `environment` is what Lightning takes the launcher for.
+    """
     from diffusion_train import config
 
     started, asked = num_started(), num_devices * num_nodes
@@ -201,17 +224,19 @@ def refuse_launch(num_devices: int, num_nodes: int) -> None:
         problem = f"of {num_nodes} nodes and {num_devices} processes on each, but the launcher started {started} in all"
         remedy = "give trainer=ddp trainer.devices=<processes of a node> trainer.num_nodes=<nodes>"
         config.raise_all([config.Mistake("trainer", problem, remedy)])
+    unseen = environment is None or not environment.creates_processes_externally
+    if num_started(by_all=True) > 1 and unseen:
+        problem = f"the launcher started {started} processes, which know nothing of each other"
+        remedy = "srun must not be called from an interactive job; mpirun needs the package mpi4py; or use torchrun"
+        config.raise_all([config.Mistake("trainer", problem, remedy)])
 
 
-def common(trainer: Any, code: Exit) -> Exit:
-    """The exit code of a process where all end with the same.
+def shared(trainer: Any, code: Exit) -> Exit:
+    """The exit code of a process where all end together: the first one answers for all.
 
-    Lightning kills the first process as soon as one that it started ends with anything but 0, saved or not.
+    Lightning, torchrun and srun take it down, whatever it is still writing, once another has ended with anything but 0.
     """
-    from pytorch_lightning.plugins.environments import LightningEnvironment
-
-    of_lightning = isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
-    return Exit.DONE if of_lightning and trainer.local_rank > 0 else code
+    return code if trainer.is_global_zero else Exit.DONE
 
 
 class Captions:
@@ -257,7 +282,7 @@ def build_optimization(cfg: Any) -> Any:
 
 def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
     from diffusion_train import config
-    from diffusion_train.callbacks.announcement import Announcement
+    from diffusion_train.command.record import RunRecord
     from diffusion_train.training.checkpoint import AtomicCheckpointIO, read_facts
 
     given = {"checkpointing": {"description": {"config": config.redact(cfg)}}}
@@ -266,7 +291,7 @@ def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
     return lightning(
         cfg,
         callbacks=[
-            Announcement(cfg, checkpoint),
+            RunRecord(cfg, checkpoint),
             *(config.build(node, **given.get(name, {})) for name, node in cfg.callbacks.items()),
         ],
         logger=[config.build(node, **given.get(name, {})) for name, node in cfg.logger.items()],

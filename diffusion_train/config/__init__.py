@@ -7,6 +7,7 @@ from diffusion_train.config.run import compose_run, from_container, load_run_con
 from diffusion_train.config.settle import settle
 from diffusion_train.config.targets import allow, build, check_targets
 from diffusion_train.config.trial import attempt, mistakes_of, trial
+from diffusion_train.config.values import settings
 
 __all__ = [
     "ConfigError",
@@ -24,6 +25,7 @@ __all__ = [
     "redact",
     "redact_text",
     "save_config",
+    "settings",
     "settle",
     "trial",
     "unwritable",

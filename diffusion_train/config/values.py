@@ -32,6 +32,11 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from walk(value, child)
 
 
+def settings(node: Any, path: str) -> dict[str, Any]:
+    """Dotted key, below `path` -> value, without containers."""
+    return {key: value for key, value in walk(node, path) if not isinstance(value, dict)}
+
+
 def is_unknown(key: str, cfg: DictConfig) -> bool:
     """Whether the way to a dotted key ends in a dictionary that lacks its next part."""
     node: Any = OmegaConf.to_container(cfg, resolve=False)

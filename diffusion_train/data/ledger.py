@@ -60,8 +60,9 @@ class Ledger:
         refuse_other_things(out)
         self.folder.mkdir(parents=True, exist_ok=True)
         known = self._read_plan()
-        is_read = known is not None and known["settings"].get("format") == _FORMAT
-        self.parts = list(takewhile(self._is_whole, self._parts())) if is_read else []
+        if known and known["settings"].get("format") != _FORMAT:
+            raise ValueError(f"out={out} was made by another version of prepare: delete it, or give another out")
+        self.parts = list(takewhile(self._is_whole, self._parts()))
         if known and (known["finished"] or any(done.shard for done in self.parts)):
             _refuse_change(out, known["settings"], self._plan["settings"])
             self._plan = known

@@ -16,6 +16,7 @@ from diffusion_train.data.ahead import Ahead
 from diffusion_train.data.collate import stack
 from diffusion_train.data.dataset import Dataset
 from diffusion_train.data.order import Draw
+from diffusion_train.utils.interruption import leave_signals_to_the_parent
 from diffusion_train.utils.rng import key_seed
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def loader(reads: Reads, num_workers: int, seed: int, pin_memory: bool) -> DataL
         collate_fn=stack,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        worker_init_fn=_start,
         pin_memory=pin_memory,
         # without a generator of its own each iteration would draw from the global one
         generator=torch.Generator().manual_seed(key_seed("loader", seed)),
@@ -54,6 +56,10 @@ class Reads(TorchDataset[Batch]):
         for place, sample in enumerate(samples):
             sample["retries"] = 0 if place else self.told - told
         return samples
+
+
+def _start(worker: int) -> None:
+    leave_signals_to_the_parent()  # else Ctrl-C, which every process of the terminal gets, ends workers and then the run
 
 
 class _Numbers(Sampler[list[int]]):

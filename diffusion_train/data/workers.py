@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
+
+from diffusion_train.utils.interruption import leave_signals_to_the_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -98,7 +99,7 @@ def available() -> int:
 
 def _serve(connection: Connection) -> None:
     """Until the other end is closed, by its process or by its death."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is told to the parent
+    leave_signals_to_the_parent()
     function: Callable[[Any], Any] | None = None
     try:
         while True:

@@ -53,8 +53,13 @@ def load(path: Path) -> dict[str, Any]:
 
 def read_facts(path: Path) -> dict[str, Any]:
     """What a checkpoint says about its run, without reading its tensors. Raises ValueError as `load` does."""
-    facts: dict[str, Any] = _read(path, mmap=True)["diffusion_train"]
+    facts: dict[str, Any] = peek(path)["diffusion_train"]
     return facts
+
+
+def peek(path: Path) -> dict[str, Any]:
+    """A checkpoint whose tensors are read from the file when they are used. Raises ValueError as `load` does."""
+    return _read(path, mmap=True)
 
 
 def _read(path: Path, mmap: bool = False) -> dict[str, Any]:

@@ -199,6 +199,12 @@ def _beside(name: str, parameters: Collection[str]) -> set[str]:
 
 def load_exactly(network: nn.Module, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Copies `weights` into `network`; raises ValueError unless their names and shapes are those of `expected`."""
+    refuse_others(weights, expected)
+    network.load_state_dict(weights, strict=False)
+
+
+def refuse_others(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """ValueError unless names and shapes of `weights` are those of `expected`."""
     problems = [f"missing: {name}" for name in expected if name not in weights]
     problems += [f"unknown: {name}" for name in weights if name not in expected]
     problems += [
@@ -209,4 +215,3 @@ def load_exactly(network: nn.Module, weights: dict[str, Tensor], expected: dict[
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise ValueError(f"the saved weights are not those of this network:\n  {shown}")
-    network.load_state_dict(weights, strict=False)

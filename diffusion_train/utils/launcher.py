@@ -6,15 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_COUNTS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-_RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "LOCAL_RANK", "NODE_RANK")
+_OF_ALL = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # by those that start every process
+_COUNTS = ("WORLD_SIZE", *_OF_ALL)
+_RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "LOCAL_RANK", "NODE_RANK")
 _OF_LIGHTNING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
-def num_started() -> int:
-    """How many processes a launcher started together; 1 without one."""
-    counts = (int(count) for name in _COUNTS if (count := os.environ.get(name, "")).isdigit())
-    return max(counts, default=1)
+def num_started(by_all: bool = False) -> int:
+    """How many processes a launcher started together; 1 without one, and `by_all` without srun or mpirun."""
+    names = _OF_ALL if by_all else _COUNTS
+    return max((int(count) for name in names if (count := os.environ.get(name, "")).isdigit()), default=1)
 
 
 def first_process() -> bool:

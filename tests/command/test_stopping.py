@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from diffusion_train.command.exit import Exit, Interrupted, guarded, interruptible
+from diffusion_train.command.exit import Exit, guarded
 from diffusion_train.command.train import refuse_launch
 from diffusion_train.config import ConfigError
 from diffusion_train.training.checkpoint import load, load_weights
+from diffusion_train.utils.interruption import Interrupted, interruptible
 from diffusion_train.utils.launcher import num_started
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,15 @@ IN_FIT = """
 from diffusion_train.callbacks.checkpointing import Checkpointing
 Checkpointing.on_fit_start = lambda *rest: os.kill(os.getpid(), {number})
 """
+SLOW_END_OF_LOGGERS = """
+from diffusion_train.logger.metrics_file import MetricsFile
+MetricsFile.finalize = lambda *rest: time.sleep(7 * (os.environ.get("LOCAL_RANK", "0") == "0"))
+"""
+SLOW_DATA = """
+from diffusion_train.data.loader import Reads
+read = Reads.__getitems__
+Reads.__getitems__ = lambda self, numbers: (time.sleep(0.5), read(self, numbers))[1]
+"""
 AT_THE_END = """
 from diffusion_train.callbacks.validation import Validation
 Validation.on_train_end = lambda *rest: os.kill(os.getpid(), signal.SIGTERM)
@@ -66,12 +77,23 @@ train.farewell = lambda cfg, trainer, run_dir: (time.sleep(7 * trainer.is_global
 """
 
 
-def train(folder: Path, patch: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def train(
+    folder: Path, patch: str, *arguments: str, start_new_session: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
     script = folder / "patched.py"
     script.write_text(SCRIPT.format(root=str(ROOT), patch=patch))
     command = [sys.executable, str(script), *SMALL, f"run_dir={folder / 'run'}", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        start_new_session=start_new_session,
+    )
 
 
 def test_a_clusters_signal_interrupts_and_is_told_with_what_to_do(capsys) -> None:
@@ -92,9 +114,18 @@ def test_a_clusters_signal_interrupts_and_is_told_with_what_to_do(capsys) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
-def test_a_signal_before_the_first_step(tmp_path: Path, number: int, code: int) -> None:
-    done = train(tmp_path, IN_FIT.format(number=int(number)), "trainer=cpu", "trainer.max_steps=5")
+@pytest.mark.parametrize(
+    ("trainer", "number", "code"),
+    [
+        ("cpu", signal.SIGINT, 130),
+        ("cpu", signal.SIGTERM, 75),
+        ("ddp_cpu", signal.SIGINT, 130),
+        ("ddp_cpu", signal.SIGUSR1, 75),
+    ],
+)
+def test_a_signal_before_the_first_step(tmp_path: Path, trainer: str, number: int, code: int) -> None:
+    patch = IN_FIT.format(number=int(number)) + SLOW_END_OF_LOGGERS
+    done = train(tmp_path, patch, f"trainer={trainer}", "trainer.max_steps=5")
     assert done.returncode == code, done.stderr
     assert "interrupted\nno step of this run is saved: the same command begins where this one did" in done.stderr
     assert "Traceback" not in done.stderr
@@ -109,11 +140,31 @@ def test_a_second_signal_leaves_at_once_and_says_what_is_saved(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_signal_while_the_end_is_saved_cuts_nothing_short(tmp_path: Path) -> None:
-    done = train(tmp_path, AT_THE_END, "trainer=cpu", "trainer.max_steps=5")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_reaches_the_workers_of_the_data_too(tmp_path: Path, number: int) -> None:
+    """As of a terminal's Ctrl-C, `timeout` and a cluster."""
+    patch = AT_STEP_3.format(numbers=f"{int(number)},").replace("os.kill(os.getpid()", "os.killpg(0") + SLOW_DATA
+    done = train(tmp_path, patch, "trainer=cpu", "data.num_workers=2", start_new_session=True)
+    assert done.returncode == 75, done.stderr
+    assert "stopped at step 3" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_while_everything_is_still_imported(tmp_path: Path) -> None:
+    patch = "from diffusion_train.config import launch\nlaunch.first_pass = lambda call: os.kill(os.getpid(), signal.SIGTERM)"
+    done = train(tmp_path, patch)
+    assert (done.returncode, done.stderr) == (75, "\nSIGTERM: interrupted\n")
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_end_is_saved_cuts_nothing_short_and_nothing_further_begins(tmp_path: Path) -> None:
+    done = train(tmp_path, AT_THE_END, "-m", "trainer=cpu", "trainer.max_steps=5", "seed=0,1", "report=true")
+    assert done.returncode == 75, done.stderr
+    assert f"its report is not: diffusion-train report run={tmp_path / 'run' / '0'}" in done.stderr
     assert "SIGTERM: the run is at its end, and is being saved" in done.stderr
-    assert (tmp_path / "run" / "samples" / "step_00000005.png").is_file()
+    assert (tmp_path / "run" / "0" / "samples" / "step_00000005.png").is_file()
+    assert not (tmp_path / "run" / "1").exists()
 
 
 @pytest.mark.slow
@@ -160,28 +211,37 @@ def test_processes_that_were_not_asked_for_are_refused(tmp_path: Path) -> None:
     assert "1 processes on each, but the launcher started 2 in all" in done.stderr
 
 
+class Environment(NamedTuple):
+    creates_processes_externally: bool
+
+
+SEEN, UNSEEN = Environment(True), Environment(False)
+
+
 @pytest.mark.parametrize(
-    ("variables", "started", "refused"),
+    ("variables", "started", "environment", "refused"),
     [
-        ({}, 1, []),
-        ({"WORLD_SIZE": "1"}, 1, []),
-        ({"WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"}, 1, [(2, 1), (2, 2)]),
-        ({"WORLD_SIZE": "4"}, 4, [(1, 1), (2, 1)]),
-        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "8"}, 4, [(1, 1), (2, 1)]),
-        ({"SLURM_NTASKS": "8"}, 1, []),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, 2, [(1, 1), (2, 2)]),
+        ({}, 1, None, []),
+        ({"WORLD_SIZE": "1"}, 1, UNSEEN, []),
+        ({"WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"}, 1, SEEN, [(2, 1), (2, 2)]),
+        ({"WORLD_SIZE": "4"}, 4, UNSEEN, [(1, 1), (2, 1)]),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "8"}, 4, SEEN, [(1, 1), (2, 1)]),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, 4, UNSEEN, [(1, 1), (2, 1), (2, 2)]),
+        ({"SLURM_NTASKS": "8"}, 1, UNSEEN, []),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, 2, SEEN, [(1, 1), (2, 2)]),
+        ({"PMI_SIZE": "2"}, 2, UNSEEN, [(1, 1), (2, 1), (2, 2)]),
     ],
-    ids=["alone", "one", "torchrun", "four", "srun", "sbatch", "mpirun"],
+    ids=["alone", "one", "torchrun", "four", "srun", "interactive", "sbatch", "mpirun", "mpich"],
 )
-def test_how_many_a_launcher_started(monkeypatch, variables: dict[str, str], started: int, refused: list) -> None:
-    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+def test_how_many_a_launcher_started(monkeypatch, variables, started, environment, refused) -> None:
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert num_started() == started
     for num_devices, num_nodes in ((1, 1), (2, 1), (2, 2)):
         if (num_devices, num_nodes) in refused:
-            with pytest.raises(ConfigError, match=f"started {started} in all"):
-                refuse_launch(num_devices, num_nodes)
+            with pytest.raises(ConfigError, match=f"started {started} "):
+                refuse_launch(num_devices, num_nodes, environment)
         else:
-            refuse_launch(num_devices, num_nodes)
+            refuse_launch(num_devices, num_nodes, environment)

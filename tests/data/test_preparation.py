@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -207,6 +208,39 @@ def test_a_file_that_changes_while_it_is_read_is_told_the_next_time(tmp_path, ma
         write(out, Folder(str(photos)))
 
 
+def test_a_table_that_changes_after_it_was_read_is_told_the_next_time(tmp_path, make_png):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    make_folder(photos, make_png)
+    (photos / "captions.csv").write_text("image,caption\n" + "".join(f"{i}.png,row {i}\n" for i in range(10)))
+    source = Folder(str(photos), captions=["table"])
+    (photos / "captions.csv").write_text("image,caption\n" + "".join(f"{i}.png,a new row {i}\n" for i in range(10)))
+    write(out, source, finish=True)
+    assert read_back(out)["3"][1] == b"row 3"
+    with pytest.raises(ValueError, match=r"first at 0\.png"):
+        write(out, Folder(str(photos), captions=["table"]))
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_storage_that_fails_says_nothing_of_what_changed(tmp_path, make_png, monkeypatch, finish):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    source = make_folder(photos, make_png)
+    write(out, source, finish=finish)
+    if not finish:
+        (out / "images-000002.tar").unlink()
+    stat = os.stat
+
+    def stale(path, *args, **kwargs):
+        if str(path).endswith("5.txt"):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return stat(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", stale)
+        with pytest.raises(OSError, match="Stale"):
+            write(out, source)
+    write(out, source)
+
+
 def _read_late(read, caption: Path):
     caption.write_text("a late caption")
     return read()
@@ -228,13 +262,10 @@ def test_notes_of_an_older_form_are_not_taken_for_ours(tmp_path, make_png, finis
     plan = json.loads((out / FOLDER / "plan.json").read_text())
     del plan["settings"]["format"]
     (out / FOLDER / "plan.json").write_text(json.dumps(plan))
-    for part in (out / FOLDER).glob("part-*"):
-        part.write_text('["images-000000.tar", 1, 2, 3, 4, "hash"]\n[]')
-    if finish:
-        with pytest.raises(ValueError, match="format: None then, 2 now"):
-            write(out, Given(make_png, 10))
-    else:
-        assert len(write(out, Given(make_png, 10)).parts) == 4
+    before = bytes_of(out)
+    with pytest.raises(ValueError, match="made by another version of prepare: delete it"):
+        write(out, Given(make_png, 10))
+    assert bytes_of(out) == before
 
 
 def test_other_settings_are_refused_by_name(tmp_path, make_png):

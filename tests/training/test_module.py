@@ -149,17 +149,6 @@ def test_what_differs_from_the_checkpoint_is_refused_by_name_unless_allowed(tmp_
         assert len(recorded.losses) == 2
 
 
-def test_another_diffusion_is_refused_setting_by_setting_unless_allowed(tmp_path: Path, run_points) -> None:
-    one, other = {"schedule": {"start": 0.1, "end": 1}}, {"schedule": {"start": 0.2, "end": 1}, "offset_noise": 0.1}
-    run_points(tmp_path, 2, diffusion=one)
-    path = newest_whole(tmp_path / "checkpoints")
-    told = r"diffusion.schedule.start: 0.1 in the checkpoint, 0.2 now\n  diffusion.offset_noise: None in .*, 0.1 now\n"
-    with pytest.raises(ValueError, match=told):
-        run_points(tmp_path, 4, resume=path, diffusion=other)
-    run_points(tmp_path, 3, resume=path, diffusion=one)
-    run_points(tmp_path, 4, resume=path, diffusion=other, allow_mismatch=("diffusion",))
-
-
 def test_another_batch_size_goes_on_with_the_samples_that_come_next(tmp_path: Path, run_points) -> None:
     _, whole = run_points(tmp_path / "a", 10)
     run_points(tmp_path / "b", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from diffusion_train.data.header import MAX_BYTES
 
 MAX_METADATA = 1 << 20  # bytes of one sample's JSON
 STATE = 8
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
 
 
 class LeftOut(Exception):
@@ -66,20 +68,30 @@ class Record(NamedTuple):
     facts: dict[str, Any]
 
 
+class FileState(NamedTuple):
+    """`size` in bytes, -1 where there is none; `time` of the last change in nanoseconds."""
+
+    name: str
+    size: int
+    time: int
+
+
 class Entry(NamedTuple):
     """`name` is what its owner calls it: a path below the source, or a file and a row. `read` can be pickled.
 
-    `key` is what the sample is to be called, by default its name. `files` are all that the sample is read from.
+    `key` is what the sample is to be called, by default its name. The sample is read from `files` and from
+    tables and archives, whose state is that from before they were opened.
     """
 
     name: str
     read: Callable[[], Record] | LeftOut
     key: str = ""
     files: Sequence[Path] = ()
+    opened: Sequence[FileState] = ()
 
     def state(self) -> bytes:
         """STATE bytes that are others once the entry is: a hash of its name and its files' names, sizes and times."""
-        facts = [self.name, *(_facts(path) for path in self.files)]
+        facts = [self.name, *self.opened, *map(file_state, self.files)]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=STATE).digest()
 
 
@@ -91,12 +103,15 @@ class Source(Protocol):
         """How many entries there are."""
 
 
-def _facts(path: Path) -> tuple[str, int, int]:
+def file_state(path: Path) -> FileState:
+    """OSError where the storage fails, which says nothing of the file."""
     try:
         facts = os.stat(path)
-    except (OSError, ValueError):  # ValueError: a NUL in the path
-        return path.name, -1, -1
-    return path.name, facts.st_size, facts.st_mtime_ns
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if getattr(error, "errno", errno.ENOENT) not in _NOT_THERE:
+            raise
+        return FileState(path.name, -1, -1)
+    return FileState(path.name, facts.st_size, facts.st_mtime_ns)
 
 
 def read_file(path: Path, most: int = MAX_BYTES) -> bytes:

@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, decode_caption
-from diffusion_train.data.source.base import MAX_METADATA, Entry, LeftOut, Record, parse_metadata, read_file
+from diffusion_train.data.source.base import (
+    MAX_METADATA,
+    Entry,
+    FileState,
+    LeftOut,
+    Record,
+    file_state,
+    parse_metadata,
+    read_file,
+)
 from diffusion_train.data.source.rights import both, rights_of
 from diffusion_train.data.source.table import SUFFIXES, USUAL, USUAL_COLUMNS, Columns, caption_of, header, rows
 
@@ -74,8 +83,8 @@ class Folder:
         row = self._table.rows.get(_same_name(path), _NO_ROW)
         root = Path(self.path)
         read = partial(read_image, root, path, txt, json, row, tuple(self.captions), self.columns.caption)
-        files = [root / file for file in (path, txt, json, row.table) if file]
-        return Entry(path, read, os.path.splitext(path)[0], files)
+        files = [root / file for file in (path, txt if "txt" in self.captions else None, json) if file]
+        return Entry(path, read, os.path.splitext(path)[0], files, row.table)
 
     @cached_property
     def _folders(self) -> list[_Files]:
@@ -97,10 +106,10 @@ class Row(NamedTuple):
     where: str
     caption: str
     facts: Facts
-    table: str
+    table: tuple[FileState, ...]
 
 
-_NO_ROW = Row("", "", {}, "")
+_NO_ROW = Row("", "", {}, ())
 
 
 def read_image(
@@ -159,6 +168,7 @@ class _Table:
 
     def add(self, root: Path, table: str, folder: str, columns: Columns) -> None:
         """ValueError for a table without the columns that are needed."""
+        state = (file_state(root / table),)
         chosen = columns.among(header(root / table), table, needed=("image",))
         for line, values in rows(root / table):
             where = f"{table} line {line}"
@@ -170,7 +180,7 @@ class _Table:
                 again = LeftOut("named-twice", f"{path[:200]} again, first in {self.rows[path].where}")
                 self.faults.append(Entry(where, again))
                 continue
-            self.rows[path] = Row(where, caption_of(values, chosen) or "", chosen.facts(values), table)
+            self.rows[path] = Row(where, caption_of(values, chosen) or "", chosen.facts(values), state)
 
 
 def _identity(folder: str | None) -> set[tuple[int, int]]:

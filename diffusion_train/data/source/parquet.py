@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_train.data.header import MAX_BYTES
-from diffusion_train.data.source.base import Entry, LeftOut, Record
+from diffusion_train.data.source.base import Entry, LeftOut, Record, file_state
 from diffusion_train.data.source.table import USUAL_COLUMNS, Columns, caption_of, table_entry
 
 _ROWS_AT_ONCE = 32  # whose images are in memory together
@@ -38,13 +38,14 @@ class Parquet:
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
         for file in self._files():
+            state = file_state(file)
             columns, table = self._columns(file), _open(file)
             first = 0
             for group in range(table.num_row_groups):
                 count = table.metadata.row_group(group).num_rows
                 light = skip >= count and not _holds_paths(table, columns.image)
                 for number, row in enumerate(_rows(table, group, columns.image if light else None), first):
-                    yield self._entry(row, columns, file, number)
+                    yield self._entry(row, columns, file, number)._replace(opened=[state])
                 first += count
                 skip = max(skip - count, 0)
 
@@ -52,15 +53,15 @@ class Parquet:
         where = f"{file.name} row {number}"
         image = row.get(columns.image or "")
         if isinstance(image, str):
-            return table_entry(row, columns, Path(self.images or file.parent), where, file)
+            return table_entry(row, columns, Path(self.images or file.parent), where)
         facts = {"file": file.name, "row": number} | columns.facts(row)
         if isinstance(image, dict):
             facts |= {"path": image.get("path")}
             image = image.get("bytes")
         key = str(row.get(columns.key or "") or f"{file.stem}/{number:08d}")
         if not isinstance(image, bytes):
-            return Entry(where, LeftOut("no-image", f"column {columns.image} holds none"), key, [file])
-        return Entry(where, partial(given, image, caption_of(row, columns), facts), key, [file])
+            return Entry(where, LeftOut("no-image", f"column {columns.image} holds none"), key)
+        return Entry(where, partial(given, image, caption_of(row, columns), facts), key)
 
     def _files(self) -> list[Path]:
         path = Path(self.path)

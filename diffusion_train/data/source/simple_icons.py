@@ -39,6 +39,10 @@ class SimpleIcons:
     brand: str = ""
     packages: ClassVar = ("simple-icons-pack", "resvg-py")
 
+    def __post_init__(self) -> None:
+        for module in ("simple_icons_pack", "resvg_py"):
+            require(module)
+
     def __iter__(self) -> Iterator[str]:
         return iter(str(path) for path in prepare_simple_icons(self.size, self.allowed_licenses, self.brand))
 
@@ -51,8 +55,6 @@ class SimpleIcons:
 
 def prepare_simple_icons(size: int = 32, allowed_licenses: Sequence[str] = (), brand: str = "") -> list[Path]:
     """Shards of png, txt (the caption) and json (licence, source, guidelines, title, colour)."""
-    for module in ("simple_icons_pack", "resvg_py"):
-        require(module)
     settings = {"size": size, "allowed_licenses": sorted(allowed_licenses), **({"brand": brand} if brand else {})}
     return kept_shards("simple_icons", SimpleIcons.packages, settings, lambda: _allowed(size, allowed_licenses, brand))
 

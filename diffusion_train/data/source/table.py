@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_train.data.source.base import MAX_METADATA, Entry, LeftOut, Record, parse_metadata, read_file
+from diffusion_train.data.source.base import MAX_METADATA, Entry, LeftOut, Record, file_state, parse_metadata, read_file
 from diffusion_train.data.source.rights import AUTHOR_FIELDS, LICENSE_FIELDS, SOURCE_FIELDS
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -100,19 +100,21 @@ class Csv:
         return sum(1 for _ in rows(Path(self.path)))
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
+        state = file_state(Path(self.path))
         columns, folder = self._columns(), Path(self.images or Path(self.path).parent)
         for number, row in rows(Path(self.path)):
             if isinstance(row, LeftOut):
                 yield Entry(f"{Path(self.path).name} line {number}", row)
             else:
-                yield table_entry(row, columns, folder, f"{Path(self.path).name} line {number}", Path(self.path))
+                entry = table_entry(row, columns, folder, f"{Path(self.path).name} line {number}")
+                yield entry._replace(opened=[state])
 
     def _columns(self) -> Columns:
         return self.columns.among(header(Path(self.path)), self.path)
 
 
-def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str, table: Path) -> Entry:
-    """A row of `table` whose image is a file."""
+def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str) -> Entry:
+    """A row whose image is a file."""
     file = str(row.get(columns.image or "") or "").strip()
     if not file:
         return Entry(where, LeftOut("no-image", "the row names no image"))
@@ -121,7 +123,7 @@ def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str,
     key = str(row.get(columns.key or "") or "") or str(Path(file).with_suffix(""))
     facts = {"file": file} | columns.facts(row)
     read = partial(read_row, folder / file, caption_of(row, columns), facts)
-    return Entry(f"{where}: {file}", read, key, [table, folder / file])
+    return Entry(f"{where}: {file}", read, key, [folder / file])
 
 
 def read_row(file: Path, caption: str | None, facts: dict[str, Any]) -> Record:

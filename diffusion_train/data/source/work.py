@@ -12,7 +12,7 @@ from diffusion_train.data.source.sample import Made, Rules, make
 
 
 class Outcome(NamedTuple):
-    """What became of an entry, and its state just before it was read."""
+    """What became of an entry, and its state from before it was read."""
 
     name: str
     state: bytes

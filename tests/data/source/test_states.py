@@ -35,7 +35,7 @@ def changed(source, path, content: bytes | None = None) -> set[str]:
     assert before == states(source())
     if content is None:
         facts = path.stat()
-        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 2_000_000_000))
     else:
         facts = path.stat()
         path.write_bytes(content)
@@ -109,6 +109,11 @@ def test_of_parquet_files(tmp_path):
     assert changed(source, tmp_path / "x.jpg") == {"b.parquet row 0: x.jpg"}
     read, skipped = ([entry.state() for entry in source().entries(skip)] for skip in (0, 3))
     assert read == skipped
+
+
+def test_a_side_file_that_no_caption_comes_from_is_not_asked_for(write):
+    root = write(FILES)
+    assert changed(lambda: Folder(str(root), captions=["json"]), root / "a.txt", b"other") == set()
 
 
 def test_a_file_that_is_gone_or_cannot_be_is_a_state_too(tmp_path):

@@ -1,0 +1,42 @@
+"""What a cluster's signals do outside of a training's steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_OF_CLUSTERS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class Interrupted(KeyboardInterrupt):
+    """By a cluster's signal: the same command is likely to be given again."""
+
+
+def interrupt(number: int, frame: FrameType | None = None) -> None:
+    """A handler: KeyboardInterrupt for Ctrl-C, Interrupted for the others."""
+    raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(signal.Signals(number).name)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 interrupt as Ctrl-C does, instead of killing the process without a word."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, interrupt) for number in _OF_CLUSTERS if main}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_signals_to_the_parent() -> None:
+    """For a process that works for another one, and gets what is sent to the whole group.
+
+    A second SIGTERM ends it: that is the parent's own.
+    """
+    for number in (signal.SIGINT, *_OF_CLUSTERS):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL) and None)
