@@ -56,10 +56,18 @@ SLOW_END_OF_LOGGERS = """
 from diffusion_train.logger.metrics_file import MetricsFile
 MetricsFile.finalize = lambda *rest: time.sleep(7 * (os.environ.get("LOCAL_RANK", "0") == "0"))
 """
-SLOW_DATA = """
+WAITING_FOR_DATA = """
+import threading
+from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.data.loader import Reads
 read = Reads.__getitems__
-Reads.__getitems__ = lambda self, numbers: (time.sleep(0.5), read(self, numbers))[1]
+Reads.__getitems__ = lambda self, numbers: (time.sleep(1), read(self, numbers))[1]
+before = GracefulStop.on_train_batch_end
+def then(self, trainer, *rest):
+    if trainer.global_step == 3:
+        threading.Timer(0.3, os.killpg, (0, {number})).start()
+    return before(self, trainer, *rest)
+GracefulStop.on_train_batch_end = then
 """
 AT_THE_END = """
 from diffusion_train.callbacks.validation import Validation
@@ -143,10 +151,10 @@ def test_a_second_signal_leaves_at_once_and_says_what_is_saved(tmp_path: Path) -
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_the_whole_group_reaches_the_workers_of_the_data_too(tmp_path: Path, number: int) -> None:
     """As of a terminal's Ctrl-C, `timeout` and a cluster."""
-    patch = AT_STEP_3.format(numbers=f"{int(number)},").replace("os.kill(os.getpid()", "os.killpg(0") + SLOW_DATA
+    patch = WAITING_FOR_DATA.format(number=int(number))
     done = train(tmp_path, patch, "trainer=cpu", "data.num_workers=2", start_new_session=True)
     assert done.returncode == 75, done.stderr
-    assert "stopped at step 3" in done.stdout
+    assert "stopped at step " in done.stdout
     assert "Traceback" not in done.stderr
 
 
