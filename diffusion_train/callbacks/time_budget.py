@@ -33,6 +33,10 @@ class TimeBudget(pl.Callback):
         if trainer.strategy.reduce_boolean_decision(self.seconds >= 60 * self.minutes, all=False):
             trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
 
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        if checkpoint["callbacks"].get(self.state_key, {}).get("seconds", 0) >= 60 * self.minutes:
+            trainer.fit_loop.epoch_loop.max_steps = checkpoint["global_step"]  # the run is complete: no step is left
+
     @property
     def seconds(self) -> float:
         return self._spent + monotonic() - self._start

@@ -136,6 +136,11 @@ def test_a_time_budget_ends_the_run_as_complete_and_counts_over_restarts(tmp_pat
     assert 0 < step < 100_000
     assert grid.steps == [step]
     assert load(tmp_path / "checkpoints" / "last.ckpt")["callbacks"]["TimeBudget"]["seconds"] >= 60
+    _, again = run_points(tmp_path, 100_000, callbacks=(TimeBudget(1),), resume=tmp_path / "checkpoints" / "last.ckpt")
+    assert again.losses == []
+    longer = TimeBudget(minutes=1.01)
+    _, again = run_points(tmp_path, 100_000, callbacks=(longer,), resume=tmp_path / "checkpoints" / "last.ckpt")
+    assert len(again.losses) > 0
 
 
 class Counter(Scheduled):
