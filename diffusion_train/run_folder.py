@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,9 +78,11 @@ def build_conditioner(cfg: Any) -> Conditioner:
 
 
 def reads(cfg: Any, what: str) -> bool:
-    """Whether the conditioner of a config, which is not made for that, reads `captions` or `images`; a function may."""
+    """Whether the conditioner of a config, which is not made for that, reads `captions` or `images`; a user's may."""
     parts = [locate(node["_target_"]) for _, node in target_nodes(cfg.conditioner)]
-    return any(getattr(part, f"reads_{what}", not inspect.isclass(part)) for part in parts)
+    return any(
+        getattr(part, f"reads_{what}", True) or not part.__module__.startswith("diffusion_train.") for part in parts
+    )
 
 
 def starts_from_run(cfg: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Checkpointing(pl.Callback):
         every_n_steps: int,
         num_kept: int = 2,
         allow_mismatch: Sequence[str] = (),
+        after_saving: Callable[[], None] = lambda: None,
     ) -> None:
         at_least(1, every_n_steps=every_n_steps, num_kept=num_kept)
         if unknown := set(allow_mismatch) - set(_MISMATCHES):
@@ -58,7 +59,8 @@ class Checkpointing(pl.Callback):
         self.run_dir, self.description = Path(run_dir), description
         self.every_n_steps, self.num_kept = every_n_steps, num_kept
         self.allow_mismatch = frozenset(allow_mismatch)
-        self.saved_step = -1
+        self.after_saving = after_saving
+        self.saved_step = self.saved_last_step = -1
 
     @property
     def folder(self) -> Path:
@@ -71,7 +73,7 @@ class Checkpointing(pl.Callback):
             remove_strays(self.run_dir)
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        self.saved_step = trainer.global_step
+        self.saved_step, self.saved_last_step = trainer.global_step, trainer.max_steps
         if trainer.is_global_zero:
             trainer.datamodule.keep(self.folder)  # type: ignore[attr-defined]
 
@@ -80,7 +82,8 @@ class Checkpointing(pl.Callback):
             self.save(trainer, module)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        if trainer.global_step != self.saved_step:
+        # where a time budget has made this step the last one after it was saved, the checkpoint is to say so
+        if (trainer.global_step, trainer.max_steps) != (self.saved_step, self.saved_last_step):
             self.save(trainer, module)
 
     def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
@@ -91,7 +94,8 @@ class Checkpointing(pl.Callback):
         """
         together = trainer.world_size == 1 or isinstance(exception, (StoppedTogether, TooManyBadSamples))
         is_new = 0 <= self.saved_step < trainer.global_step
-        if isinstance(exception, (StorageError, TooManyBadSamples)) and together and is_new:
+        saves = isinstance(exception, (StorageError, TooManyBadSamples)) and not isinstance(exception, NotSaved)
+        if saves and together and is_new:
             with suppress(NotSaved):  # what is told is the first error, and the step that is really saved
                 self.save(trainer, module)
 
@@ -102,7 +106,7 @@ class Checkpointing(pl.Callback):
             if fault is not None and not isinstance(fault, OSError):
                 raise fault
             raise NotSaved(_told(fault) if fault else "the first process cannot save the run") from fault
-        self.saved_step = trainer.global_step
+        self.saved_step, self.saved_last_step = trainer.global_step, trainer.max_steps
 
     def _write(self, trainer: pl.Trainer, module: Any) -> Exception | None:
         """What went wrong, so that the others do not wait for a process that fails."""
@@ -118,6 +122,7 @@ class Checkpointing(pl.Callback):
             weights = trained(module.learned) | module.ema.average()
             facts = {"step": trainer.global_step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
             save_weights(self.run_dir / "weights.safetensors", weights, self.description | facts)
+            self.after_saving()
             self._point_last_at(name)
             self._remove_old(trainer.datamodule)  # type: ignore[attr-defined]
         except Exception as fault:  # noqa: BLE001

@@ -13,7 +13,8 @@ from typing import TypeVar
 from diffusion_train.utils.interruption import Interrupted
 
 T = TypeVar("T")
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# A disk that takes no more.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _EXTRAS = {"diffusers": "pretrained", "transformers": "pretrained", "peft": "pretrained"}  # package: what installs it
 
 
@@ -31,7 +32,8 @@ def guarded(body: Callable[[], T]) -> T | Exit:
     """What `body` returns, or Exit.WRONG after telling, without its traceback, what is the user's to mend.
 
     That is a ValueError, a package of an extra that is not installed, or a disk that takes no more (Exit.STORAGE).
-    Everything else passes through. DIFFUSION_TRAIN_DEBUG=1 shows the traceback.
+    Ctrl-C and a cluster's signals are told too. Everything else passes through. DIFFUSION_TRAIN_DEBUG=1 shows the
+    traceback.
     """
     try:
         return body()
@@ -39,7 +41,7 @@ def guarded(body: Callable[[], T]) -> T | Exit:
         tell(error)
         return Exit.WRONG
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in DISK:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print("\n".join([f"{where}{error.strerror}", *getattr(error, "__notes__", [])]), file=sys.stderr)

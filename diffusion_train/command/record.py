@@ -14,9 +14,10 @@ from diffusion_train.utils.cache import atomic_write
 
 
 class RunRecord(pl.Callback):
-    """config.yaml; data.json, which changes with the weights that the data go into; the loggers' config; a few words.
+    """config.yaml, data.json, the loggers' config and a few words.
 
     Not before the first step is next: a start that is refused, as where its checkpoint is of another run, changes nothing.
+    Where there are weights already, data.json waits for those that other data have gone into.
     """
 
     def __init__(self, cfg: Any, checkpoint: Path | None) -> None:
@@ -30,7 +31,7 @@ class RunRecord(pl.Callback):
         facts = json.dumps(trainer.datamodule.facts, indent=1, ensure_ascii=False)  # type: ignore[attr-defined]
         self._data = config.redact_text(facts).encode()
         if not (self.run_dir / "weights.safetensors").is_file():
-            self._write_data()
+            self.write_data()
         for logger in trainer.loggers:
             logger.log_hyperparams(config.redact(self.cfg))
         data, trained = trainer.datamodule, (p.numel() for p in module.learned.parameters() if p.requires_grad)  # type: ignore[attr-defined]
@@ -39,11 +40,9 @@ class RunRecord(pl.Callback):
         if self.cfg.compile:
             say("compile=true: the first step takes a minute or more")
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        if trainer.is_global_zero and self._data:
-            self._write_data()
-
-    def _write_data(self) -> None:
-        with atomic_write(self.run_dir / "data.json") as file:
-            file.write(self._data)
-        self._data = b""
+    def write_data(self) -> None:
+        """data.json, if it is not written yet."""
+        if self._data:
+            with atomic_write(self.run_dir / "data.json") as file:
+                file.write(self._data)
+            self._data = b""

@@ -8,7 +8,7 @@ from typing import Any
 
 def resume_from(run_dir: Path, resume: str) -> Path | None:
     """The checkpoint to go on from. Raises ValueError if it is not there or would be overwritten."""
-    from diffusion_train.training.checkpoint import newest_whole
+    from diffusion_train.training.checkpoint import damage, newest_whole
 
     folder = run_dir / "checkpoints"
     if resume == "auto":
@@ -19,6 +19,8 @@ def resume_from(run_dir: Path, resume: str) -> Path | None:
         return None
     if "://" in resume or not Path(resume).is_file():
         raise ValueError(f"resume={resume}: no such checkpoint file; give a path, auto or never")
+    if problem := damage(Path(resume)):
+        raise ValueError(f"resume={resume}: {problem}; resume=auto takes the newest whole one of run_dir")
     return Path(resume)
 
 

@@ -55,7 +55,7 @@ def refuse(cfg: Any) -> None:
     mistakes += [
         config.Mistake(f"{name}={ask[name]}", f"this run's conditioner reads no {what}", "leave it out")
         for name, what in (("prompts", "captions"), ("negative_prompt", "captions"), ("images", "images"))
-        if ask[name] and list(ask[name]) != [""] and not reads(cfg, what)
+        if ask[name] and ask[name] != [""] and not reads(cfg, what)
     ]
     config.raise_all(mistakes)
 

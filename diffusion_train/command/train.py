@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.command.exit import Exit
+from diffusion_train.command.exit import DISK, Exit
 from diffusion_train.command.messages import farewell, prompts, quiet
 from diffusion_train.command.resuming import resume_from, same_base, same_diffusion, same_run, way_on
-from diffusion_train.utils.interruption import Interrupted
 from diffusion_train.utils.launcher import first_process, num_started, processes_of_its_own
 
 SUMMARY = "train a model"
@@ -49,7 +48,10 @@ NEED_DATA = (
 )
 SIZES = ("batch_size", "micro_batch_size", "num_workers", "num_repeated_batches")
 # Arguments that the code below gives to a part.
-GIVEN = {"callbacks.checkpointing": ("description",), "data.module.arrangement.order": ("fingerprint", "num_samples")}
+GIVEN = {
+    "callbacks.checkpointing": ("description", "after_saving"),
+    "data.module.arrangement.order": ("fingerprint", "num_samples"),
+}
 
 
 def run(cfg: Any) -> int:
@@ -85,7 +87,7 @@ def wrong_settings(cfg: Any) -> list[Any]:
     mistakes += [
         config.Mistake(f"callbacks.samples.{name}={given}", "the conditioner reads no captions", f"give {none}")
         for name, none in (("prompts", "[]"), ("negative_prompt", "null"))
-        if (given := cfg.callbacks.get("samples", {}).get(name)) and not reads(cfg, "captions")
+        if (given := cfg.callbacks.get("samples", {}).get(name)) and given != [""] and not reads(cfg, "captions")
     ]
     mistakes += config.attempt(lambda: build_optimization(cfg), "optimizer")
     mistakes += config.attempt(lambda: lightning(cfg, logger=False), "trainer")
@@ -147,14 +149,16 @@ def train(cfg: Any) -> int:
         return code
     farewell(cfg, trainer, run_dir)
     if cfg.report and is_done(trainer):
+        left = f"the run is done; its report is not: diffusion-train report run={run_dir}"
+        if code == Exit.STOPPED:
+            print(left, file=sys.stderr)
+            return code
         from diffusion_train.command.report import write_at_end
 
         try:
-            if code == Exit.STOPPED:
-                raise Interrupted("stopped")
             write_at_end(run_dir, cfg)
         except KeyboardInterrupt as signaled:
-            signaled.add_note(f"the run is done; its report is not: diffusion-train report run={run_dir}")
+            signaled.add_note(left)
             raise
     return code
 
@@ -184,7 +188,8 @@ def fit(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path |
             print(f"{what}{config.redact_text(reason)}\n{going_on()}", file=sys.stderr)
         return shared(trainer, Exit.STORAGE) if together else Exit.STORAGE
     except OSError as error:
-        error.filename = error.filename or cfg.run_dir
+        if error.errno in DISK:
+            error.filename = error.filename or cfg.run_dir
         error.add_note(going_on())
         raise
     except SystemExit as error:  # Lightning's answer to KeyboardInterrupt
@@ -285,13 +290,16 @@ def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
     from diffusion_train.command.record import RunRecord
     from diffusion_train.training.checkpoint import AtomicCheckpointIO, read_facts
 
-    given = {"checkpointing": {"description": {"config": config.redact(cfg)}}}
+    record = RunRecord(cfg, checkpoint)
+    given: dict[str, Any] = {
+        "checkpointing": {"description": {"config": config.redact(cfg)}, "after_saving": record.write_data}
+    }
     if checkpoint and "wandb" in cfg.logger and not cfg.logger.wandb.id:
         given["wandb"] = {"id": read_facts(checkpoint)["wandb_id"]}
     return lightning(
         cfg,
         callbacks=[
-            RunRecord(cfg, checkpoint),
+            record,
             *(config.build(node, **given.get(name, {})) for name, node in cfg.callbacks.items()),
         ],
         logger=[config.build(node, **given.get(name, {})) for name, node in cfg.logger.items()],

@@ -28,12 +28,15 @@ def trial(
     refers to one. `given`: node -> arguments that it does not hold itself.
     """
     nodes = [(path, node) for path, node in target_nodes(cfg) if path.split(".")[0] in groups]
+    apart = {path for path, _ in nodes if any(fnmatch(path, pattern) for pattern in without)}
     faulty: list[str] = []
     for path, node in sorted(nodes, key=lambda item: (groups.index(item[0].split(".")[0]), -item[0].count("."))):
-        if any(fnmatch(path, pattern) for pattern in without):
+        if path in apart:
             continue
         if any(
-            f"{inner}.".startswith(f"{held}.") for inner in [*faulty, *without] for held in (path, *_referred(node))
+            f"{inner}.".startswith(f"{held}.")
+            for inner in [*faulty, *apart, *without]
+            for held in (path, *_referred(node))
         ):
             continue
         mistakes = attempt(partial(build, node, **(given or {}).get(path, {})), path)

@@ -21,6 +21,7 @@ from diffusion_train.data.dataset import Sample, ShardDataset
 from diffusion_train.data.encoded import EncodedImages, EncodedTexts, NoLatents
 from diffusion_train.data.entries import EntryWriter
 from diffusion_train.data.order import Draw, Shape
+from diffusion_train.utils.interruption import leave_signals_to_the_parent
 from diffusion_train.utils.text import shown
 
 _BLOCK = 64  # samples
@@ -88,6 +89,7 @@ def encode_images(
         reads,
         batch_size=None,
         num_workers=min(num_workers, len(reads)),
+        worker_init_fn=leave_signals_to_the_parent,
         generator=torch.Generator(),  # without one, each iteration would draw from the global one
     )
     for batch in loader:

@@ -32,7 +32,7 @@ def loader(reads: Reads, num_workers: int, seed: int, pin_memory: bool) -> DataL
         collate_fn=stack,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        worker_init_fn=_start,
+        worker_init_fn=leave_signals_to_the_parent,  # Ctrl-C would end workers and then the run
         pin_memory=pin_memory,
         # without a generator of its own each iteration would draw from the global one
         generator=torch.Generator().manual_seed(key_seed("loader", seed)),
@@ -56,10 +56,6 @@ class Reads(TorchDataset[Batch]):
         for place, sample in enumerate(samples):
             sample["retries"] = 0 if place else self.told - told
         return samples
-
-
-def _start(worker: int) -> None:
-    leave_signals_to_the_parent()  # else Ctrl-C, which every process of the terminal gets, ends workers and then the run
 
 
 class _Numbers(Sampler[list[int]]):

@@ -26,6 +26,7 @@ from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.remedy import remedy, spelling
 from diffusion_train.data.storage.urls import is_local
 from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.interruption import leave_signals_to_the_parent
 from diffusion_train.utils.redact import redact_url
 
 Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
@@ -113,11 +114,16 @@ def _build(urls: Sequence[str], storage: Storage, alone: bool) -> list[ShardInde
             bar.update()
         return built
     context = multiprocessing.get_context("spawn")  # forking beside threads of torch or a store's client can hang
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(urls)), context) as pool, bar:
+    num_workers = min(os.cpu_count() or 1, len(urls))
+    with ProcessPoolExecutor(num_workers, context, leave_signals_to_the_parent) as pool, bar:
         futures: list[Future[ShardIndex]] = [pool.submit(_build_one, url, storage) for url in urls]
-        for _ in as_completed(futures):
-            bar.update()
-        return [future.result() for future in futures]
+        try:
+            for _ in as_completed(futures):
+                bar.update()
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # those at hand are waited for at the end of the block
+            raise
 
 
 def _build_one(url: str, storage: Storage) -> ShardIndex:

@@ -30,6 +30,7 @@ from diffusion_train.data.problem import DataError, Problem
 from diffusion_train.data.storage.urls import local_path, scheme_of
 from diffusion_train.data.together import together
 from diffusion_train.data.view import View
+from diffusion_train.utils.interruption import leave_signals_to_the_parent
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
 
@@ -115,6 +116,7 @@ class StreamModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=stack,
             pin_memory=cuda,
+            worker_init_fn=leave_signals_to_the_parent,
         )
         return together(batches)
 

@@ -33,6 +33,16 @@ class Together(Iterable[T]):
         self.loader = loader
         self._group: Any = dist.new_group(backend="gloo")
 
+    @property
+    def _iterator(self) -> Any:
+        """By which Lightning ends the workers of a DataLoader."""
+        return getattr(self.loader, "_iterator", None)
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        if hasattr(self.loader, "_iterator"):
+            self.loader._iterator = iterator
+
     def __iter__(self) -> Iterator[T]:
         items, fault = iter(self.loader), None
         while True:

@@ -52,13 +52,13 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What a checkpoint says about its run, without reading its tensors. Raises ValueError as `load` does."""
+    """What a whole checkpoint says about its run, without reading its tensors. ValueError if it is none of ours."""
     facts: dict[str, Any] = peek(path)["diffusion_train"]
     return facts
 
 
 def peek(path: Path) -> dict[str, Any]:
-    """A checkpoint whose tensors are read from the file when they are used. Raises ValueError as `load` does."""
+    """A whole checkpoint whose tensors are read when they are used. ValueError if it is none of ours."""
     return _read(path, mmap=True)
 
 

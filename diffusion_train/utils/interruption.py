@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+GRACE = 30.0  # seconds
 _OF_CLUSTERS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
@@ -32,11 +34,19 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def leave_signals_to_the_parent() -> None:
+def leave_signals_to_the_parent(worker: int = 0) -> None:
     """For a process that works for another one, and gets what is sent to the whole group.
 
-    A second SIGTERM ends it: that is the parent's own.
+    SIGTERM, which is also how a parent ends it, takes effect after GRACE seconds: the parent may need it for the step
+    at hand. Serves as `worker_init_fn` of a DataLoader.
     """
     for number in (signal.SIGINT, *_OF_CLUSTERS):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL) and None)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    timer = threading.Timer(GRACE, os._exit, (1,))
+    timer.daemon = True
+    timer.start()

@@ -31,9 +31,9 @@ def processes_of_its_own() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in _OF_LIGHTNING}
     try:
         yield
-    finally:
         if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
+            dist.destroy_process_group()  # after an error it might wait for the others
+    finally:
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:

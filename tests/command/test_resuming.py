@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from diffusion_train.command.resuming import same_diffusion
+from diffusion_train.command.resuming import resume_from, same_diffusion
 
 SCHEDULE = {"_target_": "schedule.Linear", "start": 0.1, "end": 1}
 
@@ -32,3 +32,11 @@ def test_another_diffusion_is_refused_setting_by_setting_unless_allowed(tmp_path
 
 def test_a_setting_that_came_or_went_with_a_version_makes_no_other_run(tmp_path: Path) -> None:
     compare(tmp_path, {"schedule": SCHEDULE | {"new": 1}})
+
+
+def test_a_checkpoint_that_is_named_and_cut_off_is_refused(tmp_path: Path) -> None:
+    torch.save({"diffusion_train": {"format": 1}}, tmp_path / "a.ckpt")
+    assert resume_from(tmp_path, str(tmp_path / "a.ckpt")) == tmp_path / "a.ckpt"
+    (tmp_path / "a.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"a\.ckpt: not a whole checkpoint .*; resume=auto"):
+        resume_from(tmp_path, str(tmp_path / "a.ckpt"))

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train.command.encode import refuse as refuse_encoding
 from diffusion_train.command.sample import file_names, read_prompts, refuse, refuse_older
+from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.config import ConfigError
 
 ASK = {"num_samples": 1, "batch_size": None, "seed": 0, "out": "out", "prompts": [], "images": []} | {
@@ -93,3 +94,14 @@ def test_latents_do_not_go_among_other_shards(tmp_path):
     (tmp_path / "images-000000.tar").touch()
     with pytest.raises(ConfigError, match=r"holds other shards \(images-000000\.tar\)"):
         refuse_encoding(cfg)
+
+
+class OfAUser(Conditioner):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads_captions = True
+
+
+def test_a_conditioner_of_a_user_is_given_what_is_asked_for(monkeypatch):
+    monkeypatch.setattr("diffusion_train.run_folder.locate", lambda target: OfAUser)
+    refuse(asked(prompts=["red"], images=["a.png"], negative_prompt=2024))

@@ -35,6 +35,7 @@ SMALL = [
 SCRIPT = """
 import os, signal, sys, time
 sys.path.insert(0, {root!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 {patch}
 from diffusion_train.command.cli import launch
 sys.exit(launch("train", sys.argv[1:]))

@@ -128,6 +128,7 @@ def test_a_length_an_interval_or_a_machine_that_cannot_be_is_told_with_the_other
 def test_prompts_of_a_run_that_reads_none_are_told() -> None:
     given = ["experiment=ddpm_cifar_style", "data.shards=x.tar", "trainer=cpu"]
     refuse(composed(*given))
+    refuse(composed(*given, 'callbacks.samples.prompts=[""]'))
     with pytest.raises(config.ConfigError, match=r"samples\.prompts=\['red'\]\n.*reads no captions") as error:
         refuse(composed(*given, "callbacks.samples.prompts=[red]", "callbacks.samples.negative_prompt=blue"))
     assert len(error.value.mistakes) == 2

@@ -12,9 +12,11 @@ from urllib.request import urlopen
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.utils.data import DataLoader
 
 from diffusion_train.data.storage.base import Denied
 from diffusion_train.data.together import StoppedTogether, Together
+from diffusion_train.utils.interruption import leave_signals_to_the_parent
 
 pytestmark = pytest.mark.slow
 _LONGEST = 120  # seconds; processes that wait for each other without end are a failure, not a hang
@@ -79,3 +81,20 @@ def test_storage_that_refuses_one_process_stops_both_before_the_same_step(tmp_pa
 def test_another_fault_is_raised_where_it_is_and_told_elsewhere(tmp_path: Path, port: int) -> None:
     elsewhere = "[0, 1, 2] RuntimeError process 1 of 2 cannot read its data: /1/3: 403"
     assert _told(tmp_path, port, ZeroDivisionError) == [elsewhere, "[0, 1, 2] ZeroDivisionError /1/3: 403"]
+
+
+def test_lightning_finds_the_workers_that_it_ends_at_the_end(monkeypatch) -> None:
+    """At the end of the interpreter nobody would tell them, and they leave signals to their parent."""
+    from pytorch_lightning.utilities.combined_loader import _shutdown_workers_and_reset_iterator
+
+    monkeypatch.setattr(dist, "new_group", lambda **_: None)
+    loader: DataLoader[int] = DataLoader(
+        range(100), num_workers=1, persistent_workers=True, worker_init_fn=leave_signals_to_the_parent
+    )
+    iter(loader)
+    [worker] = loader._iterator._workers
+    assert worker.is_alive()
+    _shutdown_workers_and_reset_iterator(Together(loader))
+    assert not worker.is_alive()
+    assert loader._iterator is None
+    _shutdown_workers_and_reset_iterator(Together([1, 2]))

@@ -32,6 +32,8 @@ class Parquet:
             raise ValueError(f"path={self.path}: no .parquet file there")
         for file in self._files():
             self._columns(file)
+        if not self.total():
+            raise ValueError(f"path={self.path}: the table has no rows")
 
     def total(self) -> int:
         return sum(_open(file).metadata.num_rows for file in self._files())
