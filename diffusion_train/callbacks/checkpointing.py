@@ -17,17 +17,13 @@ from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.together import StoppedTogether
 from diffusion_train.logger.metrics_file import MetricsFile
-from diffusion_train.training.checkpoint import FORMAT, by_step, read_facts, save_weights, step_name
+from diffusion_train.training.checkpoint import FORMAT, by_step, mismatch, read_facts, save_weights, step_name
 from diffusion_train.training.module import trained
 from diffusion_train.utils.cache import remove_strays
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # what decides which samples come next
-_MISMATCHES = (
-    *_ORDER,
-    "data.captions",
-    "trainer.precision",
-    "diffusion",
-)  # the last is compared before a model is made
+# The last is compared by the command, before a model is made.
+_MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", "diffusion")
 
 
 class NotSaved(StorageError):
@@ -166,14 +162,8 @@ class Checkpointing(pl.Callback):
         before, now = saved["identity"], _identity(precision, data)
         changed = [name for name, value in now.items() if before[name] != value]
         if refused := [name for name in changed if name not in self.allow_mismatch]:
-            table = [f"{name}: {before[name]} in the checkpoint, {now[name]} now" for name in refused]
             then = f": {data.going_on}" if set(changed) & set(_ORDER) else ""
-            raise ValueError(
-                "the run cannot go on exactly from its checkpoint:\n  "
-                + "\n  ".join(table)
-                + "\nrestore these, start again in another run_dir, or go on all the same with "
-                f"allow_mismatch=[{','.join(changed)}]{then}"
-            )
+            raise mismatch({name: (before[name], now[name]) for name in refused}, changed, then)
 
 
 def _told(fault: OSError) -> str:

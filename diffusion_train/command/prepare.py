@@ -86,7 +86,7 @@ def deciding(cfg: Any, packages: Sequence[str]) -> dict[str, Any]:
     from diffusion_train import config
 
     plain = config.redact(cfg)
-    settings = {**flat(plain["source"], "source."), **flat(plain["prepare"], "prepare.")}
+    settings = config.settings(plain["source"], "source") | config.settings(plain["prepare"], "prepare")
     settings["allowed_licenses"] = plain["allowed_licenses"]
     hidden = ("_target_", ".preparation.", ".ignore")
     settings = {
@@ -95,13 +95,6 @@ def deciding(cfg: Any, packages: Sequence[str]) -> dict[str, Any]:
     if cfg.path is not None:
         settings["source.path"] = str(Path(cfg.path).resolve())
     return {"source": source_name(cfg), **settings, **{f"version of {name}": version(name) for name in packages}}
-
-
-def flat(node: dict[str, Any], path: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
-    return found
 
 
 def finish(cfg: Any, settings: dict[str, Any], ledger: Any) -> dict[str, Any]:

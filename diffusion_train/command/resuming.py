@@ -44,19 +44,15 @@ def same_base(cfg: Any, checkpoint: Path | None) -> None:
 def same_diffusion(cfg: Any, checkpoint: Path | None) -> None:
     """Raises ValueError where the checkpoint's run had other settings of `diffusion`: told before a model is made."""
     from diffusion_train import config
-    from diffusion_train.training.checkpoint import read_facts
+    from diffusion_train.training.checkpoint import mismatch, read_facts
 
     if checkpoint is None or "diffusion" in cfg.allow_mismatch:
         return
     parts = (read_facts(checkpoint)["config"]["diffusion"], config.redact(cfg)["diffusion"])
     before, now = (config.settings(part, "diffusion") for part in parts)
     # a setting that only one has comes with another class, or with another version
-    if changed := [key for key in before if key in now and before[key] != now[key]]:
-        table = "\n  ".join(f"{key}: {before[key]} in the checkpoint, {now[key]} now" for key in changed)
-        raise ValueError(
-            f"the run cannot go on exactly from its checkpoint:\n  {table}\nrestore these, start again in another "
-            "run_dir, or go on all the same with allow_mismatch=[diffusion]"
-        )
+    if rows := {key: (before[key], now[key]) for key in before if key in now and before[key] != now[key]}:
+        raise mismatch(rows, ["diffusion"])
 
 
 def same_run(trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> None:

@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.command.exit import DISK, Exit
+from diffusion_train.command.assembly import build_module, build_optimization, build_trainer, lightning
+from diffusion_train.command.ending import fit, is_done
+from diffusion_train.command.exit import Exit
 from diffusion_train.command.messages import farewell, prompts, quiet
-from diffusion_train.command.resuming import resume_from, same_base, same_diffusion, same_run, way_on
+from diffusion_train.command.resuming import resume_from, same_base, same_diffusion, same_run
 from diffusion_train.utils.launcher import first_process, num_started, processes_of_its_own
 
 SUMMARY = "train a model"
@@ -163,60 +164,6 @@ def train(cfg: Any) -> int:
     return code
 
 
-def fit(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> Exit:
-    """Trains, and tells why that ended early where it did."""
-    from diffusion_train import config
-    from diffusion_train.callbacks.bad_samples import TooManyBadSamples
-    from diffusion_train.callbacks.checkpointing import NotSaved
-    from diffusion_train.callbacks.scalars import NumericalError
-    from diffusion_train.data.storage.base import StorageError
-    from diffusion_train.data.together import StoppedTogether
-    from diffusion_train.training.checkpoint import read_facts
-
-    first_step = read_facts(checkpoint)["step"] if checkpoint else 0
-    going_on = partial(way_on, Path(cfg.run_dir), cfg.resume)
-    try:
-        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-    except NumericalError as error:
-        print(error, file=sys.stderr)
-        return shared(trainer, Exit.NUMERICAL)
-    except (StorageError, TooManyBadSamples) as error:
-        together = isinstance(error, (NotSaved, StoppedTogether, TooManyBadSamples))
-        if trainer.is_global_zero or not together:
-            reason = str(error).strip().splitlines()[-1]  # a worker process sends its whole traceback
-            what = "" if isinstance(error, NotSaved) else "data: "
-            print(f"{what}{config.redact_text(reason)}\n{going_on()}", file=sys.stderr)
-        return shared(trainer, Exit.STORAGE) if together else Exit.STORAGE
-    except OSError as error:
-        if error.errno in DISK:
-            error.filename = error.filename or cfg.run_dir
-        error.add_note(going_on())
-        raise
-    except SystemExit as error:  # Lightning's answer to KeyboardInterrupt
-        if not isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        if not trainer.is_global_zero:
-            return Exit.DONE  # as `shared`
-        error.__context__.add_note(going_on())
-        raise error.__context__ from None
-    except ValueError as error:
-        if trainer.global_step <= first_step:
-            raise  # told as a mistake in the settings, without a traceback
-        raise RuntimeError(f"training ended at step {trainer.global_step}: {error}") from error
-    return shared(trainer, Exit.DONE if is_done(trainer) and not asked_to_stop(trainer) else Exit.STOPPED)
-
-
-def is_done(trainer: Any) -> bool:
-    return bool(trainer.global_step >= trainer.max_steps)
-
-
-def asked_to_stop(trainer: Any) -> bool:
-    """By a signal, at whatever moment."""
-    from diffusion_train.callbacks.stop import GracefulStop
-
-    return any(callback.asked for callback in trainer.callbacks if isinstance(callback, GracefulStop))
-
-
 def refuse_launch(num_devices: int, num_nodes: int, environment: Any) -> None:
     """ConfigError where a launcher started other processes than are asked for: each might train the whole run.
 
@@ -236,14 +183,6 @@ def refuse_launch(num_devices: int, num_nodes: int, environment: Any) -> None:
         config.raise_all([config.Mistake("trainer", problem, remedy)])
 
 
-def shared(trainer: Any, code: Exit) -> Exit:
-    """The exit code of a process where all end together: the first one answers for all.
-
-    Lightning, torchrun and srun take it down, whatever it is still writing, once another has ended with anything but 0.
-    """
-    return code if trainer.is_global_zero else Exit.DONE
-
-
 class Captions:
     """Those of the sample grids and of the data, which are read when they are asked for, and each time."""
 
@@ -254,82 +193,6 @@ class Captions:
         samples = self.cfg.callbacks.get("samples", {})
         negative = [samples["negative_prompt"]] if samples.get("negative_prompt") else []
         return itertools.chain(prompts(self.cfg), negative, self.datamodule.captions())
-
-
-def build_module(cfg: Any) -> Any:
-    """The LightningModule of a config."""
-    from diffusion_train import config
-    from diffusion_train.network.layout import place
-    from diffusion_train.run_folder import build_conditioner, build_network
-    from diffusion_train.training.module import DiffusionModule
-
-    network = build_network(cfg)
-    place(network, channels_last=cfg.channels_last, compile=cfg.compile)
-    return DiffusionModule(
-        network=network,
-        diffusion=config.build(cfg.diffusion),
-        conditioner=build_conditioner(cfg),
-        autoencoder=config.build(cfg.autoencoder),
-        optimization=build_optimization(cfg),
-        ema=config.build(cfg.ema),
-        condition_dropout=cfg.condition_dropout,
-        seed=cfg.seed,
-    )
-
-
-def build_optimization(cfg: Any) -> Any:
-    from diffusion_train import config
-    from diffusion_train.training.optimizer import Optimization
-
-    optimizer, lr_schedule = config.build(cfg.optimizer), config.build(cfg.lr_schedule)
-    return Optimization(optimizer, lr_schedule, cfg.clip_norm, cfg.adapter.get("text_encoder_lr"))
-
-
-def build_trainer(cfg: Any, run_dir: Path, checkpoint: Path | None) -> Any:
-    from diffusion_train import config
-    from diffusion_train.command.record import RunRecord
-    from diffusion_train.training.checkpoint import AtomicCheckpointIO, read_facts
-
-    record = RunRecord(cfg, checkpoint)
-    given: dict[str, Any] = {
-        "checkpointing": {"description": {"config": config.redact(cfg)}, "after_saving": record.write_data}
-    }
-    if checkpoint and "wandb" in cfg.logger and not cfg.logger.wandb.id:
-        given["wandb"] = {"id": read_facts(checkpoint)["wandb_id"]}
-    return lightning(
-        cfg,
-        callbacks=[
-            record,
-            *(config.build(node, **given.get(name, {})) for name, node in cfg.callbacks.items()),
-        ],
-        logger=[config.build(node, **given.get(name, {})) for name, node in cfg.logger.items()],
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=str(run_dir),
-    )
-
-
-def lightning(cfg: Any, **arguments: Any) -> Any:
-    """The Trainer of a config. Raises ValueError for settings that it cannot take on this machine."""
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
-    from diffusion_train import config
-    from diffusion_train.callbacks.scheduled import at_least
-
-    counts = {f"trainer.{name}": cfg.trainer.get(name) for name in ("max_steps", "log_every_n_steps")}
-    at_least(1, **{name: count for name, count in counts.items() if count is not None})
-    try:
-        return config.build(
-            cfg.trainer,
-            **arguments,
-            max_epochs=-1,
-            use_distributed_sampler=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except (MisconfigurationException, ModuleNotFoundError, TypeError) as error:
-        told = ", ".join(f"{name}={cfg.trainer.get(name)}" for name in ("accelerator", "devices", "max_time"))
-        raise ValueError(f"trainer.{told}: {error}") from error
 
 
 @contextmanager

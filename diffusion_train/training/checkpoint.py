@@ -12,7 +12,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -73,6 +73,15 @@ def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
     if written["format"] > FORMAT:
         raise ValueError(f"{path}: format {written['format']} is newer than this version reads ({FORMAT}); update")
     return checkpoint
+
+
+def mismatch(rows: dict[str, tuple[Any, Any]], allowing: Iterable[str], then: str = "") -> ValueError:
+    """What differs from a checkpoint: setting -> its value there and now; `allow_mismatch` would let it pass by these names."""
+    table = "\n  ".join(f"{name}: {before} in the checkpoint, {now} now" for name, (before, now) in rows.items())
+    return ValueError(
+        f"the run cannot go on exactly from its checkpoint:\n  {table}\nrestore these, start again in another run_dir, "
+        f"or go on all the same with allow_mismatch=[{','.join(allowing)}]{then}"
+    )
 
 
 def damage(path: Path) -> str | None:
