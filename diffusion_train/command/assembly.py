@@ -5,6 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+_REMEDIES = {
+    "accelerator": "give auto, or cpu",
+    "devices": "give a number from 1 on, or auto",
+    "max_time": "give days:hours:minutes:seconds, as 00:07:55:00",
+    "strategy": "give auto, or ddp",
+}
+
 
 def build_module(cfg: Any) -> Any:
     """The LightningModule of a config."""
@@ -77,6 +84,17 @@ def lightning(cfg: Any, **arguments: Any) -> Any:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, ModuleNotFoundError, TypeError) as error:
-        told = ", ".join(f"{name}={cfg.trainer.get(name)}" for name in ("accelerator", "devices", "max_time"))
-        raise ValueError(f"trainer.{told}: {error}") from error
+    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
+        raise ValueError("\n".join(_refused(cfg.trainer, str(error).partition("\n")[0]))) from error
+
+
+def _refused(settings: Any, problem: str) -> list[str]:
+    """Lightning's words with the setting that they are about: it names that, or its value, or it may be any."""
+    values = {name: str(settings.get(name)) for name in _REMEDIES}
+    by_name = [name for name in values if f"{name}=" in problem or f"`{name}`" in problem]
+    by_value = [name for name, value in values.items() if f" {value} " in problem.replace("'", " ")]
+    given = [name for name, value in values.items() if value not in ("auto", "None")]
+    about = next((names[0] for names in (by_name, by_value, given) if names), None)
+    if about is None:
+        return [f"trainer: {problem}"]
+    return [f"trainer.{about}={values[about]}: {problem.rstrip('!.')}; {_REMEDIES[about]}"]

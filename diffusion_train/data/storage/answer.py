@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from diffusion_train.data.storage.base import Changed, Denied, Missing, StorageError, make_version
+from diffusion_train.data.storage.base import Changed, Denied, Missing, NoRanges, StorageError, make_version
 
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -38,7 +38,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
         return StorageError(f"{said}: {f'set AWS_DEFAULT_REGION={region}' if region else 'it lies elsewhere'}")
     if 200 <= status < 300:
         kind = headers.get("Content-Type", "something")
-        return StorageError(f"{said} and sends {kind} whole: it does not serve ranges of bytes")
+        return NoRanges(f"{said} and sends {kind} whole: it does not serve ranges of bytes")
     return StorageError(said)
 
 

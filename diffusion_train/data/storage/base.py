@@ -40,6 +40,10 @@ class Changed(StorageError):
     """The object is no longer the one that was asked for."""
 
 
+class NoRanges(StorageError):
+    """The server gives whole objects only."""
+
+
 class Storage(Protocol):
     """Usable from several threads, after a fork, and pickled: settings alone travel.
 

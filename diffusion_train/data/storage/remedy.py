@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from diffusion_train.data.storage.base import Denied, Missing, StorageError
+from diffusion_train.data.storage.base import Denied, Missing, NoRanges, StorageError
 from diffusion_train.data.storage.urls import scheme_of
 
 _CREDENTIALS = {
@@ -24,6 +24,8 @@ def remedy(url: str, error: StorageError) -> str:
     if isinstance(error, Missing):
         what = "bucket and name" if scheme in _CREDENTIALS else "the address"
         return f"{scheme}://: check {what} in data.shards{_endpoint(scheme)}"
+    if isinstance(error, NoRanges):
+        return f"{scheme}://: check the address in data.shards; nginx, Apache and object stores serve ranges of bytes, Python's http.server does not"
     host = "" if scheme in _CREDENTIALS else "the host in data.shards, "
     return f"{scheme}://: check {host}the network, HTTPS_PROXY and NO_PROXY{_endpoint(scheme)}"
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from diffusion_train.data.storage.base import Denied, Missing, StorageError
+from diffusion_train.data.storage.base import Denied, Missing, NoRanges, StorageError
 from diffusion_train.data.storage.remedy import remedy
 
 
@@ -18,6 +18,7 @@ from diffusion_train.data.storage.remedy import remedy
         ("https://h/a.tar?sig=canary", Denied, ["signed URL", "expired", "https://user:password@host/"]),
         ("https://h/a.tar", Missing, ["address", "data.shards"]),
         ("https://h/a.tar", StorageError, ["host in data.shards", "HTTPS_PROXY", "NO_PROXY"]),
+        ("http://h/a.tar", NoRanges, ["address in data.shards", "nginx", "ranges of bytes"]),
         ("a.tar", Missing, ["spelling of data.shards", os.getcwd()]),
         ("a.tar", Denied, ["user", "chmod"]),
         ("a", StorageError, ["folder/*.tar"]),
