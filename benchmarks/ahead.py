@@ -28,14 +28,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion_train.data.arrangement import Arrangement
+from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.module import DataModule
-from diffusion_train.data.order import Order
-from diffusion_train.data.shards import write_shards
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.transform import ImageTransform
+from diffusion_train.data.order.order import Order
+from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-from diffusion_train.data.transform import ImageTransform
-from diffusion_train.data.view import View
 
 LATENCY, BYTES_A_SECOND = 0.05, 20e6
 STEP, BATCH, SAMPLES, STEPS = 0.1, 32, 8192, 100

@@ -35,14 +35,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from diffusion_train.data.arrangement import Arrangement
-from diffusion_train.data.collate import collate
+from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.module import DataModule
-from diffusion_train.data.order import Draw, Order
-from diffusion_train.data.shards import write_shards
-from diffusion_train.data.transform import ImageTransform
-from diffusion_train.data.view import View
+from diffusion_train.data.image.collate import collate
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.transform import ImageTransform
+from diffusion_train.data.order.order import Draw, Order
+from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.shard.writer import write_shards
 
 NUM_SAMPLES, FAR, MARK = 4000, 10_000_000, "webdataset"
 FOLDERS = {"large": (384, 10), "small": (64, 10), "many": (384, 1000)}  # pixels, shards

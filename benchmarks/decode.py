@@ -18,10 +18,10 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from diffusion_train.data.decode import MARGIN, decode_image
-from diffusion_train.data.header import image_header
-from diffusion_train.data.resize import to_bytes
-from diffusion_train.data.transform import ImageTransform
+from diffusion_train.data.image.decode import MARGIN, decode_image
+from diffusion_train.data.image.header import image_header
+from diffusion_train.data.image.resize import to_bytes
+from diffusion_train.data.image.transform import ImageTransform
 
 SIZE = 256
 SOURCES = [(512, 512), (1024, 768), (1024, 1024), (2048, 1536)]

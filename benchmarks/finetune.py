@@ -27,8 +27,8 @@ import torch
 import transformers
 from data import photo
 
-from diffusion_train.data.shards import write_shards
-from diffusion_train.pretrained import pipeline
+from diffusion_train.data.shard.writer import write_shards
+from diffusion_train.pretrained import diffusers_folder
 from diffusion_train.pretrained.single_file import Model, publish, write_layout
 from diffusion_train.pretrained.vocabulary import END, START, Vocabulary
 from diffusion_train.utils.cache import cache_folder
@@ -173,7 +173,7 @@ def make_model(folder: Path) -> None:
     """The published layout and settings, random weights, and a tokenizer that spells."""
     write_layout(Model("sd1", "epsilon", zero_terminal_snr=False), folder)
     torch.manual_seed(0)
-    for name in pipeline.WEIGHTS["sd"]:
+    for name in diffusers_folder.WEIGHTS["sd"]:
         settings = json.loads((folder / name / "config.json").read_text())
         if "_class_name" in settings:
             model = getattr(diffusers, settings["_class_name"]).from_config(settings)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from diffusion_train.conditioner.packaged_text import STATISTICS, PackagedText
-from diffusion_train.data.source.openmoji import captions
+from diffusion_train.prepare.source.openmoji import captions
 
 
 def main() -> None:

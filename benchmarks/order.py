@@ -21,10 +21,10 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_train.data.buckets import Buckets
-from diffusion_train.data.mixing import Mix
-from diffusion_train.data.order import Draws, Order, Subset
-from diffusion_train.data.resolution import AspectRatios
+from diffusion_train.data.order.buckets import Buckets
+from diffusion_train.data.order.mixture import Mix
+from diffusion_train.data.order.order import Draws, Order, Subset
+from diffusion_train.data.order.resolution import AspectRatios
 
 I64 = NDArray[np.int64]
 NUM_SAMPLES, NUM_NODES, NUM_RANKS, BATCH_SIZE = 10**9, 128, 1024, 8192

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffusion_train import config
 from diffusion_train.adapter.lora import merge
 from diffusion_train.conditioner.base import Conditioner
-from diffusion_train.config.check import target_nodes
+from diffusion_train.config.signatures import target_nodes
 from diffusion_train.config.targets import locate
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.training.checkpoint import load_weights

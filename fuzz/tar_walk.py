@@ -17,8 +17,8 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["diffusion_train.data.tar"]):
-    from diffusion_train.data.tar import BLOCK, Member, TarError, walk
+with atheris.instrument_imports(include=["diffusion_train.data.shard.tar"]):
+    from diffusion_train.data.shard.tar import BLOCK, Member, TarError, walk
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 TYPES = b"0\x00123456LKxgS7V"

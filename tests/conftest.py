@@ -21,10 +21,10 @@ from diffusion_train.callbacks.checkpointing import Checkpointing
 from diffusion_train.callbacks.scalars import Scalars
 from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.conditioner.none import NoCondition
-from diffusion_train.data.arrangement import Arrangement
+from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import Dataset
-from diffusion_train.data.module import DataModule
-from diffusion_train.data.order import Order
+from diffusion_train.data.order.order import Order
+from diffusion_train.data.order.order_spec import Arrangement
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.diffusion.parameterization import V
 from diffusion_train.diffusion.process import GaussianDiffusion
@@ -37,6 +37,8 @@ from diffusion_train.training import ema, lr_schedule
 from diffusion_train.training.checkpoint import AtomicCheckpointIO
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization, adamw
+
+pytest_plugins = ["shard_fixtures"]
 
 
 class Recorder(pl.Callback):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from tiny_pipelines import sd15
 
-from diffusion_train.data.source.openmoji import OpenMoji
+from diffusion_train.prepare.source.openmoji import OpenMoji
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -54,6 +54,6 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_processes_that_prepare_data_need_no_torch() -> None:
-    code = "import sys, diffusion_train.data.source.work; print({'torch', 'webdataset'} & set(sys.modules))"
+    code = "import sys, diffusion_train.prepare.work; print({'torch', 'webdataset'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -15,7 +15,7 @@ from diffusion_train import __version__
 from diffusion_train.callbacks.bad_samples import TooManyBadSamples
 from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.data.storage.base import StorageError
-from diffusion_train.data.together import StoppedTogether
+from diffusion_train.data.synchronized_loader import StoppedTogether
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.training.checkpoint import FORMAT, by_step, mismatch, read_facts, save_weights, step_name
 from diffusion_train.training.module import trained

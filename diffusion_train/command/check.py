@@ -23,7 +23,7 @@ def run(cfg: Any) -> int:
     from diffusion_train import config
     from diffusion_train.command.exit import Exit
     from diffusion_train.data.storage.base import StorageError
-    from diffusion_train.data.workers import WorkerDied
+    from diffusion_train.utils.workers import WorkerDied
 
     config.check(cfg, read=READ)
     refuse(cfg)
@@ -41,8 +41,8 @@ def refuse(cfg: Any) -> None:
     from omegaconf import OmegaConf
 
     from diffusion_train import config
+    from diffusion_train.check.rules import RULES
     from diffusion_train.config.mistakes import did_you_mean
-    from diffusion_train.data.check.rules import RULES
 
     mistakes = [
         config.Mistake(f"ignore={name}", "there is no such rule", did_you_mean(str(name), RULES) or ", ".join(RULES))
@@ -66,10 +66,10 @@ def refuse(cfg: Any) -> None:
 
 def check(cfg: Any) -> int:
     from diffusion_train import config
-    from diffusion_train.command.contact_sheet import contact_sheet
+    from diffusion_train.check.contact_sheet import contact_sheet
+    from diffusion_train.check.rules import in_order
     from diffusion_train.command.exit import Exit
     from diffusion_train.command.token_counter import token_counter
-    from diffusion_train.data.check.rules import in_order
     from diffusion_train.utils.cache import atomic_write
 
     tokens = token_counter(cfg)
@@ -105,8 +105,8 @@ def opened(cfg: Any, storage: Any) -> tuple[Any, list[Any]]:
     from omegaconf import OmegaConf
 
     from diffusion_train import config
-    from diffusion_train.data.opening import open_shards
-    from diffusion_train.data.problem import DataError
+    from diffusion_train.data.shard.catalog_builder import open_shards
+    from diffusion_train.data.shard.problem import DataError
 
     node = cfg.data.shards
     settings: Any = OmegaConf.to_container(cfg.data, resolve=True)
@@ -122,10 +122,10 @@ def opened(cfg: Any, storage: Any) -> tuple[Any, list[Any]]:
 def looked_at(cfg: Any, collection: Any, storage: Any, tokens: Any) -> Findings:
     """All that the index, the contents and the whole tell."""
     from diffusion_train import config
-    from diffusion_train.data.check import tables
-    from diffusion_train.data.check.contents import of_contents
-    from diffusion_train.data.check.copies import find_copies, of_copies
-    from diffusion_train.data.check.samples import Samples
+    from diffusion_train.check import tables
+    from diffusion_train.check.contents import of_contents
+    from diffusion_train.check.copies import find_copies, of_copies
+    from diffusion_train.check.samples import Samples
 
     dataset, arrangement = cfg.data.module.dataset, config.build(cfg.data.module.arrangement)
     captions, view, selection = (config.build(dataset[name]) for name in ("captions", "view", "selection"))
@@ -144,7 +144,7 @@ def looked_at(cfg: Any, collection: Any, storage: Any, tokens: Any) -> Findings:
 
 
 def entry(problem: Any) -> dict[str, Any]:
-    from diffusion_train.data.check.rules import RULES
+    from diffusion_train.check.rules import RULES
 
     facts = {name: value for name, value in vars(problem).items() if name != "offset" or value is not None}
     return {"severity": RULES[problem.rule].severity, **facts}
@@ -166,7 +166,7 @@ def told(seen: Findings, counted_tokens: bool, out: Path) -> list[str]:
 
 def table(problems: Sequence[Any]) -> list[str]:
     """Of each rule, the worst first: how many findings, the first of them, and what to do."""
-    from diffusion_train.data.check.rules import RULES, by_rule
+    from diffusion_train.check.rules import RULES, by_rule
     from diffusion_train.utils.text import shown
 
     lines = []

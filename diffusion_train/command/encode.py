@@ -76,8 +76,8 @@ def encode(cfg: Any, out: Path) -> int:
     from diffusion_train import config
     from diffusion_train.command.exit import Exit
     from diffusion_train.command.shapes import check_shapes
-    from diffusion_train.data.encoding import Share, refuse_uncached
     from diffusion_train.data.storage.base import StorageError
+    from diffusion_train.encode.encoding import Share, refuse_uncached
     from diffusion_train.run_folder import build_conditioner
 
     torch.set_float32_matmul_precision("high")
@@ -138,9 +138,9 @@ def total(fabric: Any, number: int, reduce_op: str = "sum") -> int:
 
 
 def images(cfg: Any, out: Path, share: Any, datamodule: Any, autoencoder: Any) -> Counter[str]:
-    from diffusion_train.data.encoded import EncodedImages
-    from diffusion_train.data.encoding import encode_images, missing_views
-    from diffusion_train.data.entries import Entries, EntryWriter
+    from diffusion_train.data.precomputed.encoded import EncodedImages
+    from diffusion_train.data.precomputed.entries import Entries, EntryWriter
+    from diffusion_train.encode.encoding import encode_images, missing_views
 
     done = Counter[str]()
     if autoencoder.fingerprint is None:
@@ -158,9 +158,9 @@ def images(cfg: Any, out: Path, share: Any, datamodule: Any, autoencoder: Any) -
 
 
 def captions(cfg: Any, out: Path, share: Any, datamodule: Any, conditioner: Any) -> Counter[str]:
-    from diffusion_train.data.encoded import EncodedTexts
-    from diffusion_train.data.encoding import encode_captions
-    from diffusion_train.data.entries import Entries, EntryWriter
+    from diffusion_train.data.precomputed.encoded import EncodedTexts
+    from diffusion_train.data.precomputed.entries import Entries, EntryWriter
+    from diffusion_train.encode.encoding import encode_captions
 
     done = Counter[str]()
     for text in conditioner.texts():
@@ -193,11 +193,11 @@ def told(counts: Mapping[str, Mapping[str, int]], out: Path) -> list[str]:
 
 def use(cfg: Any, datamodule: Any, module: Any) -> None:
     """Training takes what is in data.encoded. Raises ValueError where latents are missing."""
-    from diffusion_train.data.encoded import EncodedImages, EncodedTexts
-    from diffusion_train.data.encoding import refuse_missing, refuse_uncached
-    from diffusion_train.data.entries import Entries
-    from diffusion_train.data.problem import DataError
+    from diffusion_train.data.precomputed.encoded import EncodedImages, EncodedTexts
+    from diffusion_train.data.precomputed.entries import Entries
+    from diffusion_train.data.shard.problem import DataError
     from diffusion_train.data.storage.base import StorageError
+    from diffusion_train.encode.encoding import refuse_missing, refuse_uncached
 
     where, dataset = cfg.data.encoded, datamodule.dataset
     try:

@@ -18,7 +18,7 @@ def fit(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path |
     from diffusion_train.callbacks.checkpointing import NotSaved
     from diffusion_train.callbacks.scalars import NumericalError
     from diffusion_train.data.storage.base import StorageError
-    from diffusion_train.data.together import StoppedTogether
+    from diffusion_train.data.synchronized_loader import StoppedTogether
     from diffusion_train.training.checkpoint import read_facts
 
     first_step = read_facts(checkpoint)["step"] if checkpoint else 0

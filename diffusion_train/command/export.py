@@ -19,10 +19,10 @@ diffusion-train export run=runs/sd15_lora/<date_time> format=lora_kohya out=bran
 diffusion-train export run=runs/sd15_lora/<date_time> format=diffusers out=brand adapter.scale=0.8"""
 
 FORMATS = {
-    "diffusers": "diffusers_folder",
+    "diffusers": "pipeline_folder",
     "lora_peft": "lora_peft",
     "lora_kohya": "lora_kohya",
-    "single_file": "single_file",
+    "single_file": "original_file",
 }
 ONE_FILE = ("lora_kohya", "single_file")
 
@@ -60,7 +60,7 @@ def exported(cfg: Any, model: Any, form: Any, scratch: Path) -> int:
     from diffusion_train import picture
     from diffusion_train.adapter.lora import without
     from diffusion_train.command.exit import Exit
-    from diffusion_train.export.card import readme
+    from diffusion_train.export.model_card import readme
     from diffusion_train.export.proof import Question, Unproved, ours, prove
 
     ask, folder, out = cfg.export, scratch / "export", Path(cfg.export.out)
@@ -103,7 +103,7 @@ def refuse_wrong(ask: Any) -> None:
 
 
 def opened(cfg: Any) -> Any:
-    from diffusion_train.export.model import Model, base_folder
+    from diffusion_train.export.exported_model import Model, base_folder
     from diffusion_train.run_folder import best_device, load_pipeline, starts_from_run
 
     pipeline = load_pipeline(Path(cfg.export.run), cfg, device=best_device())
@@ -129,8 +129,8 @@ def facts(cfg: Any, model: Any) -> Any:
     from omegaconf import OmegaConf
 
     from diffusion_train import config
-    from diffusion_train.export.card import Facts
-    from diffusion_train.pretrained.license import license_of
+    from diffusion_train.export.model_card import Facts
+    from diffusion_train.pretrained.model_license import license_of
 
     plain = {key: value for key, value in config.redact(cfg).items() if key != "export"}
     data = run_folder(cfg.export) / "data.json"
@@ -152,7 +152,7 @@ def run_folder(ask: Any) -> Path:
 
 
 def base_sha256(cfg: Any, model: Any) -> str:
-    from diffusion_train.pretrained.pipeline import weight_files
+    from diffusion_train.pretrained.diffusers_folder import weight_files
     from diffusion_train.utils.sha256 import sha256_of_files
 
     recorded = cfg.get("base", {}).get("sha256")

@@ -30,9 +30,9 @@ FREE = ("prepare.num_workers", "prepare.max_bad_share")
 def run(cfg: Any) -> int:
     from diffusion_train import config
     from diffusion_train.command.exit import Exit
-    from diffusion_train.data.ledger import FOLDER, Ledger
-    from diffusion_train.data.workers import WorkerDied
+    from diffusion_train.prepare.ledger import FOLDER, Ledger
     from diffusion_train.utils.lock import locked
+    from diffusion_train.utils.workers import WorkerDied
 
     config.check(cfg, read=READ)
     source, preparation = parts(cfg)
@@ -57,7 +57,7 @@ def run(cfg: Any) -> int:
 def parts(cfg: Any) -> tuple[Any, Any]:
     """The source and the preparation. Raises ConfigError with what is wrong with both."""
     from diffusion_train import config
-    from diffusion_train.data.ledger import refuse_other_things
+    from diffusion_train.prepare.ledger import refuse_other_things
 
     mistakes, built = [], []
     if cfg.path is not None and "path" not in cfg.source:
@@ -100,8 +100,8 @@ def deciding(cfg: Any, packages: Sequence[str]) -> dict[str, Any]:
 def finish(cfg: Any, settings: dict[str, Any], ledger: Any) -> dict[str, Any]:
     """Writes the card. ValueError where nothing was left to put into shards."""
     from diffusion_train.command.token_counter import token_counter
-    from diffusion_train.data.source.card import make_card
-    from diffusion_train.data.source.card_text import readme
+    from diffusion_train.prepare.dataset_card import make_card
+    from diffusion_train.prepare.dataset_card_text import readme
     from diffusion_train.utils.cache import atomic_write
 
     if "source.path" in settings:
@@ -123,9 +123,9 @@ def stopped(ledger: Any, reason: str, code: int) -> int:
 
 def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
     """What was written, what was left out, and the command to run next."""
-    from diffusion_train.data.preparation import LEFT_OUT
-    from diffusion_train.data.source.card_text import summary
-    from diffusion_train.data.source.rights import mistyped
+    from diffusion_train.license import mistyped
+    from diffusion_train.prepare.dataset_card_text import summary
+    from diffusion_train.prepare.preparation import LEFT_OUT
 
     allowed = card["settings"]["allowed_licenses"] or ()
     lines = [

@@ -76,8 +76,8 @@ def read_conditions(cfg: Any) -> dict[str, Any]:
     if not images:
         return {"caption": prompts or [""]}
     from diffusion_train import config
-    from diffusion_train.data.collate import collate
-    from diffusion_train.data.decode import decode_image
+    from diffusion_train.data.image.collate import collate
+    from diffusion_train.data.image.decode import decode_image
 
     if prompts and len(prompts) != len(images):
         raise ValueError(f"prompts has {len(prompts)} entries for {len(images)} images; give one for each, or none")

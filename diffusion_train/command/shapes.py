@@ -16,7 +16,7 @@ def check_shapes(cfg: Any, factor: int, latent_shape: LatentShape) -> None:
     What the autoencoder cannot take, its `latent_shape` tells.
     """
     from diffusion_train import config
-    from diffusion_train.data.resolution import AspectRatios, Resolution
+    from diffusion_train.data.order.resolution import AspectRatios, Resolution
 
     if "image_size" not in cfg.data:
         return  # no images

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.command.assembly import build_module, build_optimization, build_trainer, lightning
+from diffusion_train.assembly import build_module, build_optimization, build_trainer, lightning
 from diffusion_train.command.ending import fit, is_done
 from diffusion_train.command.exit import Exit
 from diffusion_train.command.messages import farewell, prompts, quiet
@@ -71,15 +71,15 @@ def run(cfg: Any) -> int:
 
 
 def is_fetched(cfg: Any) -> bool:
-    from diffusion_train.pretrained import source
+    from diffusion_train.pretrained import origin
 
-    return bool(cfg.get("pretrained")) and source.kind(str(cfg.pretrained)) == "hub"
+    return bool(cfg.get("pretrained")) and origin.kind(str(cfg.pretrained)) == "hub"
 
 
 def wrong_settings(cfg: Any) -> list[Any]:
     """What parts say against their settings, as far as it takes neither data nor the model's files."""
     from diffusion_train import config
-    from diffusion_train.data.module import wrong_sizes
+    from diffusion_train.data.datamodule import wrong_sizes
     from diffusion_train.run_folder import reads
 
     mistakes = list(config.trial(cfg, TRIED, NEED_DATA, {"callbacks.checkpointing": {"description": {}}}))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffusion_train.utils.tensor import expand
 
 if TYPE_CHECKING:
-    from diffusion_train.conditioner.text import Text
+    from diffusion_train.conditioner.text.text_conditioner import Text
 
 Cond = dict[str, Tensor]
 

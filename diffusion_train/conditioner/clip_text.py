@@ -5,8 +5,8 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 
 from __future__ import annotations
 
-from diffusion_train.conditioner.transformers_encoder import TransformersEncoder, own_pool
-from diffusion_train.pretrained.source import part
+from diffusion_train.conditioner.text.transformers_encoder import TransformersEncoder, own_pool
+from diffusion_train.pretrained.origin import part
 
 
 class CLIPText(TransformersEncoder):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from diffusion_train.conditioner.base import Cond, Conditioner
-from diffusion_train.conditioner.text import Text
+from diffusion_train.conditioner.text.text_conditioner import Text
 
 
 class Joint(Conditioner):

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_train.conditioner.base import Cond, Conditioner
-from diffusion_train.conditioner.online_text import OnlineText
-from diffusion_train.conditioner.text import Text, TextEncoder
-from diffusion_train.conditioner.text_store import MAX_BYTES, Embedding
-from diffusion_train.conditioner.transformers_encoder import (
+from diffusion_train.conditioner.text.online_text import OnlineText
+from diffusion_train.conditioner.text.text_conditioner import Text, TextEncoder
+from diffusion_train.conditioner.text.text_store import MAX_BYTES, Embedding
+from diffusion_train.conditioner.text.transformers_encoder import (
     TransformersEncoder,
     layer_before_last,
     no_pool,

@@ -5,8 +5,8 @@ Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Te
 
 from __future__ import annotations
 
-from diffusion_train.conditioner.transformers_encoder import TransformersEncoder, no_pool
-from diffusion_train.pretrained.source import part
+from diffusion_train.conditioner.text.transformers_encoder import TransformersEncoder, no_pool
+from diffusion_train.pretrained.origin import part
 
 
 class T5(TransformersEncoder):

@@ -1,12 +1,12 @@
 """Configuration: composed from YAML and the command line, checked, and made into objects. Only here Hydra is known."""
 
-from diffusion_train.config.check import check
+from diffusion_train.config.dry_build import attempt, mistakes_of, trial
 from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unwritable
-from diffusion_train.config.redact import redact, redact_text, save_config
+from diffusion_train.config.resolve_files import settle
 from diffusion_train.config.run import compose_run, from_container, load_run_config
-from diffusion_train.config.settle import settle
+from diffusion_train.config.secrets import redact, redact_text, save_config
+from diffusion_train.config.signatures import check
 from diffusion_train.config.targets import allow, build, check_targets
-from diffusion_train.config.trial import attempt, mistakes_of, trial
 from diffusion_train.config.values import settings
 
 __all__ = [

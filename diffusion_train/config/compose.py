@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from diffusion_train.config import resolvers
 from diffusion_train.config.arguments import parse
-from diffusion_train.config.base import lay, named, sets_part
+from diffusion_train.config.base_model import lay, named, sets_part
 from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, did_you_mean, first_lines, listed, unknown_key
 from diffusion_train.config.values import hydra_mistakes, is_unknown, keys, type_mistakes, unresolved

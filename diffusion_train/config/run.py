@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_train.config.arguments import parse
 from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, Mistake, did_you_mean, first_lines, listed, raise_all, unknown_key
-from diffusion_train.config.redact import escape
+from diffusion_train.config.secrets import escape
 from diffusion_train.config.targets import forbidden
 from diffusion_train.config.values import is_unknown, keys, type_mistakes, unresolved
 

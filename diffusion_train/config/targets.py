@@ -16,7 +16,7 @@ from diffusion_train.config.mistakes import Mistake, raise_all
 
 _PARTS = (
     *("adapter", "autoencoder", "callbacks", "conditioner", "data", "diffusion", "guidance", "logger", "metric"),
-    *("network", "sampler", "training"),
+    *("network", "prepare", "sampler", "training"),
 )
 _PREFIXES = tuple(f"diffusion_train.{part}." for part in _PARTS)
 _NAMES = frozenset(

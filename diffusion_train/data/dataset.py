@@ -14,20 +14,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_train.data.ahead import Lookahead, Reading, for_cache
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
-from diffusion_train.data.collection import Collection
-from diffusion_train.data.encoded import EncodedImages
-from diffusion_train.data.opening import Shards, open_shards
-from diffusion_train.data.order import Draw, Window
-from diffusion_train.data.problem import Problem
+from diffusion_train.data.caption.unmatched import tell_unmatched
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.order.order import Draw, Window
+from diffusion_train.data.precomputed.encoded import EncodedImages
+from diffusion_train.data.read_ahead import Lookahead, Reading, for_cache
 from diffusion_train.data.reader import Reader, Sample
 from diffusion_train.data.selection import Selection, per_source, sizes
+from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog_builder import Shards, open_shards
+from diffusion_train.data.shard.problem import Problem
 from diffusion_train.data.storage.base import split_version
 from diffusion_train.data.storage.by_scheme import StorageByScheme, is_remote
-from diffusion_train.data.unmatched import tell_unmatched
-from diffusion_train.data.view import View
 from diffusion_train.utils.redact import redact_url
 
 log = logging.getLogger(__name__)

@@ -12,15 +12,15 @@ import torch
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
-from diffusion_train.data.ahead import Ahead
-from diffusion_train.data.collate import stack
 from diffusion_train.data.dataset import Dataset
-from diffusion_train.data.order import Draw
+from diffusion_train.data.image.collate import stack
+from diffusion_train.data.order.order import Draw
+from diffusion_train.data.read_ahead import Ahead
 from diffusion_train.utils.interruption import leave_signals_to_the_parent
 from diffusion_train.utils.rng import key_seed
 
 if TYPE_CHECKING:
-    from diffusion_train.data.module import DataModule
+    from diffusion_train.data.datamodule import DataModule
 
 Batch = dict[str, Any]
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from diffusion_train.data.ahead import Lookahead, Reading
-from diffusion_train.data.order import Draw, Window
+from diffusion_train.data.order.order import Draw, Window
+from diffusion_train.data.read_ahead import Lookahead, Reading
 from diffusion_train.utils.rng import key_seed
 
 

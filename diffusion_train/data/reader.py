@@ -12,18 +12,18 @@ import numpy as np
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from diffusion_train.data.ahead import Reading
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import Members
-from diffusion_train.data.collection import Collection
-from diffusion_train.data.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.encoded import MIRRORED, PLAIN, EncodedImages, NoLatents
-from diffusion_train.data.header import ImageError
-from diffusion_train.data.order import Draw
-from diffusion_train.data.problem import DataError, Problem
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.image.header import ImageError
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.order.order import Draw
+from diffusion_train.data.precomputed.encoded import MIRRORED, PLAIN, EncodedImages, NoLatents
+from diffusion_train.data.read_ahead import Reading
+from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.data.storage.base import Range
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-from diffusion_train.data.view import View
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
 

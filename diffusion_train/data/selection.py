@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_train.data.caption.captions import Captions
-from diffusion_train.data.collection import Collection
-from diffusion_train.data.decode import IMAGE_EXTENSIONS, MAX_PIXELS
-from diffusion_train.data.problem import DataError, Problem
-from diffusion_train.data.source.rights import decide, mistyped
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS
+from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.problem import DataError, Problem
+from diffusion_train.license import decide, mistyped
 from diffusion_train.utils.redact import redact_url
 
 log = logging.getLogger(__name__)

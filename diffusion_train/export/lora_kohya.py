@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from diffusion_train.export.exported_model import Model
 from diffusion_train.export.lora_peft import rank_and_alpha, weights_of
-from diffusion_train.export.model import Model
-from diffusion_train.export.original import unet_names
+from diffusion_train.export.original_names import unet_names
 
 ADAPTERS_ONLY = True
 USE = """\

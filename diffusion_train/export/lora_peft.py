@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffusion_train.export.model import Model
+from diffusion_train.export.exported_model import Model
 
 ADAPTERS_ONLY = True
 USE = """\

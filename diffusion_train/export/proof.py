@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffusion_train.export.model import Model
+from diffusion_train.export.exported_model import Model
 from diffusion_train.guidance.classifier_free import ClassifierFree
 from diffusion_train.sampler.ddim import DDIM
 from diffusion_train.sampler.grid import Trailing

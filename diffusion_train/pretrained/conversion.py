@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.pretrained import pipeline, single_file
+from diffusion_train.pretrained import diffusers_folder, single_file
 from diffusion_train.pretrained.vocabulary import END, Vocabulary
 from diffusion_train.utils.cache import cache_folder
 from diffusion_train.utils.sha256 import file_sha256
@@ -34,13 +34,13 @@ def convert(path: Path, layout: Path, words: Vocabulary, out: Path) -> None:
 
     shutil.copytree(layout, out, dirs_exist_ok=True)
     tensors = load_file(path)
-    kind = pipeline.kind(layout, str(path))
-    for name in pipeline.WEIGHTS[kind]:
+    kind = diffusers_folder.kind(layout, str(path))
+    for name in diffusers_folder.WEIGHTS[kind]:
         settings = json.loads((layout / name / "config.json").read_text("utf-8"))
         model = empty_model(settings)
         _fill(model, renamed(name, model, settings, tensors), path, name)
         model.save_pretrained(out / name)
-    for name in pipeline.TOKENIZERS[kind]:
+    for name in diffusers_folder.TOKENIZERS[kind]:
         open_clip = _prefix(name.replace("tokenizer", "text_encoder"), tensors).endswith("model.")
         words.write(out / name, pad="!" if open_clip else END)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.pretrained import pipeline, scheduler
+from diffusion_train.pretrained import diffusers_folder, scheduler
 
 Nodes = dict[str, Any]
 
@@ -16,8 +16,8 @@ def of_pipeline(layout: Path, source: str, place: str, prediction: str | None = 
     Raises ValueError for a pipeline whose noise schedule or network has no equal here, or that predicts something
     else than `prediction` says.
     """
-    kind = pipeline.kind(layout, source)
-    unet, vae = (pipeline.read_json(layout / name / "config.json", source) for name in ("unet", "vae"))
+    kind = diffusers_folder.kind(layout, source)
+    unet, vae = (diffusers_folder.read_json(layout / name / "config.json", source) for name in ("unet", "vae"))
     if unet.get("in_channels") != vae.get("latent_channels", 4):
         raise ValueError(
             f"pretrained={source}: its network takes {unet.get('in_channels')} channels, its latents have "
@@ -49,7 +49,7 @@ def _conditioner(kind: str, place: str) -> Nodes:
             "max_bytes": 1 << 32,
         }
     return {
-        "_target_": "diffusion_train.conditioner.text.Text",
+        "_target_": "diffusion_train.conditioner.text.text_conditioner.Text",
         "encoder": {
             "_target_": "diffusion_train.conditioner.clip_text.CLIPText",
             "source": place,
@@ -64,7 +64,7 @@ def _conditioner(kind: str, place: str) -> Nodes:
 def _condition(kind: str, layout: Path, source: str, unet: Nodes) -> Nodes:
     pooled = None
     if kind == "sdxl":
-        pooled = pipeline.read_json(layout / "text_encoder_2" / "config.json", source).get("projection_dim")
+        pooled = diffusers_folder.read_json(layout / "text_encoder_2" / "config.json", source).get("projection_dim")
     return {
         "text_dim": unet.get("cross_attention_dim"),
         "pooled_dim": pooled,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.pretrained.pipeline import read_json
+from diffusion_train.pretrained.diffusers_folder import read_json
 
 Nodes = dict[str, Any]
 

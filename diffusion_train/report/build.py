@@ -15,7 +15,7 @@ from diffusion_train.report.coverage import Coverage
 from diffusion_train.report.drawing import Artist, Drawn, draw_all
 from diffusion_train.report.material import together
 from diffusion_train.report.models import Models, Row
-from diffusion_train.report.rights import rights
+from diffusion_train.report.rights_table import rights
 
 FORMAT = 1
 

@@ -7,7 +7,7 @@ from typing import Any
 from diffusion_train.report.gallery import NAMES
 from diffusion_train.report.html import count, number, percent, table, text
 from diffusion_train.report.plot import strip, trade_off
-from diffusion_train.report.rights import asked_for
+from diffusion_train.report.rights_table import asked_for
 
 _KINDS = {
     "brand": "brand prompts",

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from diffusion_train import config
-from diffusion_train.data.collate import collate, stack
-from diffusion_train.data.near_duplicates import SIGNATURE, Signatures, signature
-from diffusion_train.data.order import Draw
+from diffusion_train.data.image.collate import collate, stack
+from diffusion_train.data.order.order import Draw
 from diffusion_train.metric.extractor import Extractor
+from diffusion_train.metric.near_duplicates import SIGNATURE, Signatures, signature
 from diffusion_train.picture import to_image
 from diffusion_train.pipeline import take
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
-from diffusion_train.data.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, distances, groups
 from diffusion_train.metric.copying import (
     Audit,
     Nearest,
@@ -22,6 +21,7 @@ from diffusion_train.metric.copying import (
     without_itself,
 )
 from diffusion_train.metric.kid import mmd
+from diffusion_train.metric.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, distances, groups
 from diffusion_train.metric.palette import Palette, palette
 from diffusion_train.metric.palette import distance as palette_distance
 from diffusion_train.report.material import Seen

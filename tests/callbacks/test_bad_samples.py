@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from diffusion_train.callbacks.bad_samples import BadSamples, TooManyBadSamples
-from diffusion_train.data.order import Draw
+from diffusion_train.data.order.order import Draw
 from diffusion_train.data.points import PointsDataset
-from diffusion_train.data.problem import Problem
+from diffusion_train.data.shard.problem import Problem
 from diffusion_train.training.checkpoint import newest_whole
 
 

@@ -13,7 +13,7 @@ import pytest
 import tiny_pipelines
 from PIL import Image
 
-from diffusion_train.data.shards import write_shards
+from diffusion_train.data.shard.writer import write_shards
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("diffusers")

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffusion_train import config
-from diffusion_train.data.shards import write_shards
+from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.report.models import Models
 from diffusion_train.training.checkpoint import load_weights
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from diffusion_train.data.shards import write_shards
+from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.training.checkpoint import load_weights
 from diffusion_train.utils.rng import Rng
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from diffusion_train.command import cli
 from diffusion_train.command.exit import Exit
-from diffusion_train.data.index import open_index
+from diffusion_train.data.shard.index_file import open_index
 
 ROOT = Path(__file__).parents[2]
 

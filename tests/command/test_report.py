@@ -14,7 +14,7 @@ import pytest
 import tiny_pipelines
 from PIL import Image
 
-from diffusion_train.data.shards import write_shards
+from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.report.marks import FORMAT
 
 ROOT = Path(__file__).parents[2]

@@ -59,8 +59,8 @@ def test_an_out_that_cannot_be_made_is_refused_before_anything_is_drawn(tmp_path
         ("none.NoCondition", {"prompts": [""]}, True),  # none
         ("none.NoCondition", {"negative_prompt": "red"}, False),
         ("none.NoCondition", {"images": ["a.png"]}, False),
-        ("text.Text", {"prompts": ["red"], "negative_prompt": "blue"}, True),
-        ("text.Text", {"images": ["a.png"]}, False),
+        ("text.text_conditioner.Text", {"prompts": ["red"], "negative_prompt": "blue"}, True),
+        ("text.text_conditioner.Text", {"images": ["a.png"]}, False),
         ("low_res.LowRes", {"images": ["a.png"]}, True),
         ("low_res.LowRes", {"prompts": ["red"]}, False),
     ],

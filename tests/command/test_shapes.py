@@ -46,9 +46,13 @@ def test_a_conditional_model_of_diffusers_takes_any_shape():
 
 
 def _config(size, schedule=None, max_ratio=1, divisor=64):
-    ratios = {"_target_": "diffusion_train.data.resolution.AspectRatios", "max_ratio": max_ratio, "divisor": divisor}
+    ratios = {
+        "_target_": "diffusion_train.data.order.resolution.AspectRatios",
+        "max_ratio": max_ratio,
+        "divisor": divisor,
+    }
     resolution = {
-        "_target_": "diffusion_train.data.resolution.Resolution", "schedule": schedule or size, "ratios": ratios
+        "_target_": "diffusion_train.data.order.resolution.Resolution", "schedule": schedule or size, "ratios": ratios
     }  # fmt: skip
     return OmegaConf.create({"data": {"image_size": size, "module": {"resolution": resolution}}})
 

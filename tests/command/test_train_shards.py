@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_train.data.shards import write_shard, write_shards
+from diffusion_train.data.shard.writer import write_shard, write_shards
 from diffusion_train.training.checkpoint import load
 
 pytestmark = pytest.mark.slow

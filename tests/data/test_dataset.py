@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 
 from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.caption.csv_column import CsvColumn
 from diffusion_train.data.caption.source import JsonMember, TextMember
-from diffusion_train.data.caption.table import CsvColumn
 from diffusion_train.data.caption.tags import Tags
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.order import Draw
-from diffusion_train.data.problem import DataError
-from diffusion_train.data.resize import to_bytes
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.resize import to_bytes
+from diffusion_train.data.image.transform import Downscale, ImageTransform
+from diffusion_train.data.order.order import Draw
 from diffusion_train.data.selection import Selection
-from diffusion_train.data.transform import Downscale, ImageTransform
-from diffusion_train.data.view import View
+from diffusion_train.data.shard.problem import DataError
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_train.data.ahead import Plan
-from diffusion_train.data.arrangement import Arrangement
-from diffusion_train.data.buckets import Buckets
 from diffusion_train.data.loader import Shares
-from diffusion_train.data.mixing import Mix
-from diffusion_train.data.order import Order
-from diffusion_train.data.remap import Rest
-from diffusion_train.data.resolution import AspectRatios, Resolution
+from diffusion_train.data.order.buckets import Buckets
+from diffusion_train.data.order.continuation import Rest
+from diffusion_train.data.order.mixture import Mix
+from diffusion_train.data.order.order import Order
+from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.resolution import AspectRatios, Resolution
+from diffusion_train.data.read_ahead import Plan
 
 SOURCES = {"a": 37, "b": 20}
 RATIOS = AspectRatios(2, 8)

@@ -4,9 +4,9 @@ import pytest
 
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
-from diffusion_train.data.opening import open_shards
-from diffusion_train.data.problem import DataError
 from diffusion_train.data.selection import Selection
+from diffusion_train.data.shard.catalog_builder import open_shards
+from diffusion_train.data.shard.problem import DataError
 
 
 def _choose(shards, missing="error", **options):

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from diffusion_train.command.cli import launch
 from diffusion_train.command.export import FORMATS
 from diffusion_train.export import lora_kohya
-from diffusion_train.export.model import Model
+from diffusion_train.export.exported_model import Model
 from diffusion_train.export.proof import difference
 from diffusion_train.run_folder import load_pipeline
 

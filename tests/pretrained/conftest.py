@@ -15,7 +15,7 @@ from diffusion_train.autoencoder.kl import KL
 from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.conditioner.clip_text import CLIPText
 from diffusion_train.conditioner.sdxl import SDXL
-from diffusion_train.conditioner.text import Text
+from diffusion_train.conditioner.text.text_conditioner import Text
 from diffusion_train.diffusion.process import GaussianDiffusion
 from diffusion_train.diffusion.time_sampler import Discrete
 from diffusion_train.diffusion.weighting import Output

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffusion_train.command.cli import main
-from diffusion_train.pretrained import pipeline, source
+from diffusion_train.pretrained import diffusers_folder, origin
 from diffusion_train.pretrained.pickles import unpickled
 
 
@@ -61,7 +61,7 @@ def test_a_checkpoint_of_training_becomes_a_model(
     torch.save({"global_step": 7, "callbacks": {"of": foreign, "and": harm}, "state_dict": weights}, file)
     monkeypatch.delitem(sys.modules, "some_trainer")
     with pytest.raises(ValueError, match=f"diffusion-train unpickle path={file} out={out}"):
-        source.kind(str(file))
+        origin.kind(str(file))
     assert main(["unpickle", f"path={file}", f"out={out}"]) == 0
     told = capsys.readouterr().out
     assert f"{len(weights):,} tensors" in told
@@ -70,7 +70,7 @@ def test_a_checkpoint_of_training_becomes_a_model(
     found = load_file(out)
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[name], weights[name]) for name in weights)
-    assert source.kind(str(out)) == "file"
+    assert origin.kind(str(out)) == "file"
 
 
 def test_a_folder_with_pickles_alone_names_the_command_that_mends_it(tmp_path: Path) -> None:
@@ -80,11 +80,13 @@ def test_a_folder_with_pickles_alone_names_the_command_that_mends_it(tmp_path: P
     torch.save(weights, folder / "text_encoder" / "pytorch_model.bin")
     (folder / "text_encoder" / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="text_encoder/ holds weights as a pickle alone") as caught:
-        source.folder(str(folder))
+        origin.folder(str(folder))
     command = str(caught.value).partition("diffusion-train ")[2].split()
     assert main(command) == 0
-    assert source.folder(str(folder)) == folder
-    [there] = [file for name, file in pipeline.weight_files(folder, "it").items() if name.startswith("text_encoder")]
+    assert origin.folder(str(folder)) == folder
+    [there] = [
+        file for name, file in diffusers_folder.weight_files(folder, "it").items() if name.startswith("text_encoder")
+    ]
     assert all(torch.equal(value, weights[name]) for name, value in load_file(there).items())
 
 

@@ -11,7 +11,7 @@ import tiny_pipelines
 import torch
 from safetensors.torch import save_file
 
-from diffusion_train.pretrained import conversion, pipeline, single_file, source
+from diffusion_train.pretrained import conversion, diffusers_folder, origin, single_file
 from diffusion_train.pretrained.single_file import Model, identify
 from diffusion_train.pretrained.vocabulary import Vocabulary
 
@@ -66,15 +66,15 @@ def save(path, weights):
 @pytest.mark.parametrize("name", TINY)
 def test_what_comes_out_is_what_went_in(name, tmp_path):
     folder = tiny_pipelines.make(name, tmp_path / "in")
-    kind = pipeline.kind(folder, "it")
-    models = {part: load(folder, part) for part in pipeline.WEIGHTS[kind]}
+    kind = diffusers_folder.kind(folder, "it")
+    models = {part: load(folder, part) for part in diffusers_folder.WEIGHTS[kind]}
     file = save(tmp_path / "model.safetensors", original_names.single_file(models, TINY[name]))
     conversion.convert(file, folder, Vocabulary.find(str(folder), file), tmp_path / "out")
     for part, model in models.items():
         again = load(tmp_path / "out", part).state_dict()
         assert again.keys() == model.state_dict().keys()
         assert all(torch.equal(again[key], value) for key, value in model.state_dict().items())
-    for tokenizer in pipeline.TOKENIZERS[kind]:
+    for tokenizer in diffusers_folder.TOKENIZERS[kind]:
         one, other = (transformers.CLIPTokenizer.from_pretrained(it / tokenizer) for it in (folder, tmp_path / "out"))
         text = ["a red apple!", "Kedi"]
         assert one(text, padding="max_length")["input_ids"] == other(text, padding="max_length")["input_ids"]
@@ -82,10 +82,10 @@ def test_what_comes_out_is_what_went_in(name, tmp_path):
 
 def test_a_file_is_converted_once_and_again_when_it_is_another(tmp_path):
     folder = tiny_pipelines.make("sd15", tmp_path / "in")
-    weights = original_names.single_file({part: load(folder, part) for part in pipeline.WEIGHTS["sd"]}, "sd1")
+    weights = original_names.single_file({part: load(folder, part) for part in diffusers_folder.WEIGHTS["sd"]}, "sd1")
     file = save(tmp_path / "model.safetensors", weights)
     made = conversion.converted(file, folder, str(folder))
-    assert pipeline.checked(made, "it") == made
+    assert diffusers_folder.checked(made, "it") == made
     (made / "mark").touch()
     assert conversion.converted(file, folder, str(folder)) == made
     assert (made / "mark").exists()
@@ -107,8 +107,8 @@ def test_the_published_models_have_these_sizes_names_and_shapes(kind, tmp_path):
         renamed = conversion.renamed(name, model, settings[name], weights)
         assert {k: v.shape for k, v in renamed.items()} == {k: v.shape for k, v in model.state_dict().items()}
     folder = single_file.layout(tmp_path / "it.safetensors", "epsilon")
-    assert pipeline.checked(folder, "it", weights=False) == folder
-    assert pipeline.kind(folder, "it") == ("sdxl" if kind == "sdxl" else "sd")
+    assert diffusers_folder.checked(folder, "it", weights=False) == folder
+    assert diffusers_folder.kind(folder, "it") == ("sdxl" if kind == "sdxl" else "sd")
 
 
 def test_stable_diffusion_2_must_say_what_it_predicts(tmp_path):
@@ -154,9 +154,9 @@ def test_a_file_that_is_cut_or_lacks_weights_is_refused(tmp_path):
     file = tmp_path / "it.safetensors"
     file.write_bytes(b"<html>not found</html>")
     with pytest.raises(ValueError, match="not a whole safetensors file"):
-        source.kind(str(file))
+        origin.kind(str(file))
     folder = tiny_pipelines.make("sd15", tmp_path / "in")
-    weights = original_names.single_file({part: load(folder, part) for part in pipeline.WEIGHTS["sd"]}, "sd1")
+    weights = original_names.single_file({part: load(folder, part) for part in diffusers_folder.WEIGHTS["sd"]}, "sd1")
     weights.pop("model.diffusion_model.out.2.bias")
     with pytest.raises(ValueError, match=r"1 weights of its unet .* conv_out\.bias"):
         conversion.convert(save(file, weights), folder, Vocabulary.find(str(folder), file), tmp_path / "out")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_train.data.shards import write_shards
+from diffusion_train.data.shard.writer import write_shards
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -31,7 +31,7 @@ LICENSE = "CC-BY-SA-4.0"
 
 def drawings(numbers: range, folder: Path, license: str = LICENSE) -> Path:
     """A shard of OpenMoji's drawings; neighbours in their order look alike, so every fourth is taken."""
-    from diffusion_train.data.source.openmoji import OpenMoji
+    from diffusion_train.prepare.source.openmoji import OpenMoji
 
     entries = list(OpenMoji(32).entries())
     samples = []

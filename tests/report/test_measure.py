@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_train.data.near_duplicates import SIGNATURE
+from diffusion_train.metric.near_duplicates import SIGNATURE
 from diffusion_train.report import measure
 from diffusion_train.report.material import Seen
 

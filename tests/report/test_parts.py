@@ -16,7 +16,7 @@ from diffusion_train.report.album import Album
 from diffusion_train.report.coverage import Coverage
 from diffusion_train.report.marks import FORMAT, merged, read_marks
 from diffusion_train.report.material import see
-from diffusion_train.report.rights import asked_for, rights
+from diffusion_train.report.rights_table import asked_for, rights
 from diffusion_train.report.sweep import choose, undominated
 
 CAPTIONS = ["the acme red car logo", "the acme red bus logo", "the acme blue car logo", "the acme logo on white"]

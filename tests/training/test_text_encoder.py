@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffusion_train.adapter.lora import LoRA
 from diffusion_train.conditioner.clip_text import CLIPText
-from diffusion_train.conditioner.text import Text
+from diffusion_train.conditioner.text.text_conditioner import Text
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.guidance.none import NoGuidance
 from diffusion_train.network.mlp import MLP

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_train.data.caption.captions import MAX_LISTED, Captions
+from diffusion_train.data.caption.csv_column import CsvColumn
 from diffusion_train.data.caption.fault import BlankCaption, CaptionError, MissingCaption
 from diffusion_train.data.caption.source import JsonMember, TextMember
-from diffusion_train.data.caption.table import CsvColumn
 from diffusion_train.data.caption.tags import Tags
 
 LINES = {"txt": b"one\n two \n\nthree\n"}

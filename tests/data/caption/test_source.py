@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from diffusion_train.data.caption.csv_column import CsvColumn
 from diffusion_train.data.caption.fault import MAX_BYTES, CaptionError
 from diffusion_train.data.caption.source import JsonMember, TextMember
-from diffusion_train.data.caption.table import CsvColumn
 
 
 def texts(source, data):

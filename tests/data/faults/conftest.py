@@ -16,10 +16,10 @@ from diffusion_train.command import cli
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.order import Draw
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.transform import ImageTransform
+from diffusion_train.data.order.order import Draw
 from diffusion_train.data.selection import Selection
-from diffusion_train.data.transform import ImageTransform
-from diffusion_train.data.view import View
 
 Pairs = set[tuple[str, str, str]]
 SMALL = (

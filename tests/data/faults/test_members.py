@@ -6,8 +6,8 @@ import tarfile
 
 import pytest
 
-from diffusion_train.data.problem import DataError
-from diffusion_train.data.scan import build_index
+from diffusion_train.data.shard.problem import DataError
+from diffusion_train.data.shard.scan import build_index
 
 NAMES = {
     "dotted": ("img.v1", "img", "v1.png"),

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from diffusion_train.command.exit import Exit
-from diffusion_train.data.index import open_index
-from diffusion_train.data.order import Draw
+from diffusion_train.data.order.order import Draw
+from diffusion_train.data.shard.index_file import open_index
 from diffusion_train.data.storage.base import Changed, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.settings import Settings

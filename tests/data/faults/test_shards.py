@@ -7,8 +7,8 @@ import re
 import pytest
 
 from diffusion_train.command.exit import Exit
-from diffusion_train.data.problem import DataError
-from diffusion_train.data.scan import build_index
+from diffusion_train.data.shard.problem import DataError
+from diffusion_train.data.shard.scan import build_index
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from diffusion_train.command.exit import Exit
-from diffusion_train.data.arrangement import Arrangement
-from diffusion_train.data.module import DataModule
-from diffusion_train.data.order import Order
-from diffusion_train.data.problem import DataError
+from diffusion_train.data.datamodule import DataModule
+from diffusion_train.data.order.order import Order
+from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.shard.problem import DataError
 
 
 def test_no_shards_or_an_empty_data_set(train, make_tar, make_png, make_dataset, tmp_path):
@@ -74,7 +74,7 @@ os.execv(sys.executable, [sys.executable, "-c", *sys.argv[1:]])
 OPEN = """
 import sys
 from diffusion_train.command.exit import guarded
-from diffusion_train.data.opening import open_shards
+from diffusion_train.data.shard.catalog_builder import open_shards
 sys.exit(guarded(lambda: open_shards(sys.argv[1:])))
 """
 

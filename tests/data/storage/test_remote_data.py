@@ -11,14 +11,14 @@ import pytest
 from diffusion_train.command import cli
 from diffusion_train.command.exit import Exit
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.index import open_index
-from diffusion_train.data.opening import open_shards
-from diffusion_train.data.order import Draw
-from diffusion_train.data.problem import DataError
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.transform import ImageTransform
+from diffusion_train.data.order.order import Draw
+from diffusion_train.data.shard.catalog_builder import open_shards
+from diffusion_train.data.shard.index_file import open_index
+from diffusion_train.data.shard.problem import DataError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.settings import Settings
-from diffusion_train.data.transform import ImageTransform
-from diffusion_train.data.view import View
 
 QUICK = Settings(connect_timeout=1, read_timeout=0.5, deadline=2)
 

@@ -21,11 +21,11 @@ import pytest
 from botocore.config import Config
 
 from diffusion_train.data.dataset import ShardDataset
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.storage.base import Changed, Denied, Missing, Range, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.settings import Settings
-from diffusion_train.data.transform import ImageTransform
-from diffusion_train.data.view import View
 
 pytestmark = pytest.mark.slow
 DATA = random.Random(0).randbytes(3_000_000)

@@ -1,0 +1,201 @@
+"""Rules that need the bytes of a sample: its image is decoded as in training, its caption read."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from diffusion_train.check.samples import Members, Samples
+from diffusion_train.data.caption.fault import CaptionError
+from diffusion_train.data.caption.token_counter import Tokens
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS
+from diffusion_train.data.image.header import Header, ImageError, image_header
+from diffusion_train.data.image.transform import AlignedError
+from diffusion_train.data.order.order import Draw
+from diffusion_train.data.selection import Mask
+from diffusion_train.data.shard.problem import Problem
+from diffusion_train.metric.near_duplicates import SIGNATURE, Signatures, signature
+from diffusion_train.utils.redact import redact_url
+from diffusion_train.utils.workers import Workers, available
+
+_CHUNK = 256  # samples that a process takes at once
+
+
+@dataclass
+class Contents:
+    """`looks` (n,) are signatures of the images, `decoded` (n,) those that have one."""
+
+    problems: list[Problem]
+    looks: Signatures
+    decoded: Mask
+
+
+def of_contents(samples: Samples, tokens: Tokens | None = None, num_workers: int | None = None) -> Contents:
+    """Reads everything; what is found comes in the order of the samples. Raises StorageError and WorkerDied."""
+    count = len(samples.collection)
+    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+    wanted = available() if num_workers is None else num_workers
+    contents = Contents([], np.zeros(count, SIGNATURE), np.zeros(count, bool))
+    with (
+        Workers(min(wanted, len(chunks)) if len(chunks) > 1 else 0) as workers,
+        tqdm(desc="Checking", total=count, unit="sample", mininterval=0.5, disable=None) as bar,
+    ):
+        for chunk, looks in zip(chunks, workers.map(partial(look, samples, tokens is not None), chunks), strict=True):
+            for sample, seen in zip(chunk, looks, strict=True):
+                contents.problems += seen.problems
+                if seen.signature:
+                    contents.looks[sample] = np.frombuffer(seen.signature, SIGNATURE)[0]
+                    contents.decoded[sample] = True
+            if tokens:
+                contents.problems += long_captions(looks, tokens)
+            bar.update(len(chunk))
+    return contents
+
+
+@dataclass
+class Look:
+    """What a sample showed: `signature` is empty where no image could be decoded, `captions` where none is wanted."""
+
+    shard: str
+    key: str
+    problems: list[Problem] = field(default_factory=list)
+    signature: bytes = b""
+    captions: list[str] = field(default_factory=list)
+
+
+def look(samples: Samples, with_captions: bool, chunk: Sequence[int]) -> list[Look]:
+    """What reading and decoding these samples shows."""
+    if multiprocessing.parent_process():
+        torch.set_num_threads(1)  # there are as many processes as processors
+    collection = samples.collection
+    looks = []
+    for sample, members in zip(chunk, samples.read(chunk), strict=True):
+        seen = Look(redact_url(collection.urls[collection.shard(sample)]), collection.key(sample))
+        for name, rule, detail in _faults(samples, sample, members, seen):
+            offset = members[name].place.offset if name in members else None
+            seen.problems.append(Problem(rule, seen.shard, detail, seen.key, offset))
+        if with_captions:
+            seen.captions = _every_caption(samples, sample, members)
+        looks.append(seen)
+    return looks
+
+
+def long_captions(looks: Sequence[Look], tokens: Tokens) -> Iterator[Problem]:
+    """One for each sample with a caption that the text encoder cuts: its longest."""
+    counts = dict.fromkeys((text for seen in looks for text in seen.captions), 0)
+    counts.update(zip(counts, tokens.count(list(counts)), strict=True) if counts else ())
+    for seen in looks:
+        longest = max((counts[text] for text in seen.captions), default=0)
+        if longest > tokens.most:
+            detail = f"{longest} tokens, {tokens.encoder} takes {tokens.most}"
+            yield Problem("long-caption", seen.shard, detail, seen.key)
+
+
+Found = Iterator[tuple[str, str, str]]  # member, rule, detail
+
+
+def _faults(samples: Samples, sample: int, members: Members, seen: Look) -> Found:
+    whole = {name: member.data for name, member in members.items() if member.intact and member.data is not None}
+    for name, member in members.items():
+        if not member.intact:
+            yield name, "checksum", f"the checksum of {name} differs from the index"
+    for name in IMAGE_EXTENSIONS:
+        if name in whole:
+            yield from _image_faults(samples, sample, name, whole, seen)
+    for extension in sorted({*samples.images.values()} - members.keys()):
+        yield extension, "further-image", f"no {extension}, which data.images names"
+    yield from _caption_faults(samples, members, whole, seen.key)
+    judged_elsewhere = {*samples.captions.extensions, *samples.view.extensions}
+    if "json" in whole and "json" not in judged_elsewhere and not _is_json(whole["json"]):
+        yield "json", "malformed-json", "its json cannot be read"
+
+
+def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, bytes], seen: Look) -> Found:
+    try:
+        header = image_header(whole[name])
+        if header.width * header.height > MAX_PIXELS:
+            return  # the index tells it, as what is no image at all
+    except ImageError:
+        return
+    draw = samples.draw(sample, header.width, header.height)
+    try:
+        image = samples.view.decode(whole[name], draw)
+    except ImageError as error:
+        yield name, "undecodable-image", str(error)
+        return
+    seen.signature = seen.signature or signature(image)
+    for rule, detail in _handled(header):
+        yield name, rule, detail
+    try:
+        samples.view.made(image, draw, metadata=whole.get("json"))
+    except ImageError as error:
+        yield "json", "focal-point", str(error)
+        return
+    except AlignedError as error:
+        yield name, "aligned-tensor", str(error)
+        return
+    yield from _further_faults(samples, image, draw, whole)
+
+
+def _handled(header: Header) -> Iterator[tuple[str, str]]:
+    if header.rotated:
+        yield "exif-rotation", f"EXIF orientation {header.orientation}: it is turned when read"
+    if header.alpha:
+        yield "transparent-image", "what is transparent shows data.background"
+    if header.animated:
+        yield "animated-image", "only its first frame is used"
+    if header.bits > 8:
+        yield "deep-image", f"{header.bits} bits a channel become 8"
+
+
+def _further_faults(samples: Samples, image: Image.Image, draw: Draw, whole: dict[str, bytes]) -> Found:
+    for name, extension in samples.images.items():
+        if extension not in whole:
+            continue  # told as missing or damaged
+        try:
+            other = samples.view.decode(whole[extension], draw)
+            samples.view.made(image, draw, others={name: other}, metadata=whole.get("json"))
+        except ImageError as error:
+            yield extension, "further-image", f"{extension}: {error}"
+
+
+def _caption_faults(samples: Samples, members: Members, whole: dict[str, bytes], key: str) -> Found:
+    captions = samples.captions
+    read = [name for name in captions.extensions if name in members]
+    place = read[0] if read else ""
+    for name in read:
+        if members[name].intact and name not in whole:
+            yield name, "malformed-caption", f"{members[name].place.size} bytes for a caption"
+    if any(name not in whole for name in read):
+        return
+    for rule, detail in dict.fromkeys(captions.faults(whole, key)):
+        if rule == "missing-caption" and captions.missing != "error":
+            rule = "without-caption"
+        yield place, rule, detail
+
+
+def _every_caption(samples: Samples, sample: int, members: Members) -> list[str]:
+    """Where there are too many to list, that of epoch 0."""
+    captions = samples.captions
+    data = {name: member.data for name, member in members.items() if member.data is not None}
+    key = samples.collection.key(sample)
+    try:
+        return list(captions.every(data, key)) or [captions(data, key, 0, sample)]
+    except CaptionError:
+        return []
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,68 @@
+"""Samples that look like another one: in the training data, or trained on while the other is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.selection import Indices, told
+from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.problem import Problem
+from diffusion_train.metric.near_duplicates import Signatures, groups
+from diffusion_train.utils.redact import redact_url
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Sample -> the first one that it looks like; where it is held out and that one is trained on, it is `leaked`."""
+
+    near: dict[int, int]
+    leaked: dict[int, int]
+
+
+def find_copies(looks: Signatures, train: Indices, held_out: Indices) -> Copies:
+    """Among the samples `train` and `held_out`; `looks` (n,) are signatures of all samples."""
+    is_held_out = np.zeros(len(looks), bool)
+    is_held_out[held_out] = True
+    copies = Copies({}, {})
+    samples = np.sort(np.concatenate([train, held_out]))
+    for group in groups(looks[samples]):
+        members = samples[np.sort(group)]
+        trained = members[~is_held_out[members]]
+        first = int(trained[0] if len(trained) else members[0])
+        for sample in members[members != first].tolist():
+            found = copies.leaked if is_held_out[sample] and len(trained) else copies.near
+            found[sample] = first
+    return copies
+
+
+def of_copies(collection: Collection, caption_extensions: Sequence[str], copies: Copies) -> Iterator[Problem]:
+    images = collection.first_rows(IMAGE_EXTENSIONS)[1]
+    captions = [collection.first_rows([extension])[1] for extension in caption_extensions]
+
+    def same(rows: Indices, sample: int, other: int) -> bool:
+        """By size and checksum."""
+        if min(rows[sample], rows[other]) < 0:
+            return False
+        one, two = (collection.arrays["members"][rows[number]] for number in (sample, other))
+        return bool(one["crc"] == two["crc"] and one["size"] == two["size"])
+
+    def tell(rule: str, found: Mapping[int, int], state: str) -> Iterator[Problem]:
+        def detail(sample: int) -> str:
+            other = found[sample]
+            likeness = "is" if same(images, sample, other) else "looks like"
+            shard = redact_url(collection.urls[collection.shard(other)])
+            parts = [f"its image {likeness} that of {collection.key(other)!r} in {shard}", state]
+            if captions and all(same(rows, sample, other) for rows in captions):
+                parts.append("with the same caption")
+            return ", ".join(filter(None, parts))
+
+        samples = np.zeros(len(collection), bool)
+        samples[list(found)] = True
+        return told(collection, rule, detail, samples)
+
+    yield from tell("leakage", copies.leaked, "which is trained on")
+    yield from tell("near-duplicate", copies.near, "")

@@ -1,0 +1,77 @@
+"""The samples that are checked, read and made into what training sees of them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.image.header import MAX_BYTES
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.order.order import Draw, Shape
+from diffusion_train.data.order.resolution import nearest
+from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.storage.base import Range, Storage
+
+_BYTES_AT_ONCE = 1 << 25
+
+
+class Member(NamedTuple):
+    """`data` is None for more than MAX_BYTES; `intact` that its checksum is that of the index."""
+
+    place: Range
+    data: bytes | None
+    intact: bool
+
+
+Members = Mapping[str, Member]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """`images` names further images of a sample, `shapes` are those of the buckets."""
+
+    collection: Collection
+    captions: Captions
+    view: View
+    storage: Storage
+    images: Mapping[str, str]
+    shapes: Sequence[Shape]
+
+    def read(self, numbers: Sequence[int]) -> Iterator[Members]:
+        """All members of each sample."""
+        for some in self._batches(numbers):
+            small = [place for members in some for place, _ in members.values() if place.size <= MAX_BYTES]
+            data = dict(zip(small, self.storage.read(small), strict=True))
+            for members in some:
+                yield {name: self._member(place, crc, data.get(place)) for name, (place, crc) in members.items()}
+
+    def draw(self, sample: int, width: int, height: int) -> Draw:
+        """In epoch 0, in the shape of the bucket of an image of this size."""
+        place = nearest(np.array([width]), np.array([height]), self.shapes) if len(self.shapes) > 1 else [0]
+        return Draw(0, sample, self.shapes[int(place[0])])
+
+    def _batches(self, numbers: Sequence[int]) -> Iterator[list[dict[str, tuple[Range, int]]]]:
+        batch: list[dict[str, tuple[Range, int]]] = []
+        size = 0
+        for members in self.collection.members_of(numbers):
+            batch.append(members)
+            size += sum(place.size for place, _ in members.values())
+            if size > _BYTES_AT_ONCE:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _member(self, place: Range, crc: int, data: bytes | None) -> Member:
+        found = zlib.crc32(data) if data is not None else 0
+        if data is None:
+            for offset in range(0, place.size, MAX_BYTES):
+                size = min(MAX_BYTES, place.size - offset)
+                [part] = self.storage.read([place._replace(offset=place.offset + offset, size=size)])
+                found = zlib.crc32(part, found)
+        return Member(place, data, found == crc)

@@ -1,0 +1,129 @@
+"""Rules that need the index alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.order.buckets import Buckets, Occupancy
+from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.selection import (
+    Indices,
+    Mask,
+    Selection,
+    per_source,
+    sample_faults,
+    sizes,
+    told,
+    without_caption,
+)
+from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.problem import Problem
+from diffusion_train.license import UNKNOWN, normalise, terms
+
+
+def of_samples(
+    collection: Collection, captions: Captions, selection: Selection, side: int, max_aspect: float
+) -> Iterator[Problem]:
+    """`max_aspect`: from where on an image is told as narrow; `side` is the size trained at."""
+    yield from collection.problems
+    faults = sample_faults(collection, captions)
+    for fault in faults:
+        yield from told(collection, *fault)
+    if captions.missing == "empty":
+        detail = f"no {captions.source.name}"
+        yield from told(collection, "without-caption", detail, without_caption(collection, captions))
+    there, license_of = np.ones(len(collection), bool), _license(collection)
+    for rule, detail, samples in selection.unwanted(collection, captions, _whole(faults)):
+        yield from told(collection, rule, license_of if rule == "license-not-allowed" else detail, samples)
+        there &= ~samples
+    yield from unsuited_sizes(collection, there, side, max_aspect)
+    yield from duplicate_keys(collection)
+    yield from unsorted_members(collection)
+    if selection.allowed_licenses is None:
+        yield from licenses(collection)
+    if ignored := collection.meta["num_ignored"]:
+        yield Problem("ignored-members", "", f"{ignored:,} links, folders and hidden files are ignored")
+
+
+def split(collection: Collection, captions: Captions, selection: Selection) -> tuple[Indices, Indices]:
+    """(trained on, held out) as training chooses them where it tolerates faults. ValueError where all would be held out."""
+    kept, _ = selection.wanted(collection, captions, _whole(sample_faults(collection, captions)))
+    usable = np.flatnonzero(kept)
+    return selection.split(collection, usable) if len(usable) else (usable, usable)
+
+
+def unsuited_sizes(collection: Collection, there: Mask, side: int, max_aspect: float) -> Iterator[Problem]:
+    """Of the samples `there`, which are not left out."""
+    width, height = sizes(collection)
+    short, long = np.minimum(width, height), np.maximum(width, height)
+
+    def tell(rule: str, reason: str, samples: Mask) -> Iterator[Problem]:
+        return told(collection, rule, lambda sample: f"{width[sample]} x {height[sample]}: {reason}", samples)
+
+    yield from tell("tiny-image", f"a side below data.image_size={side}", there & (short > 0) & (short < side))
+    yield from tell("extreme-aspect", f"an aspect ratio above {max_aspect:g}", there & (long > max_aspect * short))
+
+
+def duplicate_keys(collection: Collection) -> Iterator[Problem]:
+    hashes = collection.arrays["hashes"]
+    order = np.argsort(hashes, kind="stable")
+    again = np.zeros(len(hashes), bool)
+    again[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
+    yield from told(collection, "duplicate-key", "an earlier shard has a sample of this key", again)
+
+
+def unsorted_members(collection: Collection) -> Iterator[Problem]:
+    """A sample is torn apart where a member of another one of its shard lies between its own."""
+    offsets, starts = collection.arrays["members"]["offset"], collection.arrays["starts"]
+    owner = np.repeat(np.arange(len(collection)), np.diff(starts))
+    shard = np.searchsorted(collection.arrays["shard_ends"], owner, side="right")
+    owners = owner[np.lexsort((offsets, shard))]
+    runs = np.bincount(owners[np.diff(owners, prepend=-1) != 0], minlength=len(collection))
+    yield from told(collection, "unsorted-members", "members of other samples lie between its own", runs > 1)
+
+
+def licenses(collection: Collection) -> Iterator[Problem]:
+    """Samples without one, and what each of the others asks for, once."""
+    names, place = collection.licenses()
+    called = np.array([normalise(name) for name in [*names, None]], object)
+    unknown = np.array([name == UNKNOWN for name in called], bool)
+    yield from told(collection, "unknown-license", "its json names no license", unknown[place])
+    counts = np.roll(np.bincount(place + 1, minlength=len(called)), -1)
+    samples: Counter[str] = Counter()
+    for name, count in zip(called, counts.tolist(), strict=True):
+        samples[name] += count
+    for name, count in samples.items():
+        for term in terms(name) if name != UNKNOWN else ():
+            yield Problem(f"{term}-license", "", f"{name}: {count:,} sample(s)")
+
+
+def occupancy(collection: Collection, train: Indices, arrangement: Arrangement, batch_size: int) -> list[Occupancy]:
+    """How the buckets of the training samples fare; none where all images have one shape."""
+    if len(arrangement.shapes) == 1 or not len(train):
+        return []
+    chosen = np.stack(sizes(collection), 1)[train]
+    order = arrangement(collection.fingerprint, per_source(collection, train), chosen)
+    assert isinstance(order, Buckets)
+    return order.occupancy(batch_size)
+
+
+def thin_buckets(occupancy: Sequence[Occupancy]) -> Iterator[Problem]:
+    """Buckets smaller than a batch."""
+    for bucket in occupancy:
+        if bucket.copies > 1:
+            yield Problem("thin-bucket", "", f"bucket {bucket}")
+
+
+def _whole(faults: Sequence[tuple[str, str, Mask]]) -> Mask:
+    return ~np.logical_or.reduce([samples for _, _, samples in faults])
+
+
+def _license(collection: Collection) -> Callable[[int], str]:
+    """Of a sample, in words."""
+    names, place = collection.licenses()
+    called = [*names, UNKNOWN]
+    return lambda sample: f"license {called[place[sample]]}"

@@ -1,0 +1,226 @@
+"""Captions as embeddings of a text encoder: of a frozen one each is computed once and kept."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffusion_train.conditioner.base import Cond, Conditioner, entry
+from diffusion_train.conditioner.text.online_text import OnlineText
+from diffusion_train.conditioner.text.text_store import MAX_BYTES, Embedding, TextStore
+from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.tensor import sent
+from diffusion_train.utils.text import shown
+
+log = logging.getLogger(__name__)
+
+MAX_COUNTED = 100_000
+_AT_ONCE = 4096  # captions that are read before they are embedded
+_SHORT = 1.0  # seconds
+
+
+class TextEncoder(ABC):
+    """Not a module, so that its weights are neither trained nor saved with the conditioner that holds it."""
+
+    max_length: int  # tokens of the longest caption that is taken whole
+    padded: bool = False  # every caption fills all places, and networks attend to all of them
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of everything that decides an embedding: weights, tokenizer, length, precision."""
+
+    @abstractmethod
+    def embed(self, captions: Sequence[str], device: torch.device) -> Iterator[tuple[str, Embedding]]:
+        """Each caption's embedding in float32 on the CPU, in any order.
+
+        A caption's row depends, to the last bit, on no other caption: one that is embedded now equals one that was kept.
+        """
+
+    def unload(self) -> None:  # noqa: B027
+        """Give back the memory of the weights, if they take any."""
+
+    def online(self) -> OnlineText:
+        """As a module, for adapters to be placed in. ValueError for an encoder that this cannot be done with."""
+        raise ValueError(
+            f"adapter.text_encoder: {type(self).__name__} stays frozen, only text encoders of Stable Diffusion 1, 2 and XL "
+            "can be trained; leave it out"
+        )
+
+
+class Text(Conditioner):
+    """`text` (B, max_length, D), `text_mask` (B, max_length) unless all places count, and `pooled` (B, P) if there is one.
+
+    `warm_up` keeps embeddings in a file of the cache folder, for this run and the next; a caption that it did not see is
+    embedded when it comes. `max_bytes` of embeddings at most stay in the memory of a process. `made_before` gives those
+    of captions that were embedded elsewhere, as far as they were. Once adapted, every caption is embedded anew whenever it
+    comes, and nothing is kept.
+    """
+
+    online: OnlineText
+
+    reads_captions = True
+
+    def __init__(self, encoder: TextEncoder, max_bytes: int = MAX_BYTES) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.max_bytes = max_bytes
+        self.made_before: Callable[[Sequence[str]], Iterable[tuple[str, Embedding]]] | None = None
+        self.long_captions = LongCaptions(encoder.max_length)
+
+    @property
+    def num_truncated(self) -> int:
+        """How many different captions so far were longer than the encoder takes."""
+        return len(self.long_captions)
+
+    @cached_property
+    def store(self) -> TextStore:
+        return TextStore(cache_folder() / "text" / f"{self.encoder.fingerprint}.safetensors", self.max_bytes)
+
+    def forward(self, batch: dict[str, Any]) -> Cond:
+        captions = list(entry(batch, "caption", "Text"))
+        return self._embedded_online(captions) if self.adapted else self._looked_up(captions)
+
+    def adapt(self, adapter: Callable[[nn.Module], nn.Module]) -> None:
+        self.online = self.encoder.online()
+        adapter(self.online)
+        self.adapted = True
+
+    def _embedded_online(self, captions: list[str]) -> Cond:
+        text, pooled, truncated = self.online(captions)
+        self.long_captions.add(captions, truncated)
+        self.long_captions.report()
+        cond = {"text": text.to(self.place)}
+        return cond | {"pooled": pooled.to(self.place)} if pooled.numel() else cond
+
+    def _looked_up(self, captions: list[str]) -> Cond:
+        rows = self._kept(captions)
+        for caption, row in self._embedded([caption for caption in dict.fromkeys(captions) if caption not in rows]):
+            rows[caption] = row
+            self.store.add(caption, row)
+        self.long_captions.add(rows, [row.truncated for row in rows.values()])
+        self.long_captions.report()
+        return self._padded([rows[caption] for caption in captions])
+
+    def texts(self) -> list[Text]:
+        return [] if self.adapted else [self]
+
+    def warm_up(self, captions: Iterable[str]) -> None:
+        """Takes captions only as long as there is room: a huge data set is not read to its end."""
+        if self.adapted:
+            return
+        try:
+            num_embedded = self._fill(_different(itertools.chain([""], captions)))
+        finally:
+            self.store.save()
+            self.encoder.unload()
+        if self.made_before is not None and num_embedded:
+            log.warning("data.encoded has no embeddings of %d captions; they were embedded now", num_embedded)
+        self.long_captions.report()
+
+    def _kept(self, captions: Collection[str]) -> dict[str, Embedding]:
+        rows = {caption: row for caption in captions if (row := self.store.get(caption)) is not None}
+        if self.made_before is not None:
+            absent = list(dict.fromkeys(caption for caption in captions if caption not in rows))
+            for caption, row in self.made_before(absent):
+                rows[caption] = row
+                self.store.add(caption, row, to_file=False)
+        return rows
+
+    def _fill(self, captions: Iterator[str]) -> int:
+        """Embeds what is not kept, until there are `max_bytes`; returns how many these were."""
+        num_captions, num_embedded, num_bytes, told = 0, 0, 0, _progress(captions)
+        while chunk := list(itertools.islice(told, _AT_ONCE)):
+            rows = self._kept(chunk)
+            absent = [caption for caption in chunk if caption not in rows]
+            num_embedded += len(absent)
+            for caption, row in itertools.chain(rows.items(), self._embedded(absent)):
+                num_bytes += row.num_bytes
+                if num_bytes > self.max_bytes:
+                    log.warning(
+                        "conditioner.max_bytes=%d: room for the embeddings of %d captions; all others are embedded anew each "
+                        "time they come",
+                        self.max_bytes,
+                        num_captions,
+                    )
+                    return num_embedded
+                num_captions += 1
+                self.long_captions.add([caption], [row.truncated])
+                if caption not in rows:
+                    self.store.add(caption, row)
+        return num_embedded
+
+    def _embedded(self, captions: list[str]) -> Iterator[tuple[str, Embedding]]:
+        return self.encoder.embed(captions, self.place.device) if captions else iter(())
+
+    def _padded(self, rows: list[Embedding]) -> Cond:
+        length = self.encoder.max_length
+        text = torch.zeros(len(rows), length, rows[0].text.shape[1])
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        for place, row in enumerate(rows):
+            text[place, : len(row.text)] = row.text
+            mask[place, : len(row.text)] = True
+        cond = {"text": self._sent(text)}
+        if not self.encoder.padded:
+            cond["text_mask"] = sent(mask, self.place.device)
+        if rows[0].pooled.numel():
+            cond["pooled"] = self._sent(torch.stack([row.pooled for row in rows]))
+        return cond
+
+    def _sent(self, values: Tensor) -> Tensor:
+        return sent(values, self.place.device, self.place.dtype)
+
+
+def _different(captions: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for caption in captions:
+        if caption not in seen:
+            seen.add(caption)
+            yield caption
+
+
+def _progress(captions: Iterable[str]) -> Iterator[str]:
+    """Told by the first process of a machine, from when it takes a while."""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    bar: Iterable[str] = tqdm(
+        captions, "Embedding captions", unit="caption", delay=_SHORT, mininterval=0.5, disable=None if first else True
+    )
+    return iter(bar)
+
+
+class LongCaptions:
+    """Different captions that were longer than an encoder takes; told once, counted up to MAX_COUNTED."""
+
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+        self.reported = False
+        self._example = ""
+        self._hashes: set[int] = set()  # of the captions, for there may be ever more of them
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def add(self, captions: Iterable[str], truncated: Iterable[bool]) -> None:
+        for caption, cut in zip(captions, truncated, strict=True):
+            if cut and len(self) < MAX_COUNTED:
+                self._example = self._example or shown(caption)
+                self._hashes.add(hash(caption))
+
+    def report(self) -> None:
+        if self._hashes and not self.reported:
+            self.reported = True
+            warnings.warn(
+                f"{len(self)} captions are longer than the {self.max_length} tokens that the text encoder takes and were "
+                f"cut, for instance '{self._example}'; the encoder's max_length sets it",
+                stacklevel=3,
+            )

@@ -1,0 +1,209 @@
+"""Text encoders of the transformers library: local files only, safetensors only, no code from the model's folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_train.conditioner.text.online_text import OnlineText, Part
+from diffusion_train.conditioner.text.text_conditioner import TextEncoder
+from diffusion_train.conditioner.text.text_store import Embedding
+from diffusion_train.utils.sha256 import file_sha256
+
+_FORMAT = 2  # raised when the same files would give other embeddings
+_ROWS = 8  # embedded at once, always: products of matrices of another shape may round otherwise
+_TOKENIZED_AT_ONCE = 10_000
+_KINDS = ("*.safetensors", "*.json", "*.txt", "*.model")  # of files that decide an embedding
+
+
+class TransformersEncoder(TextEncoder):
+    """Loaded when a caption is first embedded.
+
+    `model` names a class of transformers; `read` takes its output to (B, l, D), `pool` to (B, P). Captions are grouped by their number of
+    tokens, so that none is padded; `padded` gives every caption all `max_length` places instead, as encoders want
+    whose models were trained on what stands in the padding. ValueError where a folder holds no safetensors weights or
+    the encoder has fewer places than `max_length`.
+    """
+
+    def __init__(
+        self,
+        weights: Path,
+        tokenizer: Path,
+        model: str,
+        max_length: int,
+        pool: Callable[[Any], Tensor],
+        padded: bool = False,
+        normalize: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        read: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        self.weights, self.tokenizer, self.model = weights, tokenizer, model
+        self.max_length, self.pool, self.padded, self.normalize = max_length, pool, padded, normalize
+        self.read = read or last_layer
+        self._loaded: tuple[Any, Any] | None = None
+        if not list(weights.glob("*.safetensors")):
+            raise ValueError(f"{weights} holds no .safetensors file; weights in other formats are not loaded")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        settings = (
+            _FORMAT,
+            version("transformers"),
+            self.model,
+            self.max_length,
+            self.padded,
+            self.normalize is not None,
+            self.read.__name__,
+        )
+        total = hashlib.sha256(repr(settings).encode())
+        for folder in (self.weights, self.tokenizer):
+            for file in sorted({file for kind in _KINDS for file in folder.glob(kind)}):
+                total.update(f"{file.name} {file_sha256(file)} ".encode())
+        return total.hexdigest()[:32]
+
+    def embed(self, captions: Sequence[str], device: torch.device) -> Iterator[tuple[str, Embedding]]:
+        tokenizer, model = self._load()
+        model.to(device)
+        for start in range(0, len(captions), _TOKENIZED_AT_ONCE):
+            by_length = defaultdict(list)
+            for caption, ids, truncated in self._tokenized(tokenizer, captions[start : start + _TOKENIZED_AT_ONCE]):
+                by_length[len(ids)].append((caption, ids, truncated))
+            for _, group in sorted(by_length.items()):
+                for first in range(0, len(group), _ROWS):
+                    chunk = group[first : first + _ROWS]
+                    rows = self._rows(model, [ids for _, ids, _ in chunk], device)
+                    for (caption, _, truncated), row in zip(chunk, rows, strict=True):
+                        yield caption, Embedding(*row, truncated)
+
+    def num_tokens(self, captions: Sequence[str]) -> list[int]:
+        """Of each caption, whole."""
+        texts = list(map(_encodable, captions))
+        return [len(ids) for ids in self._counter(texts, truncation=False, verbose=False)["input_ids"]] if texts else []
+
+    @cached_property
+    def _counter(self) -> Any:
+        import transformers
+
+        return transformers.AutoTokenizer.from_pretrained(
+            self.tokenizer, local_files_only=True, trust_remote_code=False
+        )
+
+    def unload(self) -> None:
+        self._loaded = None
+
+    def online(self) -> OnlineText:
+        return OnlineText({"text_encoder": self.part()}) if self.padded else super().online()
+
+    def part(self) -> Part:
+        """Of an OnlineText, to which the weights then belong; captions fill all places."""
+        assert self.padded
+        assert self.normalize is None
+        tokenizer, model = self._load()
+        self.unload()
+        read = self.read
+        if (read, self.pool) == (layer_before_last, no_pool):
+            read = last_layer
+            _cut_last_layer(model)
+        return Part(model, partial(self._ids, tokenizer), partial(_run, read=read, pool=self.pool))
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            import transformers
+
+            safe = {"local_files_only": True, "trust_remote_code": False}
+            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            # Loading draws from the global generator, and happens at one step in one run and at another in the next.
+            with torch.random.fork_rng(devices=[]):
+                tokenizer = transformers.AutoTokenizer.from_pretrained(self.tokenizer, **safe)
+                model_class = getattr(transformers, self.model)
+                model = model_class.from_pretrained(self.weights, use_safetensors=True, dtype=torch.float32, **safe)
+            places = getattr(model.config, "max_position_embeddings", self.max_length)
+            if self.max_length > places:
+                raise ValueError(
+                    f"conditioner.encoder.max_length={self.max_length}, but the text encoder has {places} places"
+                )
+            self._loaded = tokenizer, model.eval().requires_grad_(False)
+        return self._loaded
+
+    def _rows(self, model: Any, ids: list[list[int]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """(text, pooled) of captions of equal length, with more rows beside them up to `_ROWS`."""
+        filled = [*ids, *[ids[-1]] * (_ROWS - len(ids))]
+        with torch.no_grad():
+            output = _run(model, torch.tensor(filled, device=device), self.read, self.pool)
+        texts, pooled = (value.cpu() for value in output)
+        if self.normalize is not None:
+            texts, pooled = self.normalize(texts, pooled)
+        return list(zip(texts, pooled, strict=True))[: len(ids)]
+
+    def _ids(self, tokenizer: Any, captions: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
+        """-> ids and whether they were cut, a row a caption."""
+        _, ids, truncated = zip(*self._tokenized(tokenizer, captions), strict=True)
+        return list(ids), list(truncated)
+
+    def _tokenized(self, tokenizer: Any, captions: Sequence[str]) -> Iterator[tuple[str, list[int], bool]]:
+        padding = "max_length" if self.padded else False
+        texts = list(map(_encodable, captions))
+        whole = tokenizer(texts, padding=False, truncation=False, verbose=False)["input_ids"]
+        cut = tokenizer(texts, padding=padding, truncation=True, max_length=self.max_length)["input_ids"]
+        for caption, all_ids, ids in zip(captions, whole, cut, strict=True):
+            yield caption, ids, len(all_ids) > self.max_length
+
+
+def _encodable(caption: str) -> str:
+    """Lone halves of surrogate pairs, which no tokenizer takes, replaced by U+FFFD."""
+    return caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def last_layer(output: Any) -> Tensor:
+    text: Tensor = output.last_hidden_state
+    return text
+
+
+def layer_before_last(output: Any) -> Tensor:
+    text: Tensor = output.hidden_states[-2]
+    return text
+
+
+def mean_pool(output: Any) -> Tensor:
+    mean: Tensor = output.last_hidden_state.mean(1)
+    return mean
+
+
+def own_pool(output: Any) -> Tensor:
+    """What the model itself gives for the whole caption."""
+    pooled: Tensor = output.pooler_output
+    return pooled
+
+
+def projected_pool(output: Any) -> Tensor:
+    """The same, in the space that CLIP compares images and texts in."""
+    pooled: Tensor = output.text_embeds
+    return pooled
+
+
+def no_pool(output: Any) -> Tensor:
+    empty: Tensor = output.last_hidden_state[:, 0, :0]
+    return empty
+
+
+def _cut_last_layer(model: Any) -> None:
+    """Of a CLIP model that is read before it: no gradient would reach the layer, and several processes wait for one."""
+    body = getattr(model, "text_model", model)
+    body.encoder.layers = body.encoder.layers[:-1]
+    body.final_layer_norm = nn.Identity()
+
+
+def _run(
+    model: Any, ids: Tensor, read: Callable[[Any], Tensor], pool: Callable[[Any], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """ids (B, l) -> text (B, l, D), pooled (B, P), in the weights' precision whatever context the caller is in."""
+    with torch.autocast(ids.device.type, enabled=False):
+        output = model(input_ids=ids, output_hidden_states=read is not last_layer)
+        return read(output), pool(output)

@@ -1,0 +1,198 @@
+"""The model that `pretrained` names: its parts are laid over a config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from diffusion_train.config.mistakes import ConfigError, Mistake, did_you_mean
+from diffusion_train.config.run import load_run_config
+from diffusion_train.config.secrets import escape
+from diffusion_train.config.values import is_unknown, keys, type_mistakes
+from diffusion_train.pretrained import diffusers_folder, origin, parts
+
+# Nodes that are what the model says; those of the second line are so unless the command line chooses others.
+_ENFORCED = ("network", "autoencoder", "conditioner", "diffusion.schedule", "diffusion.parameterization")
+_CHOOSABLE = ("diffusion.weighting", "diffusion.time_sampler", "sampler", "guidance", "data.image_size")
+_NODES = (*_ENFORCED, "condition", *_CHOOSABLE, "sampler.grid")
+_EXACT = ("diffusion.schedule", "diffusion.parameterization")
+# Settings of a part that are no part of the model.
+_FREE = ("network.gradient_checkpointing", "autoencoder.dtype", "conditioner.max_bytes")
+_ABSENT = object()
+_EXAMPLE = (
+    "add pretrained=<a folder in diffusers' layout, a .safetensors file, a run folder, or a hub id such as "
+    "stable-diffusion-v1-5/stable-diffusion-v1-5>"
+)
+
+
+class Model(NamedTuple):
+    kind: str  # sd, sdxl or run
+    nodes: dict[str, Any]  # by dotted key
+
+
+def named(cfg: DictConfig, arguments: Sequence[Override] = ()) -> str | None:
+    """What `pretrained` is, if it is given."""
+    for override in arguments:
+        if override.key_or_group == "pretrained":
+            return str(override.value() or "") or None
+    if "pretrained" not in cfg or OmegaConf.is_missing(cfg, "pretrained"):
+        return None
+    return str(cfg.pretrained) if cfg.pretrained else None
+
+
+def sets_part(override: Override) -> bool:
+    """Whether this sets a value of a part, which the model's may know and that of the YAML files not."""
+    return not override.is_delete() and override.key_or_group.startswith(tuple(f"{part}." for part in _NODES[:-2]))
+
+
+def lay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
+    """Lays the model's parts over `cfg`, and over them what `arguments` set; -> what is wrong.
+
+    Reads the model's description, never its weights.
+    """
+    wanted = named(cfg)
+    if wanted is None:
+        needed = "base" in cfg and cfg.base.accepts is not None
+        return [Mistake("pretrained", "must be given", _EXAMPLE)] if needed else []
+    try:
+        model = describe(wanted, cfg.base.prediction, cfg.base.tokenizer)
+    except ConfigError as error:
+        return error.mistakes
+    except ValueError as error:
+        where, _, problem = str(error).partition(": ")
+        return [Mistake(where, problem)]
+    mistakes = [*_not_accepted(cfg, wanted, model), *_contradictions(cfg, wanted, model, arguments)]
+    chosen = {o.key_or_group.replace("/", ".") for o in arguments}
+    with open_dict(cfg):
+        for path, node in model.nodes.items():
+            if not (path in _CHOOSABLE and any(_covers(key, path) for key in chosen)):
+                _lay(cfg, path, node)
+        cfg.base.kind, cfg.base.folder = model.kind, wanted
+        mistakes += _settings(cfg, chosen)
+        for override in filter(sets_part, arguments):
+            mistakes += _set(cfg, override)
+    return mistakes
+
+
+def describe(wanted: str, prediction: str | None = None, tokenizer: str | None = None) -> Model:
+    """Raises ValueError where there is no such model, or one that is not supported."""
+    if origin.kind(wanted) == "run":
+        return Model("run", _nodes_of_run(wanted))
+    layout = origin.layout(wanted, prediction, tokenizer)
+    return Model(diffusers_folder.kind(layout, wanted), parts.of_pipeline(layout, wanted, wanted, prediction))
+
+
+def _nodes_of_run(wanted: str) -> dict[str, Any]:
+    file = origin.weights_of_run(Path(wanted).expanduser())
+    plain = OmegaConf.to_container(load_run_config(file), resolve=True)
+    folder, adapter = _select(plain, "base.folder"), str(_select(plain, "adapter._target_"))
+    if _select(plain, "adapter.text_encoder"):
+        raise ValueError(
+            f"pretrained={wanted}: a run that adapts text encoders too, which a new run does not take over; give what "
+            f"`diffusion-train export run={wanted} format=diffusers out=<folder>` makes of it"
+        )
+    needs_base = _select(plain, "base.kind") in ("sd", "sdxl") or not adapter.endswith(".NoAdapter")
+    if needs_base and not Path(str(folder)).exists():
+        raise ValueError(
+            f"pretrained={wanted}: its own model was read from {folder}, which is not there any more; put it back, or a "
+            "link in its place"
+        )
+    found = {path: _select(plain, path) for path in _NODES}
+    return {path: escape(node) for path, node in found.items() if node is not None}
+
+
+def _select(plain: Any, path: str) -> Any:
+    for name in path.split("."):
+        plain = plain.get(name) if isinstance(plain, dict) else None
+    return plain
+
+
+def _lay(cfg: DictConfig, path: str, node: Any) -> None:
+    """In place of what is there; settings that are free keep their value where the part is of the same class."""
+    parent, _, name = path.rpartition(".")
+    above = OmegaConf.select(cfg, parent) if parent else cfg
+    if above is None or name not in above:
+        return
+    old = OmegaConf.to_container(above, resolve=False).get(name)  # type: ignore[union-attr]
+    if isinstance(node, dict) and isinstance(old, dict) and old.get("_target_") == node.get("_target_"):
+        node = node | {key: old[key] for key in old if f"{path}.{key}" in _FREE}
+    above[name] = node
+
+
+def _settings(cfg: DictConfig, chosen: set[str]) -> Iterator[Mistake]:
+    """Sets what a recipe says for this kind of model, but for what was chosen; they are plain settings from then on."""
+    wanted = OmegaConf.to_container(cfg.base, resolve=False).get("settings") or {}  # type: ignore[union-attr]
+    cfg.base.settings = None
+    for path, value in _leaves(wanted.get(cfg.base.kind, {})):
+        if OmegaConf.select(cfg, path, default=_ABSENT) is _ABSENT:
+            yield Mistake(f"base.settings.{cfg.base.kind}.{path}", "there is no such key", "correct the recipe")
+        elif not any(_covers(key, path) for key in chosen):
+            OmegaConf.update(cfg, path, value, merge=False)
+
+
+def _leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _set(cfg: DictConfig, override: Override) -> list[Mistake]:
+    line, key = str(override.input_line), override.key_or_group
+    if override.type == OverrideType.CHANGE and is_unknown(key, cfg):
+        own = [name for name in keys(cfg) if name.split(".")[0] == key.split(".")[0]]
+        remedy = did_you_mean(key, own) or f"a new key needs a plus: +{line}"
+        return [Mistake(line, f"the model's part has no key {key!r}", remedy)]
+    mistakes = list(type_mistakes(override, cfg, ()))
+    if not mistakes:
+        OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
+    return mistakes
+
+
+def _not_accepted(cfg: DictConfig, wanted: str, model: Model) -> list[Mistake]:
+    accepted = cfg.base.accepts
+    if accepted is None or model.kind in accepted:
+        return []
+    kinds = {"sd": "Stable Diffusion 1 or 2", "sdxl": "Stable Diffusion XL", "run": "a run of diffusion_train"}
+    problem = f"is {kinds[model.kind]}, and {cfg.name} is for {' and '.join(kinds[kind] for kind in accepted)}"
+    recipe = "experiment=sdxl_lora is for it; or " if model.kind == "sdxl" else ""
+    return [Mistake(f"pretrained={wanted}", problem, f"{recipe}base.accepts=null tries all the same")]
+
+
+def _contradictions(cfg: DictConfig, wanted: str, model: Model, arguments: Sequence[Override]) -> Iterator[Mistake]:
+    """Choices of the command line that are another part than the model's."""
+    composed = OmegaConf.to_container(cfg, resolve=False)
+    for override in arguments:
+        for path in _ENFORCED:
+            node = model.nodes.get(path)
+            if node and _contradicts(override, composed, path, node):
+                yield _contradiction(override, wanted, path, node)
+                break
+
+
+def _contradicts(override: Override, composed: Any, path: str, node: dict[str, Any]) -> bool:
+    key = override.key_or_group.replace("/", ".")
+    if path in _EXACT and key.startswith(f"{path}."):
+        own = key.removeprefix(f"{path}.")
+        return own in node and node[own] != override.value()
+    if not _covers(key, path):
+        return False
+    chosen = _select(composed, path)
+    same_class = isinstance(chosen, dict) and chosen.get("_target_") == node["_target_"]
+    return not same_class or (path in _EXACT and any(chosen.get(name) != value for name, value in node.items()))
+
+
+def _contradiction(override: Override, wanted: str, path: str, node: dict[str, Any]) -> Mistake:
+    settings = [f"{name}={value}" for name, value in node.items() if name != "_target_" and path in _EXACT]
+    own = " ".join([node["_target_"].rpartition(".")[2], *settings])
+    free = "; diffusion/weighting and diffusion/time_sampler are free" if override.key_or_group == "diffusion" else ""
+    return Mistake(str(override.input_line), f"{path} of pretrained={wanted} is {own}", f"leave it out{free}")
+
+
+def _covers(key: str, path: str) -> bool:
+    return path == key or path.startswith(f"{key}.")

@@ -1,0 +1,73 @@
+"""Making parts of a config once, to hear of all settings that they cannot take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from functools import partial
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_train.config.mistakes import Mistake
+from diffusion_train.config.signatures import target_nodes
+from diffusion_train.config.targets import build
+
+
+def trial(
+    cfg: DictConfig,
+    groups: Sequence[str],
+    without: Collection[str] = (),
+    given: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Iterator[Mistake]:
+    """What the parts of `groups` say of their settings by a ValueError, group by group from the inside out.
+
+    `without` are parts that need data, by patterns, and are not made; nor is one that holds a part with a mistake, or
+    refers to one. `given`: node -> arguments that it does not hold itself.
+    """
+    nodes = [(path, node) for path, node in target_nodes(cfg) if path.split(".")[0] in groups]
+    apart = {path for path, _ in nodes if any(fnmatch(path, pattern) for pattern in without)}
+    faulty: list[str] = []
+    for path, node in sorted(nodes, key=lambda item: (groups.index(item[0].split(".")[0]), -item[0].count("."))):
+        if path in apart:
+            continue
+        if any(
+            f"{inner}.".startswith(f"{held}.")
+            for inner in [*faulty, *apart, *without]
+            for held in (path, *_referred(node))
+        ):
+            continue
+        mistakes = attempt(partial(build, node, **(given or {}).get(path, {})), path)
+        faulty += [path] * bool(mistakes)
+        yield from (_placed(mistake, path, node) for mistake in mistakes)
+
+
+def _referred(node: DictConfig) -> list[str]:
+    """`sampler` where a setting is `${sampler}`."""
+    values = OmegaConf.to_container(node, resolve=False).values()  # type: ignore[union-attr]
+    return [value[2:-1] for value in values if isinstance(value, str) and re.fullmatch(r"\$\{[\w.]+\}", value)]
+
+
+def attempt(make: Callable[[], object], where: str) -> list[Mistake]:
+    """What `make` says by a ValueError, or by Lightning's exception for wrong settings."""
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    try:
+        make()
+    except (ValueError, MisconfigurationException) as error:
+        return list(mistakes_of(error, where))
+    return []
+
+
+def _placed(mistake: Mistake, path: str, node: DictConfig) -> Mistake:
+    """`callbacks.checkpointing.num_kept=0` of `num_kept=0`, where that is a setting of the part's own."""
+    return replace(mistake, where=f"{path}.{mistake.where}") if mistake.where.partition("=")[0] in node else mistake
+
+
+def mistakes_of(error: Exception, where: str) -> Iterator[Mistake]:
+    """A ValueError says `key=value: what is wrong` in each line; `where` stands for a key that it does not name."""
+    for line in str(error).splitlines():
+        named = re.match(r"([\w.]+(?:=.*?)?): (.*)", line)
+        yield Mistake(named[1], named[2]) if named else Mistake(where, line)

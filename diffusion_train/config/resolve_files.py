@@ -1,0 +1,83 @@
+"""The files of the model that `pretrained` names: found, and written into the config with their hash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from diffusion_train.config.base_model import named
+from diffusion_train.config.run import load_run_config
+from diffusion_train.pretrained import diffusers_folder, hub, origin
+from diffusion_train.pretrained.model_license import license_of, license_of_file
+from diffusion_train.utils.sha256 import file_sha256, sha256_of_files
+
+_PLACED = ("network", "autoencoder", "conditioner")  # parts that read files of the model
+
+
+def settle(cfg: DictConfig) -> None:
+    """Finds the model's files, points the parts at them, and records in `cfg.base` which they are.
+
+    Fetches and converts what must be. Raises ValueError if they are not those that `cfg.base` already names.
+    """
+    wanted = named(cfg)
+    if wanted is None:
+        return
+    try:
+        kind = origin.kind(wanted)
+    except ValueError as error:
+        hint = "; if it has moved, add pretrained=<where it is now>" if cfg.base.sha256 else ""
+        raise ValueError(f"{error}{hint}") from error
+    if kind != "hub":
+        wanted = _absolute(wanted)
+    place = wanted if kind == "run" else str(_folder(cfg, wanted, kind))
+    digest = _digest(kind, place, wanted)
+    if cfg.base.sha256 not in (None, digest):
+        raise ValueError(
+            f"pretrained={cfg.pretrained}: other weights (SHA-256 {digest[:12]}...) than base.sha256="
+            f"{str(cfg.base.sha256)[:12]}... names; give the model that has those: pretrained=<where it is now>"
+        )
+    with open_dict(cfg):
+        for part in _PLACED:
+            _move(cfg[part], str(cfg.base.folder), place)
+        cfg.pretrained, cfg.base.folder, cfg.base.sha256 = wanted, place, digest
+        cfg.base.license = cfg.base.get("license") or _license(kind, place, wanted)
+        cfg.base.revision = hub.commit(Path(place)) if kind == "hub" else None
+        if cfg.base.tokenizer:
+            cfg.base.tokenizer = _absolute(cfg.base.tokenizer)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def _folder(cfg: DictConfig, wanted: str, kind: str) -> Path:
+    pinned = kind == "hub" and cfg.base.revision
+    where = f"{wanted.partition('@')[0]}@{cfg.base.revision}" if pinned else wanted
+    return origin.folder(where, cfg.base.prediction, cfg.base.tokenizer)
+
+
+def _digest(kind: str, place: str, wanted: str) -> str:
+    if kind == "run":
+        return file_sha256(origin.weights_of_run(Path(wanted)))
+    if kind == "file":
+        return file_sha256(Path(wanted))
+    return sha256_of_files(diffusers_folder.weight_files(Path(place), wanted))
+
+
+def _license(kind: str, place: str, wanted: str) -> str | None:
+    if kind == "run":
+        found = OmegaConf.select(load_run_config(origin.weights_of_run(Path(wanted))), "base.license")
+        return str(found) if found else None
+    return license_of_file(Path(wanted)) if kind == "file" else license_of(Path(place))
+
+
+def _move(node: Any, old: str, new: str) -> None:
+    for key in list(node.keys()) if OmegaConf.is_dict(node) else range(len(node)):
+        if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
+            continue
+        if node[key] == old:
+            node[key] = new
+        elif OmegaConf.is_config(node[key]):
+            _move(node[key], old, new)

@@ -1,0 +1,220 @@
+"""Global batches for Lightning: their samples depend on seed, data set, batch size and position alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from numpy.typing import NDArray
+
+from diffusion_train.data.dataset import Dataset
+from diffusion_train.data.image.collate import collate, to_levels
+from diffusion_train.data.loader import Batch, Reads, Shares, loader, process
+from diffusion_train.data.order.buckets import Buckets, Occupancy
+from diffusion_train.data.order.order import Draw, Draws, Shape
+from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_state import Course
+from diffusion_train.data.order.resolution import Resolution
+from diffusion_train.data.read_ahead import Ahead
+from diffusion_train.data.shard.problem import Problem
+from diffusion_train.data.synchronized_loader import together
+
+log = logging.getLogger(__name__)
+
+
+def wrong_sizes(
+    batch_size: int = 1,
+    micro_batch_size: int | None = None,
+    num_workers: int = 0,
+    num_repeated_batches: int | None = None,
+) -> Iterator[str]:
+    """Those that no data can be read by, each with what it may be."""
+    if batch_size < 1:
+        yield f"data.batch_size={batch_size}: at least 1"
+    if micro_batch_size is not None and micro_batch_size < 1:
+        yield f"data.micro_batch_size={micro_batch_size}: at least 1, or null for no division"
+    if num_workers < 0:
+        yield f"data.num_workers={num_workers}: at least 0"
+    if num_repeated_batches is not None and num_repeated_batches < 1:
+        yield f"data.num_repeated_batches={num_repeated_batches}: at least 1, or null for all"
+
+
+class DataModule(pl.LightningDataModule):
+    """`batch_size` counts samples of one optimizer step over all devices; `arrangement` makes the order of a data set.
+
+    With `resolution` images have its size at each step, in the shape of their bucket.
+    An item of the training loader is this rank's share of one global batch, without end from where `go_on` put the start;
+    give the Trainer `use_distributed_sampler=False`.
+    `num_repeated_batches` goes over the first so many batches again and again: a network must learn them by heart.
+    """
+
+    going_on = "what the pass at hand has not drawn yet comes first, with the samples that are new, then whole passes"
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        arrangement: Arrangement,
+        batch_size: int,
+        micro_batch_size: int | None = None,
+        num_workers: int = 0,
+        num_repeated_batches: int | None = None,
+        resolution: Resolution | None = None,
+    ) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.holdout = dataset.holdout()
+        self.course = Course(dataset, arrangement)
+        self.resolution = resolution
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.num_workers = num_workers
+        self.num_repeated_batches = num_repeated_batches
+        self.trained_on = dataset  # or the same with latents in place of images
+        self.start_step, self.start_position = 0, 0
+        self.check()
+        for bucket in self.occupancy():
+            if bucket.copies > 1:
+                log.warning("bucket %s", bucket)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.dataset.shape
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint
+
+    @property
+    def description(self) -> str:
+        return f"{self.num_samples:,} samples"
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """What was left out of the data as faulty."""
+        return self.dataset.problems
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the record of a run: exactly which data, under which rights, goes into it."""
+        counts = {"fingerprint": self.fingerprint, "samples": self.num_samples, "held_out": len(self.holdout)}
+        buckets = {
+            f"{height}x{width}": bucket.num_samples for bucket in self.occupancy() for height, width in [bucket.shape]
+        }
+        return {**counts, **({"buckets": buckets} if buckets else {}), **self.dataset.facts}
+
+    def occupancy(self) -> list[Occupancy]:
+        """How the buckets fare; empty where all images have one shape."""
+        return self.order.occupancy(self.batch_size) if isinstance(self.order, Buckets) else []
+
+    @property
+    def order(self) -> Draws | Buckets:
+        return self.course.order
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides, with the position, which samples a batch holds."""
+        order = self.course.arrangement.description
+        return {
+            "seed": self.order.seed,
+            "data": self.fingerprint,
+            "data.order": "; ".join([order, *([self.resolution.settings] if self.resolution else [])]),
+            "data.captions": self.dataset.caption_settings,
+            "data.batch_size": self.batch_size,
+        }
+
+    def position(self, step: int) -> int:
+        """How many samples of the order went into the steps before `step`."""
+        return self.start_position + (step - self.start_step) * self.batch_size
+
+    def go_on(self, step: int, position: int) -> None:
+        """The loader's next batch is that of `step` and comes after `position` samples of the order."""
+        self.start_step, self.start_position = step, position
+
+    def record(self, step: int) -> dict[str, Any]:
+        """Plain data from which `resume` goes on after the steps before `step`."""
+        return {"cursor": self.position(step), "course": self.course.record(self.batch_size)}
+
+    def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
+        """Goes on from a checkpoint in `folder`; with another order from what that one left: see `Course`."""
+        self.go_on(step, self.course.resume(record["course"], record["cursor"], self.batch_size, folder))
+
+    def keep(self, folder: Path) -> None:
+        """Writes beside the checkpoints what `resume` needs of them."""
+        self.course.keep(folder)
+
+    def forget(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+        """Removes from there what `resume` needs of none of `records`, those of all checkpoints that are left."""
+        self.course.forget(folder, (record["course"] for record in records))
+
+    def check(self, world_size: int = 1) -> None:
+        """Raises ValueError with all that cannot be done with these sizes on so many processes."""
+        wrong = []
+        multiple = math.lcm(world_size, self.order.num_lanes)
+        if self.batch_size % multiple:
+            below, above = self.batch_size // multiple * multiple, (self.batch_size // multiple + 1) * multiple
+            wrong.append(
+                f"data.batch_size={self.batch_size} is not divisible over {world_size} process(es) and "
+                f"data.num_lanes={self.order.num_lanes}: use {f'{below} or ' if below > 0 else ''}{above}"
+            )
+        if self.batch_size > self.num_samples:
+            wrong.append(
+                f"data.batch_size={self.batch_size} is more than the {self.num_samples} training samples: "
+                f"use 1 to {self.num_samples}"
+            )
+        wrong += wrong_sizes(self.batch_size, self.micro_batch_size, self.num_workers, self.num_repeated_batches)
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        rank, world_size, cuda = process(self.trainer)
+        self.check(world_size)
+        share = self.batch_size // world_size
+        num_nodes = self.trainer.num_nodes if isinstance(self.trainer, pl.Trainer) else 1
+        lookahead = self.trained_on.lookahead(self.order.windows(), 1 / min(num_nodes, self.order.num_lanes))
+        shares = Shares(self, range(rank * share, (rank + 1) * share))
+        reads = Reads(self.trained_on, Ahead(self.trained_on, shares, lookahead, self.batch_size))
+        batches = loader(reads, self.num_workers, self.order.seed, pin_memory=cuda)
+        return together(batches)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Images travel as bytes, a quarter of their floats."""
+        return to_levels(batch)
+
+    def examples(self, num_samples: int) -> Batch:
+        """Training samples spread evenly over the data, always the same; at most `num_samples`."""
+        count = min(num_samples, self.num_samples)
+        return collate(self.dataset.read([Draw(0, place * self.num_samples // count) for place in range(count)]))
+
+    def held_out(self, num_samples: int) -> Batch | None:
+        """The first held-out samples in their fixed order, at most `num_samples`; None where none are held out."""
+        count = min(num_samples, len(self.holdout))
+        return collate(self.holdout.read([Draw(0, index) for index in range(count)])) if count else None
+
+    def shapes(self) -> list[tuple[Shape, NDArray[np.int64]]]:
+        """Every shape that training draws images in, and which samples (m,) it draws in it."""
+        buckets: list[tuple[Shape | None, NDArray[np.int64]]] = [(None, np.arange(self.num_samples))]
+        if isinstance(self.order, Buckets):
+            buckets = list(self.course.arrangement.sorted(self.dataset.sizes()))
+        if self.resolution is None:
+            height, width = self.shape[1:]
+            return [(shape or (height, width), samples) for shape, samples in buckets]
+        sizes = dict.fromkeys(self.resolution.sizes)
+        return [
+            (self.resolution.ratios.rescaled(shape or (1, 1), size), samples)
+            for size in sizes
+            for shape, samples in buckets
+        ]
+
+    def captions(self) -> Iterator[str]:
+        """Every caption once or more, of training and held-out samples, where they can be listed."""
+        for dataset in (self.dataset, self.holdout):
+            yield from dataset.captions()

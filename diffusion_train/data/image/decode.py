@@ -1,0 +1,161 @@
+"""Bytes of strangers -> RGB images and captions. Colours are taken for sRGB whatever profile a file carries."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from diffusion_train.data.image.header import Header, ImageError, image_header
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
+MAX_PIXELS = 1 << 26  # 8192 x 8192
+WHITE = (255, 255, 255)
+# A JPEG reduced while it is decoded keeps so many times the pixels asked for: at 1.5 what is resized from it lies within
+# 2/255 of what is resized from the whole, on average over sharp photographs; at 1.0 it does not.
+MARGIN = 1.5
+Animated = Literal["first", "refuse"]
+
+
+class Stored(NamedTuple):
+    """What a decoded image was stored as: its height and width, upright, and the box (left, top, right, bottom) of the
+    decoded image that shows all of it. A reduced JPEG is a fraction of a pixel smaller than its last pixels say.
+    """
+
+    height: int
+    width: int
+    box: tuple[float, float, float, float]
+
+
+def decode_image(
+    data: bytes, background: Sequence[int] = WHITE, at_least: Sequence[int] = (0, 0), animated: Animated = "first"
+) -> Image.Image:
+    """First frame, upright, in RGB, transparent parts over `background`; `stored` tells of what it was made.
+
+    A JPEG may come out reduced where it covers `at_least` (height, width) by far; by default nothing is reduced.
+    Raises ImageError.
+    """
+    header = image_header(data)
+    if header.width * header.height > MAX_PIXELS:
+        raise ImageError(f"{header.width} x {header.height} pixels, more than {MAX_PIXELS} in all")
+    if header.animated and animated == "refuse":
+        raise ImageError("several frames, and data.animated=refuse")
+    if header.cut:
+        raise ImageError("not a whole image (its end is missing)")
+    factor = _reduction(header, at_least)
+    with _pillow_errors():
+        image = _fast_jpeg(data, header, factor) or _over(_open(data, header, factor), header, background)
+    return _upright(image, header, factor)
+
+
+def stored(image: Image.Image) -> Stored:
+    """Of an image that `decode_image` gave; any other, or one changed since, is taken for whole."""
+    size, found = image.info.get("stored", (None, None))
+    return found if size == image.size else Stored(image.height, image.width, (0, 0, image.width, image.height))
+
+
+def decode_caption(data: bytes) -> str:
+    """UTF-8 without byte order mark or white space around; what is not UTF-8 becomes U+FFFD."""
+    return data.decode("utf-8", "replace").removeprefix("\ufeff").strip()
+
+
+def _reduction(header: Header, at_least: Sequence[int]) -> int:
+    """The largest of 1, 2, 4 and 8 that leaves enough."""
+    if header.format != "JPEG" or not all(at_least):
+        return 1
+    # 16: smaller ones would be reduced by other factors than asked for, and gain nothing
+    height, width = (max(16, MARGIN * side) for side in at_least)
+    return next((n for n in (8, 4, 2) if header.height >= n * height and header.width >= n * width), 1)
+
+
+def _fast_jpeg(data: bytes, header: Header, factor: int) -> Image.Image | None:
+    """None for what Pillow has to try."""
+    if header.format != "JPEG" or header.mode == "CMYK":
+        return None
+    width, height = (-(-side // factor) for side in header.stored_size)
+    try:
+        if simplejpeg.decode_jpeg_header(data, height, width)[:2] != (height, width):
+            return None
+        return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width))
+    except ValueError as error:
+        if any(sign in str(error).lower() for sign in ("premature end", "bad huffman", "instead of rst")):
+            raise  # Pillow would show a damaged picture
+        return None
+
+
+def _open(data: bytes, header: Header, factor: int) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=(header.format,))
+    if image.size != header.stored_size:
+        raise ImageError(f"{image.size} pixels to one reader and {header.stored_size} to another")
+    if factor > 1:
+        width, height = header.stored_size
+        image.draft(None, (width // factor, height // factor))
+    return image
+
+
+def _over(image: Image.Image, header: Header, background: Sequence[int]) -> Image.Image:
+    """In RGB, transparent parts over `background`."""
+    image = _to_eight_bits(image, header)
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, (*background, 255))
+        image = Image.alpha_composite(canvas, image.convert("RGBA"))
+    image = image.convert("RGB")
+    if header.frame is None:
+        return image
+    canvas = Image.new("RGB", image.size, tuple(background))
+    canvas.paste(image.crop(header.frame), header.frame)
+    return canvas
+
+
+def _to_eight_bits(image: Image.Image, header: Header) -> Image.Image:
+    """16-bit grey, which Pillow's own conversion clips to white, and the transparent level of other depths."""
+    key = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        if key is not None:
+            image.putalpha(Image.fromarray(np.where(grey == key, 0, 255).astype(np.uint8)))
+    elif key is not None and header.mode == "L" and header.bits in (2, 4):
+        image.info["transparency"] = key * 255 // (2**header.bits - 1)
+    elif key is not None and header.mode == "RGB" and header.bits == 16:
+        image.info["transparency"] = tuple(level >> 8 for level in key)
+    return image
+
+
+# EXIF orientation -> how to hold it upright, and whether its last column and row become the first
+_UPRIGHT = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, True, False),
+    3: (Image.Transpose.ROTATE_180, True, True),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, False, True),
+    5: (Image.Transpose.TRANSPOSE, False, False),
+    6: (Image.Transpose.ROTATE_270, True, False),
+    7: (Image.Transpose.TRANSVERSE, True, True),
+    8: (Image.Transpose.ROTATE_90, False, True),
+}
+
+
+def _upright(image: Image.Image, header: Header, factor: int) -> Image.Image:
+    turn, from_right, from_bottom = _UPRIGHT.get(header.orientation, (None, False, False))
+    if turn is not None:
+        image = image.transpose(turn)
+    width, height = header.width / factor, header.height / factor
+    left, top = (image.width - width) * from_right, (image.height - height) * from_bottom
+    box = (left, top, left + width, top + height)
+    image.info = {"stored": (image.size, Stored(header.height, header.width, box))}
+    return image
+
+
+@contextmanager
+def _pillow_errors() -> Iterator[None]:
+    """Damaged files make Pillow raise almost anything."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageError(f"not a whole image ({type(error).__name__}: {error})") from error

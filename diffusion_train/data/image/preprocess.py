@@ -1,0 +1,96 @@
+"""Encoded images of a sample -> the tensors that are trained on."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Mapping
+
+from PIL import Image
+from torch import Tensor
+
+from diffusion_train.data.caption.flip import FlipGuard
+from diffusion_train.data.image.decode import Animated, decode_image
+from diffusion_train.data.image.header import ImageError
+from diffusion_train.data.image.transform import ImageTransform
+from diffusion_train.data.order.order import Draw
+
+
+class View:
+    """Decodes, then transforms. `may_flip(text)` forbids mirror images of what has a left and right to keep.
+
+    It is asked of every text that a call gives, so that it does not matter which of them an epoch draws as a caption.
+
+    With `data.crop=focal` a sample's point stands in its json as "focal": [x, y], shares of width and height.
+    """
+
+    def __init__(
+        self,
+        transform: ImageTransform,
+        may_flip: Callable[[str], bool] | None = None,
+        animated: Animated = "first",
+    ) -> None:
+        self.transform, self.may_flip, self.animated = transform, may_flip or FlipGuard(), animated
+        self.orientation: bool | None = None  # mirrored or not, whatever is drawn and allowed
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Members that are read beside the images."""
+        return ("json",) if self.transform.crop == "focal" else ()
+
+    def without_augmentation(self) -> View:
+        return View(self.transform.without_augmentation(), self.may_flip, self.animated)
+
+    def oriented(self, mirrored: bool) -> View:
+        """Every image mirrored, or none."""
+        other = copy.copy(self)
+        other.orientation = mirrored
+        return other
+
+    def __call__(
+        self, image: bytes, draw: Draw, texts: Iterable[str], others: Mapping[str, bytes], metadata: bytes | None
+    ) -> dict[str, Tensor]:
+        """`texts` are gone through only where it matters what they say. Raises ImageError."""
+        decoded = {name: self.decode(data, draw) for name, data in others.items()}
+        return self.made(self.decode(image, draw), draw, texts, decoded, metadata)
+
+    def decode(self, image: bytes, draw: Draw) -> Image.Image:
+        """Raises ImageError."""
+        return decode_image(image, self.transform.background, at_least=self.shape(draw), animated=self.animated)
+
+    def made(
+        self,
+        image: Image.Image,
+        draw: Draw,
+        texts: Iterable[str] = (),
+        others: Mapping[str, Image.Image] | None = None,
+        metadata: bytes | None = None,
+    ) -> dict[str, Tensor]:
+        """Of decoded images. Raises ImageError."""
+        focal = _focal(metadata) if self.transform.crop == "focal" else None
+        return self.transform(
+            image, draw.epoch, draw.sample, self.shape(draw), self.flipped(draw, texts), focal, others
+        )
+
+    def flipped(self, draw: Draw, texts: Iterable[str] = ()) -> bool:
+        """Whether the image is mirrored; of no texts, whether it is if they allow it."""
+        if self.orientation is not None:
+            return self.orientation
+        return self.transform.flips(draw.epoch, draw.sample) and all(map(self.may_flip, texts))
+
+    def shape(self, draw: Draw) -> tuple[int, ...]:
+        """Height and width."""
+        return draw.shape or self.transform.shape[1:]
+
+
+def _focal(metadata: bytes | None) -> list[float] | None:
+    try:
+        facts = json.loads(metadata or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise ImageError("its json, which should hold the focal point, cannot be read") from error
+    point = facts.get("focal") if isinstance(facts, dict) else None
+    if point is None:
+        return None
+    if not isinstance(point, list) or not all(isinstance(share, int | float) for share in point):
+        raise ImageError(f"focal point {str(point)[:50]}: two numbers in [0, 1], from the left and from the top")
+    return point

@@ -1,0 +1,177 @@
+"""RGB image -> tensors of bytes, of which `collate.to_levels` makes [-1, 1]; everything random is keyed by (seed, epoch, sample)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, get_args
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion_train.data.image.decode import WHITE, ImageError, Stored, stored
+from diffusion_train.data.image.resize import covering, to_bytes, view
+from diffusion_train.utils.rng import key_seed
+
+Crop = Literal["center", "random", "focal"]
+
+
+class Aligned(Protocol):
+    """What a further tensor of a sample is made of: its image, already cropped and flipped."""
+
+    def __call__(self, image: Image.Image) -> Tensor: ...
+
+
+class AlignedError(RuntimeError):
+    """A tensor that `data.aligned` names cannot be made of an image."""
+
+
+class ImageTransform:
+    """Resized to cover the shape asked for, cropped to it, perhaps flipped.
+
+    `crop` takes the middle, any place (anew each epoch), or the place nearest to the sample's focal point. `aligned`
+    names further tensors made of the same view. `nearest` names further images of a sample, such as masks, whose levels
+    mean something and are not mixed.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        flip: bool = False,
+        seed: int = 0,
+        background: Sequence[int] = WHITE,
+        aligned: Mapping[str, Aligned] | None = None,
+        crop: Crop = "center",
+        nearest: Sequence[str] = (),
+    ) -> None:
+        if image_size < 1:
+            raise ValueError(f"data.image_size={image_size}: at least 1 pixel")
+        if len(background) != 3 or not all(0 <= level <= 255 for level in background):
+            raise ValueError(f"data.background={list(background)}: three levels of 0 to 255, red, green and blue")
+        if crop not in get_args(Crop):
+            raise ValueError(f"data.crop={crop}: one of {', '.join(get_args(Crop))}")
+        self.image_size = image_size
+        self.flip = flip
+        self.seed = seed
+        self.background = tuple(background)
+        self.aligned = dict(aligned or {})
+        self.crop = crop
+        self.nearest = tuple(nearest)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return 3, self.image_size, self.image_size
+
+    def without_augmentation(self) -> ImageTransform:
+        crop: Crop = "center" if self.crop == "random" else self.crop
+        return ImageTransform(
+            self.image_size, False, self.seed, self.background, self.aligned, crop=crop, nearest=self.nearest
+        )
+
+    def flips(self, epoch: int, sample: int) -> bool:
+        """Whether the sample is drawn to be mirrored in an epoch, known before it is read."""
+        return self.flip and key_seed("flip", self.seed, epoch, sample) % 2 == 1
+
+    def __call__(
+        self,
+        image: Image.Image,
+        epoch: int,
+        sample: int,
+        shape: Sequence[int] | None = None,
+        flipped: bool | None = None,
+        focal: Sequence[float] | None = None,
+        others: Mapping[str, Image.Image] | None = None,
+    ) -> dict[str, Tensor]:
+        """Gives "x" (3, H, W) uint8 of `shape` (H, W), the square by default, and "original_size" and "crop" (2,), int64.
+
+        Mirrored as drawn, unless `flipped` says.
+        "original_size" is the (height, width) of the upright image as stored. "crop" is the (top, left) of the view in
+        pixels of the resized image, of its mirror image where the view is mirrored: SDXL's micro-conditioning.
+        `focal` is (x, y) in [0, 1]. `others` are resized, cropped and flipped alike. Raises ImageError for a focal point
+        or other image that cannot belong to this one, AlignedError for whatever a part of `aligned` raises.
+        """
+        shape = (self.image_size, self.image_size) if shape is None else tuple(shape)
+        original = stored(image)
+        size = covering(original.height, original.width, shape)
+        corner = self._corner(size, shape, epoch, sample, focal)
+        flipped = self.flips(epoch, sample) if flipped is None else flipped
+        images = dict(others or {})
+        _check_same_view(original, images)
+
+        def seen(whole: Image.Image, nearest: bool = False) -> Tensor:
+            pixels = view(whole, size, corner, shape, nearest)
+            return (pixels.flip(-1) if flipped else pixels).contiguous()
+
+        pixels, (top, left) = seen(image), corner
+        return {
+            **{name: seen(other, name in self.nearest) for name, other in images.items()},
+            **self._aligned(pixels),
+            "x": pixels,
+            "original_size": torch.tensor([original.height, original.width]),
+            "crop": torch.tensor([top, size[1] - shape[1] - left if flipped else left]),
+        }
+
+    def _corner(
+        self, size: Sequence[int], shape: Sequence[int], epoch: int, sample: int, focal: Sequence[float] | None
+    ) -> tuple[int, int]:
+        """(top, left) of the view in the resized image."""
+        top, left = (side - wanted for side, wanted in zip(size, shape, strict=True))  # the last that fits
+        if self.crop == "random":
+            across, down = (key_seed("crop", axis, self.seed, epoch, sample) for axis in "xy")
+            return down % (top + 1), across % (left + 1)
+        x, y = _point(focal) if self.crop == "focal" and focal is not None else (0.5, 0.5)
+        return _nearest_start(y, size[0], shape[0]), _nearest_start(x, size[1], shape[1])
+
+    def _aligned(self, pixels: Tensor) -> dict[str, Tensor]:
+        if not self.aligned:
+            return {}
+        image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        tensors = {}
+        for name, make in self.aligned.items():
+            try:
+                tensors[name] = make(image)
+            except Exception as error:
+                raise AlignedError(f"data.aligned.{name}: {type(error).__name__}: {error}") from error
+        return tensors
+
+
+class Downscale:
+    """The image at `image_size` pixels, brought back to its own size: what a super-resolution network starts from."""
+
+    def __init__(self, image_size: int) -> None:
+        if image_size < 1:
+            raise ValueError(f"data.aligned: {image_size} pixels to scale down to: at least 1")
+        self.image_size = image_size
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        small = image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+        return to_bytes(small.resize(image.size, Image.Resampling.BICUBIC))
+
+
+def _point(focal: Sequence[float]) -> Sequence[float]:
+    if len(focal) != 2 or not all(math.isfinite(part) for part in focal):
+        raise ImageError(f"focal point {list(focal)}: two numbers in [0, 1], from the left and from the top")
+    return focal
+
+
+def _nearest_start(middle: float, side: int, wanted: int) -> int:
+    """Where `wanted` pixels of `side` start that have `middle`, a share of the side, as near to their own as may be."""
+    return min(max(math.floor(middle * side - wanted / 2), 0), side - wanted)
+
+
+def _check_same_view(original: Stored, others: Mapping[str, Image.Image]) -> None:
+    for name, image in others.items():
+        other = stored(image)
+        # no rounding of a common aspect moves both sides by more than a pixel
+        if (
+            min(
+                abs(other.width - original.width * other.height / original.height),
+                abs(other.height - original.height * other.width / original.width),
+            )
+            > 1
+        ):
+            raise ImageError(
+                f"{name} has {other.width} x {other.height} pixels, the image {original.width} x {original.height}: "
+                "not the same view"
+            )

@@ -1,0 +1,119 @@
+"""Batches of one shape: samples sorted into buckets by aspect ratio, each batch drawn from one bucket.
+
+The batches of a bucket are cut from its own endless sequence, so that a pass that ends inside a batch is followed by
+the next pass in the same batch and nothing is dropped. A cycle of steps goes over the data about once: with n samples
+in a bucket and B in a batch, floor(e * n / B) batches of the bucket come before cycle e. They are spread over the
+cycle at random but evenly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from diffusion_train.data.order.interleave import interleave
+from diffusion_train.data.order.order import I64, Draw, Draws, Shape, Window
+from diffusion_train.utils.rng import key_seed
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """Of one bucket, for batches of one size."""
+
+    shape: Shape
+    num_samples: int
+    batch_size: int
+    batches_a_cycle: float
+
+    @property
+    def copies(self) -> int:
+        """How often some sample comes in one and the same batch, at least."""
+        return -(-self.batch_size // self.num_samples)
+
+    def __str__(self) -> str:
+        height, width = self.shape
+        text = (
+            f"{width}x{height}: {self.num_samples:,} samples, {self.batches_a_cycle:,.4g} batches a pass over the data"
+        )
+        if self.copies == 1:
+            return text
+        return f"{text}; fewer than data.batch_size={self.batch_size}: a batch holds some of them {self.copies} times"
+
+
+class Buckets:
+    """One sequence of draws a shape, in place of one for all; otherwise as `Draws`."""
+
+    def __init__(self, buckets: Sequence[tuple[Shape, Draws]]) -> None:
+        self.shapes = [shape for shape, _ in buckets]
+        self.draws = [draws for _, draws in buckets]
+        self.seed, self.num_lanes = self.draws[0].seed, self.draws[0].num_lanes
+        assert all(draws.num_lanes == self.num_lanes for draws in self.draws)
+        self.num_samples = sum(draws.num_samples for draws in self.draws)
+        self.epoch_size = sum(draws.epoch_size for draws in self.draws)
+
+    def indices(self, position: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
+        """All or some places of the global batch that comes after `position` draws, in batches of this one size.
+
+        With another size a position has another meaning: `remap` goes on from it.
+        """
+        return self.batches([position], batch_size, places)[0]
+
+    def batches(
+        self, positions: Sequence[int], batch_size: int, places: Sequence[int] | None = None
+    ) -> list[list[Draw]]:
+        """The `indices` of each position."""
+        bucket, batch = self._batches(np.array(positions, np.int64) // batch_size, batch_size)
+        found: dict[int, list[Draw]] = {}
+        for number in np.unique(bucket).tolist():
+            its = np.flatnonzero(bucket == number)
+            after = (batch[its] * batch_size).tolist()
+            batches = self.draws[number].batches(after, batch_size, places, self.shapes[number])
+            found |= zip(its.tolist(), batches, strict=True)
+        return [found[place] for place in range(len(positions))]
+
+    def windows(self) -> list[Window]:
+        return [window for draws in self.draws for window in draws.windows()]
+
+    def walked(self, position: int, batch_size: int) -> list[tuple[Draws, int]]:
+        """The first `position` draws as sequences with how far each was walked."""
+        step = position // batch_size
+        cycle = self._cycle_of(step, batch_size)
+        bucket, _ = self._of_cycle(cycle, batch_size, np.arange(step - sum(self._before(cycle, batch_size))))
+        batches = self._before(cycle, batch_size) + np.bincount(bucket, minlength=len(self.draws))
+        return list(zip(self.draws, (batches * batch_size).tolist(), strict=True))
+
+    def occupancy(self, batch_size: int) -> list[Occupancy]:
+        return [
+            Occupancy(shape, draws.num_samples, batch_size, float(draws.epoch_size / Fraction(batch_size)))
+            for shape, draws in zip(self.shapes, self.draws, strict=True)
+        ]
+
+    def _batches(self, steps: I64, batch_size: int) -> tuple[I64, I64]:
+        """(bucket, number of the batch in its sequence) of steps (m,)."""
+        cycles = np.array([self._cycle_of(step, batch_size) for step in steps.tolist()])
+        bucket, batch = np.empty_like(steps), np.empty_like(steps)
+        for cycle in np.unique(cycles).tolist():
+            now, before = cycles == cycle, np.array(self._before(cycle, batch_size))
+            bucket[now], rank = self._of_cycle(cycle, batch_size, steps[now] - before.sum())
+            batch[now] = before[bucket[now]] + rank
+        return bucket, batch
+
+    def _of_cycle(self, cycle: int, batch_size: int, step: I64) -> tuple[I64, I64]:
+        """(bucket, how many of its batches come before) of the steps (m,) of a cycle, counted from its first."""
+        counts = np.subtract(self._before(cycle + 1, batch_size), self._before(cycle, batch_size))
+        key = np.full(len(step), key_seed("buckets", self.seed, cycle), np.uint64)
+        return interleave(step, np.broadcast_to(counts[:, None], (len(counts), len(step))), key)
+
+    def _before(self, cycle: int, batch_size: int) -> list[int]:
+        """Batches of each bucket before a cycle."""
+        return [math.floor(cycle * draws.epoch_size / Fraction(batch_size)) for draws in self.draws]
+
+    def _cycle_of(self, step: int, batch_size: int) -> int:
+        cycle = step * batch_size // self.epoch_size
+        while sum(self._before(cycle + 1, batch_size)) <= step:
+            cycle += 1
+        return cycle

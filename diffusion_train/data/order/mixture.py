@@ -1,0 +1,103 @@
+"""Several sources as one sequence, each with a share of its own.
+
+In an epoch of the mix each sample of a source is drawn `repeats` times. The draws are taken from the source's own
+endless sequence, so that no tail of a pass is dropped; where they are no whole number, a source of n samples has had
+floor(e * repeats * n) before epoch e.
+
+Laid one source after the other, the draws of an epoch are dealt out to the lanes in turn; each lane then spreads its
+own over its slots. So a lane keeps to its own piece of every source, and shares hold within each lane.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from diffusion_train.data.order.interleave import MAX_SLOTS, interleave
+from diffusion_train.data.order.order import I64, Draws, Window
+from diffusion_train.data.order.permutation import mix
+from diffusion_train.utils.rng import key_seed
+
+
+class Mix(Draws):
+    """Sources with their repeats. The numbers of their samples stay what they are: see `Subset`."""
+
+    def __init__(self, sources: Sequence[Draws], repeats: Sequence[Fraction]) -> None:
+        self.sources, self.seed, self.num_lanes = sources, sources[0].seed, sources[0].num_lanes
+        assert all(source.num_lanes == self.num_lanes for source in sources)
+        self.num_samples = sum(source.num_samples for source in sources)
+        self.quotas = [times * source.num_samples for source, times in zip(sources, repeats, strict=True)]
+        self.epoch_size = sum(self.quotas)
+        if self.epoch_size >= MAX_SLOTS * self.num_lanes:
+            raise ValueError(
+                f"an epoch of the mix has {float(self.epoch_size):.3g} draws, too many for data.num_lanes="
+                f"{self.num_lanes}: lower data.repeats in proportion, or use more lanes"
+            )
+
+    def at(self, position: I64) -> tuple[I64, I64]:
+        source, place = np.empty_like(position), np.empty_like(position)
+        for epoch in range(self._epoch_of(int(position.min())), self._epoch_of(int(position.max())) + 1):
+            now = (position >= sum(self._before(epoch))) & (position < sum(self._before(epoch + 1)))
+            source[now], place[now] = self._within(epoch, position[now])
+        epochs, samples = np.empty_like(position), np.empty_like(position)
+        for number in np.unique(source).tolist():
+            its = source == number
+            epochs[its], samples[its] = self.sources[number].at(place[its])
+        return epochs, samples
+
+    def windows(self) -> list[Window]:
+        return [window for source in self.sources for window in source.windows()]
+
+    def _within(self, epoch: int, position: I64) -> tuple[I64, I64]:
+        """(source, position in its own sequence) of positions (m,) of one epoch of the mix."""
+        before = np.array(self._before(epoch))
+        draws = np.array(self._before(epoch + 1)) - before
+        start = before.sum()
+        source_start = start + np.cumsum(draws) - draws
+        lane = position % self.num_lanes
+        first = (lane - source_start[:, None]) % self.num_lanes  # a lane's first draw of each source
+        counts = (draws[:, None] - first + self.num_lanes - 1) // self.num_lanes
+        key = np.uint64(key_seed("mix", self.seed, epoch)) + lane.astype(np.uint64)
+        source, rank = interleave((position - start) // self.num_lanes, counts, mix(key))
+        return source, before[source] + first[source, np.arange(len(position))] + rank * self.num_lanes
+
+    def _before(self, epoch: int) -> list[int]:
+        """Draws of each source before an epoch."""
+        return [math.floor(epoch * quota) for quota in self.quotas]
+
+    def _epoch_of(self, position: int) -> int:
+        epoch = position // self.epoch_size
+        while sum(self._before(epoch + 1)) <= position:
+            epoch += 1
+        return epoch
+
+
+def repeats_of(
+    sizes: Mapping[str, int], repeats: Mapping[str, float] | None, weights: Mapping[str, float] | None
+) -> list[Fraction]:
+    """Of each source: `repeats`, or 1; or such that draws are shared out by `weights` and an epoch is no longer by them."""
+    if repeats and weights:
+        raise ValueError("data.repeats and data.weights: give one of them")
+    _refuse("data.repeats", sizes, repeats or {})
+    _refuse("data.weights", sizes, weights or {})
+    if not weights:
+        return [_exact((repeats or {}).get(name, 1)) for name in sizes]
+    if missing := sizes.keys() - weights.keys():
+        raise ValueError(f"data.weights: none for {', '.join(sorted(missing))}; give one for every source")
+    num_samples, total = sum(sizes.values()), sum(_exact(weight) for weight in weights.values())
+    return [_exact(weights[name]) * num_samples / (total * size) for name, size in sizes.items()]
+
+
+def _refuse(key: str, sizes: Mapping[str, int], given: Mapping[str, float]) -> None:
+    if unknown := given.keys() - sizes.keys():
+        raise ValueError(f"{key}: no source {', '.join(sorted(unknown))}; there are {', '.join(sizes)}")
+    if wrong := [f"{name}={value}" for name, value in given.items() if not 0 < value < math.inf]:
+        raise ValueError(f"{key}: {', '.join(wrong)}: more than 0; leave a source out of data.sources to train without")
+
+
+def _exact(number: float) -> Fraction:
+    """The decimal number that was written, not the nearest binary one."""
+    return Fraction(str(number))

@@ -1,0 +1,128 @@
+"""What is known of a data set -> the order of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_train.data.order.buckets import Buckets
+from diffusion_train.data.order.continuation import NEVER, NEW, Rest
+from diffusion_train.data.order.mixture import Mix, repeats_of
+from diffusion_train.data.order.order import I64, Draws, Order, Shape, Subset
+from diffusion_train.data.order.resolution import AspectRatios, nearest
+
+
+class Arrangement:
+    """Makes an `Order`, a `Mix` of several sources, or `Buckets` of either, as data and settings ask for.
+
+    `order` is `Order` but for data set and size. `repeats` or `weights` say by name how often the sources come.
+    `ratios` are those of the buckets, whose shapes have the area of a square of `image_size`.
+    """
+
+    def __init__(
+        self,
+        order: Callable[..., Order],
+        repeats: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | None = None,
+        ratios: AspectRatios | None = None,
+        image_size: int = 1,
+    ) -> None:
+        self.order, self.repeats, self.weights = order, repeats, weights
+        self.ratios, self.image_size = ratios or AspectRatios(), image_size
+        self.shapes = self.ratios.shapes(image_size)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Arrangement:
+        """The arrangement that has these `settings`."""
+        buckets = dict(settings["buckets"])
+        size = buckets.pop("image_size", 1)
+        return cls(
+            partial(Order, **settings["order"]), **settings["mix"], ratios=AspectRatios(**buckets), image_size=size
+        )
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Plain data: all that decides the order, besides the data set."""
+        mix = {"repeats": self.repeats, "weights": self.weights}
+        buckets = {**vars(self.ratios), "image_size": self.image_size} if len(self.shapes) > 1 else {}
+        given = {name: dict(shares) for name, shares in mix.items() if shares}
+        return {"order": self.order(fingerprint="", num_samples=1).settings, "mix": given, "buckets": buckets}
+
+    @property
+    def description(self) -> str:
+        """`settings` but for the seed, in words."""
+        parts = [
+            ", ".join(f"{name}={value}" for name, value in part.items() if name != "seed")
+            for part in self.settings.values()
+        ]
+        return "; ".join(filter(None, parts))
+
+    def __call__(
+        self,
+        fingerprint: str,
+        sources: Mapping[str, int],
+        sizes: NDArray[np.int64] | None = None,
+        newest: I64 | None = None,
+    ) -> Draws | Buckets:
+        """`sources`: how many samples each has, in the order of their numbers; `sizes` (n, 2): width, height of each.
+
+        `newest`, from `remap`, makes what is left of the passes at hand come first. Buckets without a sample are left out.
+        """
+        leaf = _Leaf(self.order, fingerprint, newest)
+        repeats = repeats_of(sources, self.repeats, self.weights)
+        ends = list(pairwise(accumulate(sources.values(), initial=0)))
+        names = [(str(number),) for number in range(len(ends))] if len(ends) > 1 else [()]
+        if len(self.shapes) == 1:
+            return _mix([leaf(range(*end), *name) for end, name in zip(ends, names, strict=True)], repeats)
+        buckets = []
+        for shape, members in self.sorted(sizes):
+            parts = [members[slice(*np.searchsorted(members, end))] for end in ends]
+            held = [source for source, part in enumerate(parts) if len(part)]
+            draws = [leaf(parts[source], *names[source], str(shape)) for source in held]
+            buckets.append((shape, _mix(draws, [repeats[source] for source in held])))
+        return Buckets(buckets)
+
+    def sorted(self, sizes: NDArray[np.int64] | None) -> Iterator[tuple[Shape, I64]]:
+        """The shapes of buckets, and which samples (m,) are in each that is not empty."""
+        if sizes is None:
+            raise ValueError("data.buckets.max_ratio: this data set has no images of known sizes; use 1")
+        bucket = nearest(sizes[:, 0], sizes[:, 1], self.shapes)
+        for number in np.unique(bucket).tolist():
+            yield self.shapes[number], np.flatnonzero(bucket == number)
+
+
+def _mix(draws: Sequence[Draws], repeats: Sequence[Fraction]) -> Draws:
+    return draws[0] if len(draws) == 1 and repeats[0] == 1 else Mix(draws, repeats)
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """Makes the sequence of some samples, keyed by the fingerprint and the `names` of the group they are."""
+
+    order: Callable[..., Order]
+    fingerprint: str
+    newest: I64 | None
+
+    def __call__(self, samples: I64 | range, *names: str) -> Draws:
+        every_pass = self._subset(samples, *names)
+        if self.newest is None:
+            return every_pass
+        numbers = np.asarray(samples)
+        newest = self.newest[numbers]
+        old = newest[newest != NEW]
+        first, last = (int(old.min()), int(old.max())) if len(old) else (NEVER, NEVER)
+        begun = range(first + 1, last + 1)  # more than one where lanes are not level
+        parts = [(epoch, self._subset(numbers[newest < epoch], *names)) for epoch in begun]
+        return Rest(every_pass, parts, last + 1)
+
+    def _subset(self, samples: I64 | range, *names: str) -> Draws:
+        order = self.order(fingerprint=" ".join([self.fingerprint, *names]), num_samples=len(samples))
+        everything = isinstance(samples, range) and samples.start == 0
+        return order if everything else Subset(order, samples)

@@ -1,0 +1,100 @@
+"""The order that a run follows, through restarts and changes of its data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_train.data.dataset import Dataset
+from diffusion_train.data.order.buckets import Buckets
+from diffusion_train.data.order.continuation import NEVER, carry_over, last_epochs
+from diffusion_train.data.order.manifest import Roster
+from diffusion_train.data.order.order import I64
+from diffusion_train.data.order.order_spec import Arrangement
+
+log = logging.getLogger(__name__)
+
+
+class Course:
+    """`order` of a data set: an `arrangement` of all its samples, or of what an earlier order left of its passes.
+
+    The second kind needs the last epoch of each sample. It lies in a roster, a file beside the checkpoints that is written
+    once an order; `id` names it, and is a hash of all that led to the order.
+    """
+
+    def __init__(self, dataset: Dataset, arrangement: Arrangement) -> None:
+        self.dataset, self.arrangement = dataset, arrangement
+        self._begin(self._id())
+
+    def _begin(self, number: str, newest: I64 | None = None) -> None:
+        data = self.dataset
+        self.id, self.newest = number, newest
+        self.order = self.arrangement(data.fingerprint, data.sources, data.sizes(), newest)
+
+    def _id(self, *history: Any) -> str:
+        led_here = [self.dataset.fingerprint, dict(self.dataset.sources), self.arrangement.settings, history]
+        return hashlib.sha256(json.dumps(led_here, sort_keys=True).encode()).hexdigest()[:32]
+
+    def record(self, batch_size: int) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return {
+            "id": self.id,
+            "data": self.dataset.fingerprint,
+            "arrangement": self.arrangement.settings,
+            "batch_size": batch_size,
+            "remapped": self.newest is not None,
+        }
+
+    def keep(self, folder: Path) -> None:
+        """Writes the roster into the folder of the checkpoints, unless it is there."""
+        path = _place(folder, self.id)
+        if not path.exists():
+            self._roster().write(path)
+
+    def forget(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+        """Removes the rosters that neither this order nor one of `records`, which are read only if there are others, needs."""
+        others = set(folder.glob(_place(folder, "*").name)) - {_place(folder, self.id)}
+        if others:
+            for path in others - {_place(folder, record["id"]) for record in records}:
+                path.unlink(missing_ok=True)
+
+    def resume(self, record: Mapping[str, Any], position: int, batch_size: int, folder: Path) -> int:
+        """Goes on after `position` draws of the order on record, whose roster is in `folder`. -> position in `order`.
+
+        Where another order is asked for now, what the old one left of its passes comes first, with the samples that are
+        new, then whole passes. ValueError where the roster is needed and cannot be read.
+        """
+        now = self.record(batch_size)
+        deciding = ("data", "arrangement", *(["batch_size"] if isinstance(self.order, Buckets) else []))
+        if any(record[name] != now[name] for name in deciding):
+            self._remap(Roster.read(_place(folder, record["id"])), record, position)
+            return 0
+        if record["remapped"]:
+            self._begin(record["id"], Roster.read(_place(folder, record["id"])).newest)
+        return position
+
+    def _remap(self, old: Roster, record: Mapping[str, Any], position: int) -> None:
+        batch_size = record["batch_size"]
+        order = Arrangement.of(record["arrangement"])(old.fingerprint, old.sources, old.sizes, old.newest)
+        earlier = np.full(len(old.names), NEVER) if old.newest is None else old.newest
+        newest = last_epochs(order, earlier, position, batch_size)
+        places = self._roster().places_in(old)
+        kept = np.count_nonzero(places >= 0)
+        text = "%d samples are new, %d are gone; first comes what the pass at hand has not drawn, then whole passes"
+        log.warning(text, len(places) - kept, len(old.names) - kept)
+        self._begin(self._id(record["id"], position, batch_size), carry_over(newest, places))
+
+    def _roster(self) -> Roster:
+        data = self.dataset
+        sizes = data.sizes() if isinstance(self.order, Buckets) else None
+        return Roster(data.fingerprint, data.sources, data.names(), sizes, self.newest)
+
+
+def _place(folder: Path, number: str) -> Path:
+    return folder / f"roster-{number}.npz"

@@ -1,0 +1,137 @@
+"""Latents and text embeddings that `diffusion-train encode` made, in place of images and text encoders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from isal.isal_zlib import crc32
+from safetensors.torch import load
+from torch import Tensor
+
+from diffusion_train.conditioner.text.text_store import Embedding
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.order.order import Draw
+from diffusion_train.data.precomputed.entries import Entries, address
+from diffusion_train.data.shard.catalog import Collection, Numbers
+from diffusion_train.data.storage.base import Range, StorageError
+
+log = logging.getLogger(__name__)
+
+# Raised when the same image, seen in the same way, would give other pixels by more than a rounding.
+_PIXELS = 1
+PLAIN, MIRRORED = "latents.plain", "latents.mirrored"
+# What an entry holds is sent as integers: a Trainer of half precision would round floating-point numbers.
+_AS_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+_TEXTS_AT_ONCE = 64  # read together: some of them take a megabyte
+
+Members = dict[str, tuple[Range, int]]
+
+
+class NoLatents(StorageError):
+    """Latents that should be there are not, or are damaged."""
+
+
+class EncodedImages:
+    """What the encoder of that fingerprint answers for images as a view shows them: its moments, to the bit."""
+
+    def __init__(self, entries: Entries, encoder: str) -> None:
+        self.entries, self.encoder = entries, encoder
+
+    def settings(self, view: View) -> dict[str, Any]:
+        """What decides the latents of an image besides the image and its shape: plain data, by name."""
+        return {
+            "pixels": _PIXELS,
+            "autoencoder": self.encoder,
+            "data.crop": view.transform.crop,
+            "data.background": list(view.transform.background),
+            "data.animated": view.animated,
+        }
+
+    def addresses(
+        self, collection: Collection, numbers: Numbers, view: View, draws: Sequence[Draw], mirrored: bool
+    ) -> list[str]:
+        """Of samples `numbers` in the shapes of `draws`. It is not asked where in its shard a sample lies, nor of its captions."""
+        images = collection.identities(numbers, IMAGE_EXTENSIONS)
+        focal = collection.identities(numbers, ("json",)) if view.transform.crop == "focal" else [""] * len(images)
+        how = sorted(self.settings(view).items())
+        return [
+            address("latents", how, tuple(view.shape(draw)), mirrored, image, point)
+            for draw, image, point in zip(draws, images, focal, strict=True)
+        ]
+
+    def in_place(
+        self, wanted: Sequence[Members], collection: Collection, numbers: Numbers, view: View, draws: Sequence[Draw]
+    ) -> list[Members]:
+        """`wanted` with latents in place of the image; the image stays where there are none, for it may be a bad one.
+
+        Whether a sample that is drawn to be mirrored may be, its texts say; both ways round are read of it.
+        """
+        turned = [place for place, draw in enumerate(draws) if view.flipped(draw)]
+        some, drawn = [numbers[place] for place in turned], [draws[place] for place in turned]
+        plain = self.entries.find(self.addresses(collection, numbers, view, draws, mirrored=False))
+        mirrored = self.entries.find(self.addresses(collection, some, view, drawn, mirrored=True))
+        found = [{PLAIN: number} for number in plain]
+        for place, number in zip(turned, mirrored, strict=True):
+            found[place][MIRRORED] = number
+        whole = [min(entry.values()) >= 0 for entry in found]
+        places = iter(
+            self.entries.places(
+                [number for entry, there in zip(found, whole, strict=True) if there for number in entry.values()]
+            )
+        )
+        return [
+            _without_images(members) | {name: next(places) for name in entry} if there else members
+            for members, entry, there in zip(wanted, found, whole, strict=True)
+        ]
+
+    @staticmethod
+    def tensors(members: Mapping[str, bytes], view: View, draw: Draw, texts: Iterable[str]) -> dict[str, Tensor]:
+        """As those of a view, with the "moments" (C, H, W) in place of "x"."""
+        name = MIRRORED if MIRRORED in members and view.flipped(draw, texts) else PLAIN
+        tensors = load(members[name])
+        moments = tensors["moments"]
+        return {
+            **tensors,
+            "moments": moments.view(_AS_INTEGERS[moments.dtype]),
+            "target_size": torch.tensor(tuple(view.shape(draw))),
+        }
+
+
+class EncodedTexts:
+    """Captions -> those embeddings of the encoder of that fingerprint that were made before."""
+
+    def __init__(self, entries: Entries, encoder: str) -> None:
+        self.entries, self.encoder = entries, encoder
+
+    def address(self, caption: str) -> str:
+        return address("text", self.encoder, caption)
+
+    def missing(self, captions: Sequence[str]) -> list[str]:
+        numbers = self.entries.find([self.address(caption) for caption in captions])
+        return [caption for caption, number in zip(captions, numbers, strict=True) if number < 0]
+
+    def __call__(self, captions: Sequence[str]) -> Iterator[tuple[str, Embedding]]:
+        """Of those that are damaged or cannot be read, none: they can be made again."""
+        numbers = self.entries.find([self.address(caption) for caption in captions])
+        found = [(caption, number) for caption, number in zip(captions, numbers, strict=True) if number >= 0]
+        for start in range(0, len(found), _TEXTS_AT_ONCE):
+            some = found[start : start + _TEXTS_AT_ONCE]
+            places = self.entries.places([number for _, number in some])
+            try:
+                contents = self.entries.storage.read([place for place, _ in places])
+            except StorageError as error:
+                log.warning("text embeddings of data.encoded cannot be read, and are made again: %s", error)
+                return
+            for (caption, _), (_, crc), data in zip(some, places, contents, strict=True):
+                if crc32(data) == crc:
+                    tensors = load(data)
+                    yield caption, Embedding(tensors["text"], tensors["pooled"], bool(tensors["truncated"]))
+
+
+def _without_images(members: Members) -> Members:
+    return {name: place for name, place in members.items() if name not in IMAGE_EXTENSIONS}

@@ -1,0 +1,105 @@
+"""Shards whose samples are found by an address: a hash of all that decides what they hold.
+
+What was made of something else has another address, so that it is never taken for what is wanted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from safetensors.torch import save
+from torch import Tensor
+
+from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog_builder import open_shards
+from diffusion_train.data.shard.index_file import open_index
+from diffusion_train.data.shard.patterns import Patterns
+from diffusion_train.data.shard.writer import write_shard
+from diffusion_train.data.storage.base import Range
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+
+EXTENSION = "safetensors"
+_SHARD_BYTES = 1 << 28
+_SHARD_SECONDS = 300.0  # of work that is lost if a process is killed
+
+
+def address(*parts: object) -> str:
+    """Of plain data."""
+    return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+class Entries:
+    """Those of a folder, or of shards as `data.shards` names them; of an empty folder, none."""
+
+    def __init__(self, where: Patterns, storage: StorageByScheme | None = None) -> None:
+        self.storage = storage or StorageByScheme()
+        self.collection = open_shards(shards, self.storage) if (shards := _shards(where)) else None
+        hashes = self.collection.arrays["hashes"] if self.collection else np.empty(0, np.uint64)
+        self._by_hash = np.argsort(hashes)
+        self._hashes = hashes[self._by_hash]
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def find(self, addresses: Sequence[str]) -> list[int]:
+        """The number of each entry, -1 where there is none."""
+        if self.collection is None or not addresses:
+            return [-1] * len(addresses)
+        wanted = np.array([Collection.hash(one) for one in addresses], np.uint64)
+        numbers = self._by_hash[np.searchsorted(self._hashes, wanted).clip(max=len(self) - 1)]
+        keys = self.collection.keys(numbers)
+        return [
+            number if key == one else -1 for number, key, one in zip(numbers.tolist(), keys, addresses, strict=True)
+        ]
+
+    def places(self, numbers: Sequence[int]) -> list[tuple[Range, int]]:
+        """Where the contents of entries lie, and their checksums."""
+        if self.collection is None:
+            return []
+        return [members[EXTENSION] for members in self.collection.members_of(numbers, {EXTENSION})]
+
+
+class EntryWriter:
+    """Writes entries to shards in `folder`, each whole with its index or not there; what was added is kept however `with` ends."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self._waiting: dict[str, bytes] = {}
+        self._num_bytes, self._since = 0, time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+
+    def add(self, address: str, tensors: Mapping[str, Tensor]) -> None:
+        data = save({name: value.contiguous() for name, value in tensors.items()})
+        self._waiting[address] = data
+        self._num_bytes += len(data)
+        if self._num_bytes >= _SHARD_BYTES or time.monotonic() - self._since >= _SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """The name of a shard follows from what it holds, so that no two processes write the same one."""
+        if self._waiting:
+            shard = self.folder / f"{self.name}-{address(*self._waiting)[:16]}.tar"
+            write_shard(({"__key__": key, EXTENSION: data} for key, data in self._waiting.items()), shard)
+            open_index(shard)
+        self._waiting = {}
+        self._num_bytes, self._since = 0, time.monotonic()
+
+
+def _shards(where: Patterns) -> Patterns:
+    if isinstance(where, str | os.PathLike) and os.path.isdir(where):
+        return sorted(Path(where).glob("*.tar"))
+    return where

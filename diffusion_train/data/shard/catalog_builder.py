@@ -1,0 +1,184 @@
+"""Addresses of shards -> a Collection, from tables kept in the cache folder or made of the indexes of all shards."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from diffusion_train.data.shard.catalog import Array, Collection, reopened
+from diffusion_train.data.shard.index import ShardIndex
+from diffusion_train.data.shard.index_file import FORMAT, keep_index, load_index
+from diffusion_train.data.shard.patterns import Patterns, find_shards
+from diffusion_train.data.shard.problem import DataError, Problem
+from diffusion_train.data.shard.scan import build_index
+from diffusion_train.data.shard.table_cache import alone, keep, kept
+from diffusion_train.data.storage.base import Stat, Storage, StorageError
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.remedy import remedy, spelling
+from diffusion_train.data.storage.urls import is_local
+from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.interruption import leave_signals_to_the_parent
+from diffusion_train.utils.redact import redact_url
+
+Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
+_PROBES = 32  # shards asked for at once
+_SMALL = 1 << 25  # bytes that this process has read before others have started
+
+
+def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
+    """Raises one DataError for all that cannot be found or read; faults inside shards are in `problems`."""
+    _refuse_to_be_imported()
+    storage = storage or StorageByScheme()
+    sources: dict[str, int] = {}
+    urls: list[str] = []
+    problems: list[Problem] = []
+    for name, patterns in (shards if isinstance(shards, Mapping) else {"shards": shards}).items():
+        found, faults = find_shards(patterns)
+        sources[name], urls, problems = len(found), urls + found, problems + faults
+    answers = _probe(urls, storage)
+    stats = [answer for answer in answers if isinstance(answer, Stat)]
+    if problems or len(stats) < len(urls):
+        raise _unreadable(problems, zip(urls, answers, strict=True))
+    identity = repr(
+        (FORMAT, [(url.split("?")[0], stat.size, stat.version) for url, stat in zip(urls, stats, strict=True)])
+    )
+    folder = cache_folder() / "collection" / hashlib.sha256(identity.encode()).hexdigest()[:32]
+    versions = [stat.version for stat in stats]
+    with alone(folder):
+        if whole := _kept(urls, versions, sources, folder):
+            return whole
+        try:
+            indexes = list(_indexes(urls, stats, storage))
+        except StorageError as error:  # read since the probe, and now out of reach
+            raise DataError(f"data.shards cannot be indexed: {error}") from error
+        meta, arrays = _joined(indexes)
+        if not len(arrays["hashes"]):
+            raise DataError.listing([problem for index in indexes for problem in index.problems])
+        written = keep(meta, arrays, folder)
+    return (written and _kept(urls, versions, sources, folder)) or Collection(urls, versions, sources, meta, arrays)
+
+
+def _probe(urls: Sequence[str], storage: Storage) -> list[Stat | StorageError]:
+    """Size and version of every shard; the first thing a run does, so that a wrong address or right is told at once."""
+    with ThreadPoolExecutor(min(_PROBES, max(1, len(urls)))) as pool:
+        return list(pool.map(lambda url: _stat(url, storage), urls))
+
+
+def _stat(url: str, storage: Storage) -> Stat | StorageError:
+    try:
+        return storage.stat(url)
+    except StorageError as error:
+        return error
+
+
+def _unreadable(problems: Sequence[Problem], answers: Iterable[tuple[str, Stat | StorageError]]) -> DataError:
+    """What is absent, denied or out of reach, and what to do about it."""
+    faults = [(url, error) for url, error in answers if isinstance(error, StorageError)]
+    details = [(redact_url(url), str(error)) for url, error in faults]
+    told = [Problem("unreadable-shard", url, text.removeprefix(f"{url}: ")) for url, text in details]
+    absent = [spelling()] if any(problem.rule == "missing-shard" for problem in problems) else []
+    error = DataError.listing([*problems, *told])
+    for note in dict.fromkeys([*absent, *(remedy(*fault) for fault in faults)]):
+        error.add_note(note)
+    return error
+
+
+def _indexes(urls: Sequence[str], stats: Sequence[Stat], storage: Storage) -> Iterator[ShardIndex]:
+    """In order; shards without an index that fits are read by all cores at once."""
+    with ThreadPoolExecutor(min(_PROBES, max(1, len(urls)))) as pool:
+        kept = list(pool.map(lambda url, stat: load_index(url, stat, storage), urls, stats))
+    missing = [number for number, index in enumerate(kept) if index is None]
+    small = sum(stats[number].size for number in missing) < _SMALL and all(is_local(urls[number]) for number in missing)
+    built = _build([urls[number] for number in missing], storage, alone=small)
+    for number, index in zip(missing, built, strict=True):
+        kept[number] = index
+    return (index for index in kept if index is not None)
+
+
+def _build(urls: Sequence[str], storage: Storage, alone: bool) -> list[ShardIndex]:
+    """`alone`: by this process."""
+    bar = tqdm(total=len(urls), desc="Indexing shards", unit="shard", mininterval=0.5, disable=None if urls else True)
+    if alone or len(urls) < 4:
+        built = []
+        for url in urls:
+            built.append(keep_index(build_index(url, storage)))
+            bar.update()
+        return built
+    context = multiprocessing.get_context("spawn")  # forking beside threads of torch or a store's client can hang
+    num_workers = min(os.cpu_count() or 1, len(urls))
+    with ProcessPoolExecutor(num_workers, context, leave_signals_to_the_parent) as pool, bar:
+        futures: list[Future[ShardIndex]] = [pool.submit(_build_one, url, storage) for url in urls]
+        try:
+            for _ in as_completed(futures):
+                bar.update()
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # those at hand are waited for at the end of the block
+            raise
+
+
+def _build_one(url: str, storage: Storage) -> ShardIndex:
+    return keep_index(build_index(url, storage))
+
+
+def _joined(indexes: Sequence[ShardIndex]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """One table of samples: places, names and offsets of each shard's own tables renumbered."""
+    extensions = _names(index.extensions for index in indexes)
+    licenses = _names(index.licenses for index in indexes)
+    counts = [len(index) for index in indexes]
+    members = [_renumbered(index.members, "ext", index.extensions, extensions) for index in indexes]
+    lengths = [np.diff(index.starts) for index in indexes]
+    arrays: dict[str, Array] = {
+        "shard_ends": np.cumsum(counts, dtype=np.int64),
+        "members": np.concatenate(members),
+        "starts": np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)]),
+        "keys": np.concatenate([index.keys for index in indexes]),
+        "key_ends": np.cumsum(np.concatenate([np.diff(index.key_ends, prepend=0) for index in indexes])),
+        "license": np.concatenate([_places(index.license, index.licenses, licenses) for index in indexes]),
+        "hashes": np.array([Collection.hash(index.key(i)) for index in indexes for i in range(len(index))], np.uint64),
+    }
+    meta = {
+        "extensions": list(extensions),
+        "licenses": list(licenses),
+        "digests": [index.digest for index in indexes],
+        "num_ignored": sum(index.num_ignored for index in indexes),
+        "problems": [[shard, vars(problem)] for shard, index in enumerate(indexes) for problem in index.problems],
+    }
+    return meta, arrays
+
+
+def _names(lists: Iterable[Sequence[str]]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(dict.fromkeys(name for names in lists for name in names))}
+
+
+def _renumbered(rows: Array, column: str, own: Sequence[str], common: Mapping[str, int]) -> Array:
+    rows = rows.copy()
+    rows[column] = _places(rows[column], own, common)
+    return rows
+
+
+def _places(values: Array, own: Sequence[str], common: Mapping[str, int]) -> NDArray[np.int32]:
+    table = np.array([*(common[name] for name in own), -1], np.int32)  # -1 stays -1
+    return table[values]
+
+
+def _refuse_to_be_imported() -> None:
+    """A process that reads shards for this one imports the user's script, and would wait for what this one holds."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            'several processes read the shards: put what your script does under `if __name__ == "__main__":`'
+        )
+
+
+def _kept(urls: list[str], versions: list[str], sources: Mapping[str, int], folder: Path) -> Collection | None:
+    meta = kept(folder)
+    return None if meta is None else reopened(urls, versions, sources, meta, {}, folder)

@@ -1,0 +1,93 @@
+"""The index of a shard, verified once and kept beside the shard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_train.data.shard.index import ShardIndex
+from diffusion_train.data.shard.problem import Problem
+from diffusion_train.data.shard.scan import build_index
+from diffusion_train.data.storage.base import Stat, Storage
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.shard_file import read_whole
+from diffusion_train.data.storage.urls import is_local, local_path
+from diffusion_train.utils.cache import atomic_write, cache_folder
+from diffusion_train.utils.redact import redact_url
+
+FORMAT = 4
+SUFFIX = ".index.npz"
+_MAX_SIDECAR = 1 << 32
+_ARRAYS = ("keys", "key_ends", "starts", "members", "license")
+
+
+def open_index(url: str | os.PathLike[str], storage: Storage | None = None) -> ShardIndex:
+    """The kept index of the shard if it still fits, else a new one, kept. Raises StorageError."""
+    url, storage = os.fspath(url), storage or StorageByScheme()
+    stat = storage.stat(url)
+    return load_index(url, stat, storage) or keep_index(build_index(url, storage))
+
+
+def sidecars(url: str) -> list[str]:
+    """Where a shard's index is kept, the first that can be read or written counts: beside it, or in the cache folder."""
+    plain = os.path.abspath(local_path(url)) if is_local(url) else url.split("?")[0]
+    name = hashlib.sha256(plain.encode()).hexdigest()
+    beside = plain + SUFFIX + url[len(plain) :] if not is_local(url) else plain + SUFFIX
+    return [beside, str(cache_folder() / "index" / f"{name}.npz")]
+
+
+def load_index(url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
+    """A kept index that fits the shard as it is now.
+
+    One beside a remote shard, uploaded with it, cannot know the store's version and fits by size; every sample's
+    checksum is compared when it is read.
+    """
+    for place in sidecars(url):
+        index = _loaded(place, url, stat, storage)
+        if index is not None:
+            return index
+    return None
+
+
+def _loaded(place: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
+    data = Path(place).read_bytes() if is_local(place) and Path(place).is_file() else None
+    if not is_local(place):
+        data = read_whole(storage, place, _MAX_SIDECAR)
+    if data is None:
+        return None
+    try:
+        if zipfile.ZipFile(BytesIO(data)).testzip():
+            return None  # numpy alone would read what damage leaves of an array
+        with np.load(BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in _ARRAYS}
+            meta = json.loads(file["meta"].tobytes())
+        fits = meta.pop("format") == FORMAT and meta["size"] == stat.size
+        if not fits or (is_local(place) and meta["version"] != stat.version):
+            return None
+        problems = [Problem(**{**facts, "shard": redact_url(url)}) for facts in meta.pop("problems")]
+        return ShardIndex(**{**meta, "url": url, "version": stat.version, "problems": problems}, **arrays)
+    except Exception:  # noqa: BLE001 (damage makes zipfile and numpy raise almost anything)
+        return None  # it is only a copy of what the shard says
+
+
+def keep_index(index: ShardIndex) -> ShardIndex:
+    """Beside the shard, else in the cache folder; where neither can be written the next start reads the shard again."""
+    names = ("size", "version", "digest", "num_ignored", "extensions", "licenses")
+    facts: dict[str, Any] = {"format": FORMAT} | {name: getattr(index, name) for name in names}
+    facts["problems"] = [vars(problem) for problem in index.problems]
+    meta = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    for place in filter(is_local, sidecars(index.url)):
+        try:
+            with atomic_write(Path(place)) as file:
+                np.savez(file, meta=meta, **{name: getattr(index, name) for name in _ARRAYS})
+            break
+        except OSError:
+            continue
+    return index

@@ -1,0 +1,191 @@
+"""A walk over a whole shard -> its index. A faulty shard gives the index of what is whole, and problems.
+
+Members belong together by WebDataset's rule: one key is the path up to the first dot of its last part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+from isal.isal_zlib import crc32
+
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.image.header import MAX_BYTES, ImageError, image_size
+from diffusion_train.data.shard import tar
+from diffusion_train.data.shard.index import MEMBER, ShardIndex
+from diffusion_train.data.shard.problem import Problem
+from diffusion_train.data.storage.base import Stat, Storage
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.local import explained
+from diffusion_train.data.storage.shard_file import ShardFile
+from diffusion_train.data.storage.urls import is_local, local_path
+from diffusion_train.utils.redact import redact_url
+
+_KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]*)", re.DOTALL)
+_CHUNK = 1 << 20
+_MAX_JSON = 1 << 20
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+_OTHERS = {
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1": "a parquet file, as diffusion-train prepare source=parquet takes",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+}
+
+
+def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> ShardIndex:
+    """Reads the whole shard once; what is faulty is told by its `problems`. Raises StorageError."""
+    url, storage = os.fspath(url), storage or StorageByScheme()
+    stat = storage.stat(url)
+    found = _Found(url)
+    with _open(url, stat, storage) as file:
+        if wrong := _other_file(file, stat.size):
+            found.problem(*wrong, offset=0)
+        else:
+            faults: list[tar.TarError] = []
+            for member in tar.walk(file, stat.size, faults):
+                found.add(member, file)
+            for fault in faults:
+                found.problem(fault.rule, fault.reason, offset=fault.offset)
+    if not found.groups and not found.problems:
+        found.problem("empty-shard", "holds no sample", offset=0)
+    if storage.stat(url) != stat:
+        found.problem("changed-shard", "changed while it was read")
+    return found.index(stat)
+
+
+def _open(url: str, stat: Stat, storage: Storage) -> BinaryIO:
+    if not is_local(url):
+        return ShardFile(storage, url, stat.version, stat.size)
+    try:
+        return open(local_path(url), "rb", _CHUNK)
+    except OSError as error:
+        raise explained(url, error) from error
+
+
+@dataclass
+class _Found:
+    """What a walk has seen so far."""
+
+    url: str
+    groups: dict[str, dict[str, tuple[Any, ...]]] = field(default_factory=dict)
+    extensions: dict[str, int] = field(default_factory=dict)
+    license_of: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    ambiguous: set[str] = field(
+        default_factory=set
+    )  # with a member twice, so that nobody knows which pair is the right one
+    num_ignored: int = 0
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def add(self, member: tar.Member, file: BinaryIO) -> None:
+        match = _KEY.fullmatch(member.name)
+        if not member.regular or not match:
+            self.num_ignored += 1
+            return
+        key, extension = match["key"], match["ext"].lower()
+        group = self.groups.setdefault(key, {})
+        if extension in group:
+            detail = f"member {member.name!r} again, first at byte {group[extension][1]}"
+            self.problem("duplicate-member", detail, key, member.header)
+            self.ambiguous.add(key)
+            return
+        seen, width, height = self._contents(file, member, key, extension)
+        number = self.extensions.setdefault(extension, len(self.extensions))
+        group[extension] = (number, member.offset, member.size, seen.crc, width, height, seen.digest)
+        self.digest.update(json.dumps([member.name, member.size, seen.crc]).encode())
+
+    def problem(self, rule: str, detail: str, key: str | None = None, offset: int | None = None) -> None:
+        self.problems.append(Problem(rule, redact_url(self.url), detail, key, offset))
+
+    def _contents(self, file: BinaryIO, member: tar.Member, key: str, extension: str) -> tuple[_Seen, int, int]:
+        """Checksum and hash, and width and height of an image, 0 where they cannot be read."""
+        file.seek(member.offset)
+        seen = _Seen()
+        if extension in IMAGE_EXTENSIONS and member.size <= MAX_BYTES:
+            data = file.read(member.size)
+            seen.add(data)
+            try:
+                return seen, *image_size(data)
+            except ImageError:
+                return seen, 0, 0
+        if extension == "json" and member.size <= _MAX_JSON:
+            data = file.read(member.size)
+            seen.add(data)
+            if license := _license(data):
+                self.license_of[key] = license
+            return seen, 0, 0
+        left = member.size
+        while left and (chunk := file.read(min(left, _CHUNK))):
+            seen.add(chunk)
+            left -= len(chunk)
+        return seen, 0, 0
+
+    def index(self, stat: Stat) -> ShardIndex:
+        groups = {key: group for key, group in self.groups.items() if key not in self.ambiguous}
+        keys = [key.encode("utf-8", "surrogatepass") for key in groups]
+        rows = [row for group in groups.values() for row in group.values()]
+        licenses = list(dict.fromkeys(self.license_of.values()))
+        place = {name: number for number, name in enumerate(licenses)}
+        return ShardIndex(
+            url=self.url,
+            size=stat.size,
+            version=stat.version,
+            digest=self.digest.hexdigest(),
+            num_ignored=self.num_ignored,
+            extensions=list(self.extensions),
+            licenses=licenses,
+            problems=self.problems,
+            keys=np.frombuffer(b"".join(keys), np.uint8),
+            key_ends=np.cumsum([len(key) for key in keys], dtype=np.int64),
+            starts=np.cumsum([0, *map(len, groups.values())], dtype=np.int64),
+            members=np.array(rows, MEMBER),
+            license=np.array([place.get(self.license_of.get(key, ""), -1) for key in groups], np.int32),
+        )
+
+
+class _Seen:
+    """Checksum and hash of a member's bytes so far."""
+
+    def __init__(self) -> None:
+        self.crc, self._hash = 0, hashlib.blake2b(digest_size=16)
+
+    def add(self, data: bytes) -> None:
+        self.crc = crc32(data, self.crc)
+        self._hash.update(data)
+
+    @property
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+
+def _license(data: bytes) -> str | None:
+    try:
+        facts = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    license = facts.get("license") if isinstance(facts, dict) else None
+    return license if isinstance(license, str) else None
+
+
+def _other_file(file: BinaryIO, size: int) -> tuple[str, str] | None:
+    """(rule, detail) of a file that is no tar at all."""
+    head = file.read(16)
+    if size == 0:
+        return "empty-shard", "empty file"
+    for magic, kind in _COMPRESSED.items():
+        if head.startswith(magic):
+            detail = f"compressed with {kind}: decompress it, samples are read by their place in the file"
+            return "compressed-shard", detail
+    for magic, kind in _OTHERS.items():
+        if head.startswith(magic):
+            return "not-a-tar", f"not a tar but {kind}"
+    if head.lstrip().startswith(b"<"):
+        return "not-a-tar", f"not a tar: starts with {head.lstrip().decode('ascii', 'replace')!r}"
+    return None

@@ -1,0 +1,204 @@
+"""Shards read from front to back by webdataset's own pipeline, for what cannot be indexed: endless lists, servers without ranges.
+
+What this mode cannot do: go on exactly. A restart draws other shards, and which samples a step has depends on the number
+of processes and workers. Shards are drawn with replacement, so that no process ever waits for another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import random
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pytorch_lightning as pl
+import webdataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.image.collate import collate, stack, to_levels
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.loader import Batch, process
+from diffusion_train.data.order.order import Draw
+from diffusion_train.data.shard.patterns import Patterns, find_shards
+from diffusion_train.data.shard.problem import DataError, Problem
+from diffusion_train.data.storage.urls import local_path, scheme_of
+from diffusion_train.data.synchronized_loader import together
+from diffusion_train.utils.interruption import leave_signals_to_the_parent
+from diffusion_train.utils.redact import redact_url
+from diffusion_train.utils.rng import key_seed
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT = 30.0  # seconds of silence
+_MAX_FAULTS_IN_A_ROW = 1000
+
+
+class StreamModule(pl.LightningDataModule):
+    """`batch_size` counts samples of one optimizer step over all devices, as in `DataModule`.
+
+    `shuffle` samples are held in each worker, and one of them is drawn. Nothing is held out. ValueError for addresses that
+    cannot be streamed.
+    """
+
+    problems: Sequence[Problem] = ()
+    num_samples = 0  # nobody knows
+    going_on = "samples are drawn anew"
+
+    def __init__(
+        self,
+        shards: Patterns,
+        view: View,
+        captions: Captions,
+        batch_size: int,
+        micro_batch_size: int | None = None,
+        num_workers: int = 0,
+        shuffle: int = 1000,
+    ) -> None:
+        super().__init__()
+        urls, problems = find_shards(shards)
+        streamed = ("file", "http", "https")
+        problems += [
+            Problem("unreadable-shard", redact_url(url), f"cannot be streamed; only {', '.join(streamed)} can")
+            for url in urls
+            if scheme_of(url) not in streamed
+        ]
+        if problems:
+            raise DataError.listing(problems)
+        self.stream = _Stream(urls, view, captions, shuffle)
+        self.shape = view.transform.shape
+        self.shapes = [self.shape]
+        self.batch_size, self.micro_batch_size, self.num_workers = batch_size, micro_batch_size, num_workers
+        self.check()
+
+    @property
+    def description(self) -> str:
+        return f"a stream of {len(self.stream.urls):,} shards, which cannot be gone on with exactly"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"shards": [redact_url(url) for url in self.stream.urls], "streamed": True}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"data": "stream", "data.captions": self.stream.captions.settings, "data.batch_size": self.batch_size}
+
+    def record(self, step: int) -> dict[str, Any]:
+        return {"cursor": step * self.batch_size}
+
+    def keep(self, folder: Path) -> None:
+        """Nothing: what was drawn cannot be told."""
+
+    def forget(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+        """There is nothing to remove."""
+
+    def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
+        log.warning("data=stream goes on from step %d with samples drawn anew: it cannot resume exactly", step)
+        self.stream.start = step
+
+    def check(self, world_size: int = 1) -> None:
+        """Raises ValueError for a batch that cannot be shared out among so many processes."""
+        if self.batch_size < 1 or self.batch_size % world_size:
+            raise ValueError(f"data.batch_size={self.batch_size} is not divisible over {world_size} process(es)")
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        self.stream.rank, world_size, cuda = process(self.trainer)
+        self.check(world_size)
+        batches = DataLoader(
+            self.stream,
+            batch_size=self.batch_size // world_size,
+            num_workers=self.num_workers,
+            collate_fn=stack,
+            pin_memory=cuda,
+            worker_init_fn=leave_signals_to_the_parent,
+        )
+        return together(batches)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Images travel as bytes, a quarter of their floats."""
+        return to_levels(batch)
+
+    def examples(self, num_samples: int) -> Batch:
+        """The first samples of the stream."""
+        return collate(list(itertools.islice(self.stream, num_samples)))
+
+    def held_out(self, num_samples: int) -> Batch | None:
+        return None
+
+    def captions(self) -> Iterator[str]:
+        """None are known beforehand."""
+        return iter(())
+
+
+class _Stream(IterableDataset[dict[str, Any]]):
+    """Samples without end; those that cannot be used are told of by the next one that can."""
+
+    rank, start = 0, 0
+
+    def __init__(self, urls: Sequence[str], view: View, captions: Captions, shuffle: int) -> None:
+        self.urls, self.view, self.captions, self.shuffle = list(urls), view, captions, shuffle
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        seed = key_seed("stream", self.captions.seed, self.rank, number, self.start)
+        faults: list[Problem] = []
+        pipeline = webdataset.DataPipeline(
+            webdataset.ResampledShards(self.urls, seed=seed, deterministic=True, worker_seed=lambda: seed),
+            lambda shards: _members(shards, faults.append),
+            lambda members: group_by_keys(members, handler=lambda error: _noted(error, faults.append)),
+            *([webdataset.shuffle(self.shuffle, rng=random.Random(seed))] if self.shuffle else []),
+        )
+        drawn = 0
+        for sample in pipeline:
+            made = self._made(sample, drawn * count + number, faults)
+            if made:
+                yield {**made, "bad": "\n".join(json.dumps(vars(fault)) for fault in faults)}
+                faults.clear()
+                drawn += 1
+            elif len(faults) > _MAX_FAULTS_IN_A_ROW:
+                raise DataError.listing(faults)
+
+    def _made(self, sample: dict[str, Any], index: int, faults: list[Problem]) -> dict[str, Any] | None:
+        key = sample["__key__"]
+        images = [name for name in sample if name in IMAGE_EXTENSIONS]
+        try:
+            if len(images) != 1:
+                raise ValueError(f"{len(images)} images")
+            caption = self.captions(sample, key, 0, index)
+            texts = self.captions.said(sample, key)
+            tensors = self.view(sample[images[0]], Draw(0, index), texts, {}, sample.get("json"))
+        except ValueError as error:
+            rule = getattr(error, "rule", "bad-sample")
+            faults.append(Problem(rule, redact_url(sample["__url__"]), str(error), key))
+            return None
+        return {**tensors, "caption": caption, "key": key, "index": index}
+
+
+def _members(shards: Iterator[dict[str, Any]], tell: Callable[[Problem], None]) -> Iterator[dict[str, Any]]:
+    """Members of one shard after the other; what ends early ends its last sample too, whatever the next shard begins with."""
+    for shard in shards:
+        try:
+            with _open(shard["url"]) as stream:
+                yield from tar_file_expander(iter([{**shard, "stream": stream}]))
+        except Exception as error:  # noqa: BLE001  webdataset and servers raise almost anything
+            tell(Problem("torn-shard", redact_url(shard["url"]), f"{type(error).__name__}: {str(error)[:200]}"))
+        yield {}
+
+
+def _open(url: str) -> IO[bytes]:
+    if scheme_of(url) == "file":
+        return open(local_path(url), "rb")
+    answer: IO[bytes] = urllib.request.urlopen(url, timeout=_TIMEOUT)
+    return answer
+
+
+def _noted(error: Exception, tell: Callable[[Problem], None]) -> bool:
+    tell(Problem("duplicate-member", "", str(error.args[0])))
+    return True

@@ -1,0 +1,112 @@
+"""What is exported: a trained pipeline of ours, and the folder in diffusers' layout that it was built from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from diffusion_train.adapter.lora import lora_layers, merge
+from diffusion_train.conditioner.text.online_text import OnlineText
+from diffusion_train.network.diffusers_unet import DiffusersUNet
+from diffusion_train.pipeline import Pipeline
+
+FAMILIES = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """`own_base` says that the weights beside an adapter are not those of `base`, but of another run of ours."""
+
+    pipeline: Pipeline
+    base: Path
+    name: str
+    own_base: bool = False
+
+    @property
+    def unet(self) -> Any:
+        assert isinstance(self.pipeline.network, DiffusersUNet)
+        return self.pipeline.network.unet
+
+    @cached_property
+    def family(self) -> str:
+        """sd or sdxl."""
+        return FAMILIES[str(json.loads((self.base / "model_index.json").read_text("utf-8"))["_class_name"])]
+
+    @cached_property
+    def version(self) -> str:
+        """sd1, sd2 or sdxl: 1 and 2 differ in whose text encoder they have, OpenAI's CLIP or OpenCLIP."""
+        text = json.loads((self.base / "text_encoder" / "config.json").read_text("utf-8"))
+        return "sdxl" if self.family == "sdxl" else "sd1" if text.get("hidden_act") == "quick_gelu" else "sd2"
+
+    @property
+    def predicts_v(self) -> bool:
+        return type(self.pipeline.diffusion.parameterization).__name__ == "V"
+
+    @property
+    def adapters(self) -> dict[str, Any]:
+        """Layers of the U-Net with an adapter, by their names in it."""
+        return lora_layers(self.unet)
+
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """Those that were trained, by their names in the pipeline."""
+        online = [module for module in self.pipeline.conditioner.modules() if isinstance(module, OnlineText)]
+        return dict(online[0].named_children()) if online else {}
+
+    @property
+    def text_adapters(self) -> dict[str, dict[str, Any]]:
+        """Layers with an adapter by their published names, of each of `text_encoders`."""
+        return {name: lora_layers(encoder) for name, encoder in self.text_encoders.items()}
+
+    def text_weights(self, name: str) -> dict[str, Tensor]:
+        """Of the text encoder `name`, with the names of the base's own file, adapters merged into them."""
+        weights = part_weights(self.base / name)
+        if name not in self.text_encoders:
+            return weights
+        changed = {f"{layer}.weight" for layer in self.text_adapters[name]}
+        merged = merge(self.text_encoders[name]).state_dict()
+        published = {
+            key: key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}" for key in weights
+        }
+        assert changed <= set(published.values())
+        return {
+            key: merged[published[key]].cpu().contiguous() if published[key] in changed else value
+            for key, value in weights.items()
+        }
+
+
+def base_folder(node: Any, network: Any) -> Path:
+    """Of the `network` node of a run's config. ValueError where the run is of no pipeline of diffusers."""
+    if not isinstance(network, DiffusersUNet):
+        raise ValueError(  # noqa: TRY004
+            f"network: {type(network).__name__} is a network of diffusion_train, which diffusers does not know; only runs "
+            "on Stable Diffusion can be exported (experiment=sd15_lora, sd15_full, sdxl_lora). The run folder itself is "
+            "whole: sample.py and pretrained= read it"
+        )
+    model = node.get("model")
+    folders = [Path(model), Path(model).parent] if isinstance(model, str) else []
+    for folder in folders:
+        index = folder / "model_index.json"
+        if index.is_file():
+            name = json.loads(index.read_text("utf-8")).get("_class_name")
+            if name in FAMILIES:
+                return folder
+            raise ValueError(f"network.model={model}: {name} cannot be exported; {' and '.join(FAMILIES)} can")
+    raise ValueError(
+        f"network.model={model}: no pipeline of diffusers stands there, so that text encoder and autoencoder of the export "
+        "are not known; give network.model=<folder with model_index.json>"
+    )
+
+
+def part_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a part, of one file or several; not of a variant such as model.fp16.safetensors."""
+    files = [file for file in sorted(folder.glob("*.safetensors")) if "." not in file.stem]
+    if not files:
+        raise ValueError(f"{folder}: holds no .safetensors file; weights in other formats are not read")
+    return {name: value.contiguous() for file in files for name, value in load_file(file).items()}

@@ -1,0 +1,56 @@
+"""The whole model in one file, laid out as Stable Diffusion's first authors did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffusion_train.adapter.lora import merge
+from diffusion_train.export import original_names
+from diffusion_train.export.exported_model import Model, part_weights
+
+USE = """\
+Put `{file}` into `models/checkpoints` of ComfyUI or `models/Stable-diffusion` of A1111. In diffusers, without a network:
+
+```python
+import diffusers
+
+pipeline = diffusers.{pipeline}.from_single_file("{place}/{file}", config="<folder of the base>", local_files_only=True)
+pipeline("{prompt}").images[0].save("image.png")
+```"""
+
+_ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
+
+
+def write(model: Model, folder: Path) -> Path:
+    config = merge(model.unet).config
+    trained = {name: value.detach().cpu().contiguous() for name, value in model.unet.state_dict().items()}
+    tensors = {
+        **original_names.unet(trained, config.layers_per_block),
+        **original_names.vae(part_weights(model.base / "vae")),
+        **_text_encoders(model),
+    }
+    facts = {"modelspec.architecture": _ARCHITECTURES[model.version], "modelspec.title": model.name}
+    facts["modelspec.prediction_type"] = "v" if model.predicts_v else "epsilon"
+    if model.predicts_v:  # empty tensors by which tools know
+        tensors["v_pred"] = torch.empty(0)
+    if model.pipeline.diffusion.schedule.zero_terminal_snr:
+        tensors["ztsnr"] = torch.empty(0)
+    file = folder / f"{model.name}.safetensors"
+    save_file(tensors, file, {"format": "pt", **facts})
+    return file
+
+
+def _text_encoders(model: Model) -> dict[str, Tensor]:
+    first = model.text_weights("text_encoder")
+    if model.version == "sd1":
+        return original_names.clip(first, "cond_stage_model.")
+    if model.version == "sd2":
+        return original_names.open_clip(first, "cond_stage_model.")
+    second = model.text_weights("text_encoder_2")
+    return original_names.clip(first, "conditioner.embedders.0.") | original_names.open_clip(
+        second, "conditioner.embedders.1."
+    )

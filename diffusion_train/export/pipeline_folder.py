@@ -1,0 +1,40 @@
+"""A pipeline in diffusers' layout: the base's parts as they are, but for what was trained, with adapters merged into it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from diffusion_train.adapter.lora import merge
+from diffusion_train.export.exported_model import Model
+
+USE = """\
+```python
+import diffusers
+
+pipeline = diffusers.DiffusionPipeline.from_pretrained("{place}")
+pipeline("{prompt}").images[0].save("image.png")
+```"""
+
+
+def write(model: Model, folder: Path) -> Path:
+    unwanted = shutil.ignore_patterns(".*", "*.bin", "*.ckpt", "*.fp16.*", "*.non_ema.*", "*.md", "*.msgpack")
+    index = json.loads((model.base / "model_index.json").read_text("utf-8"))
+    for name, value in index.items():
+        if isinstance(value, list) and name != "unet":
+            if (model.base / name).is_dir():
+                shutil.copytree(model.base / name, folder / name, ignore=unwanted)
+            else:  # of a base that was fetched without it, such as the filter of images
+                index[name] = [None, None]
+    if index.get("safety_checker") == [None, None]:
+        index["requires_safety_checker"] = False
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    for name in model.text_encoders:
+        for file in (folder / name).glob("*.safetensors*"):
+            file.unlink()
+        save_file(model.text_weights(name), folder / name / "model.safetensors", {"format": "pt"})
+    merge(model.unet).save_pretrained(folder / "unet", safe_serialization=True)
+    return folder

@@ -1,0 +1,237 @@
+"""Licences of strangers' images: read as SPDX names where recognised, told what they ask for, allowed or kept out.
+
+https://spdx.org/licenses. Nothing here is advice on law: a name says what somebody wrote beside an image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+UNKNOWN = "unknown"
+PUBLIC_DOMAIN = "LicenseRef-Public-Domain"
+_LONGEST = 200  # characters of a name; longer texts are licences themselves, not names
+_NOTHING = {"", "unknown", "none", "null", "nan", "n/a", "na", "?", "-", "unspecified", "undefined"}
+
+
+def both(*licenses: str) -> str:
+    """The name of what asks for all that each of these asks for; those that say nothing ask for nothing."""
+    names = [name for name in dict.fromkeys(map(normalise, licenses)) if name != UNKNOWN]
+    if len(names) < 2:
+        return names[0] if names else UNKNOWN
+    return " AND ".join(f"({name})" if " OR " in name else name for name in names)
+
+
+def normalise(text: str | None) -> str:
+    """The SPDX name or expression meant by a text or address; "unknown" for nothing; other texts as they are.
+
+    "CC-BY" and the like, which have no version, are no SPDX names but kept.
+    """
+    text = " ".join((text or "").split())
+    if is_blank(text):
+        return UNKNOWN
+    if len(text) > _LONGEST:
+        return text
+    for reading in (_creative_commons_address(text), _creative_commons(text), _ALIASES.get(_plain(text)), _last(text)):
+        if reading:
+            return reading
+    return _spdx(text) or text
+
+
+def decide(license: str | None, allowed: Sequence[str]) -> bool:
+    """Whether a licence is one of `allowed`; both may be written in any way that `normalise` reads.
+
+    A name without version allows every version of that licence and nothing else: "CC-BY" or "CC-BY-*" allows CC-BY-3.0
+    and CC-BY-4.0, never CC-BY-SA or CC-BY-NC. Of "MIT OR GPL-2.0-only" one must be allowed, of AND both. "unknown"
+    is allowed only by its name.
+    """
+    name = normalise(license)
+    if any(_matches(name, entry) for entry in allowed):
+        return True
+    if not (re.search(r" (OR|AND|WITH) ", name) and _spdx(name)):
+        return False
+    return _Expression(name, allowed).holds()
+
+
+def mistyped(allowed: Sequence[str], licenses: Iterable[str]) -> list[str]:
+    """A line for each entry of `allowed` that no licence is known by and that allows none of these either."""
+    names = [*licenses, UNKNOWN]
+    return [
+        f"{entry!r} is no SPDX name, and no sample's licence is called so"
+        for entry in allowed
+        if not (is_recognised(normalise(_stem(entry))) or any(decide(name, [entry]) for name in names))
+    ]
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text says nothing: it is empty, or "unknown", "n/a" and the like."""
+    return text.strip().casefold() in _NOTHING
+
+
+def is_recognised(name: str) -> bool:
+    """Whether a normalised name is SPDX's, or one of its families such as "CC-BY"."""
+    return name == PUBLIC_DOMAIN or bool(_spdx(name)) or (name.startswith("CC-") and bool(_creative_commons(name)))
+
+
+def terms(name: str) -> tuple[str, ...]:
+    """What a normalised licence is known to ask for: share-alike, non-commercial, no-derivatives; or "unknown".
+
+    "unread" is a text that was not recognised: somebody must read it.
+    """
+    if name == UNKNOWN:
+        return (UNKNOWN,)
+    if not is_recognised(name):
+        return ("unread",)
+    found = {term for part in re.split(r"[\s()]+", name) for term, pattern in _TERMS.items() if pattern.search(part)}
+    return tuple(term for term in _TERMS if term in found)
+
+
+_TERMS = {
+    "share-alike": re.compile(
+        r"-SA(-|$)|^[AL]?GPL-|^GFDL|^ODbL-|^CDLA-Sharing-|^LAL-|^MPL-|^EUPL-|^OSL-|^EPL-|^CECILL-2"
+    ),
+    "non-commercial": re.compile(r"-NC(-|$)|^PolyForm-Noncommercial"),
+    "no-derivatives": re.compile(r"-ND(-|$)"),
+}
+_ALIASES = {
+    "mit license": "MIT",
+    "the mit license": "MIT",
+    "expat": "MIT",
+    "apache 2": "Apache-2.0",
+    "apache 2.0": "Apache-2.0",
+    "apache license 2.0": "Apache-2.0",
+    "apache license version 2.0": "Apache-2.0",
+    "bsd 2 clause": "BSD-2-Clause",
+    "bsd 3 clause": "BSD-3-Clause",
+    "the unlicense": "Unlicense",
+    "sil open font license 1.1": "OFL-1.1",
+    "open data commons open database license": "ODbL-1.0",
+    "odbl": "ODbL-1.0",
+    "public domain": PUBLIC_DOMAIN,
+    "pd": PUBLIC_DOMAIN,
+    "public domain mark": "CC-PDM-1.0",
+    "public domain mark 1.0": "CC-PDM-1.0",
+}
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?creativecommons\.org/(?P<kind>licenses|publicdomain)/(?P<code>[a-z+-]+)"
+    r"(?:/(?P<version>\d\.\d)(?:/(?P<port>[a-z]{2,3})(?=/|$))?)?(?:[/?#].*)?",
+    re.IGNORECASE,
+)
+_OTHER_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:opensource\.org/licenses?|spdx\.org/licenses)/(?P<name>[\w.+-]+?)(?:\.html)?/?",
+    re.IGNORECASE,
+)
+_WORDS = {
+    "by": {"by", "attribution"},
+    "nc": {"nc", "noncommercial"},
+    "nd": {"nd", "noderivs", "noderivatives", "noderivativeworks"},
+    "sa": {"sa", "sharealike"},
+}
+_FILLERS = {"cc", "creativecommons", "license", "licence", "international", "generic", "unported", "universal", "the"}
+_FILLERS |= {"public", "domain", "dedication", "deed", "version", "v"}
+
+
+def _spdx(text: str) -> str | None:
+    try:
+        return str(canonicalize_license_expression(text))
+    except InvalidLicenseExpression:
+        return None
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s,_-]+", " ", text.casefold()).strip(" .")
+
+
+def _last(text: str) -> str | None:
+    """Of an address whose last part is a name."""
+    match = _OTHER_ADDRESS.fullmatch(text)
+    return _spdx(match["name"]) if match else None
+
+
+def _creative_commons_address(text: str) -> str | None:
+    match = _ADDRESS.fullmatch(text)
+    if not match:
+        return None
+    code = match["code"].lower()
+    if match["kind"].lower() == "publicdomain" or code == "publicdomain":
+        return {"zero": "CC0-1.0", "mark": "CC-PDM-1.0", "publicdomain": "CC-PDDC"}.get(code)
+    parts = ["CC", code.upper(), match["version"]]
+    ported = "-".join(part for part in [*parts, (match["port"] or "").upper()] if part)
+    return _spdx(ported) or _creative_commons("-".join(part for part in parts if part))
+
+
+def _creative_commons(text: str) -> str | None:
+    """None unless every word of the text belongs to the name of such a licence."""
+    plain = re.sub(r"creative[\s-]commons", "creativecommons", _plain(text).replace("/", " "))
+    for spaced, joined in (("non commercial", "noncommercial"), ("share alike", "sharealike"), ("no deriv", "noderiv")):
+        plain = plain.replace(spaced, joined)
+    words = re.sub(r"[()]", " ", plain).split()
+    versions = {word.lstrip("v") for word in words if re.fullmatch(r"v?\d\.\d", word)}
+    rest = [word for word in words if not re.fullmatch(r"v?\d\.\d", word)]
+    if {"cc0", "zero"} & set(rest) and set(rest) <= {"cc0", "zero", *_FILLERS}:
+        return "CC0-1.0"
+    elements = {code for code, names in _WORDS.items() if names & set(rest)}
+    known = set.union(*_WORDS.values()) | _FILLERS
+    named = bool({"cc", "creativecommons"} & set(rest)) or len(elements) > 1
+    if not named or "by" not in elements or len(versions) > 1 or {"nd", "sa"} <= elements or not set(rest) <= known:
+        return None
+    name = "-".join(["CC", *(code.upper() for code in ("by", "nc", "nd", "sa") if code in elements), *versions])
+    return (_spdx(name) if versions else None) or ("" if versions else name) or None
+
+
+def _family(name: str) -> str:
+    """The name without version, country and "only" or "or later"."""
+    return re.sub(r"-\d+(\.\d+)*(-[A-Z]{2,3}|-only|-or-later|\+)?$", "", name)
+
+
+def _matches(name: str, entry: str) -> bool:
+    stem = _stem(entry)
+    if not stem:
+        return False
+    wanted = normalise(stem).casefold()
+    return wanted in (name.casefold(), _family(name).casefold())
+
+
+def _stem(entry: str) -> str:
+    """ "CC-BY-*" without what stands for any version."""
+    return re.sub(r"[\s-]*\*$", "", entry)
+
+
+class _Expression:
+    """SPDX's grammar: OR binds weaker than AND; an exception (WITH) only adds to what its licence permits."""
+
+    def __init__(self, text: str, allowed: Sequence[str]) -> None:
+        self.tokens: Iterator[str] = iter([*re.findall(r"[()]|[^\s()]+", text), ""])
+        self.allowed = allowed
+        self.token = next(self.tokens)
+
+    def holds(self) -> bool:
+        found = self._all()
+        while self.token == "OR":
+            self._step()
+            found |= self._all()
+        return found
+
+    def _all(self) -> bool:
+        found = self._one()
+        while self.token == "AND":
+            self._step()
+            found &= self._one()
+        return found
+
+    def _one(self) -> bool:
+        token = self._step()
+        if token == "(":
+            found = self.holds()
+            self._step()
+            return found
+        if self.token == "WITH":
+            self._step()
+            self._step()
+        return any(_matches(token, entry) for entry in self.allowed)
+
+    def _step(self) -> str:
+        token, self.token = self.token, next(self.tokens, "")
+        return token

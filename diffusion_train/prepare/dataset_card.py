@@ -1,0 +1,126 @@
+"""What a set of shards holds, as data; card_text.py tells it to people."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from sys import intern
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_train.data.caption.token_counter import Tokens
+from diffusion_train.license import terms
+from diffusion_train.metric.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, SIGNATURE, Signatures, groups
+from diffusion_train.prepare.ledger import Details, Done
+from diffusion_train.prepare.shard_sample import Measures
+
+Card = dict[str, Any]
+Columns = dict[str, list[Any]]  # of Measures, by their names
+_SIDES = (32, 64, 128, 256, 512, 768, 1024, 2048)
+_ASPECTS = (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)
+_WORDS = (1, 6, 11, 21, 41, 76)
+_SHOWN = 50  # groups of near-duplicates in the card
+
+
+def make_card(source: Card, shards: Sequence[Done], details: Iterable[Details], tokens: Tokens | None) -> Card:
+    """`source` says where the samples come from and with which settings."""
+    columns: dict[str, list[Any]] = {name: [] for name in Measures._fields}
+    signatures, left_out = bytearray(), Counter[str]()
+    for part in details:
+        for name, values in zip(Measures._fields, zip(*part.measures, strict=True), strict=False):
+            columns[name] += map(intern, values) if name in ("format", "license") else values
+        signatures += b"".join(map(bytes.fromhex, columns.pop("signature")))
+        columns["signature"] = []
+        for _, reason, _, count in part.left_out:
+            left_out[reason] += count
+    return {
+        "num_samples": len(columns["key"]),
+        "shards": {done.shard: {"samples": done.num_samples, "bytes": done.size} for done in shards if done.shard},
+        **source,
+        "images": _images(columns),
+        "captions": _captions(columns["caption"], tokens),
+        "rights": _rights(columns),
+        "near_duplicates": _near_duplicates(columns["key"], np.frombuffer(signatures, SIGNATURE)),
+        "left_out": dict(left_out.most_common()),
+    }
+
+
+def _images(columns: Columns) -> Card:
+    width, height = (np.array(columns[axis], np.int64) for axis in ("width", "height"))
+    return {
+        "formats": dict(Counter(columns["format"]).most_common()),
+        "shorter_side": _spread(np.minimum(width, height), _SIDES),
+        "longer_side": _spread(np.maximum(width, height), _SIDES),
+        "aspect": _spread(width / height, _ASPECTS),
+        "animated": sum(columns["is_animated"]),
+        "transparent": sum(columns["is_transparent"]),
+        "rotated_by_exif": sum(columns["is_rotated"]),
+        "shrunk": sum(columns["was_shrunk"]),
+    }
+
+
+def _captions(captions: Sequence[str], tokens: Tokens | None) -> Card:
+    card: Card = {
+        "empty": sum(not caption for caption in captions),
+        "distinct": len(set(captions)),
+        "examples": _plain_examples(captions),
+        "not_utf8": sum("\ufffd" in caption for caption in captions),
+        "words": _spread(np.array([len(caption.split()) for caption in captions]), _WORDS),
+        "characters": _spread(np.array([len(caption) for caption in captions]), ()),
+    }
+    if tokens:
+        counts = np.array(tokens.count(captions))
+        longer = int((counts > tokens.most).sum())
+        card["tokens"] = {"encoder": tokens.encoder, "most": tokens.most, "longer": longer, **_spread(counts, ())}
+    return card
+
+
+def _plain_examples(captions: Sequence[str], count: int = 4) -> list[str]:
+    """Of ordinary words, spread over the samples: fit for a command line."""
+    plain = [text for text in dict.fromkeys(captions) if 0 < len(text) <= 80 and re.fullmatch(r"[\w ,.-]+", text)]
+    count = min(count, len(plain))
+    return [plain[place * len(plain) // count] for place in range(count)]
+
+
+def _rights(columns: Columns) -> Card:
+    licenses = Counter(columns["license"])
+    asked: Counter[str] = Counter()
+    for license, count in licenses.items():
+        asked.update(dict.fromkeys(terms(license), count))
+    return {
+        "licenses": dict(licenses.most_common()),
+        "terms": dict(asked.most_common()),
+        "without_author": len(columns["key"]) - sum(columns["has_author"]),
+        "without_source": len(columns["key"]) - sum(columns["has_source"]),
+    }
+
+
+def _near_duplicates(keys: Sequence[str], signatures: Signatures) -> Card:
+    found = sorted(groups(signatures), key=len, reverse=True)
+    return {
+        "max_distance": MAX_DISTANCE,
+        "max_colour_difference": MAX_COLOUR_DIFFERENCE,
+        "groups": len(found),
+        "samples": sum(map(len, found)),
+        "largest": [[keys[place] for place in group[:_SHOWN]] for group in found[:_SHOWN]],
+    }
+
+
+def _spread(values: NDArray[Any], edges: Sequence[float]) -> Card:
+    """Least, median and most, and how many lie from one edge to below the next."""
+    plain = {"min": values.min(), "median": np.median(values), "max": values.max()}
+    # two decimals, or two digits: the width of a narrow image is a thousandth of its height
+    card: Card = {
+        name: round(float(value), 2) if value >= 1 else float(f"{value:.2g}") for name, value in plain.items()
+    }
+    if edges:
+        counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+        whole = all(isinstance(edge, int) for edge in edges)
+        between = [f"{low} to {high - 1}" if whole else f"{low} to {high}" for low, high in pairwise(edges)]
+        names = [f"below {edges[0]}", *between, f"{edges[-1]} and more"]
+        card["histogram"] = dict(zip(names, map(int, counts), strict=True))
+    return card

@@ -1,0 +1,224 @@
+"""Shards from a source, read by many processes and written whole, one after the other.
+
+A shard ends with the sample that fills it, whichever process read it and however often the command was stopped, so the
+same source and settings always give the same bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.shard.writer import Sample, shard_name, write_shard
+from diffusion_train.prepare.keys import Keys
+from diffusion_train.prepare.ledger import Details, Done, Ledger
+from diffusion_train.prepare.shard_sample import Rules
+from diffusion_train.prepare.source.base import REASONS, STATE, Entry, LeftOut, Source
+from diffusion_train.prepare.work import Outcome, keep_index, make_all
+from diffusion_train.utils.cache import atomic_write
+from diffusion_train.utils.workers import Workers, available
+
+LEFT_OUT = "left_out.jsonl"
+_AT_ONCE = 8  # entries that a process takes with one message
+_TOLD = 1000  # entries that are read before it is said that too many are faulty
+Outcomes = Generator[Outcome, None, None]
+
+
+class TooManyFaults(ValueError):
+    """More of the source is faulty than is allowed."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A shard is full with `samples_per_shard` samples or `mib_per_shard` MiB, whichever comes first.
+
+    `num_workers` processes read, as many as there are processors by default.
+    """
+
+    rules: Rules
+    name: str = "images"
+    samples_per_shard: int = 10_000
+    mib_per_shard: int = 256
+    max_bad_share: float = 0.1
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        wrong = []
+        for name, least in (("samples_per_shard", 1), ("mib_per_shard", 1), ("num_workers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                wrong.append(f"prepare.{name}={value}: at least {least}")
+        if not 0 <= self.max_bad_share <= 1:
+            wrong.append(f"prepare.max_bad_share={self.max_bad_share}: a share, 0 to 1")
+        if not self.name or set(self.name) & set("/{}*?[]."):
+            wrong.append(f"prepare.name={self.name}: a name without dots, slashes, braces and wildcards")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
+    def write(self, source: Source, ledger: Ledger) -> None:
+        """Adds what is missing to the shards of the ledger's folder.
+
+        Nothing where all is done. TooManyFaults once more than `max_bad_share` of the entries are faulty, ValueError where the source has changed
+        since, OSError where nothing can be written.
+        """
+        if ledger.finished:
+            entries = source.entries(skip=len(ledger.states()) // STATE)
+            for _ in unchanged(entries, ledger):
+                pass
+            if (new := next(entries, None)) is not None:
+                raise changed(ledger.out, new.name)
+            return
+        with Workers(available() if self.num_workers is None else self.num_workers) as workers:
+            for done in ledger.parts:
+                if done.shard:
+                    workers.later(keep_index, ledger.out / done.shard)
+            run = _Run(self, source, ledger, workers)
+            try:
+                run.go_on()
+            except TooManyFaults:
+                write_left_out(ledger, run.details)
+                raise
+        write_left_out(ledger)
+        if not sum(done.num_samples for done in ledger.parts):
+            told = _reasons([*ledger.details()])
+            raise ValueError(f"no sample is left of {ledger.last.num_entries:,} entries of the source\n{told}")
+
+
+def write_left_out(ledger: Ledger, further: Details | None = None) -> None:
+    """A line for each entry that was left out: name, reason, detail and how many it stands for. No file without any."""
+    path = ledger.out / LEFT_OUT
+    path.unlink(missing_ok=True)
+    lines = (
+        json.dumps({"name": name, "reason": reason, "detail": detail, "count": count}).encode() + b"\n"
+        for details in itertools.chain(ledger.details(), [further or Details()])
+        for name, reason, detail, count in details.left_out
+    )
+    if (first := next(lines, None)) is not None:
+        with atomic_write(path) as file:
+            file.writelines(itertools.chain([first], lines))
+
+
+def unchanged(entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
+    """Those that were read already. ValueError at the first that is another now."""
+    states = ledger.states()
+    known = range(0, len(states), STATE)
+    with tqdm(desc="Comparing", total=len(known), unit="file", delay=2, disable=None) as bar:
+        for place in known:
+            entry = next(entries, None)
+            if entry is None:
+                raise changed(ledger.out, f"its end, after {place // STATE:,} entries of {len(known):,}")
+            if entry.state() != states[place : place + STATE]:
+                raise changed(ledger.out, entry.name)
+            bar.update()
+            yield entry
+
+
+def changed(out: Path, first: str) -> ValueError:
+    return ValueError(
+        f"the source has changed since out={out} was begun, first at {first}: a file was added, taken away or written "
+        "again; delete out, or give another"
+    )
+
+
+class _Run:
+    """One start of the command."""
+
+    def __init__(self, settings: Preparation, source: Source, ledger: Ledger, workers: Workers) -> None:
+        self.settings, self.source, self.ledger, self.workers = settings, source, ledger, workers
+        self.total = source.total()
+        if not self.total and not ledger.parts:
+            raise ValueError(f"path: there is not one image; their names end in .{', .'.join(IMAGE_EXTENSIONS)}")
+        self.num_entries = ledger.last.num_entries
+        self.num_faults = ledger.last.num_faults
+        self.details = Details()
+
+    def go_on(self) -> None:
+        self._refuse_faults(self.ledger.last.num_entries)
+        if self.ledger.parts and self.ledger.last.shard is None:
+            return
+        with closing(self._outcomes()) as outcomes:
+            while self._write_one(outcomes):
+                pass
+
+    def _write_one(self, outcomes: Outcomes) -> bool:
+        """False once there is no sample left."""
+        self.details = Details()
+        samples = self._until_full(outcomes)
+        first = next(samples, None)
+        if first is None:
+            self._refuse_faults(self.total)
+            self._add(None)
+            return False
+        shard = shard_name(self.settings.name, len(self.ledger.parts))
+        write_shard(itertools.chain([first], samples), self.ledger.out / shard)
+        self._add(shard)
+        self.workers.later(keep_index, self.ledger.out / shard)
+        return True
+
+    def _add(self, shard: str | None) -> None:
+        size = (self.ledger.out / shard).stat().st_size if shard else 0
+        samples = len(self.details.measures)
+        self.ledger.add(Done(shard, size, samples, self.num_faults, self.num_entries), self.details)
+
+    def _outcomes(self) -> Outcomes:
+        done, keys = self.num_entries, Keys()
+        entries = self.source.entries(skip=done)
+        for entry in unchanged(entries, self.ledger):
+            keys(entry.key or entry.name)
+        todo = ((keys(entry.key or entry.name), entry) for entry in entries)
+        chunks = iter(lambda: list(itertools.islice(todo, _AT_ONCE)), [])
+        with tqdm(desc="Preparing", total=self.total, initial=done, unit="file", mininterval=0.5, disable=None) as bar:
+            for outcomes in self.workers.map(partial(make_all, self.settings.rules), chunks):
+                yield from outcomes
+                bar.update(len(outcomes))
+
+    def _until_full(self, outcomes: Outcomes) -> Iterator[Sample]:
+        size = 0
+        for outcome in outcomes:
+            self.num_entries += 1
+            self.details.add(outcome)
+            result = outcome.result
+            if isinstance(result, LeftOut):
+                self.num_faults += result.count * result.is_fault
+            self._refuse_faults(self.num_entries)
+            if isinstance(result, LeftOut):
+                continue
+            size += sum(len(member) for member in result.sample.values() if isinstance(member, bytes))
+            yield result.sample
+            if (
+                len(self.details.measures) >= self.settings.samples_per_shard
+                or size >= self.settings.mib_per_shard << 20
+            ):
+                return
+
+    def _refuse_faults(self, num_entries: int) -> None:
+        """Not before there is something to tell, so that the reasons named are those that matter."""
+        too_many = self.num_faults > self.settings.max_bad_share * self.total
+        if too_many and num_entries >= min(self.total, _TOLD):
+            raise TooManyFaults(
+                f"{self.num_faults:,} of {num_entries:,} entries so far are faulty, more than prepare.max_bad_share="
+                f"{self.settings.max_bad_share} allows; {self.ledger.out / LEFT_OUT} lists them\n"
+                + _reasons([*self.ledger.details(), self.details])
+            )
+
+
+def _reasons(all_details: Sequence[Details]) -> str:
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for details in all_details:
+        for name, reason, detail, count in details.left_out:
+            counts[reason] += count
+            examples.setdefault(reason, f"{name!r}{f' ({detail})' if detail else ''}")
+    return "\n".join(
+        f"    {count:,} {reason}: {REASONS[reason].meaning}; first {examples[reason]}"
+        for reason, count in counts.most_common()
+    )

@@ -1,0 +1,47 @@
+"""Who made an image and under which licence, as the fields of its metadata say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diffusion_train.license import both, is_blank
+
+# Names of fields under which data sets keep rights, the more exact first.
+LICENSE_FIELDS = ("license", "licence", "license_url", "licence_url", "license_name", "rights", "usage_terms")
+AUTHOR_FIELDS = ("author", "creator", "artist", "photographer", "attribution", "credit")
+SOURCE_FIELDS = ("source", "source_url", "page_url", "url", "original_url")
+_NAMES = ("spdx", "spdx_id", "identifier", "id", "name", "url", "text")  # in {"license": {"name": "MIT"}}
+
+
+class Rights(NamedTuple):
+    """Of a sample; what it does not say is "", and a licence that it does not say "unknown"."""
+
+    license: str = ""
+    author: str = ""
+    source: str = ""
+
+
+NO_RIGHTS = Rights()
+
+
+def rights_of(facts: Mapping[str, Any]) -> Rights:
+    """From the fields of a sample's metadata, whatever their case. Several licences all hold: they are joined by AND."""
+    by_name = {str(name).casefold(): value for name, value in facts.items()}
+
+    def first(names: Sequence[str]) -> list[str]:
+        return next((texts for name in names if (texts := _texts(by_name.get(name)))), [])
+
+    return Rights(both(*first(LICENSE_FIELDS)), ", ".join(first(AUTHOR_FIELDS)), ", ".join(first(SOURCE_FIELDS)))
+
+
+def _texts(value: object) -> list[str]:
+    """What a field says: a text, those of a list, the name in an object; an object without a name as it stands."""
+    if isinstance(value, list | tuple):
+        return list(dict.fromkeys(text for item in value for text in _texts(item)))
+    if isinstance(value, dict):
+        by_name = {str(name).casefold(): inner for name, inner in value.items()}
+        named = next((texts for name in _NAMES if (texts := _texts(by_name.get(name)))), [])
+        return named or ([json.dumps(value)] if _texts(list(value.values())) else [])
+    return [] if value is None or is_blank(str(value)) else [str(value).strip()]

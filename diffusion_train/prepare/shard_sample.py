@@ -1,0 +1,186 @@
+"""From what a source read to what a shard holds: checked, measured, perhaps shrunk."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+from PIL import Image, ImageOps
+
+from diffusion_train.data.image.decode import decode_image
+from diffusion_train.data.image.header import Header, ImageError, image_header
+from diffusion_train.license import UNKNOWN, decide, normalise
+from diffusion_train.metric.near_duplicates import signature
+from diffusion_train.prepare.rights import NO_RIGHTS, Rights, rights_of
+from diffusion_train.prepare.source.base import Entry, LeftOut, Record
+
+MissingCaption = Literal["drop", "empty"]
+_THUMBNAIL = 64  # pixels a side that a signature is made of, where there are so many
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which samples are taken over and how. `rights` stand for every sample that says nothing of its own."""
+
+    allowed_licenses: Sequence[str] | None = None
+    missing_caption: MissingCaption = "drop"
+    min_side: int = 1
+    max_aspect: float | None = None
+    max_side: int | None = None
+    rights: Rights = NO_RIGHTS
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.missing_caption not in get_args(MissingCaption):
+            wrong.append(
+                f"prepare.missing_caption={self.missing_caption}: one of {', '.join(get_args(MissingCaption))}"
+            )
+        if self.min_side < 1:
+            wrong.append(f"prepare.min_side={self.min_side}: at least 1 pixel")
+        if self.max_aspect is not None and self.max_aspect < 1:
+            wrong.append(f"prepare.max_aspect={self.max_aspect}: longer side / shorter side, so at least 1")
+        if self.max_side is not None and self.max_side < max(self.min_side, 16):
+            wrong.append(f"prepare.max_side={self.max_side}: at least 16 pixels and prepare.min_side={self.min_side}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
+
+class Measures(NamedTuple):
+    """What the card tells of a sample, of its image as it is stored and upright."""
+
+    key: str
+    caption: str
+    format: str
+    width: int
+    height: int
+    is_animated: bool
+    is_transparent: bool
+    is_rotated: bool
+    was_shrunk: bool
+    license: str
+    has_author: bool
+    has_source: bool
+    signature: str
+
+
+class Made(NamedTuple):
+    sample: dict[str, Any]
+    measures: Measures
+
+
+def make(key: str, entry: Entry, rules: Rules) -> Made | LeftOut:
+    """The sample of an entry under its key."""
+    if isinstance(entry.read, LeftOut):
+        return entry.read
+    try:
+        return _made(key, entry.read(), rules)
+    except LeftOut as reason:
+        return reason
+
+
+def _made(key: str, record: Record, rules: Rules) -> Made:
+    facts = with_rights(record.facts, rules.rights)
+    license = facts.get("license", UNKNOWN)
+    if rules.allowed_licenses is not None and not decide(license, rules.allowed_licenses):
+        raise LeftOut("licence", license[:200])
+    caption = clean_text(record.caption or "").strip()
+    if not caption and rules.missing_caption == "drop":
+        raise LeftOut("no-caption")
+    try:
+        data, header = record.image, image_header(record.image)
+        _refuse_size(header, rules)
+        looks = signature(decode_image(data, at_least=(_THUMBNAIL, _THUMBNAIL)))
+        if rules.max_side and max(header.width, header.height) > rules.max_side:
+            facts["original_size"] = [header.width, header.height]
+            data = shrink(data, header, rules.max_side)
+            header = image_header(data)
+    except ImageError as error:
+        raise LeftOut("undecodable", str(error)[:200]) from None
+    kind = "jpg" if header.format == "JPEG" else header.format.lower()
+    measures = Measures(
+        key=key,
+        caption=caption,
+        format=kind,
+        width=header.width,
+        height=header.height,
+        is_animated=header.animated,
+        is_transparent=header.alpha,
+        is_rotated=header.rotated,
+        was_shrunk=data is not record.image,
+        license=license,
+        has_author="author" in facts,
+        has_source="source" in facts,
+        signature=looks.hex(),
+    )
+    return Made({"__key__": key, kind: data, "txt": caption, "json": facts}, measures)
+
+
+def shrink(data: bytes, header: Header, max_side: int) -> bytes:
+    """Upright, the first frame; JPEG stays JPEG and opaque WebP becomes it, all else is PNG. Raises ImageError."""
+    with Image.open(io.BytesIO(data), formats=(header.format,)) as image:
+        profile = image.info.get("icc_profile")
+        if header.alpha and header.bits <= 8:
+            pixels = ImageOps.exif_transpose(image).convert("RGBA")
+        else:
+            pixels = decode_image(data)
+    scale = max_side / max(pixels.size)
+    small = pixels.resize(
+        (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))), Image.Resampling.LANCZOS
+    )
+    out = io.BytesIO()
+    if header.format in ("JPEG", "WEBP") and small.mode == "RGB":
+        small.save(out, "JPEG", quality=95, subsampling=0, icc_profile=profile)
+    else:
+        small.save(out, "PNG", icc_profile=profile)
+    return out.getvalue()
+
+
+def _refuse_size(header: Header, rules: Rules) -> None:
+    """Raises LeftOut."""
+    short, long = sorted((header.width, header.height))
+    size = f"{header.width} x {header.height} pixels"
+    if short < rules.min_side:
+        raise LeftOut("too-small", size)
+    if rules.max_aspect and long > rules.max_aspect * short:
+        raise LeftOut("too-narrow", size)
+
+
+def with_rights(facts: dict[str, Any], default: Rights = NO_RIGHTS) -> dict[str, Any]:
+    """Plain JSON with the SPDX name under `license`, the author under `author` and the source under `source`.
+
+    None of them where nothing is known. What stood there otherwise is kept as `license_text` and so on.
+    """
+    plain: dict[str, Any] = _plain(facts)
+    found = rights_of(plain)
+    license = found.license if found.license != UNKNOWN else normalise(default.license)
+    author, source = found.author or default.author, found.source or default.source
+    said = {"license": "" if license == UNKNOWN else license, "author": author, "source": source}
+    for name, value in said.items():
+        before = plain.pop(name, None)
+        if before not in (None, "", value):
+            plain[f"{name}_text"] = before
+        if value:
+            plain[name] = value
+    return plain
+
+
+def clean_text(text: str) -> str:
+    """What UTF-8 can hold; bytes that were no UTF-8 become U+FFFD."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON holds the same everywhere: text for dates and the like, nothing for bytes."""
+    if isinstance(value, dict):
+        return {clean_text(str(name)): _plain(inner) for name, inner in value.items() if not isinstance(inner, bytes)}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return clean_text(str(value))

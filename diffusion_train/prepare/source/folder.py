@@ -1,0 +1,255 @@
+"""A folder of images with all its subfolders, and captions beside them."""
+
+from __future__ import annotations
+
+import io
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, decode_caption
+from diffusion_train.license import both
+from diffusion_train.prepare.rights import rights_of
+from diffusion_train.prepare.source.base import (
+    MAX_METADATA,
+    Entry,
+    FileState,
+    LeftOut,
+    Record,
+    file_state,
+    parse_metadata,
+    read_file,
+)
+from diffusion_train.prepare.source.table import SUFFIXES, USUAL, USUAL_COLUMNS, Columns, caption_of, header, rows
+
+PLACES = ("txt", "table", "json", "name", "prompt")
+TABLES = tuple(f"{name}{suffix}" for name in ("captions", "metadata") for suffix in SUFFIXES)
+_OTHER_IMAGES = ("avif", "bmp", "heic", "heif", "jp2", "jxl", "psd", "svg", "tif", "tiff")
+_SIDE_FILES = (".txt", ".json")
+_DRAWN = {"run", "weights", "sampler", "guidance"}  # texts in every PNG of sample.py; in its samples also their prompt
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Images in the order of their folders and names, hidden ones left aside.
+
+    `captions` says where captions stand, in the order of preference: txt and json are files beside the image (img.txt
+    or img.jpg.txt), table is captions.csv or metadata.csv, .tsv or .jsonl of any folder with paths relative to it,
+    name is the file's own name, prompt what stands in a PNG that sample.py drew. Facts come from json and table, whatever gives the caption. `ignore` is a folder that is
+    not looked into.
+    """
+
+    path: str
+    captions: Sequence[str] = ("txt", "table", "json")
+    columns: Columns = USUAL_COLUMNS
+    ignore: str | None = None
+
+    def __post_init__(self) -> None:
+        if not Path(self.path).is_dir():
+            is_file = Path(self.path).is_file()
+            raise ValueError(
+                f"path={self.path}: {'a file; source=csv or parquet reads tables' if is_file else 'no such folder'}"
+            )
+        if wrong := [place for place in self.captions if place not in PLACES]:
+            raise ValueError(f"source.captions has {', '.join(wrong)}; possible are {', '.join(PLACES)}")
+        _ = self._table  # told before anything is read
+
+    def total(self) -> int:
+        return sum(1 for _ in self.entries())
+
+    def entries(self, skip: int = 0) -> Iterator[Entry]:
+        images = set()
+        for folder in self._folders:
+            if folder.fault:
+                yield Entry(folder.path, folder.fault)
+            for name in folder.images:
+                images.add(_same_name(folder.below(name)))
+                yield self._image(folder, name)
+            yield from (_other(folder, name) for name in folder.others)
+        for path, row in self._table.rows.items():
+            if path not in images:
+                yield Entry(row.where, LeftOut("no-image", f"{path[:200]} is not there"))
+        yield from self._table.faults
+
+    def _image(self, folder: _Files, name: str) -> Entry:
+        path = folder.below(name)
+        txt, json = (folder.beside(name, end) for end in _SIDE_FILES)
+        row = self._table.rows.get(_same_name(path), _NO_ROW)
+        root = Path(self.path)
+        read = partial(read_image, root, path, txt, json, row, tuple(self.captions), self.columns.caption)
+        files = [root / file for file in (path, txt if "txt" in self.captions else None, json) if file]
+        return Entry(path, read, os.path.splitext(path)[0], files, row.table)
+
+    @cached_property
+    def _folders(self) -> list[_Files]:
+        return list(_walk(Path(self.path), "", _identity(self.ignore)))
+
+    @cached_property
+    def _table(self) -> _Table:
+        table = _Table()
+        if "table" in self.captions:
+            for folder in self._folders:
+                for name in folder.tables:
+                    table.add(Path(self.path), folder.below(name), folder.path, self.columns)
+        return table
+
+
+class Row(NamedTuple):
+    """What a table says of an image."""
+
+    where: str
+    caption: str
+    facts: Facts
+    table: tuple[FileState, ...]
+
+
+_NO_ROW = Row("", "", {}, ())
+
+
+def read_image(
+    root: Path, path: str, txt: str | None, json: str | None, row: Row, places: Sequence[str], caption_field: str | None
+) -> Record:
+    """`path`, `txt` and `json` lie below `root`. Raises LeftOut."""
+    facts = parse_metadata(read_file(root / json, MAX_METADATA)) if json else {}
+    captions = {
+        "txt": decode_caption(read_file(root / txt, MAX_METADATA)) if txt else "",
+        "table": row.caption,
+        "json": _caption(facts, (caption_field,) if caption_field else USUAL["caption"]),
+        "name": os.path.splitext(os.path.basename(path))[0].replace("_", " "),
+    }
+    image = read_file(root / path)
+    texts = _png_texts(image)
+    if texts.keys() >= _DRAWN and "prompt" not in texts:
+        raise LeftOut("not-a-sample", "sample.py's grid of all that it drew")
+    captions["prompt"] = texts.get("prompt", "")
+    caption = next((captions[place] for place in places if captions[place].strip()), None)
+    return Record(image, caption, _together(facts, row.facts) | {"file": path})
+
+
+def _together(beside: Facts, row: Facts) -> Facts:
+    """An empty cell says nothing. Where the file beside an image and the table name different licences, both hold."""
+    facts = beside | {name: value for name, value in row.items() if name not in beside or value not in (None, "")}
+    licenses = [rights_of(said).license for said in (beside, row)]
+    together = both(*licenses)
+    return facts if together in licenses else facts | {"license": together}
+
+
+class _Files(NamedTuple):
+    """Names of one folder, sorted; `path` leads to it from the root, "" for the root."""
+
+    path: str
+    images: Sequence[str] = ()
+    side_files: frozenset[str] = frozenset()
+    tables: Sequence[str] = ()
+    others: Sequence[str] = ()
+    fault: LeftOut | None = None
+
+    def below(self, name: str) -> str:
+        return f"{self.path}/{name}" if self.path else name
+
+    def beside(self, image: str, end: str) -> str | None:
+        """img<end> or img.jpg<end>, below the root."""
+        found = (name for name in _names_beside(image, end) if name in self.side_files)
+        return next((self.below(name) for name in found), None)
+
+
+@dataclass
+class _Table:
+    """All tables together: path below the root, as `_same_name` writes it -> row."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    faults: list[Entry] = field(default_factory=list)
+
+    def add(self, root: Path, table: str, folder: str, columns: Columns) -> None:
+        """ValueError for a table without the columns that are needed."""
+        state = (file_state(root / table),)
+        chosen = columns.among(header(root / table), table, needed=("image",))
+        for line, values in rows(root / table):
+            where = f"{table} line {line}"
+            if isinstance(values, LeftOut):
+                self.faults.append(Entry(where, values))
+                continue
+            path = _same_name(os.path.normpath(os.path.join(folder, str(values.get(chosen.image or "")))))
+            if path in self.rows:
+                again = LeftOut("named-twice", f"{path[:200]} again, first in {self.rows[path].where}")
+                self.faults.append(Entry(where, again))
+                continue
+            self.rows[path] = Row(where, caption_of(values, chosen) or "", chosen.facts(values), state)
+
+
+def _identity(folder: str | None) -> set[tuple[int, int]]:
+    if folder is None or not os.path.isdir(folder):
+        return set()
+    facts = os.stat(folder)
+    return {(facts.st_dev, facts.st_ino)}
+
+
+def _walk(root: Path, path: str, seen: set[tuple[int, int]]) -> Iterator[_Files]:
+    """Folders that are links too, each once, so that links in a circle end."""
+    try:
+        facts = os.stat(root / path)
+        if (facts.st_dev, facts.st_ino) in seen:
+            return
+        seen.add((facts.st_dev, facts.st_ino))
+        with os.scandir(root / path) as items:
+            found = {item.name: item.is_dir() for item in items if not item.name.startswith(".")}
+    except OSError as error:
+        yield _Files(path, fault=LeftOut("unreadable", error.strerror or str(error)))
+        return
+    yield _sorted(path, [name for name, is_folder in sorted(found.items()) if not is_folder])
+    for name in sorted(name for name, is_folder in found.items() if is_folder):
+        yield from _walk(root, f"{path}/{name}" if path else name, seen)
+
+
+def _sorted(path: str, names: Sequence[str]) -> _Files:
+    images = [name for name in names if _kind(name) in IMAGE_EXTENSIONS]
+    possible = {beside for image in images for end in _SIDE_FILES for beside in _names_beside(image, end)}
+    side_files = possible & set(names)
+    tables = [name for name in names if name.lower() in TABLES]
+    taken = {*images, *side_files, *tables}
+    others = [name for name in names if name not in taken]
+    return _Files(path, images, frozenset(side_files), tables, others)
+
+
+def _other(folder: _Files, name: str) -> Entry:
+    if _kind(name) in _OTHER_IMAGES:
+        reason = LeftOut("unknown-format", f"{_kind(name)}; {', '.join(IMAGE_EXTENSIONS)} are read")
+    else:
+        reason = LeftOut("not-a-sample", "no image of this name" if name.lower().endswith(_SIDE_FILES) else "")
+    return Entry(folder.below(name), reason)
+
+
+def _names_beside(image: str, end: str) -> list[str]:
+    return [name + written for written in (end, end.upper()) for name in (image, os.path.splitext(image)[0])]
+
+
+def _kind(name: str) -> str:
+    return os.path.splitext(name)[1][1:].lower()
+
+
+def _same_name(path: str) -> str:
+    return unicodedata.normalize("NFC", path.replace("\\", "/"))
+
+
+def _png_texts(image: bytes) -> dict[str, str]:
+    """Of what is no PNG, none."""
+    try:
+        with Image.open(io.BytesIO(image), formats=("PNG",)) as opened:
+            return {str(name): str(text) for name, text in opened.info.items()}
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return {}
+
+
+def _caption(facts: Facts, names: Sequence[str]) -> str:
+    """A text, or the first of a list of texts."""
+    by_name = {name.casefold(): value for name, value in facts.items()}
+    value = next((by_name[name.casefold()] for name in names if by_name.get(name.casefold())), "")
+    first = value[0] if isinstance(value, list) else value
+    return first if isinstance(first, str) else ""

@@ -1,0 +1,147 @@
+"""What img2dataset wrote: its webdataset format (00000.tar) or its files format (00000/000000000.jpg).
+
+https://github.com/rom1504/img2dataset. Any WebDataset tars are read in the same way. Beside each shard it keeps
+00000_stats.json, which says how many downloads failed and why.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import BinaryIO
+
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, decode_caption
+from diffusion_train.data.image.header import MAX_BYTES
+from diffusion_train.data.shard import tar
+from diffusion_train.prepare.source.base import (
+    MAX_METADATA,
+    Entry,
+    LeftOut,
+    Record,
+    file_state,
+    parse_metadata,
+    read_file,
+)
+from diffusion_train.prepare.source.folder import Folder
+
+Place = tuple[int, int]  # offset and size in a tar
+Members = dict[str, Place]  # by extension
+KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Img2dataset:
+    """`ignore` is a folder that is not looked into. ValueError where there is neither a tar nor a numbered folder."""
+
+    path: str
+    ignore: str | None = None
+
+    def __post_init__(self) -> None:
+        if not Path(self.path).is_dir():
+            raise ValueError(f"path={self.path}: no such folder")
+        if not self._tars and not any(folder.name.isdigit() for folder in self._folders):
+            raise ValueError(
+                f"path={self.path}: neither tars nor numbered folders of img2dataset are there{_hint(self.path)}"
+            )
+
+    def total(self) -> int:
+        return sum(1 for _ in self.entries())
+
+    def entries(self, skip: int = 0) -> Iterator[Entry]:
+        for path in self._tars:
+            yield from _samples(path, path.relative_to(self.path).as_posix())
+        if not self._tars:
+            for entry in Folder(self.path, captions=("txt",), ignore=self.ignore).entries():
+                if not entry.name.endswith(("_stats.json", ".parquet")):
+                    yield entry
+        for stats in sorted(Path(self.path).rglob("*_stats.json")):
+            yield from _failures(stats, stats.relative_to(self.path).as_posix())
+
+    @cached_property
+    def _tars(self) -> list[Path]:
+        ignored = Path(self.ignore).resolve() if self.ignore else None
+        return sorted(path for path in Path(self.path).rglob("*.tar") if ignored not in path.resolve().parents)
+
+    @property
+    def _folders(self) -> list[Path]:
+        return [item for item in Path(self.path).iterdir() if item.is_dir()]
+
+
+def _samples(path: Path, name: str) -> Iterator[Entry]:
+    """Of one tar, its members put together by key wherever they stand.
+
+    Samples beside a damaged place are given up: what is left of them may lack a member.
+    """
+    found: dict[str, Members] = {}
+    left_out: list[Entry] = []
+    faults: list[tar.TarError] = []
+    num_faults, last = 0, ""
+    lost = set()
+    state = file_state(path)
+    with path.open("rb", buffering=1 << 16) as file:
+        for member in tar.walk(file, os.fstat(file.fileno()).st_size, faults):
+            match = KEY.fullmatch(member.name)
+            if not member.regular or not match:
+                left_out.append(Entry(f"{name}: {member.name}", LeftOut("not-a-sample", "no plain file with a key")))
+                continue
+            key, extension = match["key"], match["ext"].lower()
+            if len(faults) > num_faults:
+                lost |= {key, last}
+            num_faults, last = len(faults), key
+            members = found.setdefault(key, {})
+            if extension in members:
+                left_out.append(Entry(f"{name}: {member.name}", LeftOut("named-twice")))
+            members.setdefault(extension, (member.offset, member.size))
+    if len(faults) > num_faults:
+        lost.add(last)
+    for key, members in found.items():
+        if key not in lost:
+            yield Entry(f"{name}: {key}", partial(read_members, path, members), key, opened=[state])
+    yield from left_out
+    yield from (Entry(name, LeftOut("torn-shard", str(fault)[:200])) for fault in faults)
+
+
+def read_members(path: Path, members: Members) -> Record:
+    """Raises LeftOut."""
+    images = [kind for kind in members if kind in IMAGE_EXTENSIONS]
+    if len(images) != 1:
+        raise LeftOut("no-image", f"{len(images)} images among the members {', '.join(members)}"[:200])
+    try:
+        with path.open("rb") as file:
+            facts = parse_metadata(_read(file, members["json"], MAX_METADATA)) if "json" in members else {}
+            if facts.get("status", "success") != "success":
+                raise LeftOut("not-downloaded", str(facts.get("error_message"))[:200])
+            caption = decode_caption(_read(file, members["txt"], MAX_METADATA)) if "txt" in members else None
+            return Record(_read(file, members[images[0]], MAX_BYTES), caption, facts)
+    except OSError as error:
+        raise LeftOut("unreadable", error.strerror or str(error)) from None
+
+
+def _read(file: BinaryIO, place: Place, most: int) -> bytes:
+    offset, size = place
+    if size > most:
+        raise LeftOut("too-many-bytes", f"{size} bytes")
+    file.seek(offset)
+    return file.read(size)
+
+
+def _failures(stats: Path, name: str) -> Iterator[Entry]:
+    state = file_state(stats)
+    try:
+        counts = parse_metadata(read_file(stats)).get("status_dict")
+    except LeftOut as fault:
+        yield Entry(name, fault)
+        return
+    for status, count in sorted(counts.items()) if isinstance(counts, dict) else ():
+        if status != "success" and isinstance(count, int):
+            yield Entry(name, LeftOut("not-downloaded", status[:200], count), opened=[state])
+
+
+def _hint(path: str) -> str:
+    root = Path(path)
+    has_parquet = any(root.rglob("*.parquet"))
+    return "; its parquet format is read by source=parquet" if has_parquet else ""

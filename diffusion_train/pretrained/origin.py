@@ -1,0 +1,92 @@
+"""Where a pretrained model lies: a run folder of ours, a folder in diffusers' layout, a single file, or on the hub.
+
+Errors are ValueError, and name the key, its value and a remedy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from diffusion_train.pretrained import diffusers_folder, hub, single_file
+from diffusion_train.pretrained.vocabulary import Vocabulary
+
+Kind = Literal["run", "folder", "file", "hub"]
+
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+
+
+def kind(source: str) -> Kind:
+    """Reads nothing but names and, of a file, its header."""
+    path = Path(source).expanduser()
+    if "://" in source:
+        raise ValueError(f"pretrained={source}: addresses are not read; download the model and give its folder or file")
+    if path.is_dir():
+        return "folder" if (path / diffusers_folder.INDEX).is_file() or not is_run(path) else "run"
+    if path.is_file():
+        return _kind_of_file(path)
+    if hub.is_name(source) and path.suffix not in (".safetensors", *_PICKLES) and not source.startswith((".", "~")):
+        return "hub"
+    raise ValueError(
+        f"pretrained={source}: no such folder or file, and no model of the hub, which is written owner/name or "
+        "owner/name@revision"
+    )
+
+
+def is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.yaml", "weights.safetensors"))
+
+
+def weights_of_run(run: Path) -> Path:
+    """Of a run folder, or of the weights.safetensors of one."""
+    file = run / "weights.safetensors" if run.is_dir() else run
+    if not file.is_file():
+        raise ValueError(
+            f"pretrained={run}: no weights.safetensors there; they are written with the run's first checkpoint"
+        )
+    return file
+
+
+def layout(source: str, prediction: str | None = None, tokenizer: str | None = None) -> Path:
+    """A folder in diffusers' layout that describes the model, its weights perhaps left out: quickly had."""
+    found = kind(source)
+    if found == "file":
+        Vocabulary.find(tokenizer, Path(source))
+        return single_file.layout(Path(source).expanduser(), prediction)
+    if found == "hub":
+        return diffusers_folder.checked(hub.snapshot(source, "pretrained", hub.DESCRIPTION), source, weights=False)
+    return diffusers_folder.checked(Path(source).expanduser(), source)
+
+
+def folder(source: str, prediction: str | None = None, tokenizer: str | None = None) -> Path:
+    """A folder in diffusers' layout with all of the model.
+
+    A single file is converted once and kept in the cache folder; `prediction` and `tokenizer` say what it does not hold.
+    """
+    found = kind(source)
+    if found == "file":
+        return single_file.folder(Path(source).expanduser(), prediction, tokenizer)
+    if found == "hub":
+        return diffusers_folder.checked(hub.snapshot(source, "pretrained", hub.EVERYTHING), source)
+    return diffusers_folder.checked(Path(source).expanduser().absolute(), source)
+
+
+def part(source: str, key: str, *subfolders: str) -> Path:
+    """The folder of a single model, or of several that stand in `subfolders`; of the hub, only those are fetched."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if source.startswith(("/", ".", "~")):
+        raise ValueError(f"{key}={source}: there is no such folder")
+    wanted = [f"{folder}/{kind}" if folder else kind for folder in subfolders for kind in hub.EVERYTHING]
+    return hub.snapshot(source, key, wanted, ["*.fp16.*"] if any(subfolders) else ["*.fp16.*", "*/*"])
+
+
+def _kind_of_file(path: Path) -> Kind:
+    if path.suffix in _PICKLES:
+        raise ValueError(
+            f"pretrained={path}: a pickle, which can run code when it is read; take the model's .safetensors file, or "
+            f"its tensors alone: {diffusers_folder.unpickle_command(path, path.with_suffix('.safetensors'))}"
+        )
+    header: dict[str, Any] = single_file.read_header(path)
+    return "run" if "diffusion_train" in header.get("__metadata__", {}) else "file"

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffusion_train.config.dry_build import mistakes_of, trial
+
+RATIOS = "diffusion_train.data.order.resolution.AspectRatios"
+
+
+def _config(**data):
+    return OmegaConf.create({"data": data, "ema": {"_target_": "diffusion_train.training.ema.constant", "decays": [2]}})
+
+
+def _told(cfg, groups=("data", "ema"), without=()):
+    return [(mistake.where, mistake.problem[:10]) for mistake in trial(cfg, groups, without)]
+
+
+def test_every_part_tells_its_mistakes_and_those_around_it_are_not_made():
+    cfg = _config(
+        resolution={
+            "_target_": "diffusion_train.data.order.resolution.Resolution",
+            "schedule": [[5, 3]],
+            "ratios": {"_target_": RATIOS, "max_ratio": 0.5},
+        },
+        selection={"_target_": "diffusion_train.data.selection.Selection", "holdout": -1},
+    )
+    wanted = [("data.buckets.max_ratio=0.5, divisor=64", "at least 1"), ("data.holdout=-1", "a share be")]
+    assert sorted(_told(cfg, groups=["data"])) == wanted
+    assert ("ema.decays=[2]", "give one o") in _told(cfg)
+    cfg.data.resolution.ratios.max_ratio = 1
+    assert next(where for where, _ in _told(cfg, groups=["data"])) == "data.resolution=[[5, 3]]"
+
+
+def test_what_needs_data_is_not_made_but_what_it_holds_is():
+    cfg = _config(
+        dataset={
+            "_target_": "diffusion_train.data.dataset.ShardDataset",
+            "shards": "nowhere.tar",
+            "selection": {"_target_": "diffusion_train.data.selection.Selection", "holdout": -1},
+        }
+    )
+    assert _told(cfg, ["data"], ["data.dataset"]) == [("data.holdout=-1", "a share be")]
+    cfg.data.dataset.selection.holdout = 0
+    assert _told(cfg, ["data"], ["data.dataset"]) == []
+
+
+def test_a_setting_is_named_by_its_whole_key_and_what_refers_to_a_wrong_part_is_not_made():
+    every = {"_target_": "diffusion_train.callbacks.scheduled.Every", "num_steps": -1}
+    saving = {"_target_": "diffusion_train.callbacks.checkpointing.Checkpointing", "run_dir": "r", "every_n_steps": 0}
+    grid = {"_target_": "diffusion_train.sampler.grid.Uniform"}
+    cfg = OmegaConf.create(
+        {
+            "sampler": {"_target_": "diffusion_train.sampler.ddim.DDIM", "num_steps": 0, "grid": grid},
+            "callbacks": {
+                "saving": {**saving, "num_kept": 0},
+                "samples": {"_target_": "diffusion_train.callbacks.sample_grid.SampleGrid", "sampler": "${sampler}"},
+                "validation": {"_target_": "diffusion_train.callbacks.validation.Validation", "every": every},
+            },
+        }
+    )
+    given = {"callbacks.saving": {"description": {}}}
+    assert [mistake.where for mistake in trial(cfg, ["sampler", "callbacks"], given=given)] == [
+        "sampler.num_steps=0",
+        "callbacks.validation.every.num_steps=-1",
+        "callbacks.saving.every_n_steps=0",
+        "callbacks.saving.num_kept=0",
+    ]
+
+
+def test_settings_that_lightning_refuses_are_told_like_others():
+    stopping = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "train/loss", "mode": "least"}
+    [mistake] = trial(OmegaConf.create({"callbacks": {"stopping": stopping}}), ["callbacks"])
+    assert (mistake.where, "`mode` can be" in mistake.problem) == ("callbacks.stopping", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("data.crop=side: one of a, b", [("data.crop=side", "one of a, b")]),
+        ("data.resolution=[[5, 3]]: the first: 0", [("data.resolution=[[5, 3]]", "the first: 0")]),
+        ("data.buckets: no multiple\na.b=1: more", [("data.buckets", "no multiple"), ("a.b=1", "more")]),
+        ("schedule Linear of zero SNR: choose v", [("part", "schedule Linear of zero SNR: choose v")]),
+    ],
+)
+def test_a_line_of_an_error_names_the_setting_or_the_part(text, told):
+    assert [(mistake.where, mistake.problem) for mistake in mistakes_of(ValueError(text), "part")] == told

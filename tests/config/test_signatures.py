@@ -1,0 +1,133 @@
+"""A config is compared with the signatures it names, and keys that nothing reads are found."""
+
+from __future__ import annotations
+
+import collections.abc
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffusion_train import config
+from diffusion_train.config.annotations import fits
+from diffusion_train.config.mistakes import ConfigError
+from diffusion_train.config.signatures import unread
+
+HEUN = {
+    "_target_": "diffusion_train.sampler.heun.Heun",
+    "num_steps": 3,
+    "grid": {"_target_": "diffusion_train.sampler.grid.Karras", "rho": 7.0},
+}
+
+
+def told(cfg: dict[str, Any], **kwargs: Any) -> list[str]:
+    try:
+        config.check(OmegaConf.create(cfg), **kwargs)
+    except ConfigError as error:
+        return [str(mistake) for mistake in error.mistakes]
+    return []
+
+
+def test_a_right_config_passes():
+    assert told({"seed": 1, "sampler": HEUN, "again": [HEUN]}, read=["seed"]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_step": 3}, "sampler.num_step\n    Heun has no such setting; did you mean num_steps?"),
+        ({"num_steps": "many"}, "sampler.num_steps\n    must be int, not 'many'"),
+        ({"num_steps": "???"}, "sampler.num_steps\n    Heun needs this setting"),
+        ({"grid": {"_target_": "diffusion_train.diffusion.parameterization.V"}}, "must be a Grid, and V is none"),
+        ({"_target_": "diffusion_train.sampler.heun.Hen"}, "cannot be found"),
+        ({"_target_": "diffusion_train.sampler.hen.Heun"}, "cannot be found"),
+    ],
+    ids=["unknown key", "wrong type", "missing", "part of another kind", "no such class", "no such module"],
+)
+def test_a_setting_that_does_not_fit(change, words):
+    mistakes = told({"sampler": {**HEUN, **change}})
+    assert len(mistakes) == 1
+    assert words in mistakes[0]
+
+
+def test_everything_is_told_at_once():
+    mistakes = told({"a": {**HEUN, "num_step": 3}, "b": [{**HEUN, "grid": "???"}], "dead": 1, "part": {"dead": 2}})
+    assert [m.split("\n")[0] for m in mistakes] == ["a.num_step", "b[0].grid", "dead", "part.dead"]
+
+
+def test_what_the_code_gives_is_neither_missing_nor_of_a_wrong_type():
+    node = {"_target_": HEUN["_target_"], "num_steps": "auto"}
+    assert told({"sampler": node}, given={"sampler": ["grid", "num_steps"]}) == []
+    assert len(told({"sampler": node})) == 2
+
+
+def test_a_partial_may_lack_settings_but_not_misname_them():
+    assert told({"s": {**HEUN, "_partial_": True, "grid": "???"}}) == []
+    assert len(told({"s": {**HEUN, "_partial_": True, "gird": 1}})) == 1
+
+
+@pytest.mark.parametrize(
+    ("cfg", "read", "dead"),
+    [
+        ({"size": 3, "s": {**HEUN, "num_steps": "${size}"}}, [], []),
+        ({"data": {"size": 3, "s": {**HEUN, "num_steps": "${.size}"}}}, [], ["data.size"]),
+        ({"data": {"size": 3, "s": {**HEUN, "num_steps": "${..size}"}}}, [], []),
+        ({"data": {"size": 3, "crop": 4}, "s": {**HEUN, "num_steps": "${data.size}"}}, [], ["data.crop"]),
+        ({"data": {"size": 3}, "s": {**HEUN, "num_steps": "${oc.select:data.size,4}"}}, [], []),
+        ({"data": {"a": {"b": 1}}}, ["data"], []),
+        ({"seed": 3, "seeds": 4}, ["seed"], ["seeds"]),
+        ({"empty": {}, "list": []}, [], ["list"]),
+    ],
+    ids=["read", "wrong level", "relative", "neighbour dead", "select", "below", "whole names", "empty part"],
+)
+def test_keys_that_nothing_reads(cfg, read, dead):
+    cfg = OmegaConf.create(cfg)
+    assert [mistake.where for mistake in unread(cfg, read)] == dead
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "right"),
+    [
+        (1, int, True),
+        (1.5, int, False),
+        (True, int, False),
+        (1, float, True),
+        ("1", float, False),
+        (True, bool, True),
+        (1, bool, False),
+        ("a", str, True),
+        (1, str, False),
+        (None, int | None, True),
+        (None, int, False),
+        ("a", Literal["a", "b"], True),
+        ("c", Literal["a", "b"], False),
+        ([1, 2], list[int], True),
+        ([1, "b"], list[int], False),
+        ([0.9, 0.99], tuple[float, float], True),
+        ([0.9], tuple[float, float], False),
+        ([1, 2, 3], tuple[int, ...], True),
+        ([1], collections.abc.Sequence[int], True),
+        ("abc", collections.abc.Sequence[int], False),
+        ({"a": 1}, dict[str, int], True),
+        ([1], dict[str, int], False),
+        ("x/y", str | Path, True),
+        ("x/y", Path, True),
+        (3, Any, True),
+        (3, "unknown", True),
+    ],
+)
+def test_fits(value, annotation, right):
+    assert fits(value, annotation) is right
+
+
+def test_a_mistake_names_the_key_that_is_set_not_where_it_is_passed_on():
+    selection = {"_target_": "diffusion_train.data.selection.Selection", "faults": "${data.faults}"}
+    [mistake] = told({"data": {"faults": "lenient"}, "selection": selection})
+    assert mistake == "data.faults\n    must be one of strict, tolerant, not 'lenient'"
+
+
+def test_a_precision_that_is_none_is_told_with_those_that_there_are():
+    [mistake] = told({"trainer": {"_target_": "pytorch_lightning.Trainer", "precision": "foo"}})
+    assert "must be one of 64, 32, 16, transformer-engine, " in mistake
+    assert mistake.endswith("bf16, not 'foo'")

@@ -1,0 +1,414 @@
+"""Latents and text embeddings made before: what is taken from them equals what is computed, and nothing stale is taken."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_pipelines
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from diffusion_train.autoencoder.kl import KL
+from diffusion_train.conditioner.clip_text import CLIPText
+from diffusion_train.conditioner.joint import Joint
+from diffusion_train.conditioner.sdxl import SDXL
+from diffusion_train.conditioner.text.text_conditioner import Text
+from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.caption.source import TextMember
+from diffusion_train.data.datamodule import DataModule
+from diffusion_train.data.dataset import ShardDataset
+from diffusion_train.data.image.collate import collate, stack
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.transform import ImageTransform
+from diffusion_train.data.order.order import Draw, Order
+from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.resolution import AspectRatios, Resolution
+from diffusion_train.data.precomputed.encoded import EncodedImages, EncodedTexts, NoLatents
+from diffusion_train.data.precomputed.entries import Entries, EntryWriter
+from diffusion_train.data.shard.writer import write_shard
+from diffusion_train.encode.encoding import (
+    Share,
+    encode_captions,
+    encode_images,
+    missing_views,
+    refuse_missing,
+    refuse_uncached,
+)
+from diffusion_train.utils.rng import Rng
+
+pytest.importorskip("diffusers")
+SIZES = [(40, 40), (40, 60), (60, 40), (44, 44)]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_pipelines.sd15(tmp_path_factory.mktemp("sd15"))
+
+
+@pytest.fixture(scope="module")
+def kl(pipeline: Path) -> KL:
+    return KL(str(pipeline))
+
+
+def png(number: int, **changes: Any) -> bytes:
+    height, width = SIZES[number % len(SIZES)]
+    pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    if "pixel" in changes:
+        pixels[20, 20] ^= 255
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "png")
+    return out.getvalue()
+
+
+def samples(num_samples: int = 8) -> list[dict[str, Any]]:
+    return [
+        {"__key__": f"k{number}", "png": png(number), "txt": ["cat", "a dog", "flag left"][number % 3], "json": {}}
+        for number in range(num_samples)
+    ]
+
+
+def dataset(folder: Path, made: Sequence[dict[str, Any]] | None = None, **settings: Any) -> ShardDataset:
+    shard = folder / "data" / "a.tar"
+    if made is not None or not shard.exists():
+        write_shard(samples() if made is None else made, shard)
+    return ShardDataset(shard, View(ImageTransform(**{"image_size": 32, "flip": True, **settings})))
+
+
+def module(data: ShardDataset, ratio: float = 1, resolution: Resolution | None = None) -> DataModule:
+    def order(fingerprint: str, num_samples: int) -> Order:
+        return Order(seed=0, fingerprint=fingerprint, num_samples=num_samples, block_size=4, window=4)
+
+    ratios = AspectRatios(ratio, 8)
+    return DataModule(data, Arrangement(order, ratios=ratios, image_size=32), batch_size=4, resolution=resolution)
+
+
+def encode(folder: Path, data: DataModule | ShardDataset, kl: KL) -> int:
+    """-> how many views were missing, all of which are there now."""
+    data = data if isinstance(data, DataModule) else module(data)
+    encoded = EncodedImages(Entries(folder), kl.fingerprint)
+    missing = list(missing_views(data.dataset, encoded, data.shapes()))
+    with EntryWriter(folder, "latents") as writer, tqdm(disable=True) as bar:
+        for view in missing:
+            encode_images(data.dataset, encoded, view, kl, writer, CPU, 3, 0, bar)
+    return sum(len(view.samples) for view in missing)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "encoded"
+    folder.mkdir()
+    return folder
+
+
+def with_latents(folder: Path, data: ShardDataset, kl: KL) -> ShardDataset:
+    return data.with_latents(EncodedImages(Entries(folder), kl.fingerprint))
+
+
+def damage(shard: Path) -> None:
+    """As a disk does it, unnoticed: in what the first entry holds."""
+    times = shard.stat()
+    with shard.open("r+b") as file:
+        file.seek(1024 + 1500)
+        file.write(b"\0\1\2\3")
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def latents(kl: KL, batch: dict[str, Any], rng: Rng | None) -> torch.Tensor:
+    if "moments" in batch:
+        return kl.latents(batch["moments"].view(kl.dtype).float(), rng)
+    return kl.encode(batch["x"], rng)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("crop", ["center", "focal"])
+def test_equal_to_the_last_bit_whatever_is_drawn(
+    tmp_path: Path, out: Path, pipeline: Path, crop: str, dtype: str
+) -> None:
+    kl = KL(str(pipeline), dtype)  # type: ignore[arg-type]
+    made = samples()
+    made[1]["json"] = {"focal": [0.1, 0.9]}
+    data = dataset(tmp_path, made, crop=crop)
+    assert encode(out, data, kl) == 16
+    before = with_latents(out, data, kl)
+    for epoch in range(4):
+        draws = [Draw(epoch, index) for index in (*range(8), 3)]
+        online, cached = collate(data.read(draws)), stack(before.read(draws))
+        assert {"x"} == online.keys() - cached.keys()
+        assert {"moments", "target_size"} == cached.keys() - online.keys()
+        for name in ("crop", "original_size", "index"):
+            assert torch.equal(online[name], cached[name])
+        assert (online["caption"], online["key"]) == (cached["caption"], cached["key"])
+        rng = Rng.at_step(0, epoch, range(9), 9)
+        assert torch.equal(latents(kl, online, rng), latents(kl, cached, rng))
+        assert not torch.equal(latents(kl, cached, rng), latents(kl, cached, None))
+
+
+def test_no_image_is_read(tmp_path: Path, out: Path, kl: KL, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset(tmp_path)
+    encode(out, data, kl)
+    before = with_latents(out, data, kl)
+    monkeypatch.setattr(View, "__call__", None)
+    asked: list[str] = []
+    begin = before.storage.begin
+    monkeypatch.setattr(before.storage, "begin", lambda ranges: (asked.extend(r.url for r in ranges), begin(ranges))[1])
+    before.read([Draw(0, index) for index in range(8)])
+    texts = sum(url.endswith("a.tar") for url in asked)
+    assert texts == 8  # the captions alone
+    assert 8 <= len(asked) - texts <= 16  # latents, of what is drawn to be mirrored both ways round
+
+
+def test_buckets_and_resolutions(tmp_path: Path, out: Path, kl: KL) -> None:
+    data = module(dataset(tmp_path), ratio=2, resolution=Resolution([(0, 32), (2, 48)], AspectRatios(2, 8)))
+    shapes = {shape: len(members) for shape, members in data.shapes()}
+    assert len(shapes) == 6
+    assert sum(shapes.values()) == 16
+    assert encode(out, data, kl) == 32
+    assert encode(out, data, kl) == 0
+    online = iter(data.train_dataloader())
+    expected = [next(online) for _ in range(8)]
+    data.trained_on = with_latents(out, data.dataset, kl)
+    cached = iter(data.train_dataloader())
+    seen = set()
+    for one in expected:
+        other = next(cached)
+        assert one["key"] == other["key"]
+        seen.add(tuple(one["x"].shape[2:]))
+        assert [tuple(size) for size in other["target_size"].tolist()] == [tuple(one["x"].shape[2:])] * 4
+        x = one["x"].float() / 127.5 - 1
+        assert torch.equal(latents(kl, {"x": x}, None), latents(kl, other, None))
+    assert len(seen) > 2
+
+
+def test_bad_samples_are_replaced_as_they_are_online(tmp_path: Path, out: Path, kl: KL) -> None:
+    made = samples()
+    made[2]["png"] = made[2]["png"][:-2000]
+    data = dataset(tmp_path, made)
+    encode(out, data, kl)
+    shards = len(list(out.glob("*.tar")))
+    assert encode(out, data, kl) == 2  # tried again, in vain:
+    assert len(list(out.glob("*.tar"))) == shards
+    refuse_missing(data, EncodedImages(Entries(out), kl.fingerprint), module(data).shapes(), "encoded")
+    draws = [Draw(0, index) for index in range(8)]
+    online, cached = collate(data.read(draws)), stack(with_latents(out, data, kl).read(draws))
+    assert online["bad"] == cached["bad"] != [""] * 8
+    assert online["key"] == cached["key"]
+    assert torch.equal(latents(kl, online, None), latents(kl, cached, None))
+
+
+def readable(data: ShardDataset, index: int, shape: tuple[int, int] | None = None) -> bool:
+    try:
+        return bool(data.read([Draw(0, index, shape)]))
+    except NoLatents:
+        return False
+
+
+def test_substitutes_that_have_none_in_the_shape_are_told_at_the_start(tmp_path: Path, out: Path, kl: KL) -> None:
+    """Another caption gives the data another fingerprint, and a bad sample another substitute."""
+    made = samples()
+    made[2]["png"] = made[2]["png"][:-2000]
+
+    def data() -> DataModule:
+        return module(dataset(tmp_path, made), ratio=2, resolution=Resolution(32, AspectRatios(2, 8)))
+
+    encode(out, data(), kl)
+    found = set()
+    for number in range(12):
+        made[0]["txt"] = f"caption {number}"
+        one = data()
+        [shape] = [shape for shape, members in one.shapes() if 2 in members]
+        encoded = EncodedImages(Entries(out), kl.fingerprint)
+        cached = one.dataset.with_latents(encoded)
+        there = all(readable(cached.oriented(mirrored), 2, shape) for mirrored in (False, True))
+        found.add(there)
+        if there:
+            refuse_missing(one.dataset, encoded, one.shapes(), "encoded")
+        else:
+            with pytest.raises(ValueError, match="1 images have no latents there"):
+                refuse_missing(one.dataset, encoded, one.shapes(), "encoded")
+    assert found == {False, True}
+    encode(out, one, kl)
+    refuse_missing(one.dataset, EncodedImages(Entries(out), kl.fingerprint), one.shapes(), "encoded")
+
+
+def test_damage_is_noticed(tmp_path: Path, out: Path, kl: KL) -> None:
+    data = dataset(tmp_path)
+    encode(out, data, kl)
+    before = with_latents(out, data, kl)
+    [shard] = out.glob("*.tar")
+    damage(shard)
+    damaged = [index for index in range(8) if not readable(before, index)]
+    assert len(damaged) == 1
+    with pytest.raises(NoLatents, match=rf"{shard.name} was damaged, by its checksum: delete it"):
+        before.read([Draw(0, *damaged)])
+
+
+def test_a_stale_entry_is_never_used(tmp_path: Path, out: Path, kl: KL) -> None:
+    """Each change makes just those anew that it touches."""
+    assert encode(out, dataset(tmp_path), kl) == 16
+    assert encode(out, dataset(tmp_path), kl) == 0
+
+    def one_pixel(made: list[dict[str, Any]]) -> None:
+        made[3]["png"] = png(3, pixel=True)
+
+    def one_caption(made: list[dict[str, Any]]) -> None:
+        made[4]["txt"] = "another"
+
+    def one_renamed(made: list[dict[str, Any]]) -> None:
+        made[5]["__key__"] = "other"
+
+    def one_copied(made: list[dict[str, Any]]) -> None:
+        made.append({**made[0], "__key__": "copy"})
+
+    def in_another_order(made: list[dict[str, Any]]) -> None:
+        made.reverse()
+
+    for change, expected in {one_pixel: 2, one_caption: 0, one_renamed: 0, one_copied: 0, in_another_order: 0}.items():
+        made = samples()
+        change(made)
+        data = dataset(tmp_path, made)
+        stale = EncodedImages(Entries(out), kl.fingerprint)
+        if expected:
+            with pytest.raises(
+                ValueError, match=f"{expected // 2} images have no latents there, {expected // 2} of them in 32 x 32"
+            ):
+                refuse_missing(data, stale, module(data).shapes(), "encoded")
+            with pytest.raises(NoLatents, match="'k3' has no latents"):
+                data.with_latents(stale).read([Draw(0, 3)])
+        assert encode(out, data, kl) == expected, change.__name__
+        refuse_missing(data, EncodedImages(Entries(out), kl.fingerprint), module(data).shapes(), "encoded")
+
+
+@pytest.mark.parametrize("setting", [{"image_size": 40}, {"crop": "focal"}, {"background": (0, 0, 0)}])
+def test_other_settings_of_the_view_make_all_anew(tmp_path: Path, out: Path, kl: KL, setting: dict[str, Any]) -> None:
+    encode(out, dataset(tmp_path), kl)
+    data = dataset(tmp_path, **setting)
+    assert encode(out, data, kl) == 16
+    assert encode(out, data, kl) == 0
+    assert encode(out, dataset(tmp_path), kl) == 0  # and leave what was there
+
+
+def test_without_flips_half_of_them_do(tmp_path: Path, out: Path, kl: KL) -> None:
+    assert encode(out, dataset(tmp_path, flip=False), kl) == 8
+    assert encode(out, dataset(tmp_path), kl) == 8
+    assert encode(out, dataset(tmp_path, flip=False), kl) == 0
+
+
+def test_another_autoencoder_or_precision_makes_all_anew(tmp_path: Path, out: Path, pipeline: Path, kl: KL) -> None:
+    encode(out, dataset(tmp_path), kl)
+    assert encode(out, dataset(tmp_path), KL(str(pipeline), "bfloat16")) == 16
+    other = tiny_pipelines.sd15(tmp_path / "other")
+    assert encode(out, dataset(tmp_path), KL(str(other))) == 0  # the same weights, elsewhere
+    file = other / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    next(iter(weights.values())).view(-1)[0] += 1e-3
+    save_file(weights, file, {"format": "pt"})
+    assert encode(out, dataset(tmp_path), KL(str(other))) == 16
+    settings = other / "vae" / "config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"norm_num_groups": 4}))
+    assert encode(out, dataset(tmp_path), KL(str(other))) == 16
+
+
+def test_what_needs_pixels_is_refused(tmp_path: Path) -> None:
+    data = dataset(tmp_path, crop="random", aligned={"small": lambda image: torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"data\.crop=random(.|\n)*data\.aligned: small"):
+        refuse_uncached(data)
+
+
+def test_an_autoencoder_that_answers_no_numbers_is_told(
+    tmp_path: Path, out: Path, kl: KL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = KL.moments
+
+    def broken(self: KL, x: torch.Tensor) -> torch.Tensor:
+        answer = moments(self, x)
+        answer[1] = torch.nan
+        return answer
+
+    monkeypatch.setattr(KL, "moments", broken)
+    with pytest.raises(ValueError, match=r"no numbers for the samples k1$"):
+        encode(out, dataset(tmp_path), kl)
+    assert not list(out.glob("*.tar"))
+
+
+def test_shares_are_disjoint_and_all_there_is() -> None:
+    whole = np.arange(5, 1000)
+    parts = [Share(rank, 3).of(whole) for rank in range(3)]
+    assert sorted(np.concatenate(parts)) == whole.tolist()
+    assert [len(Share(rank, 3).of(whole[-300:])) for rank in range(3)] == pytest.approx([100] * 3, abs=64)
+
+
+# Captions
+
+
+def texts(folder: Path, captions: Sequence[str], text: Text, world_size: int = 1) -> int:
+    """-> how many were embedded, by all processes."""
+    encoded = EncodedTexts(Entries(folder), text.encoder.fingerprint)
+    total = 0
+    for rank in range(world_size):
+        with EntryWriter(folder, "text") as writer, tqdm(disable=True) as bar:
+            total += encode_captions(captions, text, encoded, writer, Share(rank, world_size), bar)["encoded"]
+    return total
+
+
+@pytest.fixture
+def captions() -> Captions:
+    return Captions(TextMember(lines=True), templates=["a photo of {caption}", "{caption}"])
+
+
+def test_drawn_captions_and_their_absence_are_equal_and_no_encoder_is_loaded(
+    out: Path, pipeline: Path, captions: Captions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [b"a red apple\nred apple", b"flag", b"cat dog"]
+    every = {"", *(caption for line in lines for caption in captions.every({"txt": line}, "k"))}
+    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(out.parent / "no cache"))
+
+    def make() -> Text:
+        return Text(CLIPText(str(pipeline), 77, "text_encoder", "tokenizer"))
+
+    online, cached = make(), make()
+    assert texts(out, [*every, *every], make(), world_size=3) == len(every) == 9
+    assert texts(out, [*every, "new"], make()) == 1
+    cached.made_before = EncodedTexts(Entries(out), cached.encoder.fingerprint)
+    expected = []
+    for epoch in range(4):
+        drawn = [captions({"txt": lines[index % 3]}, f"k{index}", epoch, index) for index in range(12)]
+        expected.append((drawn, online({"caption": drawn}), online.null(2)))
+    monkeypatch.setattr(CLIPText, "embed", None)
+    cached.warm_up(every)
+    for drawn, cond, null in expected:
+        for name, value in cached({"caption": drawn}).items():
+            assert torch.equal(value, cond[name])
+        assert torch.equal(cached.null(2)["text"], null["text"])
+    assert not list((out.parent / "no cache").glob("text/*"))  # they are kept where they came from
+    assert not caplog.records
+    monkeypatch.undo()
+    cached.warm_up([*every, "other", "others"])
+    assert "no embeddings of 2 captions" in caplog.text
+
+
+def test_damaged_and_foreign_embeddings_are_made_again(out: Path, pipeline: Path) -> None:
+    text = Text(CLIPText(str(pipeline), 77, "text_encoder", "tokenizer"))
+    texts(out, ["cat", "dog"], text)
+    shorter = Text(CLIPText(str(pipeline), 20, "text_encoder", "tokenizer"))
+    assert list(EncodedTexts(Entries(out), shorter.encoder.fingerprint)(["cat"])) == []
+    assert texts(out, ["cat"], shorter) == 1
+    [shard, _] = sorted(out.glob("*.tar"), key=lambda path: path.stat().st_mtime)
+    found = EncodedTexts(Entries(out), text.encoder.fingerprint)
+    damage(shard)
+    assert len(dict(found(["cat", "dog"]))) == 1
+
+
+def test_every_part_that_embeds_is_known(tmp_path: Path, pipeline: Path) -> None:
+    sdxl = SDXL(str(tiny_pipelines.sdxl(tmp_path)))
+    text = Text(CLIPText(str(pipeline), 77, "text_encoder", "tokenizer"))
+    assert Joint({"a": sdxl, "b": text}).texts() == [sdxl.text, text]

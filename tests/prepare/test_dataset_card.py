@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffusion_train.metric.near_duplicates import SIGNATURE
+from diffusion_train.prepare.dataset_card import Tokens, make_card
+from diffusion_train.prepare.dataset_card_text import readme, summary
+from diffusion_train.prepare.ledger import Details, Done
+from diffusion_train.prepare.shard_sample import Measures
+from diffusion_train.prepare.source.base import LeftOut
+
+DONE = [Done("images-000000.tar", 2048, 4, 1, 9), Done(None, 0, 0, 1, 10)]
+
+
+def measures(key, caption, width=100, height=50, license="MIT", bits=0, **others):
+    signature = np.zeros((), SIGNATURE)
+    signature["hash"] = bits
+    plain = dict.fromkeys(
+        ("is_animated", "is_transparent", "is_rotated", "was_shrunk", "has_author", "has_source"), False
+    )
+    given = {"format": "jpg", "signature": signature.tobytes().hex()}
+    return Measures(key=key, caption=caption, width=width, height=height, license=license, **plain | given | others)
+
+
+@pytest.fixture
+def card():
+    samples = [
+        measures("a", "one two", bits=0),
+        measures("b", "one two three", 30, 60, "CC-BY-NC-SA-4.0", bits=3),
+        measures("c", "", license="unknown", bits=2**63 - 1, is_transparent=True),
+        measures(
+            "d", "caf\ufffd " * 90, 2048, 2048, "see <b>LICENSE</b>", bits=0xFFFF0000, format="png", has_author=True
+        ),
+    ]
+    left_out = [("x", "no-caption", "", 1), ("y", "not-downloaded", "404", 5)]
+    tokens = Tokens("MiniLM", 2, lambda captions: [len(caption.split()) for caption in captions])
+    return make_card({"settings": {"source": "folder", "n": {"x": 1}}}, DONE, [Details(samples, left_out)], tokens)
+
+
+def test_counts_sizes_and_spreads(card):
+    assert card["num_samples"] == 4
+    assert card["shards"] == {"images-000000.tar": {"samples": 4, "bytes": 2048}}
+    images = card["images"]
+    assert images["formats"] == {"jpg": 3, "png": 1}
+    side = images["shorter_side"]
+    assert (side["min"], side["median"], side["max"]) == (30, 50, 2048)
+    assert {name: n for name, n in side["histogram"].items() if n} == {"below 32": 1, "32 to 63": 2, "2048 and more": 1}
+    aspects = {name: n for name, n in images["aspect"]["histogram"].items() if n}
+    assert aspects == {"0.5 to 0.67": 1, "0.8 to 1.25": 1, "2.0 and more": 2}
+    assert images["transparent"] == 1
+
+
+def test_captions_and_those_that_an_encoder_cuts(card):
+    captions = card["captions"]
+    assert (captions["empty"], captions["distinct"], captions["not_utf8"]) == (1, 4, 1)
+    assert captions["words"]["max"] == 90
+    assert captions["examples"] == ["one two", "one two three"]
+    assert {**captions["tokens"], "min": 0, "median": 0} == {
+        "encoder": "MiniLM",
+        "most": 2,
+        "longer": 2,
+        "min": 0,
+        "median": 0,
+        "max": 90,
+    }
+
+
+def test_rights_by_licence_and_by_what_they_ask_for(card):
+    rights = card["rights"]
+    assert rights["licenses"] == {"MIT": 1, "CC-BY-NC-SA-4.0": 1, "unknown": 1, "see <b>LICENSE</b>": 1}
+    assert rights["terms"] == {"share-alike": 1, "non-commercial": 1, "unknown": 1, "unread": 1}
+    assert (rights["without_author"], rights["without_source"]) == (3, 4)
+
+
+def test_near_duplicates_are_listed_by_their_keys(card):
+    assert card["near_duplicates"]["largest"] == [["a", "b"]]
+
+
+def test_what_was_left_out_is_counted(card):
+    assert card["left_out"] == {"not-downloaded": 5, "no-caption": 1}
+    assert LeftOut("no-caption").is_fault
+    assert not LeftOut("not-downloaded").is_fault
+
+
+def test_texts_of_strangers_mean_nothing_on_the_page(card):
+    page = readme(card, "a_b <script>*x*\x1b[2J\n# head | cell")
+    assert page.startswith("# a_b &lt;script&gt;\\*x\\*\\\\x1b\\[2J\\\\n\\# head \\| cell\n")
+    assert "see &lt;b&gt;LICENSE&lt;/b&gt;" in page
+    assert "<b>" not in page
+    assert not set("\x1b\u202e") & set(page)
+
+
+def test_the_page_and_the_lines_tell_what_matters(card):
+    page, lines = readme(card, "photos"), "\n".join(summary(card))
+    for words in ("share-alike", "non-commercial", "unknown", "unread"):
+        assert words in page
+    for words in (
+        "not-downloaded 5",
+        "CC-BY-NC-SA-4.0 1",
+        "share-alike 1, non-commercial 1, unknown 1, unread 1",
+        "2 images in 1 groups",
+    ):
+        assert words in lines
+    assert "2 are longer than the 2 tokens that MiniLM takes" in page
+    assert "2 are longer than the 2 tokens that MiniLM takes" in lines
+    assert "| n.x | 1 |" in page
+
+
+def test_a_ratio_of_a_narrow_image_is_none_of_zero():
+    samples = [measures("a", "x", 8, 2500), measures("b", "y", 4, 1000), measures("c", "z", 2000, 6)]
+    made = make_card({"settings": {}}, DONE, [Details(samples, [])], None)
+    assert "0.0032 to 333.33, median 0.004." in readme(made, "narrow")

@@ -1,0 +1,222 @@
+"""What becomes of one entry, faults of images and captions as far as preparing meets them."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_train.data.image.decode import decode_image
+from diffusion_train.prepare.rights import Rights
+from diffusion_train.prepare.shard_sample import Made, Rules, make
+from diffusion_train.prepare.source.base import Entry, LeftOut, Record, parse_metadata
+
+
+def noise(width=40, height=30, mode="RGB"):
+    shape = (height, width, len(mode)) if len(mode) > 1 else (height, width)
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), mode)
+
+
+def smooth(width, height):
+    ramp = np.linspace(0, 255, width)[None, :, None] + np.zeros((height, 1, 3))
+    return Image.fromarray(ramp.astype(np.uint8))
+
+
+def saved(image, kind="PNG", **settings) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **settings)
+    return out.getvalue()
+
+
+def made(image=None, caption="a caption", facts=None, **rules):
+    data = image if isinstance(image, bytes) else saved(image or noise())
+    return make("k", Entry("k", lambda: Record(data, caption, facts or {})), Rules(**rules))
+
+
+def left_out(*args, **kwargs):
+    found = made(*args, **kwargs)
+    assert isinstance(found, LeftOut)
+    return found.reason
+
+
+def image_of(result: Made) -> tuple[str, Image.Image]:
+    kind = result.measures.format
+    return kind, Image.open(io.BytesIO(result.sample[kind]))
+
+
+@pytest.mark.parametrize(("kind", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("GIF", "gif")])
+def test_the_bytes_are_kept_and_named_by_what_they_are(kind, extension):
+    data = saved(noise(), kind)
+    result = made(data)
+    assert result.sample[extension] == data
+    assert (result.sample["__key__"], result.sample["txt"]) == ("k", "a caption")
+    measures = result.measures
+    assert (measures.format, measures.width, measures.height, measures.was_shrunk) == (extension, 40, 30, False)
+
+
+def test_pictures_of_phones_that_hold_further_ones_are_jpeg():
+    data = saved(noise(), "MPO", save_all=True, append_images=[noise()])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    result = made(data)
+    assert result.sample["jpg"] == data
+    assert not result.measures.is_animated
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "undecodable"),
+        (b"<html>", "undecodable"),
+        (saved(noise(), "JPEG")[:400], "undecodable"),
+        (saved(noise(), "PNG")[:-30], "undecodable"),
+        (saved(noise(), "BMP"), "undecodable"),
+    ],
+    ids=["empty", "html", "cut-jpeg", "cut-png", "bmp"],
+)
+def test_what_is_no_whole_image_is_left_out(data, reason):
+    assert left_out(data) == reason
+
+
+def test_decompression_bomb():
+    assert left_out(saved(Image.new("1", (12000, 12000)))) == "undecodable"
+
+
+def test_tiny_and_narrow_images():
+    assert isinstance(made(noise(1, 1)), Made)
+    assert left_out(noise(1, 1), min_side=2) == "too-small"
+    assert left_out(noise(1, 500), max_aspect=3) == "too-narrow"
+    assert isinstance(made(noise(60, 20), max_aspect=3), Made)
+
+
+@pytest.mark.parametrize("caption", [None, "", " \n\t\u3000"])
+def test_missing_and_blank_captions(caption):
+    assert left_out(caption=caption) == "no-caption"
+    assert made(caption=caption, missing_caption="empty").sample["txt"] == ""
+
+
+def test_captions_that_are_no_utf8():
+    """Bytes, as tables give them, and lone surrogates, as JSON may."""
+    assert made(caption="caf\udce9 \ud800").sample["txt"] == "caf\ufffd \ufffd"
+
+
+def test_long_and_hostile_captions_stay_as_they_are():
+    for caption in ("word " * 20_000 + "end", "<b>&\u202e\x1b[2J{0}%s\0"):
+        assert made(caption=caption).sample["txt"] == caption
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b"{", b"[]", b"\x00", b'{"a": ' + b"1" * 5000 + b"}", b"{}" * (1 << 20)]
+)
+def test_malformed_metadata(data):
+    result = make("k", Entry("k", lambda: Record(saved(noise()), "x", parse_metadata(data))), Rules())
+    assert isinstance(result, LeftOut)
+    assert result.reason == "bad-metadata"
+
+
+def test_facts_are_json_with_rights_under_their_names():
+    facts = {"License": "CC BY 4.0", "photographer": "Ada", "url": "https://x/1", "when": b"bytes", "nan": float("nan")}
+    found = made(facts=facts).sample["json"]
+    assert found == {
+        "License": "CC BY 4.0",
+        "photographer": "Ada",
+        "url": "https://x/1",
+        "nan": None,
+        "license": "CC-BY-4.0",
+        "author": "Ada",
+        "source": "https://x/1",
+    }
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_what_rights_said_before_is_kept():
+    found = made(facts={"license": "http://creativecommons.org/licenses/by-sa/3.0/"}).sample["json"]
+    assert found == {"license": "CC-BY-SA-3.0", "license_text": "http://creativecommons.org/licenses/by-sa/3.0/"}
+
+
+def test_rights_of_the_whole_collection_stand_where_a_sample_says_nothing():
+    rights = Rights(license="cc0", author="me")
+    assert made(rights=rights).sample["json"] == {"license": "CC0-1.0", "author": "me"}
+    assert made(rights=rights, facts={"licence": "MIT"}).sample["json"]["license"] == "MIT"
+    assert "license" not in made(facts={"license": "unknown"}).sample["json"]
+
+
+def test_licences_that_are_not_allowed_are_left_out():
+    allowed = {"allowed_licenses": ["CC-BY"]}
+    assert isinstance(made(facts={"license": "CC BY 3.0"}, **allowed), Made)
+    assert left_out(facts={"license": "CC BY-NC 3.0"}, **allowed) == "licence"
+    assert left_out(**allowed) == "licence"
+    assert isinstance(made(allowed_licenses=["unknown"]), Made)
+    assert left_out(b"not even an image", facts={"license": "MIT"}, **allowed) == "licence"
+
+
+def test_large_images_are_shrunk_only_if_asked():
+    data = saved(smooth(300, 150), "JPEG", quality=90)
+    result = made(data, max_side=100)
+    kind, image = image_of(result)
+    assert (kind, image.size, result.measures.was_shrunk) == ("jpg", (100, 50), True)
+    assert result.sample["json"]["original_size"] == [300, 150]
+    wanted = np.asarray(smooth(300, 150).resize((100, 50), Image.Resampling.LANCZOS)).astype(int)
+    assert np.abs(np.asarray(image.convert("RGB")) - wanted).mean() < 2
+    assert made(data, max_side=300).sample["jpg"] == data
+
+
+def test_a_shrunk_image_is_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(smooth(300, 150), "JPEG", exif=exif)
+    kept, shrunk = made(data), made(data, max_side=100)
+    assert (kept.measures.width, kept.measures.height, kept.measures.is_rotated) == (150, 300, True)
+    _, image = image_of(shrunk)
+    assert image.size == (50, 100)
+    assert image.getexif().get(0x0112, 1) == 1
+    expected = decode_image(data).resize((50, 100), Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(expected)).mean() < 2
+
+
+def test_what_is_transparent_stays_so_when_shrunk():
+    image = noise(200, 100, "RGBA")
+    for kind in ("PNG", "WEBP"):
+        name, small = image_of(made(saved(image, kind), max_side=50))
+        assert (name, small.mode, small.size) == ("png", "RGBA", (50, 25))
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        (Image.fromarray(np.full((100, 200), 128 * 257, np.uint16)), "png"),
+        (smooth(200, 100).convert("P"), "png"),
+        (smooth(200, 100).convert("L"), "png"),
+        (smooth(200, 100).convert("CMYK"), "jpg"),
+    ],
+    ids=["16-bit", "palette", "grey", "cmyk"],
+)
+def test_other_kinds_of_pixels_look_the_same_when_shrunk(image, kind):
+    data = saved(image, "JPEG" if kind == "jpg" else "PNG")
+    name, small = image_of(made(data, max_side=50))
+    assert (name, small.size) == (kind, (50, 25))
+    expected = decode_image(data).resize((50, 25), Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(small.convert("RGB")).astype(int) - np.asarray(expected)).mean() < 2
+
+
+def test_an_animation_gives_its_first_frame_when_shrunk():
+    data = saved(smooth(200, 100), "GIF", save_all=True, append_images=[noise(200, 100)])
+    assert made(data).measures.is_animated
+    kind, small = image_of(made(data, max_side=50))
+    assert kind == "png"
+    assert not getattr(small, "is_animated", False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"missing_caption": "error"}, "one of drop, empty"),
+        ({"min_side": 0, "max_aspect": 0.5}, "min_side=0.*\n.*max_aspect=0.5"),
+        ({"max_side": 100, "min_side": 200}, "max_side=100"),
+    ],
+)
+def test_impossible_rules_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Rules(**settings)
