@@ -31,7 +31,7 @@ from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.pretrained import diffusers_folder
 from diffusion_train.pretrained.single_file import Model, publish, write_layout
 from diffusion_train.pretrained.vocabulary import END, START, Vocabulary
-from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.files import cache_folder
 
 HERE = Path(__file__).parent
 SIDE, NUM_IMAGES, NUM_TOKENS = 512, 32, 49408

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from diffusion_train.autoencoder.base import Autoencoder
 from diffusion_train.pretrained.model import load_model, model_folder
+from diffusion_train.utils.files import sha256_of_files
 from diffusion_train.utils.rng import Rng
-from diffusion_train.utils.sha256 import sha256_of_files
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _FORMAT = 1  # raised when the same files would give other moments by more than a rounding

@@ -19,7 +19,7 @@ from diffusion_train.data.synchronized_loader import StoppedTogether
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.training.checkpoint import FORMAT, by_step, mismatch, read_facts, save_weights, step_name
 from diffusion_train.training.module import trained
-from diffusion_train.utils.cache import remove_strays
+from diffusion_train.utils.files import remove_strays
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # what decides which samples come next
 # The last is compared by the command, before a model is made.

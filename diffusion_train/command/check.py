@@ -70,7 +70,7 @@ def check(cfg: Any) -> int:
     from diffusion_train.check.rules import in_order
     from diffusion_train.command.exit import Exit
     from diffusion_train.command.token_counter import token_counter
-    from diffusion_train.utils.cache import atomic_write
+    from diffusion_train.utils.files import atomic_file
 
     tokens = token_counter(cfg)
     storage = config.build(cfg.data.module.dataset.storage)
@@ -78,11 +78,11 @@ def check(cfg: Any) -> int:
     seen = looked_at(cfg, collection, storage, tokens) if collection else Findings(problems)
     seen.problems = in_order(seen.problems, cfg.ignore)
     out = Path(cfg.out)
-    with atomic_write(out / "report.json") as file:
+    with atomic_file(out / "report.json") as file:
         file.write(json.dumps(list(map(entry, seen.problems)), indent=1).encode())
     if seen.samples:
         page = contact_sheet(seen.samples, seen.problems, seen.train, seen.held_out, seen.twins, cfg.num_shown)
-        with atomic_write(out / "contact_sheet.html") as file:
+        with atomic_file(out / "contact_sheet.html") as file:
             file.write(page.encode("utf-8", "replace"))
     print("\n".join(told(seen, tokens is not None, out)), flush=True)
     return Exit.FOUND if seen.problems else Exit.DONE

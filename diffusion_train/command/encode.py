@@ -33,7 +33,7 @@ def run(cfg: Any) -> int:
     quiet()
     from diffusion_train import config
     from diffusion_train.training.precision import resolve
-    from diffusion_train.utils.cache import remove_strays
+    from diffusion_train.utils.files import remove_strays
     from diffusion_train.utils.lock import locked
 
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)

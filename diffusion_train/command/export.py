@@ -153,7 +153,7 @@ def run_folder(ask: Any) -> Path:
 
 def base_sha256(cfg: Any, model: Any) -> str:
     from diffusion_train.pretrained.diffusers_folder import weight_files
-    from diffusion_train.utils.sha256 import sha256_of_files
+    from diffusion_train.utils.files import sha256_of_files
 
     recorded = cfg.get("base", {}).get("sha256")
     return str(recorded or sha256_of_files(weight_files(model.base, str(model.base))))

@@ -102,14 +102,14 @@ def finish(cfg: Any, settings: dict[str, Any], ledger: Any) -> dict[str, Any]:
     from diffusion_train.command.token_counter import token_counter
     from diffusion_train.prepare.dataset_card import make_card
     from diffusion_train.prepare.dataset_card_text import readme
-    from diffusion_train.utils.cache import atomic_write
+    from diffusion_train.utils.files import atomic_file
 
     if "source.path" in settings:
         settings = settings | {"source.path": Path(settings["source.path"]).name}
     card = make_card({"settings": settings}, ledger.parts, ledger.details(), token_counter(cfg))
-    with atomic_write(ledger.out / "README.md") as file:
+    with atomic_file(ledger.out / "README.md") as file:
         file.write(readme(card, title=ledger.out.resolve().name).encode())
-    with atomic_write(ledger.out / "card.json") as file:
+    with atomic_file(ledger.out / "card.json") as file:
         file.write(json.dumps(card, indent=1, ensure_ascii=False).encode())
     ledger.finish()
     return card

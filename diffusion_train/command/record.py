@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from diffusion_train import config
 from diffusion_train.callbacks.progress import say
-from diffusion_train.utils.cache import atomic_write
+from diffusion_train.utils.files import atomic_file
 
 
 class RunRecord(pl.Callback):
@@ -43,6 +43,6 @@ class RunRecord(pl.Callback):
     def write_data(self) -> None:
         """data.json, if it is not written yet."""
         if self._data:
-            with atomic_write(self.run_dir / "data.json") as file:
+            with atomic_file(self.run_dir / "data.json") as file:
                 file.write(self._data)
             self._data = b""

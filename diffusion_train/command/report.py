@@ -80,11 +80,11 @@ def add_marks(folder: Path, file: Path) -> dict[str, Any]:
 
 def write(folder: Path, report: dict[str, Any]) -> None:
     from diffusion_train.report.page import page
-    from diffusion_train.utils.cache import atomic_write
+    from diffusion_train.utils.files import atomic_file
 
-    with atomic_write(folder / "report.json") as file:
+    with atomic_file(folder / "report.json") as file:
         file.write(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
-    with atomic_write(folder / "report.html") as file:
+    with atomic_file(folder / "report.html") as file:
         file.write(page(report, folder / "report_images").encode("utf-8", "replace"))
     print(f"report: {folder / 'report.html'}")
 

@@ -21,7 +21,7 @@ READ = ("path", "out")
 def run(cfg: Any) -> int:
     from diffusion_train import config
     from diffusion_train.command.exit import Exit
-    from diffusion_train.utils.cache import atomic_write
+    from diffusion_train.utils.files import atomic_file
 
     config.check(cfg, read=READ)
     path, out = Path(cfg.path).expanduser(), Path(cfg.out).expanduser()
@@ -33,7 +33,7 @@ def run(cfg: Any) -> int:
 
     tensors, left_out = unpickled(path)
     try:
-        with atomic_write(out) as file:
+        with atomic_file(out) as file:
             save_file(tensors, file.name, {"format": "pt"})
     except (OSError, SafetensorError) as error:
         print(f"out={out}: cannot be written ({error})", file=sys.stderr)

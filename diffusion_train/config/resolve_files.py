@@ -11,7 +11,7 @@ from diffusion_train.config.base_model import named
 from diffusion_train.config.run import load_run_config
 from diffusion_train.pretrained import diffusers_folder, hub, origin
 from diffusion_train.pretrained.model_license import license_of, license_of_file
-from diffusion_train.utils.sha256 import file_sha256, sha256_of_files
+from diffusion_train.utils.files import file_sha256, sha256_of_files
 
 _PLACED = ("network", "autoencoder", "conditioner")  # parts that read files of the model
 

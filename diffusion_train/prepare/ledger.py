@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from diffusion_train.prepare.shard_sample import Made, Measures
 from diffusion_train.prepare.work import Outcome
-from diffusion_train.utils.cache import atomic_write, remove_strays
+from diffusion_train.utils.files import atomic_file, remove_strays
 
 FOLDER = ".prepare"  # inside the folder of the shards
 _FORMAT = 2  # of the files in it
@@ -86,7 +86,7 @@ class Ledger:
         return b"".join(bytes(details.states) for details in self.details())
 
     def add(self, done: Done, details: Details) -> None:
-        with atomic_write(self._file(len(self.parts))) as file:
+        with atomic_file(self._file(len(self.parts))) as file:
             file.write(json.dumps(done).encode() + b"\n")
             file.write(json.dumps([details.measures, details.left_out, details.states.hex()]).encode())
         self.parts.append(done)
@@ -100,7 +100,7 @@ class Ledger:
 
     def finish(self) -> None:
         """Keeps only what tells that everything is done, and of what."""
-        with atomic_write(self.folder / _STATES) as file:
+        with atomic_file(self.folder / _STATES) as file:
             file.write(self.states())
         self._plan["finished"] = True
         self._clear()
@@ -145,7 +145,7 @@ class Ledger:
         return None
 
     def _write_plan(self) -> None:
-        with atomic_write(self.folder / "plan.json") as file:
+        with atomic_file(self.folder / "plan.json") as file:
             file.write(json.dumps(self._plan, indent=1).encode())
 
 

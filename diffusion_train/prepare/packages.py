@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from diffusion_train.data.shard.writer import Sample, write_shards
 from diffusion_train.prepare.source.base import Entry, LeftOut
-from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.files import cache_folder
 
 _FORMAT = 1  # raised when the same packages would give other samples
 _SAMPLES_PER_SHARD = 512

@@ -24,7 +24,7 @@ from diffusion_train.prepare.ledger import Details, Done, Ledger
 from diffusion_train.prepare.shard_sample import Rules
 from diffusion_train.prepare.source.base import REASONS, STATE, Entry, LeftOut, Source
 from diffusion_train.prepare.work import Outcome, keep_index, make_all
-from diffusion_train.utils.cache import atomic_write
+from diffusion_train.utils.files import atomic_file
 from diffusion_train.utils.workers import Workers, available
 
 LEFT_OUT = "left_out.jsonl"
@@ -103,7 +103,7 @@ def write_left_out(ledger: Ledger, further: Details | None = None) -> None:
         for name, reason, detail, count in details.left_out
     )
     if (first := next(lines, None)) is not None:
-        with atomic_write(path) as file:
+        with atomic_file(path) as file:
             file.writelines(itertools.chain([first], lines))
 
 

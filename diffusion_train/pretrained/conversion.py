@@ -12,8 +12,7 @@ from typing import Any
 
 from diffusion_train.pretrained import diffusers_folder, single_file
 from diffusion_train.pretrained.vocabulary import END, Vocabulary
-from diffusion_train.utils.cache import cache_folder
-from diffusion_train.utils.sha256 import file_sha256
+from diffusion_train.utils.files import cache_folder, file_sha256
 
 _FORMAT = 1  # raised when the same file would be written out in another way
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.files import cache_folder
 
 LAYOUTS = Path(__file__).parent / "layouts"
 _MAX_HEADER = 100 << 20

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffusion_train.utils.cache import atomic_write
+from diffusion_train.utils.files import atomic_file
 
 FORMAT = 1
 
@@ -131,7 +131,7 @@ def save_weights(path: Path, weights: dict[str, Tensor], description: dict[str, 
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that appears whole. A full or broken disk is an OSError that names it, whichever library writes."""
     try:
-        with atomic_write(path) as file:
+        with atomic_file(path) as file:
             yield file
     except (OSError, RuntimeError, SafetensorError) as error:
         if (number := _errno(error)) is None:

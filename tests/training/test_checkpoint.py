@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffusion_train.training import checkpoint as ckpt
-from diffusion_train.utils.cache import remove_strays
+from diffusion_train.utils.files import remove_strays
 
 WHOLE = {"diffusion_train": {"format": ckpt.FORMAT}, "state_dict": {"w": torch.arange(5000.0)}}
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from diffusion_train.conditioner.base import Cond, Conditioner, entry
 from diffusion_train.conditioner.text.online_text import OnlineText
 from diffusion_train.conditioner.text.text_store import MAX_BYTES, Embedding, TextStore
-from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.files import cache_folder
 from diffusion_train.utils.tensor import sent
 from diffusion_train.utils.text import shown
 

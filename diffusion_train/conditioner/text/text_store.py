@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusion_train.utils.cache import atomic_write
+from diffusion_train.utils.files import atomic_file
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class TextStore:
             return
         tensors = _packed(self.rows)
         try:
-            with atomic_write(self.path) as file:
+            with atomic_file(self.path) as file:
                 file.write(save(tensors, {"checksum": _checksum(tensors)}))
             self._saved = True
         except OSError as error:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffusion_train.conditioner.text.online_text import OnlineText, Part
 from diffusion_train.conditioner.text.text_conditioner import TextEncoder
 from diffusion_train.conditioner.text.text_store import Embedding
-from diffusion_train.utils.sha256 import file_sha256
+from diffusion_train.utils.files import file_sha256
 
 _FORMAT = 2  # raised when the same files would give other embeddings
 _ROWS = 8  # embedded at once, always: products of matrices of another shape may round otherwise

@@ -18,7 +18,7 @@ import numpy as np
 
 from diffusion_train.data.order.continuation import Names, places_of
 from diffusion_train.data.order.order import I64
-from diffusion_train.utils.cache import atomic_write
+from diffusion_train.utils.files import atomic_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Roster:
         arrays: dict[str, Any] = {"facts": np.frombuffer(facts, np.uint8), "names": self.names}
         optional = {"sizes": self.sizes, "newest": self.newest}
         arrays |= {name: array.astype(np.int32) for name, array in optional.items() if array is not None}
-        with atomic_write(path) as file:
+        with atomic_file(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod

@@ -25,7 +25,7 @@ from diffusion_train.data.storage.base import Stat, Storage, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.remedy import remedy, spelling
 from diffusion_train.data.storage.urls import is_local
-from diffusion_train.utils.cache import cache_folder
+from diffusion_train.utils.files import cache_folder
 from diffusion_train.utils.interruption import leave_signals_to_the_parent
 from diffusion_train.utils.redact import redact_url
 

@@ -19,7 +19,7 @@ from diffusion_train.data.storage.base import Stat, Storage
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.shard_file import read_whole
 from diffusion_train.data.storage.urls import is_local, local_path
-from diffusion_train.utils.cache import atomic_write, cache_folder
+from diffusion_train.utils.files import atomic_file, cache_folder
 from diffusion_train.utils.redact import redact_url
 
 FORMAT = 4
@@ -85,7 +85,7 @@ def keep_index(index: ShardIndex) -> ShardIndex:
     meta = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     for place in filter(is_local, sidecars(index.url)):
         try:
-            with atomic_write(Path(place)) as file:
+            with atomic_file(Path(place)) as file:
                 np.savez(file, meta=meta, **{name: getattr(index, name) for name in _ARRAYS})
             break
         except OSError:

@@ -12,7 +12,7 @@ from typing import Any
 
 import webdataset
 
-from diffusion_train.utils.cache import atomic_write
+from diffusion_train.utils.files import atomic_file
 
 Sample = dict[str, Any]
 
@@ -43,7 +43,7 @@ def write_shard(samples: Iterable[Sample], path: Path) -> None:
     fixed = {"user": "user", "group": "group", "mode": 0o444, "mtime": 0}
     # pax, because plain ustar refuses names longer than 100 bytes
     with (
-        atomic_write(path) as file,
+        atomic_file(path) as file,
         webdataset.TarWriter(file, compress=False, format="PAX_FORMAT", **fixed) as writer,
     ):
         for sample in samples:

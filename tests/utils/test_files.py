@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from diffusion_train.utils.sha256 import file_sha256, sha256_of_files
+from diffusion_train.utils.files import file_sha256, sha256_of_files
 
 
 @pytest.fixture(autouse=True)
