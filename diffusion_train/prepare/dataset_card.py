@@ -1,4 +1,4 @@
-"""What a set of shards holds, as data; card_text.py tells it to people."""
+"""What a set of shards holds, as data; dataset_card_text.py tells it to people."""
 
 from __future__ import annotations
 

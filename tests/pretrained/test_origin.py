@@ -158,7 +158,7 @@ def test_what_the_hub_does_not_give_is_said(value, said, tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        code = f"from diffusion_train.pretrained import source; source.layout({value!r})"
+        code = f"from diffusion_train.pretrained import origin; origin.layout({value!r})"
         environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
