@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from diffusion_train import config
+from diffusion_train.assembly import load_pipeline
 from diffusion_train.metric.extractor import EfficientNetLite0
 from diffusion_train.metric.kid import KID
 from diffusion_train.metric.retrieval import Retrieval
-from diffusion_train.run_folder import best_device, load_pipeline, weights_file
+from diffusion_train.run_folder import weights_file
 from diffusion_train.training.checkpoint import load_weights
+from diffusion_train.utils.tensor import best_device
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

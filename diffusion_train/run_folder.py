@@ -1,143 +1,35 @@
-"""Opening a run folder: its config and weights, put together for sampling."""
+"""The files of a run: their names and where they lie."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
 
-from diffusion_train import config
-from diffusion_train.adapter.lora import merge
-from diffusion_train.conditioner.base import Conditioner
-from diffusion_train.config.signatures import target_nodes
-from diffusion_train.config.targets import locate
-from diffusion_train.pipeline import Pipeline
-from diffusion_train.training.checkpoint import load_weights
-from diffusion_train.training.module import learned, load_exactly, trained
+class RunFolder:
+    """`path` is `run_dir`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.data = path / "config.yaml", path / "data.json"
+        self.weights, self.metrics = path / "weights.safetensors", path / "metrics.csv"
+        self.checkpoints, self.samples = path / "checkpoints", path / "samples"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.report, self.report_page, self.report_images = (
+            path / name for name in ("report.json", "report.html", "report_images")
+        )
+
+    @property
+    def last_samples(self) -> Path | None:
+        """The newest grid of samples."""
+        return max(self.samples.glob("step_*.png"), default=None)
 
 
 def weights_file(run: Path, key: str = "run") -> Path:
-    """Raises ValueError if `run`, given as `key`, is neither a run folder with weights nor such a file."""
-    file = run / "weights.safetensors" if run.is_dir() else run
+    """The weights of a run folder, or `run` itself where it is such a file.
+
+    Raises ValueError, which names the setting `key`, where there are no weights.
+    """
+    file = RunFolder(run).weights if run.is_dir() else run
     if not file.is_file():
         raise ValueError(f"{key}={run}: no weights.safetensors there; they are written with the run's first checkpoint")
     return file
-
-
-def build_network(cfg: Any, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """The network of a config, with the weights of the run that `pretrained` names, if it names one; then the adapter.
-
-    An adapter of that run is merged into them.
-
-    Where `weights`, which the caller loads, are all of the network's, that run is not looked for. Raises ValueError if
-    there are no weights or they are of another network, or an adapter would stand beside weights that no file holds.
-    """
-    network = config.build(cfg.network)
-    if starts_from_run(cfg) and (weights is None or weights.keys() != network.state_dict().keys()):
-        load_exactly(network, _whole_weights(Path(cfg.pretrained)), network.state_dict())
-    adapted: nn.Module = config.build(cfg.adapter)(network)
-    from_folder = isinstance(cfg.network.get("model"), str)
-    if not (cfg.pretrained or from_folder or all(parameter.requires_grad for parameter in adapted.parameters())):
-        raise ValueError(
-            "pretrained=null, but the adapter leaves weights as they are, so that they would be random ones and be "
-            "saved nowhere: give pretrained=<the model to train on>, or adapter=none"
-        )
-    return adapted
-
-
-def _whole_weights(run: Path) -> dict[str, Tensor]:
-    """All weights of a run's network; those of an adapter are merged into what it was trained on.
-
-    That is held to the hash in the run's own record. Raises ValueError where it is not there or has changed.
-    """
-    weights, description = load_weights(weights_file(run, "pretrained"))
-    cfg = config.from_container(description["config"])
-    if str(cfg.adapter._target_).endswith(".NoAdapter"):
-        return weights
-    try:
-        config.settle(cfg)
-    except ValueError as error:
-        raise ValueError(
-            f"pretrained={run}: an adapter, and what it was trained on is not as it was: {error}"
-        ) from error
-    network = build_network(cfg, weights)
-    load_exactly(network, weights, trained(network))
-    return merge(network).state_dict()
-
-
-def build_conditioner(cfg: Any) -> Conditioner:
-    """The conditioner of a config, adapted where that asks for it. ValueError for one that cannot be."""
-    conditioner: Conditioner = config.build(cfg.conditioner)
-    if cfg.adapter.get("text_encoder"):
-        conditioner.adapt(config.build(cfg.adapter).on_text_encoder)
-    return conditioner
-
-
-def reads(cfg: Any, what: str) -> bool:
-    """Whether the conditioner of a config, which is not made for that, reads `captions` or `images`; a user's may."""
-    parts = [locate(node["_target_"]) for _, node in target_nodes(cfg.conditioner)]
-    return any(
-        getattr(part, f"reads_{what}", True) or not part.__module__.startswith("diffusion_train.") for part in parts
-    )
-
-
-def starts_from_run(cfg: Any) -> bool:
-    """Whether `pretrained` is a run of ours, and not a model of others, whose parts load their own weights."""
-    return bool(cfg.pretrained) and cfg.get("base", {}).get("kind", "run") == "run"
-
-
-def load_pipeline(run: Path, cfg: Any = None, device: str = "cpu") -> Pipeline:
-    """The model of a run as it is sampled from: with the weights of its first EMA.
-
-    `cfg` is the run's config with other settings of sampling, by default as the run has it. Raises ValueError for
-    files that are not ours, weights of another network, targets that are not allowed, and where what the run was trained
-    on is needed, and is not there or has changed.
-    """
-    weights, description = load_weights(weights_file(run))
-    cfg = config.from_container(description["config"]) if cfg is None else cfg
-    trained = description["config"]["data"].get("image_size")
-    if (size := cfg.data.get("image_size")) != trained:
-        raise ValueError(f"data.image_size={size}: a run draws at the size it was trained at, {trained}; leave it out")
-    if not (starts_from_run(cfg) and str(cfg.adapter._target_).endswith(".NoAdapter")):
-        config.settle(cfg)
-    return restore(cfg, weights, description["shape"], device)
-
-
-def restore(cfg: Any, weights: Mapping[str, Tensor], shape: Sequence[int], device: str = "cpu") -> Pipeline:
-    """The pipeline of a run's config with the trained `weights`, by their names in weights.safetensors."""
-    pipeline = assemble(cfg, build_network(cfg, weights), shape, device)
-    model = learned(pipeline.network, pipeline.conditioner)
-    load_exactly(model, dict(weights), trained(model))
-    return pipeline
-
-
-def assemble(cfg: Any, network: nn.Module, shape: Sequence[int], device: str = "cpu") -> Pipeline:
-    """A network, whatever weights it holds, with the other parts of a run's config; `shape` is one sample's."""
-    return Pipeline(
-        network=network.to(device).eval(),
-        diffusion=config.build(cfg.diffusion),
-        conditioner=build_conditioner(cfg).to(device).eval(),
-        autoencoder=config.build(cfg.autoencoder).to(device).eval(),
-        sampler=config.build(cfg.sampler),
-        guidance=config.build(cfg.guidance),
-        shape=tuple(shape),
-    )
-
-
-def fingerprint(file: Path) -> str:
-    """SHA-256 of a file, shortened to 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -93,8 +93,8 @@ def points_run(
         ema.constant([0.3, 0.9]),
         condition_dropout,
         seed,
+        micro_batch_size,
     )
-    module.micro_batch_size = micro_batch_size
     recorder = Recorder()
     trainer = pl.Trainer(
         accelerator=accelerator,
@@ -107,7 +107,7 @@ def points_run(
         callbacks=[
             Scalars(max_skipped_steps=3),
             recorder,
-            Checkpointing(run_dir, {}, every_n_steps, allow_mismatch=allow_mismatch),
+            Checkpointing(run_dir, every_n_steps, allow_mismatch=allow_mismatch),
             *callbacks,
         ],
         logger=MetricsFile(run_dir),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedTogether
 from diffusion_train.logger.metrics_file import MetricsFile
-from diffusion_train.training.checkpoint import FORMAT, by_step, mismatch, read_facts, save_weights, step_name
-from diffusion_train.training.module import trained
+from diffusion_train.run_folder import RunFolder
+from diffusion_train.training.checkpoint import FORMAT, by_step, mismatch, peek, read_facts, save_weights, step_name
+from diffusion_train.training.module import DiffusionModule, refuse_others, saved_weights, trained
 from diffusion_train.utils.files import remove_strays
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # what decides which samples come next
@@ -28,6 +29,15 @@ _MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", "diffusion")
 
 class NotSaved(StorageError):
     """Of all processes, where the first one cannot write."""
+
+
+def check_same_run(checkpoint: Path, trainer: pl.Trainer, module: DiffusionModule, datamodule: Any) -> None:
+    """Raises ValueError for data or weights that are not the checkpoint's: before any logger begins a run."""
+    saved = peek(checkpoint)
+    refuse_others(saved_weights(saved), trained(module.learned))
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Checkpointing):
+            callback.refuse_other_run(saved["diffusion_train"], trainer.precision, datamodule)
 
 
 class Checkpointing(pl.Callback):
@@ -41,10 +51,10 @@ class Checkpointing(pl.Callback):
     def __init__(
         self,
         run_dir: str | Path,
-        description: dict[str, Any],
         every_n_steps: int,
         num_kept: int = 2,
         allow_mismatch: Sequence[str] = (),
+        description: Mapping[str, Any] | None = None,
         after_saving: Callable[[], None] = lambda: None,
     ) -> None:
         at_least(1, every_n_steps=every_n_steps, num_kept=num_kept)
@@ -52,7 +62,7 @@ class Checkpointing(pl.Callback):
             raise ValueError(
                 f"allow_mismatch: unknown {', '.join(sorted(unknown))}; one or more of {', '.join(_MISMATCHES)}"
             )
-        self.run_dir, self.description = Path(run_dir), description
+        self.run_dir, self.description = Path(run_dir), dict(description or {})
         self.every_n_steps, self.num_kept = every_n_steps, num_kept
         self.allow_mismatch = frozenset(allow_mismatch)
         self.after_saving = after_saving
@@ -60,7 +70,7 @@ class Checkpointing(pl.Callback):
 
     @property
     def folder(self) -> Path:
-        return self.run_dir / "checkpoints"
+        return RunFolder(self.run_dir).checkpoints
 
     def on_fit_start(self, trainer: pl.Trainer, module: Any) -> None:
         if trainer.is_global_zero:
@@ -117,7 +127,7 @@ class Checkpointing(pl.Callback):
         try:
             weights = trained(module.learned) | module.ema.average()
             facts = {"step": trainer.global_step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
-            save_weights(self.run_dir / "weights.safetensors", weights, self.description | facts)
+            save_weights(RunFolder(self.run_dir).weights, weights, self.description | facts)
             self.after_saving()
             self._point_last_at(name)
             self._remove_old(trainer.datamodule)  # type: ignore[attr-defined]

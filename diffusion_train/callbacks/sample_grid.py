@@ -15,6 +15,7 @@ from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.logger.image import log_image
 from diffusion_train.pipeline import take
+from diffusion_train.run_folder import RunFolder
 from diffusion_train.sampler.base import Sampler
 
 
@@ -37,7 +38,7 @@ class SampleGrid(Scheduled):
     ) -> None:
         super().__init__(every)
         at_least(1, num_samples=num_samples)
-        self.folder, self.sampler, self.guidance = Path(run_dir) / "samples", sampler, guidance
+        self.folder, self.sampler, self.guidance = RunFolder(Path(run_dir)).samples, sampler, guidance
         self.prompts, self.num_samples, self.seed = list(prompts), num_samples, seed
         self.negative_prompt = negative_prompt
 

@@ -13,6 +13,7 @@ from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared
 from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.logger.image import log_image
+from diffusion_train.run_folder import RunFolder
 from diffusion_train.sampler.base import Sampler
 
 
@@ -24,7 +25,7 @@ class SampleScatter(Scheduled):
     ) -> None:
         super().__init__(every)
         at_least(1, num_samples=num_samples)
-        self.folder, self.sampler, self.guidance = Path(run_dir) / "samples", sampler, guidance
+        self.folder, self.sampler, self.guidance = RunFolder(Path(run_dir)).samples, sampler, guidance
         self.num_samples = num_samples
 
     def act(self, trainer: pl.Trainer, module: Any) -> None:

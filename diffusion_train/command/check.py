@@ -9,6 +9,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_train import config
+from diffusion_train.assembly import build_token_counter
+from diffusion_train.check import tables
+from diffusion_train.check.contact_sheet import contact_sheet
+from diffusion_train.check.contents import of_contents
+from diffusion_train.check.copies import find_copies, of_copies
+from diffusion_train.check.rules import RULES, by_rule, in_order
+from diffusion_train.check.samples import Samples
+from diffusion_train.config.mistakes import did_you_mean
+from diffusion_train.data.caption.token_counter import Tokens
+from diffusion_train.data.order.buckets import Occupancy
+from diffusion_train.data.selection import Indices
+from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog_builder import open_shards
+from diffusion_train.data.shard.problem import DataError, Problem
+from diffusion_train.data.storage.base import StorageError
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.utils.exit_code import Exit
+from diffusion_train.utils.files import atomic_file
+from diffusion_train.utils.text import shown
+from diffusion_train.utils.workers import WorkerDied
+
 SUMMARY = "look for faults in shards"
 EXAMPLE = """\
 diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.image_size=64
@@ -19,12 +44,7 @@ READ = ("out", "ignore", "max_aspect", "num_shown", "num_workers", "data")
 UNUSABLE = {"missing-shard", "duplicate-shard", "unreadable-shard"}
 
 
-def run(cfg: Any) -> int:
-    from diffusion_train import config
-    from diffusion_train.command.exit import Exit
-    from diffusion_train.data.storage.base import StorageError
-    from diffusion_train.utils.workers import WorkerDied
-
+def run(cfg: DictConfig) -> int:
     config.check(cfg, read=READ)
     refuse(cfg)
     try:
@@ -34,16 +54,8 @@ def run(cfg: Any) -> int:
         return Exit.STORAGE
 
 
-def refuse(cfg: Any) -> None:
+def refuse(cfg: DictConfig) -> None:
     """Raises ConfigError with what is wrong with the command's own settings."""
-    from tempfile import TemporaryFile
-
-    from omegaconf import OmegaConf
-
-    from diffusion_train import config
-    from diffusion_train.check.rules import RULES
-    from diffusion_train.config.mistakes import did_you_mean
-
     mistakes = [
         config.Mistake(f"ignore={name}", "there is no such rule", did_you_mean(str(name), RULES) or ", ".join(RULES))
         for name in cfg.ignore
@@ -55,24 +67,12 @@ def refuse(cfg: Any) -> None:
     for key, least in (("num_shown", 1), ("max_aspect", 1), ("num_workers", 0)):
         if cfg[key] is not None and cfg[key] < least:
             mistakes.append(config.Mistake(f"{key}={cfg[key]}", f"at least {least}"))
-    try:
-        Path(cfg.out).mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=cfg.out):
-            pass
-    except OSError as error:
-        mistakes.append(config.Mistake(f"out={cfg.out}", f"cannot be written to ({error})", "give another folder"))
+    mistakes += config.unwritable("out", Path(cfg.out))
     config.raise_all(mistakes)
 
 
-def check(cfg: Any) -> int:
-    from diffusion_train import config
-    from diffusion_train.check.contact_sheet import contact_sheet
-    from diffusion_train.check.rules import in_order
-    from diffusion_train.command.exit import Exit
-    from diffusion_train.command.token_counter import token_counter
-    from diffusion_train.utils.files import atomic_file
-
-    tokens = token_counter(cfg)
+def check(cfg: DictConfig) -> int:
+    tokens = build_token_counter(cfg)
     storage = config.build(cfg.data.module.dataset.storage)
     collection, problems = opened(cfg, storage)
     seen = looked_at(cfg, collection, storage, tokens) if collection else Findings(problems)
@@ -92,22 +92,16 @@ def check(cfg: Any) -> int:
 class Findings:
     """`train` and `held_out` are numbers of `samples`, `twins` says which look alike, `occupancy` how the buckets fare."""
 
-    problems: list[Any]
-    samples: Any = None
-    train: Any = ()
-    held_out: Any = ()
+    problems: list[Problem]
+    samples: Samples | None = None
+    train: Indices = field(default_factory=lambda: np.empty(0, np.int64))
+    held_out: Indices = field(default_factory=lambda: np.empty(0, np.int64))
     twins: dict[int, int] = field(default_factory=dict)
-    occupancy: Sequence[Any] = ()
+    occupancy: Sequence[Occupancy] = ()
 
 
-def opened(cfg: Any, storage: Any) -> tuple[Any, list[Any]]:
+def opened(cfg: DictConfig, storage: StorageByScheme) -> tuple[Collection | None, list[Problem]]:
     """The collection, or what is wrong with shards that hold not a single sample."""
-    from omegaconf import OmegaConf
-
-    from diffusion_train import config
-    from diffusion_train.data.shard.catalog_builder import open_shards
-    from diffusion_train.data.shard.problem import DataError
-
     node = cfg.data.shards
     settings: Any = OmegaConf.to_container(cfg.data, resolve=True)
     shards = config.build(node) if OmegaConf.is_dict(node) else settings["shards"]
@@ -119,14 +113,8 @@ def opened(cfg: Any, storage: Any) -> tuple[Any, list[Any]]:
         return None, list(error.problems)
 
 
-def looked_at(cfg: Any, collection: Any, storage: Any, tokens: Any) -> Findings:
+def looked_at(cfg: DictConfig, collection: Collection, storage: StorageByScheme, tokens: Tokens | None) -> Findings:
     """All that the index, the contents and the whole tell."""
-    from diffusion_train import config
-    from diffusion_train.check import tables
-    from diffusion_train.check.contents import of_contents
-    from diffusion_train.check.copies import find_copies, of_copies
-    from diffusion_train.check.samples import Samples
-
     dataset, arrangement = cfg.data.module.dataset, config.build(cfg.data.module.arrangement)
     captions, view, selection = (config.build(dataset[name]) for name in ("captions", "view", "selection"))
     samples = Samples(collection, captions, view, storage, dict(dataset.images or {}), arrangement.shapes)
@@ -143,9 +131,7 @@ def looked_at(cfg: Any, collection: Any, storage: Any, tokens: Any) -> Findings:
     return Findings(problems, samples, train, held_out, twins, occupancy)
 
 
-def entry(problem: Any) -> dict[str, Any]:
-    from diffusion_train.check.rules import RULES
-
+def entry(problem: Problem) -> dict[str, Any]:
     facts = {name: value for name, value in vars(problem).items() if name != "offset" or value is not None}
     return {"severity": RULES[problem.rule].severity, **facts}
 
@@ -164,11 +150,8 @@ def told(seen: Findings, counted_tokens: bool, out: Path) -> list[str]:
     return lines
 
 
-def table(problems: Sequence[Any]) -> list[str]:
+def table(problems: Sequence[Problem]) -> list[str]:
     """Of each rule, the worst first: how many findings, the first of them, and what to do."""
-    from diffusion_train.check.rules import RULES, by_rule
-    from diffusion_train.utils.text import shown
-
     lines = []
     for rule, found in by_rule(problems).items():
         lines.append(f"{RULES[rule].severity:<8}{len(found):>7,}  {rule:<22}  {shown(str(found[0]), 160)}")

@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import sys
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from omegaconf import DictConfig
 
 from diffusion_train import __version__
-from diffusion_train.command.exit import Exit, guarded
-from diffusion_train.utils.interruption import interruptible
+from diffusion_train.config.call import read_call
+from diffusion_train.config.launch import launch as launch_config
+from diffusion_train.config.mistakes import ConfigError, did_you_mean
+from diffusion_train.utils.exit_code import DISK_ERRORS, Exit
+from diffusion_train.utils.interruption import Interrupted, interruptible
+from diffusion_train.utils.redact import redact_text
+
+T = TypeVar("T")
+_EXTRAS = {"diffusers": "pretrained", "transformers": "pretrained", "peft": "pretrained"}  # package: what installs it
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"diffusion_train {__version__}")
         return Exit.DONE
     if arguments[0] not in known:
-        from diffusion_train.config.mistakes import did_you_mean
-
         hint = did_you_mean(arguments[0], known) or "diffusion-train --help lists them"
         print(f"there is no command {arguments[0]!r}; {hint}", file=sys.stderr)
         return Exit.WRONG
@@ -50,18 +60,56 @@ def launch(name: str, arguments: Sequence[str]) -> int:
         print(help_text(commands()[name], arguments))
         return Exit.DONE
 
-    def body(cfg: object) -> int:
+    def body(cfg: DictConfig) -> int:
         run = importlib.import_module(f"diffusion_train.command.{name}").run
         return guarded(lambda: run(cfg))
 
     def start() -> int:
-        from diffusion_train.config.call import read_call
-        from diffusion_train.config.launch import launch as launch_config
-
         return launch_config(read_call(name, arguments), body, ends=(Exit.STOPPED, Exit.INTERRUPTED))
 
     with interruptible():
         return guarded(start)
+
+
+def guarded(body: Callable[[], T]) -> T | Exit:
+    """Returns what `body` returns, or prints an error that the user can correct, without its traceback, and its exit code.
+
+    Such errors are a ValueError and a missing package of an extra (Exit.WRONG), and a disk that accepts no more data
+    (Exit.STORAGE). Ctrl-C and a cluster's signals are reported too. Everything else passes through.
+    DIFFUSION_TRAIN_DEBUG=1 shows the traceback.
+    """
+    try:
+        return body()
+    except ValueError as error:
+        _print_error(error)
+        return Exit.WRONG
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print("\n".join([f"{where}{error.strerror}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        return Exit.STORAGE
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        install = f'pip install "diffusion_train[{_EXTRAS[error.name]}]"'
+        print(f"{error.name} is not installed; run: {install}", file=sys.stderr)
+        return Exit.WRONG
+    except KeyboardInterrupt as signaled:
+        what = f"{signaled}: interrupted" if isinstance(signaled, Interrupted) else "interrupted"
+        print("\n".join([f"\n{what}", *getattr(signaled, "__notes__", [])]), file=sys.stderr)
+        return Exit.STOPPED if isinstance(signaled, Interrupted) else Exit.INTERRUPTED
+
+
+def _print_error(error: ValueError) -> None:
+    if os.environ.get("DIFFUSION_TRAIN_DEBUG", "") not in ("", "0"):
+        traceback.print_exception(error)
+    lines = [redact_text(str(error)), *(f"    {note}" for note in getattr(error, "__notes__", []))]
+    if not isinstance(error, ConfigError):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+        lines.append(f"    at {where}; DIFFUSION_TRAIN_DEBUG=1 shows how it came to this")
+    print("\n".join(lines), file=sys.stderr)
 
 
 def commands() -> dict[str, Command]:
@@ -84,8 +132,6 @@ def overview(known: dict[str, Command]) -> str:
 
 
 def help_text(command: Command, arguments: Sequence[str] = ()) -> str:
-    from diffusion_train.config.call import read_call
-
     call = read_call(command.name, [argument for argument in arguments if argument not in ("-h", "--help")])
     lines = [f"{command.name}: {command.summary}", ""]
     if command.description.rstrip(".").lower() != command.summary.lower():

@@ -15,9 +15,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.command import train
-from diffusion_train.command.messages import quiet
+from diffusion_train.config.training_config import SETTINGS
 from diffusion_train.utils.launcher import first_process
+from diffusion_train.utils.quiet import quiet_libraries
 
 SUMMARY = "compute a run's latents and text embeddings once"
 EXAMPLE = """\
@@ -26,18 +26,17 @@ python train.py experiment=sd15_lora pretrained=<model> "data.shards='brand-{00.
 
 KINDS = ("encoded", "there", "bad")
 OWN = ("latents-", "text-")  # how the names of its shards begin
-READ = (*train.READ, "out", "encode_batch_size")
 
 
 def run(cfg: Any) -> int:
-    quiet()
+    quiet_libraries()
     from diffusion_train import config
     from diffusion_train.training.precision import resolve
     from diffusion_train.utils.files import remove_strays
     from diffusion_train.utils.lock import locked
 
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
-    config.check(cfg, read=READ, given=train.GIVEN)
+    config.check(cfg, read=(*SETTINGS, "out", "encode_batch_size"))
     refuse(cfg)
     config.settle(cfg)
     out, first = Path(cfg.out), first_process()
@@ -74,16 +73,16 @@ def encode(cfg: Any, out: Path) -> int:
     import torch
 
     from diffusion_train import config
-    from diffusion_train.command.exit import Exit
-    from diffusion_train.command.shapes import check_shapes
+    from diffusion_train.assembly import build_conditioner
     from diffusion_train.data.storage.base import StorageError
     from diffusion_train.encode.encoding import Share, refuse_uncached
-    from diffusion_train.run_folder import build_conditioner
+    from diffusion_train.training_run import check_image_shapes
+    from diffusion_train.utils.exit_code import Exit
 
     torch.set_float32_matmul_precision("high")
     datamodule = config.build(cfg.data.module)
     autoencoder, conditioner = config.build(cfg.autoencoder), build_conditioner(cfg)
-    check_shapes(cfg, 1, autoencoder.latent_shape)
+    check_image_shapes(cfg, 1, autoencoder.latent_shape)
     refuse_uncached(datamodule.dataset)
     if autoencoder.fingerprint is None and not conditioner.texts():
         raise ValueError("there is nothing to encode: the autoencoder is the identity, and no caption is embedded")
@@ -161,11 +160,12 @@ def captions(cfg: Any, out: Path, share: Any, datamodule: Any, conditioner: Any)
     from diffusion_train.data.precomputed.encoded import EncodedTexts
     from diffusion_train.data.precomputed.entries import Entries, EntryWriter
     from diffusion_train.encode.encoding import encode_captions
+    from diffusion_train.training_run import RunCaptions
 
     done = Counter[str]()
     for text in conditioner.texts():
         encoded = EncodedTexts(Entries(out), text.encoder.fingerprint)
-        every = itertools.chain([""], train.Captions(cfg, datamodule))
+        every = itertools.chain([""], RunCaptions(cfg, datamodule))
         with EntryWriter(out, "text") as writer, progress("Embedding captions", "caption", share) as bar:
             done += encode_captions(every, text, encoded, writer, share, bar)
     return done

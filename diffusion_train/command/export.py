@@ -7,11 +7,28 @@ diffusers loads the export in a process of its own; a prediction and an image ar
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_train import config, picture
+from diffusion_train.adapter.lora import without
+from diffusion_train.assembly import grid_prompts, load_pipeline, starts_from_run
+from diffusion_train.export.exported_model import Model, base_folder
+from diffusion_train.export.model_card import Facts, readme
+from diffusion_train.export.proof import Question, Unproved, ours, prove
+from diffusion_train.pretrained.diffusers_folder import weight_files
+from diffusion_train.pretrained.model_license import license_of
+from diffusion_train.run_folder import RunFolder
+from diffusion_train.utils.exit_code import Exit
+from diffusion_train.utils.files import sha256_of_files
+from diffusion_train.utils.quiet import quiet_libraries
+from diffusion_train.utils.tensor import best_device
 
 SUMMARY = "write a run's model for diffusers, ComfyUI or A1111, and prove that it gives the same there"
 EXAMPLE = """\
@@ -27,14 +44,10 @@ FORMATS = {
 ONE_FILE = ("lora_kohya", "single_file")
 
 
-def run(cfg: Any) -> int:
+def run(cfg: DictConfig) -> int:
     """`cfg` is the run's config with settings laid over it, this command's own in `cfg.export`."""
-    from diffusion_train.command.exit import Exit
-    from diffusion_train.command.messages import quiet
 
-    quiet()
-    from diffusion_train.export.proof import Unproved
-
+    quiet_libraries()
     ask = cfg.export
     refuse_wrong(ask)
     model = opened(cfg)
@@ -56,12 +69,7 @@ def run(cfg: Any) -> int:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def exported(cfg: Any, model: Any, form: Any, scratch: Path) -> int:
-    from diffusion_train import picture
-    from diffusion_train.adapter.lora import without
-    from diffusion_train.command.exit import Exit
-    from diffusion_train.export.model_card import readme
-    from diffusion_train.export.proof import Question, Unproved, ours, prove
+def exported(cfg: DictConfig, model: Model, form: ModuleType, scratch: Path) -> int:
 
     ask, folder, out = cfg.export, scratch / "export", Path(cfg.export.out)
     folder.mkdir()
@@ -75,8 +83,8 @@ def exported(cfg: Any, model: Any, form: Any, scratch: Path) -> int:
     if not proof.largest <= ask.tolerance:
         raise Unproved(f"the export differs from the run by {proof.largest:.1e}, more than tolerance={ask.tolerance:g}")
     names = (out.name, out.with_suffix(".png").name) if out.suffix == ".safetensors" else (file.name, "sample.png")
-    if grids := sorted((run_folder(ask) / "samples").glob("step_*.png")):
-        shutil.copyfile(grids[-1], folder / "sample.png")
+    if grid := run_folder(ask).last_samples:
+        shutil.copyfile(grid, folder / "sample.png")
     else:
         picture.save_png(picture.to_image(proof.picture), folder / "sample.png", {"prompt": question.prompt})
     (folder / "README.md").write_text(readme(model, form, facts(cfg, model), question, proof, names, out), "utf-8")
@@ -85,9 +93,8 @@ def exported(cfg: Any, model: Any, form: Any, scratch: Path) -> int:
     return Exit.DONE
 
 
-def refuse_wrong(ask: Any) -> None:
+def refuse_wrong(ask: DictConfig) -> None:
     """Raises ConfigError with everything that is wrong with this command's own settings."""
-    from diffusion_train import config
 
     mistakes, out = [], Path(ask.out)
     if ask.format not in FORMATS:
@@ -102,38 +109,28 @@ def refuse_wrong(ask: Any) -> None:
         raise config.ConfigError(mistakes)
 
 
-def opened(cfg: Any) -> Any:
-    from diffusion_train.export.exported_model import Model, base_folder
-    from diffusion_train.run_folder import best_device, load_pipeline, starts_from_run
+def opened(cfg: DictConfig) -> Model:
 
     pipeline = load_pipeline(Path(cfg.export.run), cfg, device=best_device())
     name = str(cfg.name) if Path(cfg.export.out).suffix != ".safetensors" else Path(cfg.export.out).stem
     return Model(pipeline, base_folder(cfg.network, pipeline.network), name, starts_from_run(cfg))
 
 
-def prompt(cfg: Any) -> str:
-    from diffusion_train.command.messages import prompts
+def prompt(cfg: DictConfig) -> str:
 
     chosen = cfg.export.proof.prompt
-    return str(chosen) if chosen is not None else (prompts(cfg) or [trigger(cfg) or "a photo"])[0]
+    return str(chosen) if chosen is not None else (grid_prompts(cfg) or [trigger(cfg) or "a photo"])[0]
 
 
-def trigger(cfg: Any) -> str:
+def trigger(cfg: DictConfig) -> str:
     return str(cfg.data.get("captions", {}).get("trigger", "") or "")
 
 
-def facts(cfg: Any, model: Any) -> Any:
+def facts(cfg: DictConfig, model: Model) -> Facts:
     """What the run's folder and the base's say of themselves."""
-    import json
-
-    from omegaconf import OmegaConf
-
-    from diffusion_train import config
-    from diffusion_train.export.model_card import Facts
-    from diffusion_train.pretrained.model_license import license_of
 
     plain = {key: value for key, value in config.redact(cfg).items() if key != "export"}
-    data = run_folder(cfg.export) / "data.json"
+    data = run_folder(cfg.export).data
     templates = OmegaConf.select(cfg, "data.captions.templates") or []
     return Facts(
         base=str(cfg.pretrained or cfg.network.model),
@@ -146,14 +143,12 @@ def facts(cfg: Any, model: Any) -> Any:
     )
 
 
-def run_folder(ask: Any) -> Path:
+def run_folder(ask: DictConfig) -> RunFolder:
     run = Path(ask.run)
-    return run if run.is_dir() else run.parent
+    return RunFolder(run if run.is_dir() else run.parent)
 
 
-def base_sha256(cfg: Any, model: Any) -> str:
-    from diffusion_train.pretrained.diffusers_folder import weight_files
-    from diffusion_train.utils.files import sha256_of_files
+def base_sha256(cfg: DictConfig, model: Model) -> str:
 
     recorded = cfg.get("base", {}).get("sha256")
     return str(recorded or sha256_of_files(weight_files(model.base, str(model.base))))

@@ -16,6 +16,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
+from diffusion_train import config
+from diffusion_train.assembly import build_token_counter
+from diffusion_train.license import mistyped
+from diffusion_train.prepare.dataset_card import make_card
+from diffusion_train.prepare.dataset_card_text import readme, summary
+from diffusion_train.prepare.ledger import FOLDER, Ledger, refuse_other_things
+from diffusion_train.prepare.preparation import LEFT_OUT, Preparation
+from diffusion_train.prepare.source.base import Source
+from diffusion_train.utils.exit_code import Exit
+from diffusion_train.utils.files import atomic_file
+from diffusion_train.utils.lock import locked
+from diffusion_train.utils.workers import WorkerDied
+
 SUMMARY = "make shards of a folder, a table, a download or a packaged collection"
 EXAMPLE = """\
 diffusion-train prepare source=folder path=photos out=shards
@@ -27,13 +42,7 @@ READ = ("path", "out", "allowed_licenses")
 FREE = ("prepare.num_workers", "prepare.max_bad_share")
 
 
-def run(cfg: Any) -> int:
-    from diffusion_train import config
-    from diffusion_train.command.exit import Exit
-    from diffusion_train.prepare.ledger import FOLDER, Ledger
-    from diffusion_train.utils.lock import locked
-    from diffusion_train.utils.workers import WorkerDied
-
+def run(cfg: DictConfig) -> int:
     config.check(cfg, read=READ)
     source, preparation = parts(cfg)
     out = Path(cfg.out)
@@ -54,11 +63,8 @@ def run(cfg: Any) -> int:
     return Exit.DONE
 
 
-def parts(cfg: Any) -> tuple[Any, Any]:
+def parts(cfg: DictConfig) -> tuple[Source, Preparation]:
     """The source and the preparation. Raises ConfigError with what is wrong with both."""
-    from diffusion_train import config
-    from diffusion_train.prepare.ledger import refuse_other_things
-
     mistakes, built = [], []
     if cfg.path is not None and "path" not in cfg.source:
         mistakes.append(config.Mistake(f"path={cfg.path}", "this source is a package and has no path", "leave it out"))
@@ -77,14 +83,12 @@ def parts(cfg: Any) -> tuple[Any, Any]:
     return built[0], built[1]
 
 
-def source_name(cfg: Any) -> str:
+def source_name(cfg: DictConfig) -> str:
     return str(cfg.source["_target_"]).rsplit(".", 1)[-1].lower()
 
 
-def deciding(cfg: Any, packages: Sequence[str]) -> dict[str, Any]:
+def deciding(cfg: DictConfig, packages: Sequence[str]) -> dict[str, Any]:
     """Every setting that decides what the shards hold, by its dotted key, and the versions of packages that images come from."""
-    from diffusion_train import config
-
     plain = config.redact(cfg)
     settings = config.settings(plain["source"], "source") | config.settings(plain["prepare"], "prepare")
     settings["allowed_licenses"] = plain["allowed_licenses"]
@@ -97,16 +101,11 @@ def deciding(cfg: Any, packages: Sequence[str]) -> dict[str, Any]:
     return {"source": source_name(cfg), **settings, **{f"version of {name}": version(name) for name in packages}}
 
 
-def finish(cfg: Any, settings: dict[str, Any], ledger: Any) -> dict[str, Any]:
+def finish(cfg: DictConfig, settings: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
     """Writes the card. ValueError where nothing was left to put into shards."""
-    from diffusion_train.command.token_counter import token_counter
-    from diffusion_train.prepare.dataset_card import make_card
-    from diffusion_train.prepare.dataset_card_text import readme
-    from diffusion_train.utils.files import atomic_file
-
     if "source.path" in settings:
         settings = settings | {"source.path": Path(settings["source.path"]).name}
-    card = make_card({"settings": settings}, ledger.parts, ledger.details(), token_counter(cfg))
+    card = make_card({"settings": settings}, ledger.parts, ledger.details(), build_token_counter(cfg))
     with atomic_file(ledger.out / "README.md") as file:
         file.write(readme(card, title=ledger.out.resolve().name).encode())
     with atomic_file(ledger.out / "card.json") as file:
@@ -115,7 +114,7 @@ def finish(cfg: Any, settings: dict[str, Any], ledger: Any) -> dict[str, Any]:
     return card
 
 
-def stopped(ledger: Any, reason: str, code: int) -> int:
+def stopped(ledger: Ledger, reason: str, code: int) -> int:
     count = sum(done.num_samples for done in ledger.parts)
     print(f"\n{reason}\n{count:,} samples are in whole shards; the same command goes on from there", file=sys.stderr)
     return code
@@ -123,10 +122,6 @@ def stopped(ledger: Any, reason: str, code: int) -> int:
 
 def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
     """What was written, what was left out, and the command to run next."""
-    from diffusion_train.license import mistyped
-    from diffusion_train.prepare.dataset_card_text import summary
-    from diffusion_train.prepare.preparation import LEFT_OUT
-
     allowed = card["settings"]["allowed_licenses"] or ()
     lines = [
         f"{out} was complete already" if was_finished else f"prepared {out}",

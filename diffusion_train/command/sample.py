@@ -5,19 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+from torch import Tensor
+
+from diffusion_train import config, picture
+from diffusion_train.assembly import load_pipeline, reads
+from diffusion_train.data.caption.prompt_list import read_prompts
+from diffusion_train.data.image.collate import collate
+from diffusion_train.data.image.decode import decode_image
+from diffusion_train.pipeline import take
+from diffusion_train.run_folder import weights_file
+from diffusion_train.utils.exit_code import Exit
+from diffusion_train.utils.files import file_sha256
+from diffusion_train.utils.quiet import quiet_libraries
+from diffusion_train.utils.tensor import best_device
+
 SUMMARY = "sample images from a run"
 EXAMPLE = """python sample.py run=runs/openmoji/<date_time> prompts='["a red apple"]' num_samples=4 guidance.scale=3"""
 
 
-def run(cfg: Any) -> int:
+def run(cfg: DictConfig) -> int:
     """`cfg` is the run's config with the settings of this command laid over it, its own in `cfg.sample`."""
-    from diffusion_train.command.exit import Exit
-    from diffusion_train.command.messages import quiet
-
-    quiet()
-    from diffusion_train.pipeline import take
-    from diffusion_train.run_folder import best_device, fingerprint, load_pipeline, weights_file
-
+    quiet_libraries()
     ask = cfg.sample
     refuse(cfg)
     file = weights_file(Path(ask.run))
@@ -30,7 +39,7 @@ def run(cfg: Any) -> int:
     samples = pipeline.sample(take(conditions, rows), seeds, ask.batch_size, negative_prompt)
     facts = {
         "run": str(cfg.name),
-        "weights": fingerprint(file),
+        "weights": file_sha256(file)[:16],
         "sampler": describe(cfg.sampler),
         "guidance": describe(cfg.guidance),
         **({} if negative_prompt is None else {"negative_prompt": negative_prompt}),
@@ -40,11 +49,8 @@ def run(cfg: Any) -> int:
     return Exit.DONE
 
 
-def refuse(cfg: Any) -> None:
+def refuse(cfg: DictConfig) -> None:
     """Raises ConfigError with what is wrong with the command's own settings."""
-    from diffusion_train import config
-    from diffusion_train.run_folder import reads
-
     ask = cfg.sample
     mistakes = [
         config.Mistake(f"{name}={ask[name]}", f"at least {least}")
@@ -70,15 +76,11 @@ def refuse_older(out: Path, names: list[str]) -> None:
         )
 
 
-def read_conditions(cfg: Any) -> dict[str, Any]:
+def read_conditions(cfg: DictConfig) -> dict[str, Any]:
     """A batch with a row a prompt, a row an image of `images`, or one without either."""
     prompts, images = read_prompts(cfg.sample.prompts), list(cfg.sample.images)
     if not images:
         return {"caption": prompts or [""]}
-    from diffusion_train import config
-    from diffusion_train.data.image.collate import collate
-    from diffusion_train.data.image.decode import decode_image
-
     if prompts and len(prompts) != len(images):
         raise ValueError(f"prompts has {len(prompts)} entries for {len(images)} images; give one for each, or none")
     transform = config.build(cfg.data.module.dataset.view.transform)
@@ -91,7 +93,7 @@ def read_conditions(cfg: Any) -> dict[str, Any]:
     )
 
 
-def read_negative_prompt(cfg: Any) -> str | None:
+def read_negative_prompt(cfg: DictConfig) -> str | None:
     """Raises ValueError where guidance, which leads away from it, is off."""
     prompt = cfg.sample.negative_prompt
     if prompt is not None and cfg.guidance.get("scale", 1) == 1:
@@ -102,26 +104,10 @@ def read_negative_prompt(cfg: Any) -> str | None:
     return None if prompt is None else str(prompt)
 
 
-def read_prompts(prompts: Any) -> list[str]:
-    """A list, or a text file with a prompt a line."""
-    if isinstance(prompts, str):
-        if not Path(prompts).is_file():
-            raise ValueError(f"""prompts={prompts}: no such file; give one, or a list: prompts='["{prompts}"]'""")
-        file = prompts
-        try:
-            prompts = [line.strip() for line in Path(file).read_text("utf-8-sig").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"prompts={file} is not UTF-8 ({error}): save it as UTF-8") from error
-        if not prompts:
-            raise ValueError(f"prompts={file} has no prompt: it should have one a line")
-    return [str(prompt) for prompt in prompts]
-
-
-def describe(node: Any) -> str:
+def describe(node: DictConfig) -> str:
     """A part as one line: its class and plain settings."""
-    settings = [
-        f"{key}={value}" for key, value in node.items() if isinstance(value, (int, float, str)) and key[0] != "_"
-    ]
+    plain = {str(key): value for key, value in node.items() if isinstance(value, (int, float, str))}
+    settings = [f"{key}={value}" for key, value in plain.items() if not key.startswith("_")]
     return " ".join([str(node["_target_"]).rsplit(".", 1)[-1], *settings])
 
 
@@ -129,10 +115,8 @@ def file_names(count: int, num_samples: int) -> list[str]:
     return [f"{number // num_samples:04d}_{number % num_samples:03d}.png" for number in range(count)]
 
 
-def write(samples: Any, rows: list[tuple[str, int]], num_samples: int, facts: dict[str, str], out: Path) -> None:
+def write(samples: Tensor, rows: list[tuple[str, int]], num_samples: int, facts: dict[str, str], out: Path) -> None:
     """A PNG a sample, named in the order of the prompts, and a grid of all; points in a plane make one plot."""
-    from diffusion_train import picture
-
     if samples.shape[1:] == (2,):
         picture.scatter(samples, samples[:0], out / "grid.png", facts["run"])
         print(out / "grid.png")

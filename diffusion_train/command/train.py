@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-import itertools
-import os
+import inspect
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from diffusion_train.assembly import build_module, build_optimization, build_trainer, lightning
-from diffusion_train.command.ending import fit, is_done
-from diffusion_train.command.exit import Exit
-from diffusion_train.command.messages import farewell, prompts, quiet
-from diffusion_train.command.resuming import resume_from, same_base, same_diffusion, same_run
-from diffusion_train.utils.launcher import first_process, num_started, processes_of_its_own
+import torch
+from omegaconf import DictConfig
+
+from diffusion_train import config
+from diffusion_train.assembly import grid_prompts, reads
+from diffusion_train.callbacks.bad_samples import TooManyBadSamples
+from diffusion_train.callbacks.checkpointing import NotSaved
+from diffusion_train.callbacks.scalars import NumericalError
+from diffusion_train.callbacks.stop import GracefulStop
+from diffusion_train.config.folders import own_settings
+from diffusion_train.config.training_config import DRY_BUILT, SETTINGS
+from diffusion_train.data.datamodule import wrong_sizes
+from diffusion_train.data.storage.base import StorageError
+from diffusion_train.data.synchronized_loader import StoppedTogether
+from diffusion_train.pretrained import origin
+from diffusion_train.report.brand_report import write_report
+from diffusion_train.run_folder import RunFolder
+from diffusion_train.training.checkpoint import read_facts
+from diffusion_train.training.precision import resolve
+from diffusion_train.training.resume import resume_hint
+from diffusion_train.training_run import (
+    TrainingRun,
+    build_optimization,
+    build_run,
+    check_image_shapes,
+    lightning_trainer,
+)
+from diffusion_train.utils.exit_code import DISK_ERRORS, Exit
+from diffusion_train.utils.launcher import first_process
+from diffusion_train.utils.lock import locked
+from diffusion_train.utils.process_group import own_process_group
+from diffusion_train.utils.quiet import quiet_libraries
+from diffusion_train.utils.redact import redact_text
 
 SUMMARY = "train a model"
 EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=runs/short"
 
-# Keys that the code below reads itself; every other key must belong to a part or be referred to by one.
-READ = (
-    "name",
-    "seed",
-    "run_dir",
-    "resume",
-    "pretrained",
-    "base",
-    "condition",  # for networks that take conditions
-    "condition_dropout",
-    "data.encoded",
-    "clip_norm",
-    "channels_last",
-    "compile",
-    "report",
-)
-# Groups whose parts need neither weights nor, but for those named, data.
-TRIED = ("data", "diffusion", "optimizer", "lr_schedule", "ema", "sampler", "guidance", "callbacks")
-NEED_DATA = (
+# Parts that read files when they are built.
+NEED_FILES = (
     "callbacks.*.extractor",
     "data.module",
     "data.module.dataset",
@@ -47,158 +57,147 @@ NEED_DATA = (
     "data.captions",
     "data.captions.source",
 )
-SIZES = ("batch_size", "micro_batch_size", "num_workers", "num_repeated_batches")
-# Arguments that the code below gives to a part.
-GIVEN = {
-    "callbacks.checkpointing": ("description", "after_saving"),
-    "data.module.arrangement.order": ("fingerprint", "num_samples"),
-}
 
 
-def run(cfg: Any) -> int:
-    quiet()
-    from diffusion_train import config
-    from diffusion_train.training.precision import resolve
-
-    cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
-    config.check(cfg, read=READ, given=GIVEN)
-    if is_fetched(cfg):
-        config.raise_all(wrong_settings(cfg))  # not after gigabytes
-    config.settle(cfg)
-    refuse(cfg)
-    with claimed(Path(cfg.run_dir)), processes_of_its_own():
-        return train(cfg)
-
-
-def is_fetched(cfg: Any) -> bool:
-    from diffusion_train.pretrained import origin
-
-    return bool(cfg.get("pretrained")) and origin.kind(str(cfg.pretrained)) == "hub"
-
-
-def wrong_settings(cfg: Any) -> list[Any]:
-    """What parts say against their settings, as far as it takes neither data nor the model's files."""
-    from diffusion_train import config
-    from diffusion_train.data.datamodule import wrong_sizes
-    from diffusion_train.run_folder import reads
-
-    mistakes = list(config.trial(cfg, TRIED, NEED_DATA, {"callbacks.checkpointing": {"description": {}}}))
-    for wrong in wrong_sizes(**{name: cfg.data[name] for name in SIZES if name in cfg.data}):
-        mistakes += config.mistakes_of(ValueError(wrong), "data")
-    mistakes += [
-        config.Mistake(f"callbacks.samples.{name}={given}", "the conditioner reads no captions", f"give {none}")
-        for name, none in (("prompts", "[]"), ("negative_prompt", "null"))
-        if (given := cfg.callbacks.get("samples", {}).get(name)) and given != [""] and not reads(cfg, "captions")
-    ]
-    mistakes += config.attempt(lambda: build_optimization(cfg), "optimizer")
-    mistakes += config.attempt(lambda: lightning(cfg, logger=False), "trainer")
-    return mistakes
-
-
-def refuse(cfg: Any) -> None:
-    """Raises ConfigError with all that parts say against their settings, as far as it takes no data and no weights."""
-    import torch
-
-    from diffusion_train import config
-    from diffusion_train.command.shapes import check_shapes
-
-    mistakes = wrong_settings(cfg)
-    try:
-        with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # not all of others can be made so
-            network, autoencoder = config.build(cfg.network), config.build(cfg.autoencoder)
-            check_shapes(cfg, getattr(network, "factor", 1), autoencoder.latent_shape)
-    except ValueError as error:
-        mistakes += config.mistakes_of(error, "network")
-    config.raise_all(mistakes)
-
-
-def train(cfg: Any) -> int:
-    import pytorch_lightning as pl
-    import torch
-
-    from diffusion_train import config
-    from diffusion_train.command.shapes import check_shapes
-    from diffusion_train.data.storage.base import StorageError
-    from diffusion_train.training.precision import shorten_frozen
-
-    run_dir = Path(cfg.run_dir)
-    checkpoint = resume_from(run_dir, cfg.resume)
-    same_base(cfg, checkpoint)
-    same_diffusion(cfg, checkpoint)
-    torch.set_float32_matmul_precision("high")
-    datamodule = config.build(cfg.data.module)  # first, for what is wrong with the data is told before a model is made
-    pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
-    module = build_module(cfg)
-    shorten_frozen(module.network, cfg.trainer.precision)
-    check_shapes(cfg, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
-    trainer = build_trainer(cfg, run_dir, checkpoint)
-    refuse_launch(trainer.num_devices, trainer.num_nodes, getattr(trainer.strategy, "cluster_environment", None))
-    if cfg.data.get("encoded") is not None:
-        from diffusion_train.command.encode import use
-
-        use(cfg, datamodule, module)
-    datamodule.check(trainer.num_devices * trainer.num_nodes)
-    same_run(trainer, module, datamodule, checkpoint)
-    module.micro_batch_size = datamodule.micro_batch_size
-    module.conditioner.to(trainer.strategy.root_device)  # which embeds the captions
-    try:
-        module.conditioner.warm_up(Captions(cfg, datamodule))
-    except StorageError as error:
-        raise ValueError(f"the captions of data.shards cannot be read: {error}") from error
-    code = fit(cfg, trainer, module, datamodule, checkpoint)
-    if code not in (Exit.DONE, Exit.STOPPED) or not trainer.is_global_zero:
+def run(cfg: DictConfig) -> int:
+    quiet_libraries()
+    validate(cfg)
+    with claimed(Path(cfg.run_dir)), own_process_group():
+        torch.set_float32_matmul_precision("high")
+        training = build_run(cfg)
+        code = fit(training)
+        if code in (Exit.DONE, Exit.STOPPED) and training.trainer.is_global_zero:
+            report(training, code)
         return code
-    farewell(cfg, trainer, run_dir)
-    if cfg.report and is_done(trainer):
-        left = f"the run is done; its report is not: diffusion-train report run={run_dir}"
-        if code == Exit.STOPPED:
-            print(left, file=sys.stderr)
-            return code
-        from diffusion_train.command.report import write_at_end
-
-        try:
-            write_at_end(run_dir, cfg)
-        except KeyboardInterrupt as signaled:
-            signaled.add_note(left)
-            raise
-    return code
 
 
-def refuse_launch(num_devices: int, num_nodes: int, environment: Any) -> None:
-    """ConfigError where a launcher started other processes than are asked for: each might train the whole run.
-
-    `environment` is what Lightning takes the launcher for.
-    """
-    from diffusion_train import config
-
-    started, asked = num_started(), num_devices * num_nodes
-    if started != asked and (started > 1 or "TORCHELASTIC_RUN_ID" in os.environ):
-        problem = f"of {num_nodes} nodes and {num_devices} processes on each, but the launcher started {started} in all"
-        remedy = "give trainer=ddp trainer.devices=<processes of a node> trainer.num_nodes=<nodes>"
-        config.raise_all([config.Mistake("trainer", problem, remedy)])
-    unseen = environment is None or not environment.creates_processes_externally
-    if num_started(by_all=True) > 1 and unseen:
-        problem = f"the launcher started {started} processes, which know nothing of each other"
-        remedy = "srun must not be called from an interactive job; mpirun needs the package mpi4py; or use torchrun"
-        config.raise_all([config.Mistake("trainer", problem, remedy)])
+def validate(cfg: DictConfig) -> None:
+    """Finds the files of the pretrained model. Raises ConfigError with every mistake that takes no data to find."""
+    cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
+    config.check(cfg, read=SETTINGS)
+    mistakes = list(_wrong_settings(cfg))
+    if cfg.pretrained and origin.kind(str(cfg.pretrained)) == "hub":
+        config.raise_all(mistakes)  # before gigabytes are fetched
+    config.settle(cfg)
+    config.raise_all([*mistakes, *_wrong_shapes(cfg)])
 
 
-class Captions:
-    """Those of the sample grids and of the data, which are read when they are asked for, and each time."""
+def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
+    """What parts say against their settings, as far as it takes neither data nor the model's files."""
+    yield from config.trial(cfg, DRY_BUILT, NEED_FILES)
+    sizes = {name: cfg.data[name] for name in inspect.signature(wrong_sizes).parameters if name in cfg.data}
+    for problem in wrong_sizes(**sizes):
+        yield from config.mistakes_of(ValueError(problem), "data")
+    samples = cfg.callbacks.get("samples", {})
+    for name, none in (("prompts", "[]"), ("negative_prompt", "null")):
+        if (value := samples.get(name)) and value != [""] and not reads(cfg, "captions"):
+            key = f"callbacks.samples.{name}={value}"
+            yield config.Mistake(key, "the conditioner reads no captions", f"give {none}")
+    yield from config.attempt(lambda: build_optimization(cfg), "optimizer")
+    yield from config.attempt(lambda: lightning_trainer(cfg, logger=False), "trainer")
 
-    def __init__(self, cfg: Any, datamodule: Any) -> None:
-        self.cfg, self.datamodule = cfg, datamodule
 
-    def __iter__(self) -> Iterator[str]:
-        samples = self.cfg.callbacks.get("samples", {})
-        negative = [samples["negative_prompt"]] if samples.get("negative_prompt") else []
-        return itertools.chain(prompts(self.cfg), negative, self.datamodule.captions())
+def _wrong_shapes(cfg: DictConfig) -> Iterator[config.Mistake]:
+    """Images that the network or the autoencoder does not accept, asked of both without their weights."""
+    try:
+        with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # some parts cannot be built so
+            network, autoencoder = config.build(cfg.network), config.build(cfg.autoencoder)
+            check_image_shapes(cfg, getattr(network, "factor", 1), autoencoder.latent_shape)
+    except ValueError as error:
+        yield from config.mistakes_of(error, "network")
 
 
 @contextmanager
 def claimed(run_dir: Path) -> Iterator[None]:
-    """The run folder, which no other run may write to meanwhile. Raises ValueError if it cannot be had."""
-    from diffusion_train.utils.lock import locked
-
+    """Holds the run folder, which no other run may write to meanwhile. Raises ValueError if it is in use."""
     with locked(run_dir / ".lock", f"run_dir={run_dir}") if first_process() else nullcontext():
         yield
+
+
+def fit(run: TrainingRun) -> Exit:
+    """Trains. Prints why training ended early, if it did, and how to resume."""
+    hint = partial(resume_hint, run.run_dir, run.cfg.resume)
+    first_step = read_facts(run.checkpoint)["step"] if run.checkpoint else 0
+    try:
+        run.trainer.fit(run.module, run.datamodule, ckpt_path=run.checkpoint, weights_only=True)
+    except NumericalError as error:
+        print(error, file=sys.stderr)
+        return _common(run, Exit.NUMERICAL)
+    except (StorageError, TooManyBadSamples) as error:
+        together = isinstance(error, (NotSaved, StoppedTogether, TooManyBadSamples))
+        if run.trainer.is_global_zero or not together:
+            reason = str(error).strip().splitlines()[-1]  # a worker process sends its whole traceback
+            what = "" if isinstance(error, NotSaved) else "data: "
+            print(f"{what}{redact_text(reason)}\n{hint()}", file=sys.stderr)
+        return _common(run, Exit.STORAGE) if together else Exit.STORAGE
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            error.filename = error.filename or str(run.run_dir)
+        error.add_note(hint())
+        raise
+    except SystemExit as error:  # which Lightning raises for a KeyboardInterrupt
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        if not run.trainer.is_global_zero:
+            return Exit.DONE  # as in `_common`
+        error.__context__.add_note(hint())
+        raise error.__context__ from None
+    except ValueError as error:
+        if run.trainer.global_step <= first_step:
+            raise  # reported as a mistake in the settings, without a traceback
+        raise RuntimeError(f"training ended at step {run.trainer.global_step}: {error}") from error
+    return _common(run, Exit.DONE if run.is_done and not _stop_requested(run) else Exit.STOPPED)
+
+
+def _stop_requested(run: TrainingRun) -> bool:
+    """By a signal, at whatever moment."""
+    return any(callback.asked for callback in run.trainer.callbacks if isinstance(callback, GracefulStop))  # type: ignore[attr-defined]
+
+
+def _common(run: TrainingRun, code: Exit) -> Exit:
+    """The exit code of a process where all end together: the first one's stands for all.
+
+    Lightning, torchrun and srun kill the first process, whatever it is still writing, once another has ended with
+    anything but 0.
+    """
+    return code if run.trainer.is_global_zero else Exit.DONE
+
+
+def report(run: TrainingRun, code: Exit) -> None:
+    """Prints where everything is and what to run next, and writes the report of a run that is done, if it asks for one."""
+    farewell(run)
+    if not (run.cfg.report and run.is_done):
+        return
+    left = f"the run is done; its report is not: diffusion-train report run={run.run_dir}"
+    if code == Exit.STOPPED:
+        print(left, file=sys.stderr)
+        return
+    try:
+        write_report(run.run_dir, run.cfg, own_settings("report"))
+    except KeyboardInterrupt as signaled:
+        signaled.add_note(left)
+        raise
+
+
+def farewell(run: TrainingRun) -> None:
+    folder = RunFolder(run.run_dir)
+    if not folder.weights.exists():
+        return
+    rows = {
+        "weights": folder.weights,
+        "checkpoint": folder.last_checkpoint,
+        "samples": folder.last_samples or "none drawn yet",
+        "metrics": folder.metrics,
+    }
+    print("\ndone" if run.is_done else f"\nstopped at step {run.trainer.global_step}")
+    for name, value in rows.items():
+        print(f"  {name:<11}{value}")
+    print("sample from it:\n  " + sample_command(run.cfg, folder.path))
+
+
+def sample_command(cfg: DictConfig, run_dir: Path) -> str:
+    words = ["python", "sample.py", f"run={run_dir}"]
+    if chosen := grid_prompts(cfg)[:3]:
+        listed = ", ".join('"' + prompt.replace('"', '\\"') + '"' for prompt in chosen)
+        words += [f"prompts=[{listed}]"]
+    return shlex.join([*words, "num_samples=4"])

@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+
+from omegaconf import DictConfig
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from diffusion_train import config
+from diffusion_train.pretrained.pickles import unpickled
+from diffusion_train.utils.exit_code import Exit
+from diffusion_train.utils.files import atomic_file
 
 SUMMARY = "take the tensors out of a .ckpt, .bin or .pt into a .safetensors file"
 EXAMPLE = """\
 diffusion-train unpickle path=model.ckpt out=model.safetensors
 diffusion-train unpickle path=sd/text_encoder/pytorch_model.bin out=sd/text_encoder/model.safetensors"""
 
-READ = ("path", "out")
 
-
-def run(cfg: Any) -> int:
-    from diffusion_train import config
-    from diffusion_train.command.exit import Exit
-    from diffusion_train.utils.files import atomic_file
-
-    config.check(cfg, read=READ)
+def run(cfg: DictConfig) -> int:
+    config.check(cfg, read=("path", "out"))
     path, out = Path(cfg.path).expanduser(), Path(cfg.out).expanduser()
-    refuse(path, out)
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    from diffusion_train.pretrained.pickles import unpickled
-
+    check_files(path, out)
     tensors, left_out = unpickled(path)
     try:
         with atomic_file(out) as file:
@@ -45,17 +42,14 @@ def run(cfg: Any) -> int:
     return Exit.DONE
 
 
-def refuse(path: Path, out: Path) -> None:
+def check_files(path: Path, out: Path) -> None:
     """Raises ConfigError with what is wrong with the files."""
-    from diffusion_train import config
-
     mistakes = []
     if not path.is_file():
         mistakes.append(config.Mistake(f"path={path}", "no such file", "give a .ckpt, .bin, .pt or .pth"))
     if out.suffix != ".safetensors":
-        mistakes.append(
-            config.Mistake(f"out={out}", "must end in .safetensors", f"out={out.with_suffix('.safetensors')}")
-        )
+        remedy = f"out={out.with_suffix('.safetensors')}"
+        mistakes.append(config.Mistake(f"out={out}", "must end in .safetensors", remedy))
     elif out.exists():
         mistakes.append(config.Mistake(f"out={out}", "is there already", "delete it, or give another name"))
     config.raise_all(mistakes)

@@ -4,10 +4,11 @@ from diffusion_train.config.dry_build import attempt, mistakes_of, trial
 from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unwritable
 from diffusion_train.config.resolve_files import settle
 from diffusion_train.config.run import compose_run, from_container, load_run_config
-from diffusion_train.config.secrets import redact, redact_text, save_config
+from diffusion_train.config.secrets import redact, save_config
 from diffusion_train.config.signatures import check
 from diffusion_train.config.targets import allow, build, check_targets
 from diffusion_train.config.values import settings
+from diffusion_train.utils.redact import redact_text
 
 __all__ = [
     "ConfigError",

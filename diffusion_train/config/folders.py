@@ -18,6 +18,12 @@ def conf_folder() -> Path:
     raise FileNotFoundError(f"no folder 'conf' in {package} or {package.parent}; install diffusion_train again")
 
 
+def own_settings(command: str) -> dict[str, Any]:
+    """The settings of a command's own YAML file, as they stand there."""
+    settings: dict[str, Any] = yaml.safe_load((conf_folder() / f"{command}.yaml").read_text("utf-8"))
+    return settings
+
+
 def groups(folders: Sequence[Path]) -> dict[str, list[str]]:
     """Group (as in `diffusion/schedule`) -> its options, from all folders together."""
     found: dict[str, set[str]] = {}

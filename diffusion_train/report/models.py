@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from diffusion_train import config
+from diffusion_train.assembly import assemble, build_network, is_adapted, restore
 from diffusion_train.pipeline import Pipeline
-from diffusion_train.run_folder import assemble, build_network, restore, weights_file
+from diffusion_train.run_folder import RunFolder, weights_file
 from diffusion_train.training.checkpoint import by_step, damage, load, load_weights
 from diffusion_train.training.module import saved_weights
 
@@ -62,13 +63,13 @@ class Models:
             return []
         if "scale" in adapter:
             return [Row("scale", scale, partial(self._scaled, scale)) for scale in scales]
-        if str(adapter["_target_"]).endswith(".NoAdapter"):
+        if not is_adapted(self.cfg):
             return [Row("scale", scale, partial(self._between, scale)) for scale in scales]
         return []
 
     def step_rows(self) -> Iterator[Row]:
         """The whole checkpoints of the folder, oldest first, each with its first average as weights."""
-        for file in reversed(by_step(self.run / "checkpoints")):
+        for file in reversed(by_step(RunFolder(self.run).checkpoints)):
             if damage(file) is None:
                 yield Row("step", int(file.stem.rpartition("_")[2]), partial(self._at, file))
 

@@ -41,6 +41,7 @@ class DiffusionModule(pl.LightningModule):
         ema: EMA,
         condition_dropout: float = 0.0,
         seed: int = 0,
+        micro_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -48,7 +49,7 @@ class DiffusionModule(pl.LightningModule):
         self.network, self.conditioner, self.autoencoder = network, conditioner, autoencoder
         self.diffusion, self.optimization, self.ema = diffusion, optimization, ema
         self.condition_dropout, self.seed = condition_dropout, seed
-        self.micro_batch_size: int | None = None
+        self.micro_batch_size = micro_batch_size
         self.skipped_in_a_row = torch.zeros(())
         self.idle_since: float | None = None
         for frozen in (autoencoder,) if conditioner.adapted else (autoencoder, conditioner):

@@ -11,8 +11,8 @@ from PIL import Image
 
 from diffusion_train.check.rules import RULES
 from diffusion_train.command import cli
-from diffusion_train.command.exit import Exit
 from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.utils.exit_code import Exit
 
 RIGHTS = b'{"license": "CC0-1.0"}'
 

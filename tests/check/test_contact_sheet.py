@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from diffusion_train.command.exit import Exit
+from diffusion_train.utils.exit_code import Exit
 
 RIGHTS = b'{"license": "CC0-1.0"}'
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> \u202e\x1b[2J {caption} $(touch canary) '\"&amp;"

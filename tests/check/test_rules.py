@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 
 from diffusion_train.check.rules import RULES
-from diffusion_train.command.exit import Exit
 from diffusion_train.data.shard.catalog import Collection
 from diffusion_train.data.shard.index_file import keep_index, open_index
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.data.shard.scan import build_index
+from diffusion_train.utils.exit_code import Exit
 
 RIGHTS = b'{"license": "CC0-1.0"}'
 Members = list[tuple[str | tarfile.TarInfo, bytes]]

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from diffusion_train.command import cli
-from diffusion_train.command.exit import Exit, guarded
+from diffusion_train.command.cli import guarded
 from diffusion_train.config.folders import conf_folder, groups
+from diffusion_train.utils.exit_code import Exit
 
 ROOT = Path(__file__).resolve().parents[2]
 

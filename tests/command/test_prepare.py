@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from diffusion_train.command import cli
-from diffusion_train.command.exit import Exit
 from diffusion_train.data.shard.index_file import open_index
+from diffusion_train.utils.exit_code import Exit
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train.command.encode import refuse as refuse_encoding
-from diffusion_train.command.sample import file_names, read_prompts, refuse, refuse_older
+from diffusion_train.command.sample import file_names, refuse, refuse_older
 from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.config import ConfigError
+from diffusion_train.data.caption.prompt_list import read_prompts
 
 ASK = {"num_samples": 1, "batch_size": None, "seed": 0, "out": "out", "prompts": [], "images": []} | {
     "negative_prompt": None
@@ -103,5 +104,5 @@ class OfAUser(Conditioner):
 
 
 def test_a_conditioner_of_a_user_is_given_what_is_asked_for(monkeypatch):
-    monkeypatch.setattr("diffusion_train.run_folder.locate", lambda target: OfAUser)
+    monkeypatch.setattr("diffusion_train.assembly.locate", lambda target: OfAUser)
     refuse(asked(prompts=["red"], images=["a.png"], negative_prompt=2024))

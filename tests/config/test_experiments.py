@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import yaml
 from omegaconf import open_dict
 
 from diffusion_train import config
-from diffusion_train.command.train import GIVEN, READ, refuse, run
+from diffusion_train.command.train import run, validate
 from diffusion_train.config.annotations import fits
 from diffusion_train.config.compose import Composer
 from diffusion_train.config.signatures import target_nodes
 from diffusion_train.config.targets import locate
+from diffusion_train.config.training_config import DRY_BUILT, SETTINGS, TrainingConfig
 from diffusion_train.pretrained.diffusers_folder import WEIGHTS
 from diffusion_train.pretrained.single_file import Model, write_layout
 
@@ -58,7 +60,7 @@ def test_every_experiment_fits_what_it_names(experiment: str, tmp_path: Path) ->
     needed = ["data.shards=some.tar"] if "'path/to" in (CONF / "experiment" / f"{experiment}.yaml").read_text() else []
     if accepted := settings.get("base", {}).get("accepts"):
         needed.append(f"pretrained={described('sdxl' if 'sdxl' in accepted else 'sd1', tmp_path)}")
-    config.check(composed(f"experiment={experiment}", *needed), read=READ, given=GIVEN)
+    config.check(composed(f"experiment={experiment}", *needed), read=SETTINGS)
 
 
 def described(kind: str, folder: Path) -> Path:
@@ -74,13 +76,13 @@ def described(kind: str, folder: Path) -> Path:
 def test_every_source_of_captions_fits_what_it_names(source: str) -> None:
     table = ["data.captions.source.path=some.csv"] if source == "csv" else []
     cfg = composed("data=shards", "data.shards=some.tar", f"data/captions/source={source}", *table)
-    config.check(cfg, read=READ, given=GIVEN)
+    config.check(cfg, read=SETTINGS)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_fits_what_it_names(option: str) -> None:
     needed = ["autoencoder.source=somewhere"] if option == "autoencoder=kl" else []
-    config.check(composed("experiment=points", option, *needed), read=READ, given=GIVEN)
+    config.check(composed("experiment=points", option, *needed), read=SETTINGS)
 
 
 def test_what_parts_say_of_their_settings_is_told_at_once_before_data_or_weights_are_touched(tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_what_parts_say_of_their_settings_is_told_at_once_before_data_or_weights
     cfg = composed("experiment=sd15_lora", *model, "data.holdout=-1", "ema.decays=[2]", "data.batch_size=0")
     cfg.base.folder = str(tmp_path)
     with pytest.raises(config.ConfigError) as told:
-        refuse(cfg)
+        validate(cfg)
     assert [mistake.where for mistake in told.value.mistakes] == [
         "data.holdout=-1",
         "ema.decays=[2]",
@@ -119,18 +121,18 @@ def test_a_length_an_interval_or_a_machine_that_cannot_be_is_told_with_the_other
     if wrong.endswith("mps") and torch.backends.mps.is_available():
         pytest.skip("this machine has one")
     given = ["experiment=points", "trainer=cpu"]
-    refuse(composed(*given))
+    validate(composed(*given))
     with pytest.raises(config.ConfigError, match=told) as error:
-        refuse(composed(*given, wrong, "data.batch_size=0"))
+        validate(composed(*given, wrong, "data.batch_size=0"))
     assert len(error.value.mistakes) == 2
 
 
 def test_prompts_of_a_run_that_reads_none_are_told() -> None:
     given = ["experiment=ddpm_cifar_style", "data.shards=x.tar", "trainer=cpu"]
-    refuse(composed(*given))
-    refuse(composed(*given, 'callbacks.samples.prompts=[""]'))
+    validate(composed(*given))
+    validate(composed(*given, 'callbacks.samples.prompts=[""]'))
     with pytest.raises(config.ConfigError, match=r"samples\.prompts=\['red'\]\n.*reads no captions") as error:
-        refuse(composed(*given, "callbacks.samples.prompts=[red]", "callbacks.samples.negative_prompt=blue"))
+        validate(composed(*given, "callbacks.samples.prompts=[red]", "callbacks.samples.negative_prompt=blue"))
     assert len(error.value.mistakes) == 2
 
 
@@ -177,7 +179,17 @@ def test_settings_that_may_be_fractions_take_them_on_the_command_line(data: str)
 def test_parts_of_the_default_experiment_can_be_exchanged_by_a_word(option: str) -> None:
     """What an experiment sets must fit every option, or stand in an option of its own."""
     classes = ["conditioner.num_classes=3"] if option == "conditioner=label" else []
-    config.check(composed("experiment=openmoji", option, *classes), read=READ, given=GIVEN)
+    config.check(composed("experiment=openmoji", option, *classes), read=SETTINGS)
+
+
+def test_the_top_level_of_a_training_config_is_described_whole() -> None:
+    """Every key of config.yaml is a setting or a group of `TrainingConfig`, and nothing else is."""
+    settings = yaml.safe_load((CONF / "config.yaml").read_text("utf-8"))
+    groups = {str(key) for entry in settings.pop("defaults") if isinstance(entry, dict) for key in entry}
+    groups = {group for group in groups if not group.startswith("optional ")} - {"experiment"}
+    assert {field.name for field in dataclasses.fields(TrainingConfig)} == {*settings, *groups}
+    assert {name for name in SETTINGS if "." not in name} == {*settings}
+    assert groups > {*DRY_BUILT} > {"diffusion", "sampler"}
 
 
 def test_groups_are_the_packages_folders() -> None:

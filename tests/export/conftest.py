@@ -10,9 +10,9 @@ from torch import nn
 
 from diffusion_train import config
 from diffusion_train.adapter.lora import lora_layers
+from diffusion_train.assembly import build_conditioner, build_network
 from diffusion_train.config.compose import Composer
 from diffusion_train.config.folders import conf_folder
-from diffusion_train.run_folder import build_conditioner, build_network
 from diffusion_train.training.checkpoint import save_weights
 from diffusion_train.training.module import learned, trained
 

@@ -13,12 +13,12 @@ import torch
 import yaml
 from safetensors import safe_open
 
+from diffusion_train.assembly import load_pipeline
 from diffusion_train.command.cli import launch
 from diffusion_train.command.export import FORMATS
 from diffusion_train.export import lora_kohya
 from diffusion_train.export.exported_model import Model
 from diffusion_train.export.proof import difference
-from diffusion_train.run_folder import load_pipeline
 
 LORA = ("adapter=lora", "adapter.rank=4", "adapter.alpha=6")
 ALL = "adapter.targets='.*'"

@@ -9,10 +9,10 @@ import warnings
 import pytest
 
 from diffusion_train.command import cli
-from diffusion_train.command.exit import Exit
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import JsonMember
 from diffusion_train.data.shard.problem import DataError
+from diffusion_train.utils.exit_code import Exit
 
 HOSTILE = "\x1b[2J\u202e<script>alert(1)</script> {caption} {0} %s $(touch canary)\0"
 

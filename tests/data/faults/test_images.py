@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from diffusion_train.command.exit import Exit
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.image.decode import MAX_PIXELS
 from diffusion_train.data.image.transform import ImageTransform
@@ -26,6 +25,7 @@ from diffusion_train.data.order.order_spec import Arrangement
 from diffusion_train.data.order.resolution import AspectRatios
 from diffusion_train.data.shard.problem import DataError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.utils.exit_code import Exit
 
 
 def encode(image: Image.Image, kind: str = "png", **options) -> bytes:

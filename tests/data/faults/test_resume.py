@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_train.command.exit import Exit
+from diffusion_train.utils.exit_code import Exit
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from diffusion_train.command.exit import Exit
 from diffusion_train.data.shard.problem import DataError
 from diffusion_train.data.shard.scan import build_index
+from diffusion_train.utils.exit_code import Exit
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion_train.command.exit import Exit
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import Arrangement
 from diffusion_train.data.shard.problem import DataError
+from diffusion_train.utils.exit_code import Exit
 
 
 def test_no_shards_or_an_empty_data_set(train, make_tar, make_png, make_dataset, tmp_path):
@@ -73,7 +73,7 @@ os.execv(sys.executable, [sys.executable, "-c", *sys.argv[1:]])
 
 OPEN = """
 import sys
-from diffusion_train.command.exit import guarded
+from diffusion_train.command.cli import guarded
 from diffusion_train.data.shard.catalog_builder import open_shards
 sys.exit(guarded(lambda: open_shards(sys.argv[1:])))
 """

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from diffusion_train.command import cli
-from diffusion_train.command.exit import Exit
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.image.transform import ImageTransform
@@ -19,6 +18,7 @@ from diffusion_train.data.shard.index_file import open_index
 from diffusion_train.data.shard.problem import DataError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.settings import Settings
+from diffusion_train.utils.exit_code import Exit
 
 QUICK = Settings(connect_timeout=1, read_timeout=0.5, deadline=2)
 

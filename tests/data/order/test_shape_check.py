@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
-from omegaconf import OmegaConf
 
-from diffusion_train.command.shapes import check_shapes
+from diffusion_train.data.order.resolution import AspectRatios, Resolution
+from diffusion_train.data.order.shape_check import check_shapes
 from diffusion_train.network.diffusers_unet import DiffusersUNet
 from diffusion_train.network.dit import DiT
 from diffusion_train.network.unet import UNet
@@ -45,16 +45,9 @@ def test_a_conditional_model_of_diffusers_takes_any_shape():
     assert out.shape[2:] == (13, 10)
 
 
-def _config(size, schedule=None, max_ratio=1, divisor=64):
-    ratios = {
-        "_target_": "diffusion_train.data.order.resolution.AspectRatios",
-        "max_ratio": max_ratio,
-        "divisor": divisor,
-    }
-    resolution = {
-        "_target_": "diffusion_train.data.order.resolution.Resolution", "schedule": schedule or size, "ratios": ratios
-    }  # fmt: skip
-    return OmegaConf.create({"data": {"image_size": size, "module": {"resolution": resolution}}})
+def _images(size, schedule=None, max_ratio=1, divisor=64):
+    """-> data.image_size and the resolution."""
+    return size, Resolution(schedule or size, AspectRatios(max_ratio, divisor))
 
 
 def _plain(shape):
@@ -66,32 +59,31 @@ def _eighth(shape):
 
 
 @pytest.mark.parametrize(
-    ("cfg", "factor", "message"),
+    ("images", "factor", "message"),
     [
-        (_config(30), 8, r"^data.image_size=30: .* divide by 8; use 24 or 32$"),
-        (_config(6), 8, r"^data.image_size=6: .*; use 8$"),
-        (_config(32, [[0, 32], [9, 44]]), 8, r"^data.resolution=44: .* divide by 8; use 40 or 48$"),
-        (_config(20, [[0, 12], [9, 20]]), 8, r"data.image_size=20: (.|\n)*data.resolution=12: "),
-        (_config(48, max_ratio=2, divisor=12), 8, r"^data.buckets.divisor=12: gives images of .*60x36.*; use 16, "),
+        (_images(30), 8, r"^data.image_size=30: .* divide by 8; use 24 or 32$"),
+        (_images(6), 8, r"^data.image_size=6: .*; use 8$"),
+        (_images(32, [[0, 32], [9, 44]]), 8, r"^data.resolution=44: .* divide by 8; use 40 or 48$"),
+        (_images(20, [[0, 12], [9, 20]]), 8, r"data.image_size=20: (.|\n)*data.resolution=12: "),
+        (_images(48, max_ratio=2, divisor=12), 8, r"^data.buckets.divisor=12: gives images of .*60x36.*; use 16, "),
     ],
 )
-def test_shapes_that_the_network_cannot_take_are_told_with_key_value_and_remedy(cfg, factor, message):
+def test_shapes_that_the_network_cannot_take_are_told_with_key_value_and_remedy(images, factor, message):
     with pytest.raises(ValueError, match=message):
-        check_shapes(cfg, factor, _plain)
+        check_shapes(*images, factor, _plain)
 
 
 @pytest.mark.parametrize(
-    ("cfg", "factor", "latent"),
+    ("images", "factor", "latent"),
     [
-        (_config(32), 8, _plain),
-        (_config(30), 1, _plain),
-        (_config(48, [[0, 32], [9, 48]], max_ratio=2, divisor=16), 8, _plain),
-        (_config(512, max_ratio=2), 8, _eighth),
-        (OmegaConf.create({"data": {"module": {}}}), 8, _plain),
+        (_images(32), 8, _plain),
+        (_images(30), 1, _plain),
+        (_images(48, [[0, 32], [9, 48]], max_ratio=2, divisor=16), 8, _plain),
+        (_images(512, max_ratio=2), 8, _eighth),
     ],
 )
-def test_shapes_that_the_network_takes_pass(cfg, factor, latent):
-    check_shapes(cfg, factor, latent)
+def test_shapes_that_the_network_takes_pass(images, factor, latent):
+    check_shapes(*images, factor, latent)
 
 
 def _eighths_alone(shape):
@@ -102,9 +94,9 @@ def _eighths_alone(shape):
 
 def test_latents_are_what_counts():
     with pytest.raises(ValueError, match=r"data.image_size=96: .* use 64 or 128$"):
-        check_shapes(_config(96), 8, _eighths_alone)
+        check_shapes(*_images(96), 8, _eighths_alone)
 
 
 def test_what_the_autoencoder_cannot_take_it_tells_itself():
     with pytest.raises(ValueError, match="multiples of 8"):
-        check_shapes(_config(100), 1, _eighths_alone)
+        check_shapes(*_images(100), 1, _eighths_alone)

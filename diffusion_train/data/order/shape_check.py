@@ -1,27 +1,21 @@
-"""Whether the network can take every shape that images of a config can have, asked before the first step."""
+"""Whether the network accepts every shape that images can have, checked before the first step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
-Shape = tuple[int, int]
+from diffusion_train.data.order.order import Shape
+from diffusion_train.data.order.resolution import Resolution
+
 LatentShape = Callable[[tuple[int, ...]], tuple[int, ...]]
 
 
-def check_shapes(cfg: Any, factor: int, latent_shape: LatentShape) -> None:
+def check_shapes(size: int, resolution: Resolution, factor: int, latent_shape: LatentShape) -> None:
     """Raises ValueError for images whose height or width, in latents, the network's `factor` does not divide.
 
-    What the autoencoder cannot take, its `latent_shape` tells.
+    `size` is `data.image_size`. `latent_shape` raises ValueError for what the autoencoder does not accept.
     """
-    from diffusion_train import config
-    from diffusion_train.data.order.resolution import AspectRatios, Resolution
-
-    if "image_size" not in cfg.data:
-        return  # no images
-    size, node = int(cfg.data.image_size), cfg.data.module.get("resolution")
-    resolution = config.build(node) if node else Resolution(size, AspectRatios())
 
     def takes(shape: Shape) -> bool:
         return not any(side % factor for side in latent_shape((3, *shape))[-2:])

@@ -1,0 +1,53 @@
+"""What a run writes down and prints of itself when it starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+
+from diffusion_train.callbacks.progress import say
+from diffusion_train.run_folder import RunFolder
+from diffusion_train.utils.files import atomic_file
+from diffusion_train.utils.redact import redact_text
+
+
+class RunRecord(pl.Callback):
+    """Writes config.yaml and data.json, gives the loggers the config, and prints a few words.
+
+    `config` is plain data without secrets. Nothing is written before the first step is next: a start that is refused,
+    for instance because its checkpoint is of another run, changes nothing. Where there are weights already, data.json
+    waits for the first weights that other data have gone into.
+    """
+
+    def __init__(self, run_dir: Path, config: Mapping[str, Any], checkpoint: Path | None) -> None:
+        self.folder, self.config, self.checkpoint = RunFolder(run_dir), config, checkpoint
+        self._data = b""  # what data.json is still to hold
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        with atomic_file(self.folder.config) as file:
+            file.write(yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True).encode())
+        self._data = redact_text(json.dumps(data.facts, indent=1, ensure_ascii=False)).encode()
+        if not self.folder.weights.is_file():
+            self.write_data()
+        for logger in trainer.loggers:
+            logger.log_hyperparams(dict(self.config))
+        num_trained = sum(p.numel() for p in module.learned.parameters() if p.requires_grad)
+        say(f"{self.config['name']}: {data.description}, {num_trained:,} trained parameters, {trainer.precision}")
+        say(f"run folder {self.folder.path}" + (f", going on from {self.checkpoint.name}" if self.checkpoint else ""))
+        if self.config["compile"]:
+            say("compile=true: the first step takes a minute or more")
+
+    def write_data(self) -> None:
+        """Writes data.json, if it is not written yet."""
+        if self._data:
+            with atomic_file(self.folder.data) as file:
+                file.write(self._data)
+            self._data = b""

@@ -1,0 +1,61 @@
+"""The top level of a training config: every key of conf/config.yaml, what reads it, and which parts are built to try them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, get_type_hints
+
+
+@dataclass(frozen=True)
+class Group:
+    """A Hydra group. `dry_built`: its parts need neither weights nor a device, so that building them finds mistakes."""
+
+    dry_built: bool
+
+
+_Tried = Annotated[dict[str, Any], Group(dry_built=True)]
+_Untried = Annotated[dict[str, Any], Group(dry_built=False)]
+
+
+@dataclass
+class TrainingConfig:
+    """Settings, which the command itself reads, and groups, from which parts are built."""
+
+    name: str
+    seed: int
+    run_dir: str
+    resume: str
+    allow_mismatch: list[str]
+    pretrained: str | None
+    base: dict[str, Any]
+    condition: dict[str, int | None]  # read by networks that take conditions
+    condition_dropout: float
+    clip_norm: float | None
+    channels_last: bool
+    compile: bool
+    report: bool
+
+    data: _Tried
+    diffusion: _Tried
+    network: _Untried
+    conditioner: _Untried
+    autoencoder: _Untried
+    adapter: _Untried
+    optimizer: _Tried
+    lr_schedule: _Tried
+    ema: _Tried
+    sampler: _Tried
+    guidance: _Tried
+    callbacks: _Tried
+    logger: _Untried
+    trainer: _Untried
+
+
+_GROUPS: dict[str, Group | None] = {
+    name: next(iter(getattr(hint, "__metadata__", ())), None)
+    for name, hint in get_type_hints(TrainingConfig, include_extras=True).items()
+}
+# Keys that the code reads itself; every other key must belong to a part or be referred to by one.
+SETTINGS = (*(name for name, group in _GROUPS.items() if group is None), "data.encoded")
+# Groups whose parts are built once to find their mistakes.
+DRY_BUILT = tuple(name for name, group in _GROUPS.items() if group is not None and group.dry_built)

@@ -1,0 +1,22 @@
+"""Prompts of a setting: a list, or a text file with one a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def read_prompts(prompts: str | Iterable[object]) -> list[str]:
+    """Raises ValueError for a file that is not there, is not UTF-8 or holds no prompt."""
+    if not isinstance(prompts, str):
+        return [str(prompt) for prompt in prompts]
+    file = Path(prompts)
+    if not file.is_file():
+        raise ValueError(f"""prompts={file}: no such file; give one, or a list: prompts='["{file}"]'""")
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"prompts={file} is not UTF-8 ({error}): save it as UTF-8") from error
+    if not lines:
+        raise ValueError(f"prompts={file} has no prompt: it should have one a line")
+    return lines

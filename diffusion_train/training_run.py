@@ -1,0 +1,200 @@
+"""A training run: its data, module and Trainer, built from a config and checked against each other before the first step."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from diffusion_train import config
+from diffusion_train.assembly import build_conditioner, build_network, grid_prompts
+from diffusion_train.callbacks.checkpointing import check_same_run
+from diffusion_train.callbacks.run_record import RunRecord
+from diffusion_train.callbacks.scheduled import at_least
+from diffusion_train.command.encode import use
+from diffusion_train.data.order.resolution import AspectRatios, Resolution
+from diffusion_train.data.order.shape_check import LatentShape, check_shapes
+from diffusion_train.data.storage.base import StorageError
+from diffusion_train.network.layout import place
+from diffusion_train.training.checkpoint import AtomicCheckpointIO, read_facts
+from diffusion_train.training.module import DiffusionModule
+from diffusion_train.training.optimizer import Optimization
+from diffusion_train.training.precision import shorten_frozen
+from diffusion_train.training.resume import check_same_base, check_same_settings, find_checkpoint
+from diffusion_train.utils.launcher import num_started
+
+# What to give where Lightning refuses a setting of `trainer`.
+_REMEDIES = {
+    "accelerator": "give auto, or cpu",
+    "devices": "give a number from 1 on, or auto",
+    "max_time": "give days:hours:minutes:seconds, as 00:07:55:00",
+    "strategy": "give auto, or ddp",
+}
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """`checkpoint` is where it resumes from, None for a fresh start."""
+
+    cfg: DictConfig
+    datamodule: Any
+    module: DiffusionModule
+    trainer: pl.Trainer
+    checkpoint: Path | None
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.cfg.run_dir)
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self.trainer.global_step >= self.trainer.max_steps)
+
+
+def build_run(cfg: DictConfig) -> TrainingRun:
+    """Raises ValueError for data, weights, launchers and checkpoints that do not belong together."""
+    checkpoint = find_checkpoint(Path(cfg.run_dir), cfg.resume)
+    if checkpoint is not None:
+        _check_same_config(cfg, checkpoint)
+    datamodule = config.build(cfg.data.module)  # first: what is wrong with the data is reported before a model is made
+    pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
+    module = build_module(cfg, datamodule.micro_batch_size)
+    shorten_frozen(module.network, cfg.trainer.precision)
+    check_image_shapes(cfg, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
+    trainer = build_trainer(cfg, checkpoint)
+    check_launch(trainer.num_devices, trainer.num_nodes, getattr(trainer.strategy, "cluster_environment", None))
+    if cfg.data.get("encoded") is not None:
+        use(cfg, datamodule, module)
+    datamodule.check(trainer.num_devices * trainer.num_nodes)
+    if checkpoint is not None:
+        check_same_run(checkpoint, trainer, module, datamodule)
+    module.conditioner.to(trainer.strategy.root_device)  # which embeds the captions
+    try:
+        module.conditioner.warm_up(RunCaptions(cfg, datamodule))
+    except StorageError as error:
+        raise ValueError(f"the captions of data.shards cannot be read: {error}") from error
+    return TrainingRun(cfg, datamodule, module, trainer, checkpoint)
+
+
+def _check_same_config(cfg: DictConfig, checkpoint: Path) -> None:
+    """Raises ValueError for another model or diffusion than the checkpoint's: before any weights are read."""
+    before = read_facts(checkpoint)["config"]
+    check_same_base(checkpoint, before.get("base", {}).get("sha256"), cfg.base.sha256, cfg.pretrained)
+    if "diffusion" not in cfg.allow_mismatch:
+        settings = (config.settings(part, "diffusion") for part in (before["diffusion"], config.redact(cfg.diffusion)))
+        check_same_settings("diffusion", *settings)
+
+
+def build_module(cfg: DictConfig, micro_batch_size: int | None = None) -> DiffusionModule:
+    network = build_network(cfg)
+    place(network, channels_last=cfg.channels_last, compile=cfg.compile)
+    return DiffusionModule(
+        network=network,
+        diffusion=config.build(cfg.diffusion),
+        conditioner=build_conditioner(cfg),
+        autoencoder=config.build(cfg.autoencoder),
+        optimization=build_optimization(cfg),
+        ema=config.build(cfg.ema),
+        condition_dropout=cfg.condition_dropout,
+        seed=cfg.seed,
+        micro_batch_size=micro_batch_size,
+    )
+
+
+def build_optimization(cfg: DictConfig) -> Optimization:
+    optimizer, lr_schedule = config.build(cfg.optimizer), config.build(cfg.lr_schedule)
+    return Optimization(optimizer, lr_schedule, cfg.clip_norm, cfg.adapter.get("text_encoder_lr"))
+
+
+def build_trainer(cfg: DictConfig, checkpoint: Path | None) -> pl.Trainer:
+    plain, run_dir = config.redact(cfg), Path(cfg.run_dir)
+    record = RunRecord(run_dir, plain, checkpoint)
+    arguments: dict[str, dict[str, Any]] = {
+        "checkpointing": {"description": {"config": plain}, "after_saving": record.write_data}
+    }
+    if checkpoint and "wandb" in cfg.logger and not cfg.logger.wandb.id:
+        arguments["wandb"] = {"id": read_facts(checkpoint)["wandb_id"]}
+    callbacks = [config.build(node, **arguments.get(name, {})) for name, node in cfg.callbacks.items()]
+    return lightning_trainer(
+        cfg,
+        callbacks=[record, *callbacks],
+        logger=[config.build(node, **arguments.get(name, {})) for name, node in cfg.logger.items()],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(run_dir),
+    )
+
+
+def lightning_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:
+    """Raises ValueError for settings of `trainer` that Lightning cannot take on this machine."""
+    counts = {f"trainer.{name}": cfg.trainer.get(name) for name in ("max_steps", "log_every_n_steps")}
+    at_least(1, **{name: count for name, count in counts.items() if count is not None})
+    try:
+        trainer: pl.Trainer = config.build(
+            cfg.trainer,
+            **arguments,
+            max_epochs=-1,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
+        raise ValueError(_with_setting(cfg.trainer, str(error).partition("\n")[0])) from error
+    return trainer
+
+
+def _with_setting(settings: DictConfig, problem: str) -> str:
+    """Lightning's words with the setting that they are about: they name that, or its value, or it may be any."""
+    values = {name: str(settings.get(name)) for name in _REMEDIES}
+    by_name = [name for name in values if f"{name}=" in problem or f"`{name}`" in problem]
+    by_value = [name for name, value in values.items() if f" {value} " in problem.replace("'", " ")]
+    chosen = [name for name, value in values.items() if value not in ("auto", "None")]
+    setting = next((names[0] for names in (by_name, by_value, chosen) if names), None)
+    if setting is None:
+        return f"trainer: {problem}"
+    return f"trainer.{setting}={values[setting]}: {problem.rstrip('!.')}; {_REMEDIES[setting]}"
+
+
+def check_image_shapes(cfg: DictConfig, factor: int, latent_shape: LatentShape) -> None:
+    """Raises ValueError for images of a shape that the network or the autoencoder does not accept."""
+    if "image_size" not in cfg.data:
+        return  # no images
+    size, node = int(cfg.data.image_size), cfg.data.module.get("resolution")
+    resolution = config.build(node) if node else Resolution(size, AspectRatios())
+    check_shapes(size, resolution, factor, latent_shape)
+
+
+def check_launch(num_devices: int, num_nodes: int, environment: Any) -> None:
+    """Raises ConfigError where a launcher started other processes than are asked for: each might train the whole run.
+
+    `environment` is what Lightning takes the launcher for.
+    """
+    started, asked = num_started(), num_devices * num_nodes
+    if started != asked and (started > 1 or "TORCHELASTIC_RUN_ID" in os.environ):
+        problem = f"expected {num_nodes} x {num_devices} = {asked} processes, the launcher started {started}"
+        remedy = "give trainer=ddp trainer.devices=<processes of a node> trainer.num_nodes=<nodes>"
+        config.raise_all([config.Mistake("trainer", problem, remedy)])
+    unseen = environment is None or not environment.creates_processes_externally
+    if num_started(by_all=True) > 1 and unseen:
+        problem = f"the launcher started {started} processes, which know nothing of each other"
+        remedy = "srun must not be called from an interactive job; mpirun needs the package mpi4py; or use torchrun"
+        config.raise_all([config.Mistake("trainer", problem, remedy)])
+
+
+class RunCaptions:
+    """The captions of the sample grids and of the data, read anew by each that goes over them."""
+
+    def __init__(self, cfg: DictConfig, datamodule: Any) -> None:
+        self.cfg, self.datamodule = cfg, datamodule
+
+    def __iter__(self) -> Iterator[str]:
+        samples = self.cfg.callbacks.get("samples", {})
+        negative = [samples["negative_prompt"]] if samples.get("negative_prompt") else []
+        return itertools.chain(grid_prompts(self.cfg), negative, self.datamodule.captions())

@@ -1,0 +1,29 @@
+"""Log messages and warnings of libraries that a user of this package can do nothing about."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+_LOGGERS = (
+    "pytorch_lightning",
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.distributed",
+    "torch.distributed",
+    "transformers.utils.import_utils",
+)
+
+
+def quiet_libraries() -> None:
+    """Keeps the errors alone of these loggers, whether their libraries are imported already or not.
+
+    Lightning's advice is about its own loops, which are not used here.
+    """
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_is_error)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
