@@ -17,8 +17,8 @@ from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedTogether
 from diffusion_train.logger.metrics_file import MetricsFile
-from diffusion_train.training.checkpoint import FORMAT, by_step, mismatch, read_facts, save_weights, step_name
-from diffusion_train.training.module import trained
+from diffusion_train.training.checkpoint import by_step, mismatch, read_facts, step_name
+from diffusion_train.training.weights import FORMAT, save_weights, trainable_state
 from diffusion_train.utils.files import remove_strays
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # what decides which samples come next
@@ -115,7 +115,7 @@ class Checkpointing(pl.Callback):
         if not trainer.is_global_zero:
             return None
         try:
-            weights = trained(module.learned) | module.ema.average()
+            weights = trainable_state(module.trainable_modules) | module.ema.average()
             facts = {"step": trainer.global_step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
             save_weights(self.run_dir / "weights.safetensors", weights, self.description | facts)
             self.after_saving()

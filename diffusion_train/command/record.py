@@ -34,7 +34,8 @@ class RunRecord(pl.Callback):
             self.write_data()
         for logger in trainer.loggers:
             logger.log_hyperparams(config.redact(self.cfg))
-        data, trained = trainer.datamodule, (p.numel() for p in module.learned.parameters() if p.requires_grad)  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        trained = (p.numel() for p in module.trainable_modules.parameters() if p.requires_grad)
         say(f"{self.cfg.name}: {data.description}, {sum(trained):,} trained parameters, {trainer.precision}")
         say(f"run folder {self.run_dir}" + (f", going on from {self.checkpoint.name}" if self.checkpoint else ""))
         if self.cfg.compile:

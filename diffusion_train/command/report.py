@@ -91,7 +91,7 @@ def write(folder: Path, report: dict[str, Any]) -> None:
 
 def step_of(folder: Path) -> int | None:
     from diffusion_train.run_folder import weights_file
-    from diffusion_train.training.checkpoint import load_weights
+    from diffusion_train.training.weights import load_weights
 
     step = load_weights(weights_file(folder))[1].get("step")
     return step if isinstance(step, int) else None

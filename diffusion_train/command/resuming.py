@@ -59,12 +59,12 @@ def same_run(trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None
     """Raises ValueError for data or weights that are not the checkpoint's: told before any logger begins a run."""
     from diffusion_train.callbacks.checkpointing import Checkpointing
     from diffusion_train.training.checkpoint import peek
-    from diffusion_train.training.module import refuse_others, saved_weights, trained
+    from diffusion_train.training.weights import check_names_and_shapes, checkpoint_weights, trainable_state
 
     if checkpoint is None:
         return
     saved = peek(checkpoint)
-    refuse_others(saved_weights(saved), trained(module.learned))
+    check_names_and_shapes(checkpoint_weights(saved), trainable_state(module.trainable_modules))
     for callback in trainer.callbacks:
         if isinstance(callback, Checkpointing):
             callback.refuse_other_run(saved["diffusion_train"], trainer.precision, datamodule)

@@ -14,7 +14,8 @@ import pytest
 from diffusion_train.command.exit import Exit, guarded
 from diffusion_train.command.train import refuse_launch
 from diffusion_train.config import ConfigError
-from diffusion_train.training.checkpoint import load, load_weights
+from diffusion_train.training.checkpoint import load
+from diffusion_train.training.weights import load_weights
 from diffusion_train.utils.interruption import Interrupted, interruptible
 from diffusion_train.utils.launcher import num_started
 
