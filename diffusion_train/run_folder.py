@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from diffusion_train.config.signatures import target_nodes
 from diffusion_train.config.targets import locate
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.training.weights import load_exactly, load_weights, trainable_modules, trainable_state
+from diffusion_train.utils.files import file_sha256
 
 
 def weights_file(run: Path, key: str = "run") -> Path:
@@ -129,11 +129,7 @@ def assemble(cfg: Any, network: nn.Module, shape: Sequence[int], device: str = "
 
 def fingerprint(file: Path) -> str:
     """SHA-256 of a file, shortened to 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    return file_sha256(file)[:16]
 
 
 def best_device() -> str:

@@ -19,7 +19,7 @@ from diffusion_train.data.synchronized_loader import StoppedTogether
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.training.checkpoint import by_step, mismatch, read_facts, step_name
 from diffusion_train.training.weights import FORMAT, save_weights, trainable_state
-from diffusion_train.utils.files import remove_strays
+from diffusion_train.utils.files import TEMPORARY, remove_strays
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # what decides which samples come next
 # The last is compared by the command, before a model is made.
@@ -133,7 +133,7 @@ class Checkpointing(pl.Callback):
             datamodule.forget(self.folder, map(read_facts, self.folder.glob("*.ckpt")))
 
     def _point_last_at(self, name: str) -> None:
-        temporary = self.folder / f".last.{os.getpid()}.tmp"
+        temporary = self.folder / f"{TEMPORARY}last.ckpt"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(name)
         os.replace(temporary, self.folder / "last.ckpt")
