@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from diffusion_train.utils.files import publish, temporary_folder
 
 SUMMARY = "write a run's model for diffusers, ComfyUI or A1111, and prove that it gives the same there"
 EXAMPLE = """\
@@ -45,15 +46,12 @@ def run(cfg: Any) -> int:
             "format=single_file"
         )
     out = Path(ask.out)
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=out.absolute().parent))
     try:
-        return exported(cfg, model, form, scratch)
+        with temporary_folder(out.absolute().parent) as scratch:
+            return exported(cfg, model, form, scratch)
     except Unproved as error:
         print(f"{error}; nothing was written to {out}", file=sys.stderr)
         return Exit.NUMERICAL
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def exported(cfg: Any, model: Any, form: Any, scratch: Path) -> int:
@@ -80,7 +78,7 @@ def exported(cfg: Any, model: Any, form: Any, scratch: Path) -> int:
     else:
         picture.save_png(picture.to_image(proof.picture), folder / "sample.png", {"prompt": question.prompt})
     (folder / "README.md").write_text(readme(model, form, facts(cfg, model), question, proof, names, out), "utf-8")
-    publish(folder, file, out)
+    publish_export(folder, file, out)
     print(f"{ask.format} in {out}; what it is and how it is used: {card_of(out)}")
     return Exit.DONE
 
@@ -159,14 +157,14 @@ def base_sha256(cfg: Any, model: Any) -> str:
     return str(recorded or sha256_of_files(weight_files(model.base, str(model.base))))
 
 
-def publish(folder: Path, file: Path, out: Path) -> None:
-    """Under the final name at once; beside a single file stand its card and its image."""
+def publish_export(folder: Path, file: Path, out: Path) -> None:
+    """Beside a single file stand its card and its image."""
     if out.suffix != ".safetensors":
-        folder.rename(out)
+        publish(folder, out)
         return
-    (folder / "README.md").replace(card_of(out))
-    (folder / "sample.png").replace(out.with_suffix(".png"))
-    file.replace(out)
+    publish(folder / "README.md", card_of(out))
+    publish(folder / "sample.png", out.with_suffix(".png"))
+    publish(file, out)
 
 
 def card_of(out: Path) -> Path:
