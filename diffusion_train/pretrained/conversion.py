@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from diffusion_train.pretrained import diffusers_folder
 from diffusion_train.pretrained.vocabulary import END, Vocabulary
 from diffusion_train.utils.files import atomic_folder, cache_folder, file_sha256
@@ -29,10 +31,9 @@ def converted(path: Path, layout: Path, tokenizer: str | None) -> Path:
 
 def convert(path: Path, layout: Path, words: Vocabulary, out: Path) -> None:
     """Fills `out`. Raises ValueError for a file without all weights of the model that `layout` describes."""
-    from safetensors.torch import load_file
-
     shutil.copytree(layout, out, dirs_exist_ok=True)
-    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     kind = diffusers_folder.kind(layout, str(path))
     for name in diffusers_folder.WEIGHTS[kind]:
         settings = json.loads((layout / name / "config.json").read_text("utf-8"))
