@@ -29,9 +29,9 @@ from data import photo
 
 from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.pretrained import diffusers_folder
-from diffusion_train.pretrained.single_file import Model, publish, write_layout
+from diffusion_train.pretrained.single_file import Model, write_layout
 from diffusion_train.pretrained.vocabulary import END, START, Vocabulary
-from diffusion_train.utils.files import cache_folder
+from diffusion_train.utils.files import atomic_folder, cache_folder
 
 HERE = Path(__file__).parent
 SIDE, NUM_IMAGES, NUM_TOKENS = 512, 32, 49408
@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=cache_folder() / "benchmark_sd15", help="of the model")
     asked = parser.parse_args(arguments)
     if not asked.folder.is_dir():
-        publish(make_model, asked.folder)
+        with atomic_folder(asked.folder) as folder:
+            make_model(folder)
     with tempfile.TemporaryDirectory() as scratch:
         [shard] = write_shards(samples(), Path(scratch) / "shards", "part", NUM_IMAGES)
         place = Place(asked.folder.absolute(), shard, Path(scratch), asked.steps, asked.warm_up, asked.batch_size)

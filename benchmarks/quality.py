@@ -23,7 +23,7 @@ from diffusion_train.metric.extractor import EfficientNetLite0
 from diffusion_train.metric.kid import KID
 from diffusion_train.metric.retrieval import Retrieval
 from diffusion_train.run_folder import weights_file
-from diffusion_train.training.checkpoint import load_weights
+from diffusion_train.training.weights import load_weights
 from diffusion_train.utils.tensor import best_device
 
 

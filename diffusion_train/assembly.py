@@ -17,8 +17,7 @@ from diffusion_train.config.targets import locate
 from diffusion_train.data.caption.token_counter import Tokens
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.run_folder import weights_file
-from diffusion_train.training.checkpoint import load_weights
-from diffusion_train.training.module import learned, load_exactly, trained
+from diffusion_train.training.weights import load_exactly, load_weights, trainable_modules, trainable_state
 
 
 def build_network(cfg: DictConfig, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -57,7 +56,7 @@ def _whole_weights(run: Path) -> dict[str, Tensor]:
             f"pretrained={run}: an adapter, and what it was trained on is not as it was: {error}"
         ) from error
     network = build_network(cfg, weights)
-    load_exactly(network, weights, trained(network))
+    load_exactly(network, weights, trainable_state(network))
     return merge(network).state_dict()
 
 
@@ -103,8 +102,8 @@ def load_pipeline(run: Path, cfg: DictConfig | None = None, device: str = "cpu")
 def restore(cfg: DictConfig, weights: Mapping[str, Tensor], shape: Sequence[int], device: str = "cpu") -> Pipeline:
     """The pipeline of a run's config with the trained `weights`, by their names in weights.safetensors."""
     pipeline = assemble(cfg, build_network(cfg, weights), shape, device)
-    model = learned(pipeline.network, pipeline.conditioner)
-    load_exactly(model, dict(weights), trained(model))
+    model = trainable_modules(pipeline.network, pipeline.conditioner)
+    load_exactly(model, weights, trainable_state(model))
     return pipeline
 
 

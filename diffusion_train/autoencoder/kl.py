@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusion_train.autoencoder.base import Autoencoder
-from diffusion_train.pretrained.model import load_model, model_folder
+from diffusion_train.pretrained.diffusers_model import load_model, model_folder
 from diffusion_train.utils.files import sha256_of_files
 from diffusion_train.utils.rng import Rng
 

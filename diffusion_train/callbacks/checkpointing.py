@@ -18,9 +18,16 @@ from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedTogether
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.run_folder import RunFolder
-from diffusion_train.training.checkpoint import FORMAT, by_step, mismatch, peek, read_facts, save_weights, step_name
-from diffusion_train.training.module import DiffusionModule, refuse_others, saved_weights, trained
-from diffusion_train.utils.files import remove_strays
+from diffusion_train.training.checkpoint import by_step, mismatch, peek, read_facts, step_name
+from diffusion_train.training.module import DiffusionModule
+from diffusion_train.training.weights import (
+    FORMAT,
+    check_names_and_shapes,
+    checkpoint_weights,
+    save_weights,
+    trainable_state,
+)
+from diffusion_train.utils.files import TEMPORARY, remove_strays
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # what decides which samples come next
 # The last is compared by the command, before a model is made.
@@ -34,7 +41,7 @@ class NotSaved(StorageError):
 def check_same_run(checkpoint: Path, trainer: pl.Trainer, module: DiffusionModule, datamodule: Any) -> None:
     """Raises ValueError for data or weights that are not the checkpoint's: before any logger begins a run."""
     saved = peek(checkpoint)
-    refuse_others(saved_weights(saved), trained(module.learned))
+    check_names_and_shapes(checkpoint_weights(saved), trainable_state(module.trainable_modules))
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Checkpointing):
             callback.refuse_other_run(saved["diffusion_train"], trainer.precision, datamodule)
@@ -125,7 +132,7 @@ class Checkpointing(pl.Callback):
         if not trainer.is_global_zero:
             return None
         try:
-            weights = trained(module.learned) | module.ema.average()
+            weights = trainable_state(module.trainable_modules) | module.ema.average()
             facts = {"step": trainer.global_step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
             save_weights(RunFolder(self.run_dir).weights, weights, self.description | facts)
             self.after_saving()
@@ -143,7 +150,7 @@ class Checkpointing(pl.Callback):
             datamodule.forget(self.folder, map(read_facts, self.folder.glob("*.ckpt")))
 
     def _point_last_at(self, name: str) -> None:
-        temporary = self.folder / f".last.{os.getpid()}.tmp"
+        temporary = self.folder / f"{TEMPORARY}last.ckpt"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(name)
         os.replace(temporary, self.folder / "last.ckpt")

@@ -10,7 +10,6 @@ import importlib
 import json
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +25,7 @@ from diffusion_train.pretrained.diffusers_folder import weight_files
 from diffusion_train.pretrained.model_license import license_of
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.utils.exit_code import Exit
-from diffusion_train.utils.files import sha256_of_files
+from diffusion_train.utils.files import publish, sha256_of_files, temporary_folder
 from diffusion_train.utils.quiet import quiet_libraries
 from diffusion_train.utils.tensor import best_device
 
@@ -58,15 +57,12 @@ def run(cfg: DictConfig) -> int:
             "format=single_file"
         )
     out = Path(ask.out)
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=out.absolute().parent))
     try:
-        return exported(cfg, model, form, scratch)
+        with temporary_folder(out.absolute().parent) as scratch:
+            return exported(cfg, model, form, scratch)
     except Unproved as error:
         print(f"{error}; nothing was written to {out}", file=sys.stderr)
         return Exit.NUMERICAL
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def exported(cfg: DictConfig, model: Model, form: ModuleType, scratch: Path) -> int:
@@ -88,7 +84,7 @@ def exported(cfg: DictConfig, model: Model, form: ModuleType, scratch: Path) -> 
     else:
         picture.save_png(picture.to_image(proof.picture), folder / "sample.png", {"prompt": question.prompt})
     (folder / "README.md").write_text(readme(model, form, facts(cfg, model), question, proof, names, out), "utf-8")
-    publish(folder, file, out)
+    publish_export(folder, file, out)
     print(f"{ask.format} in {out}; what it is and how it is used: {card_of(out)}")
     return Exit.DONE
 
@@ -154,14 +150,14 @@ def base_sha256(cfg: DictConfig, model: Model) -> str:
     return str(recorded or sha256_of_files(weight_files(model.base, str(model.base))))
 
 
-def publish(folder: Path, file: Path, out: Path) -> None:
-    """Under the final name at once; beside a single file stand its card and its image."""
+def publish_export(folder: Path, file: Path, out: Path) -> None:
+    """Beside a single file stand its card and its image."""
     if out.suffix != ".safetensors":
-        folder.rename(out)
+        publish(folder, out)
         return
-    (folder / "README.md").replace(card_of(out))
-    (folder / "sample.png").replace(out.with_suffix(".png"))
-    file.replace(out)
+    publish(folder / "README.md", card_of(out))
+    publish(folder / "sample.png", out.with_suffix(".png"))
+    publish(file, out)
 
 
 def card_of(out: Path) -> Path:

@@ -13,6 +13,8 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from diffusion_train.utils.files import atomic_file
+
 Row = dict[str, str]
 
 
@@ -80,12 +82,8 @@ class MetricsFile(Logger):
 
     def _rewrite(self, columns: list[str], rows: Sequence[Row]) -> None:
         lines = [_line(columns), *(_line([row.get(name, "") for name in columns]) for row in rows)]
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
+        with atomic_file(self.path) as file:
             file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
         if self._file:
             self._file.close()
         self._file = io.FileIO(self.path, "r+")

@@ -5,7 +5,6 @@ A distance on features is named after the extractor ("KID-efflite0"): figures fr
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from diffusion_train.utils.files import file_sha256
 
 
 class Extractor(nn.Module, ABC):
@@ -70,7 +71,5 @@ class EfficientNetLite0(Extractor):
 
 def check_sha256(path: Path, expected: str) -> None:
     """Raises ValueError if the file is another one."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+    if (found := file_sha256(path)) != expected:
         raise ValueError(f"{path}: SHA-256 is {found}, not {expected}: refused; reinstall the package it came with")

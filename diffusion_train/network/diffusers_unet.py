@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_train.network.layers import given
-from diffusion_train.pretrained.model import load_model, model_class
+from diffusion_train.pretrained.diffusers_model import load_model, model_class
 
 NAMES = ("UNet2DModel", "UNet2DConditionModel")
 

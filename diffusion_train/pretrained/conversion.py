@@ -6,13 +6,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.pretrained import diffusers_folder, single_file
+from safetensors import safe_open
+
+from diffusion_train.pretrained import diffusers_folder
 from diffusion_train.pretrained.vocabulary import END, Vocabulary
-from diffusion_train.utils.files import cache_folder, file_sha256
+from diffusion_train.utils.files import atomic_folder, cache_folder, file_sha256
 
 _FORMAT = 1  # raised when the same file would be written out in another way
 
@@ -23,16 +24,16 @@ def converted(path: Path, layout: Path, tokenizer: str | None) -> Path:
     identity = [_FORMAT, file_sha256(path), layout.name, words.fingerprint]
     folder = cache_folder() / "single_file" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     if not folder.is_dir():
-        single_file.publish(partial(convert, path, layout, words), folder)
+        with atomic_folder(folder) as new:
+            convert(path, layout, words, new)
     return folder
 
 
 def convert(path: Path, layout: Path, words: Vocabulary, out: Path) -> None:
     """Fills `out`. Raises ValueError for a file without all weights of the model that `layout` describes."""
-    from safetensors.torch import load_file
-
     shutil.copytree(layout, out, dirs_exist_ok=True)
-    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     kind = diffusers_folder.kind(layout, str(path))
     for name in diffusers_folder.WEIGHTS[kind]:
         settings = json.loads((layout / name / "config.json").read_text("utf-8"))

@@ -31,7 +31,7 @@ def license_of(folder: Path) -> str | None:
 
 def license_of_file(path: Path) -> str | None:
     """As the metadata of a single file say it (https://github.com/Stability-AI/ModelSpec)."""
-    return _text(single_file.read_header(path).get("__metadata__", {}).get("modelspec.license"))
+    return _text(single_file.read_header(path).metadata.get("modelspec.license"))
 
 
 def _text(found: Any) -> str | None:

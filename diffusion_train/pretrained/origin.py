@@ -6,9 +6,10 @@ Errors are ValueError, and name the key, its value and a remedy.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from diffusion_train.pretrained import diffusers_folder, hub, single_file
+from diffusion_train.pretrained.conversion import converted
 from diffusion_train.pretrained.vocabulary import Vocabulary
 
 Kind = Literal["run", "folder", "file", "hub"]
@@ -65,7 +66,8 @@ def folder(source: str, prediction: str | None = None, tokenizer: str | None = N
     """
     found = kind(source)
     if found == "file":
-        return single_file.folder(Path(source).expanduser(), prediction, tokenizer)
+        file = Path(source).expanduser()
+        return converted(file, single_file.layout(file, prediction), tokenizer)
     if found == "hub":
         return diffusers_folder.checked(hub.snapshot(source, "pretrained", hub.EVERYTHING), source)
     return diffusers_folder.checked(Path(source).expanduser().absolute(), source)
@@ -88,5 +90,4 @@ def _kind_of_file(path: Path) -> Kind:
             f"pretrained={path}: a pickle, which can run code when it is read; take the model's .safetensors file, or "
             f"its tensors alone: {diffusers_folder.unpickle_command(path, path.with_suffix('.safetensors'))}"
         )
-    header: dict[str, Any] = single_file.read_header(path)
-    return "run" if "diffusion_train" in header.get("__metadata__", {}) else "file"
+    return "run" if "diffusion_train" in single_file.read_header(path).metadata else "file"

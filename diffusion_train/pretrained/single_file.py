@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from diffusion_train.utils.files import cache_folder
+from safetensors import SafetensorError, safe_open
+
+from diffusion_train.utils.files import atomic_folder, cache_folder
 
 LAYOUTS = Path(__file__).parent / "layouts"
-_MAX_HEADER = 100 << 20
 _UNET = "model.diffusion_model."
 _TEXT = f"{_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 _BY_TEXT_WIDTH = {768: "sd1", 1024: "sd2"}
@@ -24,37 +24,37 @@ class Model(NamedTuple):
     zero_terminal_snr: bool
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Names, types and shapes of all tensors, without reading any (https://github.com/huggingface/safetensors#format)."""
+class Header(NamedTuple):
+    shapes: dict[str, list[int]]  # of the tensors by their names
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Reads no tensor. Raises ValueError for a file that is not whole, or whose header is not one of safetensors."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(_MAX_HEADER, path.stat().st_size):
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
-        if not isinstance(header, dict):
-            raise ValueError("its header is no mapping")  # noqa: TRY004
-    except (OSError, ValueError, RecursionError) as error:
+        with safe_open(path, "numpy") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            return Header(shapes, file.metadata() or {})
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"pretrained={path}: not a whole safetensors file ({error}); download it again") from error
-    return header
 
 
 def identify(path: Path, prediction: str | None = None) -> Model:
     """Raises ValueError for another kind of model, or one whose prediction must be said and is not."""
     header = read_header(path)
-    kind = _kind(path, header)
-    told = _told_prediction(header)
+    kind = _kind(path, header.shapes)
+    stated = _stated_prediction(header)
     if prediction not in (None, "epsilon", "v"):
         raise ValueError(f"base.prediction={prediction}: must be epsilon or v")
-    if told and prediction not in (None, told):
-        raise ValueError(f"base.prediction={prediction}, but pretrained={path} says of itself {told}; leave it out")
-    found = prediction or told or {"sd1": "epsilon", "sdxl": "epsilon"}.get(kind)
-    if found is None:
+    if stated and prediction not in (None, stated):
+        raise ValueError(f"base.prediction={prediction}, but pretrained={path} says of itself {stated}; leave it out")
+    predicts = prediction or stated or {"sd1": "epsilon", "sdxl": "epsilon"}.get(kind)
+    if predicts is None:
         raise ValueError(
             f"pretrained={path}: Stable Diffusion 2 predicts epsilon (base, 512 pixels) or v (768 pixels), and the file "
             "does not say which; add base.prediction=epsilon or base.prediction=v"
         )
-    return Model(kind, found, zero_terminal_snr="ztsnr" in header)
+    return Model(kind, predicts, zero_terminal_snr="ztsnr" in header.shapes)
 
 
 def layout(path: Path, prediction: str | None = None) -> Path:
@@ -63,7 +63,8 @@ def layout(path: Path, prediction: str | None = None) -> Path:
     name = f"{model.kind}_{model.prediction}{'_zero_snr' if model.zero_terminal_snr else ''}"
     folder = cache_folder() / "layout" / name
     if not folder.is_dir():
-        publish(lambda new: write_layout(model, new), folder)
+        with atomic_folder(folder) as new:
+            write_layout(model, new)
     return folder
 
 
@@ -82,52 +83,24 @@ def write_layout(model: Model, folder: Path) -> None:
         path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def folder(path: Path, prediction: str | None = None, tokenizer: str | None = None) -> Path:
-    """The whole model in diffusers' layout, converted once and kept in the cache folder."""
-    from diffusion_train.pretrained.conversion import converted
-
-    return converted(path, layout(path, prediction), tokenizer)
-
-
-def publish(write: Any, folder: Path) -> None:
-    """`write` fills a folder beside `folder`, which takes its name once it is whole; where two do so, one wins."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
-        write(new)
-        new.chmod(0o755)
-        try:
-            new.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def _kind(path: Path, header: dict[str, Any]) -> str:
-    image, text = _shape(header, f"{_UNET}input_blocks.0.0.weight"), _shape(header, _TEXT)
+def _kind(path: Path, shapes: Mapping[str, Sequence[int]]) -> str:
+    image, text = shapes.get(f"{_UNET}input_blocks.0.0.weight", ()), shapes.get(_TEXT, ())
     if len(image) == 4 and image[1] != 4:
         raise ValueError(
             f"pretrained={path}: its network takes {image[1]} channels; models for inpainting or editing are not "
             "supported yet, give one of text to image"
         )
-    if f"{_UNET}label_emb.0.0.weight" in header and "conditioner.embedders.1.model.ln_final.weight" in header:
+    if f"{_UNET}label_emb.0.0.weight" in shapes and "conditioner.embedders.1.model.ln_final.weight" in shapes:
         return "sdxl"
     if image and text and text[-1] in _BY_TEXT_WIDTH:
         return _BY_TEXT_WIDTH[text[-1]]
     raise ValueError(
         f"pretrained={path}: not a checkpoint of Stable Diffusion 1, 2 or XL, as the names of its tensors show"
-        f"{_guess(header)}; give one of those, or a folder in diffusers' layout"
+        f"{_guess(shapes)}; give one of those, or a folder in diffusers' layout"
     )
 
 
-def _shape(header: dict[str, Any], name: str) -> list[int]:
-    return list(header.get(name, {}).get("shape", []))
-
-
-def _guess(header: dict[str, Any]) -> str:
-    names = [name for name in header if name != "__metadata__"]
+def _guess(names: Collection[str]) -> str:
     if any("lora_" in name for name in names):
         return " (they are those of a LoRA)"
     if any(
@@ -141,9 +114,9 @@ def _guess(header: dict[str, Any]) -> str:
     return ""
 
 
-def _told_prediction(header: dict[str, Any]) -> str | None:
+def _stated_prediction(header: Header) -> str | None:
     """By the modelspec of its metadata, or the empty tensor `v_pred` by which trainers mark v-prediction."""
-    if "v_pred" in header:
+    if "v_pred" in header.shapes:
         return "v"
-    told = str(header.get("__metadata__", {}).get("modelspec.prediction_type", ""))
-    return {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}.get(told)
+    stated = header.metadata.get("modelspec.prediction_type", "")
+    return {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}.get(stated)

@@ -16,8 +16,8 @@ from diffusion_train import config
 from diffusion_train.assembly import assemble, build_network, is_adapted, restore
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.run_folder import RunFolder, weights_file
-from diffusion_train.training.checkpoint import by_step, damage, load, load_weights
-from diffusion_train.training.module import saved_weights
+from diffusion_train.training.checkpoint import by_step, damage, load
+from diffusion_train.training.weights import checkpoint_weights, load_weights
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Models:
         return self._with(self.cfg, {name: _mix(base[name], value, scale) for name, value in self.weights.items()})
 
     def _at(self, file: Path) -> Pipeline:
-        return self._with(self.cfg, saved_weights(load(file), averaged=True))
+        return self._with(self.cfg, checkpoint_weights(load(file), averaged=True))
 
     def _with(self, cfg: Any, weights: dict[str, Tensor]) -> Pipeline:
         return restore(cfg, weights, self.shape, self.device)

@@ -6,33 +6,24 @@ written beside its final name, flushed to the disk and then renamed.
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from diffusion_train.utils.files import atomic_file
-
-FORMAT = 1
+from diffusion_train.training.weights import FORMAT, atomic_tensor_file
 
 
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's door to the disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with writing(Path(path)) as file:
+        with atomic_tensor_file(Path(path)) as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(
@@ -117,47 +108,3 @@ def newest_whole(folder: Path) -> Path | None:
             + "\n  ".join(damaged)
         )
     return None
-
-
-def save_weights(path: Path, weights: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """A safetensors file that says what it is: `description` (plain data) is kept in its header."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    header = {"diffusion_train": json.dumps({"format": FORMAT, **description})}
-    with writing(path) as file:
-        save_file(tensors, file.name, header)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears whole. A full or broken disk is an OSError that names it, whichever library writes."""
-    try:
-        with atomic_file(path) as file:
-            yield file
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if (number := _errno(error)) is None:
-            raise
-        raise OSError(number, os.strerror(number), str(path)) from error
-
-
-def _errno(error: BaseException | None) -> int | None:
-    """torch raises an error of its own above the system's, safetensors one that tells of it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno:
-            return error.errno
-        if found := re.search(r"os error (\d+)", str(error)):
-            return int(found[1])
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """-> weights and description. Raises ValueError if the file is not one of ours."""
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-    if "diffusion_train" not in header:
-        raise ValueError(f"{path}: has no description of a diffusion_train run in its header")
-    return weights, json.loads(header["diffusion_train"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any
@@ -17,6 +17,7 @@ from diffusion_train.conditioner.base import Conditioner, drop
 from diffusion_train.diffusion.process import GaussianDiffusion, Loss
 from diffusion_train.training.ema import EMA
 from diffusion_train.training.optimizer import Optimization
+from diffusion_train.training.weights import checkpoint_weights, load_exactly, trainable_modules, trainable_state
 from diffusion_train.utils.rng import Rng, key_seed
 from diffusion_train.utils.tensor import Arriving
 from diffusion_train.utils.text import shown
@@ -56,14 +57,14 @@ class DiffusionModule(pl.LightningModule):
             frozen.eval().requires_grad_(False)
 
     @property
-    def learned(self) -> nn.Module:
-        return learned(self.network, self.conditioner)
+    def trainable_modules(self) -> nn.Module:
+        return trainable_modules(self.network, self.conditioner)
 
     def configure_optimizers(self) -> Any:
         return self.optimization.configure(self.network, self.conditioner)
 
     def on_fit_start(self) -> None:
-        self.ema.attach(self.learned)
+        self.ema.attach(self.trainable_modules)
 
     def on_train_start(self) -> None:
         self.network.train()
@@ -132,7 +133,7 @@ class DiffusionModule(pl.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)
-        norm = self.optimization.clip(self.learned)
+        norm = self.optimization.clip(self.trainable_modules)
         finite = torch.isfinite(norm)
         if scaler is None:
             self.optimization.skip_unless(optimizer.optimizer, finite)
@@ -145,13 +146,17 @@ class DiffusionModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         prefix = "" if self.conditioner.adapted else "network."
-        checkpoint["state_dict"] = {prefix + name: value for name, value in trained(self.learned).items()}
+        checkpoint["state_dict"] = {
+            prefix + name: value for name, value in trainable_state(self.trainable_modules).items()
+        }
         checkpoint["ema"] = self.ema.state_dict()
         checkpoint["skipped_in_a_row"] = self.skipped_in_a_row.cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.trainer.precision_plugin.convert_module(self.learned)  # Lightning restores first: float64 would be rounded
-        load_exactly(self.learned, saved_weights(checkpoint), trained(self.learned))
+        self.trainer.precision_plugin.convert_module(
+            self.trainable_modules
+        )  # Lightning restores first: float64 would be rounded
+        load_exactly(self.trainable_modules, checkpoint_weights(checkpoint), trainable_state(self.trainable_modules))
         self.ema.load_state_dict(checkpoint["ema"])
         self.skipped_in_a_row = checkpoint["skipped_in_a_row"]
 
@@ -165,54 +170,3 @@ def check_latents(keys: Iterable[str], finite: Iterable[bool]) -> None:
     """Raises ValueError that names the samples whose latents are not finite."""
     if wrong := [shown(key) for key, row in zip(keys, finite, strict=True) if not row]:
         raise ValueError(f"the autoencoder answers no numbers for the samples {', '.join(wrong)}")
-
-
-def learned(network: nn.Module, conditioner: Conditioner) -> nn.Module:
-    """What training changes, with all beside it that stays: the network, or network and conditioner, where that is adapted."""
-    return nn.ModuleDict({"network": network, "conditioner": conditioner}) if conditioner.adapted else network
-
-
-def saved_weights(checkpoint: dict[str, Any], averaged: bool = False) -> dict[str, Tensor]:
-    """The trained weights of a checkpoint by their names in `learned`, on request with those of the first average."""
-    average, weights = checkpoint["ema"]["averages"][0], checkpoint["state_dict"]
-    prefix = "" if average.keys() <= weights.keys() else "network."
-    named = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return named | average if averaged else named
-
-
-def trained(network: nn.Module) -> dict[str, Tensor]:
-    """What training changes: parameters that require a gradient, and buffers, but for those of frozen parts."""
-    parameters = dict(network.named_parameters())
-    names = {name for name, parameter in parameters.items() if parameter.requires_grad}
-    frozen = parameters.keys() - names
-    names |= {name for name, _ in network.named_buffers() if not (frozen and _beside(name, parameters) & frozen)}
-    return {name: value for name, value in network.state_dict().items() if name in names}
-
-
-def _beside(name: str, parameters: Collection[str]) -> set[str]:
-    """The parameters of the innermost module around a buffer that has any."""
-    scope, found = name, set[str]()
-    while scope and not found:
-        scope = scope.rpartition(".")[0]
-        found = {other for other in parameters if other.startswith(f"{scope}." if scope else "")}
-    return found
-
-
-def load_exactly(network: nn.Module, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Copies `weights` into `network`; raises ValueError unless their names and shapes are those of `expected`."""
-    refuse_others(weights, expected)
-    network.load_state_dict(weights, strict=False)
-
-
-def refuse_others(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """ValueError unless names and shapes of `weights` are those of `expected`."""
-    problems = [f"missing: {name}" for name in expected if name not in weights]
-    problems += [f"unknown: {name}" for name in weights if name not in expected]
-    problems += [
-        f"shape of {name}: {tuple(weights[name].shape)} in the file, {tuple(value.shape)} in the network"
-        for name, value in expected.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    if problems:
-        shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise ValueError(f"the saved weights are not those of this network:\n  {shown}")

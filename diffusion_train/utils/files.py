@@ -1,10 +1,12 @@
-"""Files that appear whole or not at all, their hashes, and the folder of what can be made again."""
+"""Files and folders that appear whole or not at all, their hashes, and the cache folder."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -28,55 +30,97 @@ def cache_folder() -> Path:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the name `path` once it is complete and on disk, and leaves nothing behind on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    temporary = Path(name)
     try:
         os.close(handle)
-        with open(temporary, "wb") as file:
+        with temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
+        publish(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder that takes the name `path` once it is complete and on disk, and leaves nothing behind on an error.
+
+    Where another process completes `path` first, its folder stays and this one is removed: both must be equal.
+    """
+    with temporary_folder(path.parent) as temporary:
+        yield temporary
+        try:
+            publish(temporary, path)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A folder in `parent`, removed at the end with what has not been moved out of it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Renames a complete file, or a folder of files, to `path` on the same file system, once all of it is on disk.
+
+    A file replaces a file, and a folder an empty folder; FileExistsError where `path` holds anything else.
+    """
+    for inner in temporary.rglob("*") if temporary.is_dir() else ():
+        _flush(inner)
+    temporary.chmod((0o777 if temporary.is_dir() else 0o666) & ~_umask())
+    _flush(temporary)
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        raise
+    _flush(path.parent)
+
+
 def remove_strays(folder: Path) -> None:
-    """Deletes what killed processes left half written."""
+    """Deletes the files and folders in `folder` that killed processes left incomplete; nobody may be writing there."""
     for path in folder.glob(f"{TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:
-    """Taken once: kept by path, size and time of change."""
+    """Reads the file once: the cache folder keeps the hash by path, size and time of change."""
     stat = path.stat()
     where = str(path.resolve())
     state = [where, stat.st_size, stat.st_mtime_ns]
-    kept = cache_folder() / "sha256" / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.json"
-    if (found := _read(kept)) and found[:3] == state:
-        return str(found[3])
+    entry = cache_folder() / "sha256" / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.json"
+    if (cached := _read(entry)) and cached[:3] == state:
+        return str(cached[3])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if time.time() - stat.st_mtime > _SETTLED:
-        _write(kept, [*state, digest])
+        _write(entry, [*state, digest])
     return digest
 
 
 def sha256_of_files(files: Mapping[str, Path]) -> str:
-    """Of names and contents; where the files lie does not matter."""
+    """The hash of the files' names and contents, wherever they lie."""
     total = hashlib.sha256()
     for name, path in sorted(files.items()):
         total.update(f"{file_sha256(path)} {name}\n".encode())
     return total.hexdigest()
 
 
-def _flush_folder(folder: Path) -> None:
-    """Puts a new name on the disk, where the system can flush folders."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    """Waits until the content of a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -89,17 +133,17 @@ def _umask() -> int:
     return current
 
 
-def _read(kept: Path) -> list[object]:
+def _read(entry: Path) -> list[object]:
     try:
-        found = json.loads(kept.read_text("utf-8"))
+        content = json.loads(entry.read_text("utf-8"))
     except (OSError, ValueError):
         return []
-    return found if isinstance(found, list) and len(found) == 4 else []
+    return content if isinstance(content, list) and len(content) == 4 else []
 
 
-def _write(kept: Path, entry: list[object]) -> None:
+def _write(entry: Path, content: list[object]) -> None:
     try:
-        with atomic_file(kept) as file:
-            file.write(json.dumps(entry).encode())
+        with atomic_file(entry) as file:
+            file.write(json.dumps(content).encode())
     except OSError:
         return  # a cache that cannot be written to costs time alone

@@ -14,7 +14,7 @@ from diffusion_train.network.layout import place
 from diffusion_train.network.mlp import MLP
 from diffusion_train.network.unet import UNet
 from diffusion_train.training.ema import constant
-from diffusion_train.training.module import load_exactly, trained
+from diffusion_train.training.weights import load_exactly, trainable_state
 
 DIFFUSERS = {
     "_class_name": "UNet2DConditionModel",
@@ -110,13 +110,13 @@ def test_what_is_saved_and_averaged_are_the_adapters_and_restores_them(case: Cas
     network, output = case
     fresh = copy.deepcopy(network)
     adapted = disturb(LoRA(2, targets=".*")(network))
-    saved = trained(adapted)
+    saved = trainable_state(adapted)
     assert saved.keys() == {name for name in adapted.state_dict() if ".lora_" in name}
     ema = constant([0.5])
     ema.attach(adapted)
     assert ema.average().keys() == saved.keys()
     restored = LoRA(2, targets=".*")(fresh)
-    load_exactly(restored, saved, trained(restored))
+    load_exactly(restored, saved, trainable_state(restored))
     assert torch.equal(output(restored), output(adapted))
 
 
@@ -132,8 +132,8 @@ def test_merged_is_the_same_network_without_adapters(case: Case) -> None:
 
 def test_buffers_of_a_frozen_base_are_not_saved() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    assert "1.running_mean" in trained(network)
-    assert set(trained(LoRA(1, targets=["0"])(network))) == {
+    assert "1.running_mean" in trainable_state(network)
+    assert set(trainable_state(LoRA(1, targets=["0"])(network))) == {
         "0.lora_A.default.weight",
         "0.lora_B.default.weight",
     }
@@ -143,11 +143,11 @@ def test_buffers_of_a_frozen_base_are_not_saved() -> None:
 def test_layout_changes_neither_names_nor_output(compiled: bool) -> None:
     torch.manual_seed(0)
     network = disturb(LoRA(2, targets=".*")(UNet(3, [8, 16], [1, 1], [False, True], text_dim=12)))
-    names, before = list(trained(network)), _images(network)
+    names, before = list(trainable_state(network)), _images(network)
     place(network, channels_last=True, compile=False)
     if compiled:
         network.compile(backend="eager")  # as `place` does, without a C compiler
-    assert list(trained(network)) == names
+    assert list(trainable_state(network)) == names
     torch.testing.assert_close(_images(network), before, rtol=1e-4, atol=1e-5)
 
 

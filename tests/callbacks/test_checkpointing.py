@@ -12,7 +12,8 @@ from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.callbacks.time_budget import TimeBudget
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.data.storage.base import StorageError
-from diffusion_train.training.checkpoint import by_step, load, load_weights
+from diffusion_train.training.checkpoint import by_step, load
+from diffusion_train.training.weights import load_weights
 
 
 def names(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 import tiny_pipelines
 from PIL import Image
 
-from diffusion_train.training.checkpoint import load_weights
+from diffusion_train.training.weights import load_weights
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("diffusers")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from diffusion_train import config
 from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.report.models import Models
-from diffusion_train.training.checkpoint import load_weights
+from diffusion_train.training.weights import load_weights
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

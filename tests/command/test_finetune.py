@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from diffusion_train.data.shard.writer import write_shards
-from diffusion_train.training.checkpoint import load_weights
+from diffusion_train.training.weights import load_weights
 from diffusion_train.utils.rng import Rng
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_train.training.checkpoint import load, load_weights
+from diffusion_train.training.checkpoint import load
+from diffusion_train.training.weights import load_weights
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ import pytest
 
 from diffusion_train.command.cli import guarded
 from diffusion_train.config import ConfigError
-from diffusion_train.training.checkpoint import load, load_weights
+from diffusion_train.training.checkpoint import load
+from diffusion_train.training.weights import load_weights
 from diffusion_train.training_run import check_launch
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.interruption import Interrupted, interruptible

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from diffusion_train.command.train import claimed
-from diffusion_train.training.checkpoint import load, load_weights
+from diffusion_train.training.checkpoint import load
+from diffusion_train.training.weights import load_weights
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

@@ -21,7 +21,7 @@ from diffusion_train.conditioner.none import NoCondition
 from diffusion_train.conditioner.sdxl import SDXL
 from diffusion_train.conditioner.t5 import T5
 from diffusion_train.conditioner.text.text_conditioner import Text
-from diffusion_train.training.module import trained
+from diffusion_train.training.weights import trainable_state
 
 pytest.importorskip("diffusers")
 BATCH = {"caption": ["red apple", "", "a cat", "red apple"], "target_size": torch.tensor([[64, 64]] * 4)}
@@ -71,7 +71,9 @@ def test_a_gradient_reaches_every_adapter_and_nothing_else(make: Callable[[], Co
     assert all(torch.equal(value, exact[name]) for name, value in cond.items())
     sum(value.square().sum() for value in cond.values()).backward()
     names = {name for name, p in conditioner.named_parameters() if p.grad is not None and p.grad.any()}
-    assert names == trained(conditioner).keys() == {name for name in conditioner.state_dict() if ".lora_" in name}
+    assert (
+        names == trainable_state(conditioner).keys() == {name for name in conditioner.state_dict() if ".lora_" in name}
+    )
 
 
 def test_what_was_kept_before_is_not_used(make: Callable[[], Conditioner], cache: Path) -> None:
@@ -155,7 +157,7 @@ def test_a_learning_rate_that_cannot_be(settings: dict[str, object], told: str) 
 
 def test_the_names_of_published_pipelines(make: Callable[[], Conditioner], folders: dict[str, Path]) -> None:
     """Some versions of transformers leave text_model out: what is saved must not depend on that."""
-    names = [name.partition("online.")[2] for name in trained(adapted(make()))]
+    names = [name.partition("online.")[2] for name in trainable_state(adapted(make()))]
     assert all(name.split(".")[1:4] == ["text_model", "encoder", "layers"] for name in names)
     parts = {name.split(".")[0] for name in names}
     index = json.loads((folders["sdxl" if "text_encoder_2" in parts else "sd15"] / "model_index.json").read_text())

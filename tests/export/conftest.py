@@ -13,8 +13,7 @@ from diffusion_train.adapter.lora import lora_layers
 from diffusion_train.assembly import build_conditioner, build_network
 from diffusion_train.config.compose import Composer
 from diffusion_train.config.folders import conf_folder
-from diffusion_train.training.checkpoint import save_weights
-from diffusion_train.training.module import learned, trained
+from diffusion_train.training.weights import save_weights, trainable_modules, trainable_state
 
 
 @pytest.fixture(scope="session")
@@ -39,11 +38,11 @@ def make_run() -> Callable[..., Path]:
         assert not mistakes, mistakes
         del cfg.hydra
         config.settle(cfg)
-        model = learned(build_network(cfg), build_conditioner(cfg))
+        model = trainable_modules(build_network(cfg), build_conditioner(cfg))
         disturb(model)
         facts = {"config": config.redact(cfg), "step": 1, "shape": [3, 64, 64]}
         config.save_config(cfg, run / "config.yaml")
-        save_weights(run / "weights.safetensors", trained(model), facts)
+        save_weights(run / "weights.safetensors", trainable_state(model), facts)
         return run
 
     return make

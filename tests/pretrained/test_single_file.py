@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import struct
+import subprocess
+import sys
 
 import original_names
 import pytest
@@ -49,12 +53,14 @@ def models_on_meta(kind):
 
 
 def write(path, weights, **metadata):
-    """A file with such names and shapes, and without the data, which is not read here."""
-    header = {
-        name: {"dtype": "F16", "shape": list(value.shape), "data_offsets": [0, 0]} for name, value in weights.items()
-    }
+    """A file with such names and shapes, and without the data, of which the disk keeps nothing."""
+    header, end = {}, 0
+    for name, value in weights.items():
+        start, end = end, end + 2 * value.numel()
+        header[name] = {"dtype": "F16", "shape": list(value.shape), "data_offsets": [start, end]}
     text = json.dumps(header | {"__metadata__": metadata}).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + end)
     return path
 
 
@@ -150,11 +156,40 @@ def test_other_files_are_refused_by_what_they_are(names, hint, tmp_path):
         identify(file)
 
 
-def test_a_file_that_is_cut_or_lacks_weights_is_refused(tmp_path):
+def header(text: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(text) if length is None else length) + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html>not found</html>",
+        header(b"{}", 1 << 62),
+        header(b"{}", 99 << 20),
+        header(b"[]"),
+        header(b'{"x": ' + b"[" * 100_000),
+        header(b'{"__metadata__": {"diffusion_train": {}}}'),
+        header(b'{"x": {"dtype": "F16", "shape": [1000000], "data_offsets": [0, 2000000]}}'),
+    ],
+    ids=["empty", "html", "too long", "longer than the file", "list", "deep", "nested metadata", "cut off"],
+)
+def test_a_file_that_is_not_whole_is_refused(content, tmp_path):
     file = tmp_path / "it.safetensors"
-    file.write_bytes(b"<html>not found</html>")
+    file.write_bytes(content)
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         origin.kind(str(file))
+
+
+def test_a_model_is_told_without_torch(tmp_path):
+    file = write(tmp_path / "it.safetensors", {"lora_up": torch.empty(2, 2)})
+    code = f"import sys; from diffusion_train.pretrained import origin; print(origin.kind({str(file)!r}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "file False\n"
+
+
+def test_a_file_that_lacks_weights_is_refused(tmp_path):
+    file = tmp_path / "it.safetensors"
     folder = tiny_pipelines.make("sd15", tmp_path / "in")
     weights = original_names.single_file({part: load(folder, part) for part in diffusers_folder.WEIGHTS["sd"]}, "sd1")
     weights.pop("model.diffusion_model.out.2.bias")

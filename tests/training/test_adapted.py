@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from diffusion_train.adapter.lora import LoRA
 from diffusion_train.training.checkpoint import load, newest_whole
-from diffusion_train.training.module import trained
+from diffusion_train.training.weights import trainable_state
 
 RunPoints = Callable[..., tuple[Any, Any]]
 
@@ -27,8 +27,8 @@ def test_20_steps_are_7_and_13_bit_for_bit(run_points: RunPoints, tmp_path: Path
     newest = newest_whole(tmp_path / "b" / "checkpoints")
     continued, rest = run_points(tmp_path / "b", 20, resume=newest, adapter=lora())
     assert torch.equal(torch.stack(recorded.losses[7:]), torch.stack(rest.losses))
-    for name, value in trained(whole.network).items():
-        assert torch.equal(value, trained(continued.network)[name]), name
+    for name, value in trainable_state(whole.network).items():
+        assert torch.equal(value, trainable_state(continued.network)[name]), name
     for number in range(2):
         for name, value in whole.ema.average(number).items():
             assert torch.equal(value, continued.ema.average(number)[name]), name

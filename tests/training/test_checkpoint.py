@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from diffusion_train.training import checkpoint as ckpt
+from diffusion_train.training.weights import FORMAT
 from diffusion_train.utils.files import remove_strays
 
-WHOLE = {"diffusion_train": {"format": ckpt.FORMAT}, "state_dict": {"w": torch.arange(5000.0)}}
+WHOLE = {"diffusion_train": {"format": FORMAT}, "state_dict": {"w": torch.arange(5000.0)}}
 
 
 def save(path: Path, content=WHOLE) -> Path:
@@ -81,7 +82,7 @@ def test_a_bare_pickle_is_refused(tmp_path: Path) -> None:
 
 def test_a_newer_format_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="newer"):
-        ckpt.load(save(tmp_path / "a.ckpt", {"diffusion_train": {"format": ckpt.FORMAT + 1}}))
+        ckpt.load(save(tmp_path / "a.ckpt", {"diffusion_train": {"format": FORMAT + 1}}))
     with pytest.raises(ValueError, match="not a checkpoint of diffusion_train"):
         ckpt.load(save(tmp_path / "b.ckpt", {"state_dict": {}}))
 
@@ -99,7 +100,8 @@ def test_the_file_and_the_folder_are_on_disk_before_the_name_is_there(tmp_path: 
 SAVER = """
 import sys, torch
 from pathlib import Path
-from diffusion_train.training.checkpoint import AtomicCheckpointIO, FORMAT, step_name
+from diffusion_train.training.checkpoint import AtomicCheckpointIO, step_name
+from diffusion_train.training.weights import FORMAT
 folder = Path(sys.argv[1])
 print("ready", flush=True)
 for step in range(1, 10000):
@@ -120,18 +122,3 @@ def test_a_kill_while_saving_leaves_only_whole_checkpoints(tmp_path: Path, after
         assert ckpt.load(path)["state_dict"]["w"].unique().numel() == 1
     remove_strays(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".ckpt"]
-
-
-def test_weights_describe_themselves(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    ckpt.save_weights(path, {"w": torch.ones(2, 3).T}, {"config": {"name": "x"}, "step": 3})
-    weights, description = ckpt.load_weights(path)
-    assert torch.equal(weights["w"], torch.ones(3, 2))
-    assert description == {"format": ckpt.FORMAT, "config": {"name": "x"}, "step": 3}
-
-
-def test_foreign_weights_are_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(b"not safetensors")
-    with pytest.raises(ValueError, match=r"weights\.safetensors"):
-        ckpt.load_weights(path)

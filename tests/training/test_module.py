@@ -8,7 +8,6 @@ from diffusion_train.adapter.lora import LoRA
 from diffusion_train.callbacks.scalars import NumericalError
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.training.checkpoint import load, newest_whole
-from diffusion_train.training.module import load_exactly, trained
 from diffusion_train.training.precision import shorten_frozen
 
 
@@ -174,11 +173,3 @@ def test_other_data_begins_its_first_epoch(tmp_path: Path, run_points) -> None:
 def test_what_cannot_be_allowed_to_differ_is_named(tmp_path: Path, run_points) -> None:
     with pytest.raises(ValueError, match="allow_mismatch: unknown network"):
         run_points(tmp_path, 1, allow_mismatch=("network",))
-
-
-def test_other_weights_are_refused_with_a_list(tmp_path: Path, run_points) -> None:
-    module, _ = run_points(tmp_path, 1)
-    weights = dict(trained(module.network))
-    weights["extra"] = weights.pop(next(iter(weights)))
-    with pytest.raises(ValueError, match=r"missing: .*\n.*unknown: extra"):
-        load_exactly(module.network, weights, trained(module.network))

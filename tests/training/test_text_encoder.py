@@ -22,7 +22,7 @@ from diffusion_train.pipeline import Pipeline
 from diffusion_train.sampler.ddim import DDIM
 from diffusion_train.sampler.grid import Uniform
 from diffusion_train.training.checkpoint import load, newest_whole
-from diffusion_train.training.module import saved_weights, trained
+from diffusion_train.training.weights import checkpoint_weights, trainable_state
 
 pytest.importorskip("diffusers")
 Run = Callable[..., tuple[Any, Any]]
@@ -69,8 +69,8 @@ def test_6_steps_are_2_and_4_bit_for_bit(run: Run, tmp_path: Path) -> None:
     run(tmp_path / "b", 2)
     continued, rest = run(tmp_path / "b", 6, resume=newest_whole(tmp_path / "b" / "checkpoints"))
     assert torch.equal(torch.stack(recorded.losses[2:]), torch.stack(rest.losses))
-    for name, value in trained(whole.learned).items():
-        assert torch.equal(value, trained(continued.learned)[name]), name
+    for name, value in trainable_state(whole.trainable_modules).items():
+        assert torch.equal(value, trainable_state(continued.trainable_modules)[name]), name
     files = [(tmp_path / run / "weights.safetensors").read_bytes() for run in "ab"]
     assert files[0] == files[1]
 
@@ -88,7 +88,7 @@ def test_the_encoder_s_adapters_move_and_are_saved_and_averaged_and_nothing_else
     assert all(".lora_" in name for name in names)
     assert all(set(average) == names for average in checkpoint["ema"]["averages"])
     assert all(module.get_parameter(name).any() for name in encoder)
-    averaged = saved_weights(checkpoint, averaged=True)
+    averaged = checkpoint_weights(checkpoint, averaged=True)
     assert all(torch.equal(averaged[name], checkpoint["ema"]["averages"][0][name]) for name in names)
     with module.ema.averaged(1):
         assert all(torch.equal(module.get_parameter(name), checkpoint["ema"]["averages"][1][name]) for name in encoder)

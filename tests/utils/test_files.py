@@ -1,14 +1,17 @@
-"""A file is hashed once as long as it stays the same, and again once it has changed."""
+"""Files and folders appear whole or not at all; a file is hashed once as long as it stays the same."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
-from diffusion_train.utils.files import file_sha256, sha256_of_files
+from diffusion_train.utils.files import atomic_file, atomic_folder, file_sha256, publish, remove_strays, sha256_of_files
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +63,84 @@ def test_of_several_files_names_and_contents_count_but_not_places(tmp_path):
     there = {"y": settled(tmp_path / "there" / "b", b"2"), "x": settled(tmp_path / "there" / "a", b"1")}
     assert sha256_of_files(here) == sha256_of_files(there)
     assert sha256_of_files(here) != sha256_of_files({"x": here["x"], "z": here["y"]})
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_whole(tmp_path):
+    out = tmp_path / "new" / "out"
+    with atomic_folder(out) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a").write_text("1")
+        assert folder.parent == out.parent
+        assert not out.exists()
+    assert (out / "inner" / "a").read_text() == "1"
+    assert names(out.parent) == ["out"]
+
+
+def test_permissions_are_those_of_any_new_folder_and_file(tmp_path):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a").touch()
+    with atomic_folder(tmp_path / "out"):
+        pass
+    with atomic_file(tmp_path / "out" / "a"):
+        pass
+    for made, plain in (("out", "plain"), ("out/a", "plain/a")):
+        assert (tmp_path / made).stat().st_mode == (tmp_path / plain).stat().st_mode
+
+
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
+def test_an_error_leaves_nothing(atomic, tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic(tmp_path / "out"):
+        raise KeyboardInterrupt
+    assert names(tmp_path) == []
+
+
+def test_of_two_that_complete_a_folder_the_first_stays(tmp_path):
+    out = tmp_path / "out"
+    with atomic_folder(out) as second:
+        (second / "a").write_text("second")
+        with atomic_folder(out) as first:
+            (first / "a").write_text("first")
+    assert (out / "a").read_text() == "first"
+    assert names(tmp_path) == ["out"]
+
+
+def test_an_empty_folder_is_replaced_and_a_file_is_not(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    with atomic_folder(tmp_path / "empty") as folder:
+        (folder / "a").touch()
+    assert names(tmp_path / "empty") == ["a"]
+    with pytest.raises(FileExistsError, match="file"), atomic_folder(tmp_path / "file"):
+        pass
+    with pytest.raises(FileExistsError, match="empty"):
+        publish(tmp_path / "file", tmp_path / "empty")
+    assert names(tmp_path) == ["empty", "file"]
+
+
+def test_all_of_a_folder_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a").touch()
+    assert set(calls[:3]) == {str(folder / "inner" / "a"), str(folder / "inner"), str(folder)}
+    assert calls[3:] == ["replace", str(tmp_path)]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom diffusion_train.utils.files import *\n"
+        "with atomic_folder(Path(sys.argv[1]) / 'out') as folder, atomic_file(Path(sys.argv[1]) / 'file') as file:\n"
+        "    file.write(b'half')\n    (folder / 'a').write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "whole").touch()
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 3
+    remove_strays(tmp_path)
+    assert names(tmp_path) == ["whole"]

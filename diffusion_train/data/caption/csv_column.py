@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from diffusion_train.data.caption.fault import decode, is_utf8
+from diffusion_train.utils.files import file_sha256
 from diffusion_train.utils.text import shown
 
 _SHOWN = 5  # keys in a message
@@ -31,10 +31,8 @@ class CsvColumn:
             self._rows.setdefault(name, []).append(text)
         if not several:
             _refuse_repeated(file, [name for name, texts in self._rows.items() if len(texts) > 1])
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         self.name = f"row of its key in {file}"
-        self.settings = f"csv {digest}: {column} by {key}"
+        self.settings = f"csv {file_sha256(file)}: {column} by {key}"
 
     def has(self, key: str) -> bool:
         return key in self._rows

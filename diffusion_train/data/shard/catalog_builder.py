@@ -20,13 +20,14 @@ from diffusion_train.data.shard.index_file import FORMAT, keep_index, load_index
 from diffusion_train.data.shard.patterns import Patterns, find_shards
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.data.shard.scan import build_index
-from diffusion_train.data.shard.table_cache import alone, keep, kept
+from diffusion_train.data.shard.table_cache import keep, kept
 from diffusion_train.data.storage.base import Stat, Storage, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.remedy import remedy, spelling
 from diffusion_train.data.storage.urls import is_local
 from diffusion_train.utils.files import cache_folder
 from diffusion_train.utils.interruption import leave_signals_to_the_parent
+from diffusion_train.utils.lock import wait_for_lock
 from diffusion_train.utils.redact import redact_url
 
 Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
@@ -53,7 +54,7 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
     )
     folder = cache_folder() / "collection" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     versions = [stat.version for stat in stats]
-    with alone(folder):
+    with wait_for_lock(folder.with_suffix(".lock")):  # of several processes that start at once, one makes the tables
         if whole := _kept(urls, versions, sources, folder):
             return whole
         try:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
-import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from diffusion_train.utils.files import atomic_folder
 
 Tables = dict[str, NDArray[Any]]
 NAMES = ("shard_ends", "members", "starts", "keys", "key_ends", "license", "hashes")
@@ -22,36 +20,16 @@ _META, _SUMS = "meta.json", "sums.json"
 _CHUNK = 1 << 22
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Of several processes that start at once, one makes the tables and the others take them; where locks fail, each does."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = folder.with_suffix(".lock").open("a")
-    except OSError:
-        yield
-        return
-    with file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def keep(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], folder: Path) -> bool:
-    """False where nothing can be written."""
+    """Replaces tables that `kept` refuses. False where nothing can be written."""
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+        with atomic_folder(folder) as temporary:
+            for name, array in arrays.items():
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+            (temporary / _META).write_text(json.dumps(meta), "utf-8")
+            (temporary / _SUMS).write_text(json.dumps(_sums(temporary, folder.name)))
+            shutil.rmtree(folder, ignore_errors=True)
     except OSError:
-        return False
-    try:
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        (temporary / _META).write_text(json.dumps(meta), "utf-8")
-        (temporary / _SUMS).write_text(json.dumps(_sums(temporary, folder.name)))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
         return False
     return True
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import webdataset
 
-from diffusion_train.utils.files import atomic_file
+from diffusion_train.utils.files import atomic_file, atomic_folder
 
 Sample = dict[str, Any]
 
@@ -27,15 +24,12 @@ def write_shards(samples: Iterable[Sample], folder: Path, name: str, samples_per
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; shards are written into a folder of their own")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as temporary:
         names = _write_all(_checked(samples), temporary, name, samples_per_shard)
-        temporary.chmod(0o755)
-        _publish(temporary, folder, names)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return [folder / shard for shard in names]
+    paths = [folder / shard for shard in names]
+    if not all(path.is_file() for path in paths):
+        raise FileExistsError(f"{folder} holds other files, which another process wrote there meanwhile")
+    return paths
 
 
 def write_shard(samples: Iterable[Sample], path: Path) -> None:
@@ -62,14 +56,6 @@ def _write_all(samples: Iterator[Sample], folder: Path, name: str, samples_per_s
 
 def shard_name(name: str, number: int) -> str:
     return f"{name}-{number:06d}.tar"
-
-
-def _publish(temporary: Path, folder: Path, names: list[str]) -> None:
-    try:
-        os.replace(temporary, folder)
-    except OSError:
-        if not all((folder / name).is_file() for name in names):
-            raise
 
 
 def _checked(samples: Iterable[Sample]) -> Iterator[Sample]:

@@ -6,7 +6,6 @@ one takes over.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
@@ -16,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isal.isal_zlib import crc32
+
+from diffusion_train.utils.lock import try_lock, unlock
 
 log = logging.getLogger(__name__)
 _PIECE = 1 << 16  # bytes a checksum stands for: what is read to verify one small sample
@@ -49,7 +50,7 @@ class BlockFiles:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(part, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            if _try_lock(descriptor) and _is_named(descriptor, part):
+            if try_lock(descriptor) and _is_named(descriptor, part):
                 return Claim(self, path, descriptor)
             os.close(descriptor)
         except OSError as error:
@@ -128,7 +129,7 @@ class Claim:
         with suppress(OSError):
             if _is_named(self._descriptor, part):
                 part.unlink()
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a process forked meanwhile holds the descriptor too
+        unlock(self._descriptor)  # a process forked meanwhile holds the descriptor too
         os.close(self._descriptor)
         self._descriptor = None
 
@@ -157,21 +158,13 @@ def _locked(path: Path) -> Iterator[int | None]:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + _LOCK_SECONDS
     try:
-        while not (got := _try_lock(descriptor)) and time.monotonic() < until:
+        while not (got := try_lock(descriptor)) and time.monotonic() < until:
             time.sleep(0.01)
         yield descriptor if got else None
         if got:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            unlock(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_named(descriptor: int, path: Path) -> bool:
@@ -185,6 +178,6 @@ def _is_named(descriptor: int, path: Path) -> bool:
 def _is_free(path: Path) -> bool:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return _try_lock(descriptor)
+        return try_lock(descriptor)
     finally:
         os.close(descriptor)
