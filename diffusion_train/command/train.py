@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -13,29 +12,14 @@ from typing import Any
 from diffusion_train.assembly import build_module, build_optimization, build_trainer, lightning
 from diffusion_train.command.ending import fit, is_done
 from diffusion_train.command.exit import Exit
-from diffusion_train.command.messages import farewell, prompts, quiet
+from diffusion_train.command.messages import farewell, quiet
 from diffusion_train.command.resuming import resume_from, same_base, same_diffusion, same_run
+from diffusion_train.command.training_settings import GIVEN, READ, RunCaptions
 from diffusion_train.utils.launcher import first_process, num_started, processes_of_its_own
 
 SUMMARY = "train a model"
 EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=runs/short"
 
-# Keys that the code below reads itself; every other key must belong to a part or be referred to by one.
-READ = (
-    "name",
-    "seed",
-    "run_dir",
-    "resume",
-    "pretrained",
-    "base",
-    "condition",  # for networks that take conditions
-    "condition_dropout",
-    "data.encoded",
-    "clip_norm",
-    "channels_last",
-    "compile",
-    "report",
-)
 # Groups whose parts need neither weights nor, but for those named, data.
 TRIED = ("data", "diffusion", "optimizer", "lr_schedule", "ema", "sampler", "guidance", "callbacks")
 NEED_DATA = (
@@ -48,11 +32,6 @@ NEED_DATA = (
     "data.captions.source",
 )
 SIZES = ("batch_size", "micro_batch_size", "num_workers", "num_repeated_batches")
-# Arguments that the code below gives to a part.
-GIVEN = {
-    "callbacks.checkpointing": ("description", "after_saving"),
-    "data.module.arrangement.order": ("fingerprint", "num_samples"),
-}
 
 
 def run(cfg: Any) -> int:
@@ -79,7 +58,7 @@ def is_fetched(cfg: Any) -> bool:
 def wrong_settings(cfg: Any) -> list[Any]:
     """What parts say against their settings, as far as it takes neither data nor the model's files."""
     from diffusion_train import config
-    from diffusion_train.data.datamodule import wrong_sizes
+    from diffusion_train.data.batch_size import wrong_sizes
     from diffusion_train.run_folder import reads
 
     mistakes = list(config.trial(cfg, TRIED, NEED_DATA, {"callbacks.checkpointing": {"description": {}}}))
@@ -134,15 +113,15 @@ def train(cfg: Any) -> int:
     trainer = build_trainer(cfg, run_dir, checkpoint)
     refuse_launch(trainer.num_devices, trainer.num_nodes, getattr(trainer.strategy, "cluster_environment", None))
     if cfg.data.get("encoded") is not None:
-        from diffusion_train.command.encode import use
+        from diffusion_train.encode.precomputed_data import use_precomputed
 
-        use(cfg, datamodule, module)
+        datamodule = use_precomputed(cfg.data.encoded, datamodule, module.conditioner, module.autoencoder)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
     same_run(trainer, module, datamodule, checkpoint)
     module.micro_batch_size = datamodule.micro_batch_size
     module.conditioner.to(trainer.strategy.root_device)  # which embeds the captions
     try:
-        module.conditioner.warm_up(Captions(cfg, datamodule))
+        module.conditioner.warm_up(RunCaptions(cfg, datamodule))
     except StorageError as error:
         raise ValueError(f"the captions of data.shards cannot be read: {error}") from error
     code = fit(cfg, trainer, module, datamodule, checkpoint)
@@ -181,18 +160,6 @@ def refuse_launch(num_devices: int, num_nodes: int, environment: Any) -> None:
         problem = f"the launcher started {started} processes, which know nothing of each other"
         remedy = "srun must not be called from an interactive job; mpirun needs the package mpi4py; or use torchrun"
         config.raise_all([config.Mistake("trainer", problem, remedy)])
-
-
-class Captions:
-    """Those of the sample grids and of the data, which are read when they are asked for, and each time."""
-
-    def __init__(self, cfg: Any, datamodule: Any) -> None:
-        self.cfg, self.datamodule = cfg, datamodule
-
-    def __iter__(self) -> Iterator[str]:
-        samples = self.cfg.callbacks.get("samples", {})
-        negative = [samples["negative_prompt"]] if samples.get("negative_prompt") else []
-        return itertools.chain(prompts(self.cfg), negative, self.datamodule.captions())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from diffusion_train import config
-from diffusion_train.command.train import GIVEN, READ
+from diffusion_train.command.training_settings import GIVEN, READ
 from diffusion_train.config.base_model import describe
 from diffusion_train.config.call import read_call
 from diffusion_train.config.launch import first_pass, launch

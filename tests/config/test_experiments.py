@@ -11,7 +11,8 @@ import yaml
 from omegaconf import open_dict
 
 from diffusion_train import config
-from diffusion_train.command.train import GIVEN, READ, refuse, run
+from diffusion_train.command.train import refuse, run
+from diffusion_train.command.training_settings import GIVEN, READ
 from diffusion_train.config.annotations import fits
 from diffusion_train.config.compose import Composer
 from diffusion_train.config.signatures import target_nodes

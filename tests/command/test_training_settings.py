@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 from omegaconf import OmegaConf
 
-from diffusion_train.command.train import Captions
+from diffusion_train.command.training_settings import RunCaptions
 
 
 def test_prompts_of_the_grids_come_first_and_the_negative_one_is_among_them() -> None:
     data = SimpleNamespace(captions=lambda: iter(["a dog"]))
     cfg = OmegaConf.create({"callbacks": {"samples": {"prompts": ["a cat"], "negative_prompt": "blurred"}}})
-    captions = Captions(cfg, data)
+    captions = RunCaptions(cfg, data)
     assert list(captions) == list(captions) == ["a cat", "blurred", "a dog"]
-    assert list(Captions(OmegaConf.create({"callbacks": {}}), data)) == ["a dog"]
+    assert list(RunCaptions(OmegaConf.create({"callbacks": {}}), data)) == ["a dog"]
