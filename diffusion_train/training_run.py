@@ -18,10 +18,11 @@ from diffusion_train.assembly import build_conditioner, build_network, grid_prom
 from diffusion_train.callbacks.checkpointing import check_same_run
 from diffusion_train.callbacks.run_record import RunRecord
 from diffusion_train.callbacks.scheduled import at_least
-from diffusion_train.command.encode import use
+from diffusion_train.data.base import TrainingData
 from diffusion_train.data.order.resolution import AspectRatios, Resolution
 from diffusion_train.data.order.shape_check import LatentShape, check_shapes
 from diffusion_train.data.storage.base import StorageError
+from diffusion_train.encode.precomputed_data import use_precomputed
 from diffusion_train.network.layout import place
 from diffusion_train.training.checkpoint import AtomicCheckpointIO, read_facts
 from diffusion_train.training.module import DiffusionModule
@@ -44,7 +45,7 @@ class TrainingRun:
     """`checkpoint` is where it resumes from, None for a fresh start."""
 
     cfg: DictConfig
-    datamodule: Any
+    datamodule: TrainingData
     module: DiffusionModule
     trainer: pl.Trainer
     checkpoint: Path | None
@@ -71,7 +72,7 @@ def build_run(cfg: DictConfig) -> TrainingRun:
     trainer = build_trainer(cfg, checkpoint)
     check_launch(trainer.num_devices, trainer.num_nodes, getattr(trainer.strategy, "cluster_environment", None))
     if cfg.data.get("encoded") is not None:
-        use(cfg, datamodule, module)
+        datamodule = use_precomputed(cfg.data.encoded, datamodule, module.conditioner, module.autoencoder)
     datamodule.check(trainer.num_devices * trainer.num_nodes)
     if checkpoint is not None:
         check_same_run(checkpoint, trainer, module, datamodule)
@@ -191,7 +192,7 @@ def check_launch(num_devices: int, num_nodes: int, environment: Any) -> None:
 class RunCaptions:
     """The captions of the sample grids and of the data, read anew by each that goes over them."""
 
-    def __init__(self, cfg: DictConfig, datamodule: Any) -> None:
+    def __init__(self, cfg: DictConfig, datamodule: TrainingData) -> None:
         self.cfg, self.datamodule = cfg, datamodule
 
     def __iter__(self) -> Iterator[str]:

@@ -21,8 +21,8 @@ from diffusion_train.callbacks.checkpointing import Checkpointing
 from diffusion_train.callbacks.scalars import Scalars
 from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.conditioner.none import NoCondition
+from diffusion_train.data.base import Dataset
 from diffusion_train.data.datamodule import DataModule
-from diffusion_train.data.dataset import Dataset
 from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import Arrangement
 from diffusion_train.data.points import PointsDataset

@@ -17,11 +17,11 @@ PACKAGE = Path(__file__).parents[1] / "diffusion_train"
 
 # Faults that stand today, by the check that finds them: patterns of their first word.
 TO_MEND: dict[str, list[str]] = {
-    "cycles": ["command/encode.py", "training_run.py", "conditioner/*", "data/*"],
+    "cycles": [],
     "repeated_names": [],
     "crowded_folders": ["config", "data/storage", "report"],
     "long_functions": [],
-    "inner_imports": ["command/encode.py", "config/dry_build.py"],
+    "inner_imports": ["config/dry_build.py"],
 }
 
 MOST_FILES, MOST_LINES = 14, 60

@@ -21,7 +21,7 @@ from diffusion_train.callbacks.scalars import NumericalError
 from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.config.folders import own_settings
 from diffusion_train.config.training_config import DRY_BUILT, SETTINGS
-from diffusion_train.data.datamodule import wrong_sizes
+from diffusion_train.data.batch_size import wrong_sizes
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedTogether
 from diffusion_train.pretrained import origin

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffusion_train.conditioner.text.encoder import FrozenText
 from diffusion_train.utils.tensor import expand
-
-if TYPE_CHECKING:
-    from diffusion_train.conditioner.text.text_conditioner import Text
 
 Cond = dict[str, Tensor]
 
@@ -45,7 +43,7 @@ class Conditioner(nn.Module, ABC):
         cond: Cond = self({"caption": [""] * n})
         return cond
 
-    def texts(self) -> list[Text]:
+    def texts(self) -> list[FrozenText]:
         """The parts that embed captions and stay as they are."""
         return []
 

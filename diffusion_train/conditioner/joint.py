@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from diffusion_train.conditioner.base import Cond, Conditioner
-from diffusion_train.conditioner.text.text_conditioner import Text
+from diffusion_train.conditioner.text.encoder import FrozenText
 
 
 class Joint(Conditioner):
@@ -26,7 +26,7 @@ class Joint(Conditioner):
     def null(self, n: int) -> Cond:
         return self._merged({name: part.null(n) for name, part in self._each()})
 
-    def texts(self) -> list[Text]:
+    def texts(self) -> list[FrozenText]:
         return [text for _, part in self._each() for text in part.texts()]
 
     def warm_up(self, captions: Iterable[str]) -> None:

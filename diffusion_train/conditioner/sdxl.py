@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_train.conditioner.base import Cond, Conditioner
+from diffusion_train.conditioner.text.encoder import Embedding, FrozenText, TextEncoder
 from diffusion_train.conditioner.text.online_text import OnlineText
-from diffusion_train.conditioner.text.text_conditioner import Text, TextEncoder
-from diffusion_train.conditioner.text.text_store import MAX_BYTES, Embedding
+from diffusion_train.conditioner.text.text_conditioner import Text
+from diffusion_train.conditioner.text.text_store import MAX_BYTES
 from diffusion_train.conditioner.text.transformers_encoder import (
     TransformersEncoder,
     layer_before_last,
@@ -58,7 +59,7 @@ class SDXL(Conditioner):
         cond = self.text.null(n)
         return {name: torch.zeros_like(value) for name, value in cond.items()} if self.zeros_without_prompt else cond
 
-    def texts(self) -> list[Text]:
+    def texts(self) -> list[FrozenText]:
         return self.text.texts()
 
     def adapt(self, adapter: Callable[[nn.Module], nn.Module]) -> None:

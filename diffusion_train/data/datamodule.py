@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,44 +11,30 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from numpy.typing import NDArray
+from torch.utils.data import Dataset as TorchDataset
 
-from diffusion_train.data.dataset import Dataset
+from diffusion_train.data.base import Batch, Dataset, Sample, ShardedDataset, image_sizes
+from diffusion_train.data.batch_size import indivisible, wrong_sizes
 from diffusion_train.data.image.collate import collate, to_levels
-from diffusion_train.data.loader import Batch, Reads, Shares, loader, process
+from diffusion_train.data.loader import BatchDataset, loader, process
 from diffusion_train.data.order.buckets import Buckets, Occupancy
 from diffusion_train.data.order.order import Draw, Draws, Shape
 from diffusion_train.data.order.order_spec import Arrangement
 from diffusion_train.data.order.order_state import Course
 from diffusion_train.data.order.resolution import Resolution
-from diffusion_train.data.read_ahead import Ahead
+from diffusion_train.data.rank_batches import RankBatches
+from diffusion_train.data.read_ahead import ReadAhead
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.data.synchronized_loader import together
 
 log = logging.getLogger(__name__)
 
 
-def wrong_sizes(
-    batch_size: int = 1,
-    micro_batch_size: int | None = None,
-    num_workers: int = 0,
-    num_repeated_batches: int | None = None,
-) -> Iterator[str]:
-    """Those that no data can be read by, each with what it may be."""
-    if batch_size < 1:
-        yield f"data.batch_size={batch_size}: at least 1"
-    if micro_batch_size is not None and micro_batch_size < 1:
-        yield f"data.micro_batch_size={micro_batch_size}: at least 1, or null for no division"
-    if num_workers < 0:
-        yield f"data.num_workers={num_workers}: at least 0"
-    if num_repeated_batches is not None and num_repeated_batches < 1:
-        yield f"data.num_repeated_batches={num_repeated_batches}: at least 1, or null for all"
-
-
 class DataModule(pl.LightningDataModule):
     """`batch_size` counts samples of one optimizer step over all devices; `arrangement` makes the order of a data set.
 
     With `resolution` images have its size at each step, in the shape of their bucket.
-    An item of the training loader is this rank's share of one global batch, without end from where `go_on` put the start;
+    An item of the training loader is this rank's rows of one global batch, without end from where `go_on` put the start;
     give the Trainer `use_distributed_sampler=False`.
     `num_repeated_batches` goes over the first so many batches again and again: a network must learn them by heart.
     """
@@ -74,7 +60,7 @@ class DataModule(pl.LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.num_workers = num_workers
         self.num_repeated_batches = num_repeated_batches
-        self.trained_on = dataset  # or the same with latents in place of images
+        self.train_dataset = dataset
         self.start_step, self.start_position = 0, 0
         self.check()
         for bucket in self.occupancy():
@@ -157,14 +143,7 @@ class DataModule(pl.LightningDataModule):
 
     def check(self, world_size: int = 1) -> None:
         """Raises ValueError with all that cannot be done with these sizes on so many processes."""
-        wrong = []
-        multiple = math.lcm(world_size, self.order.num_lanes)
-        if self.batch_size % multiple:
-            below, above = self.batch_size // multiple * multiple, (self.batch_size // multiple + 1) * multiple
-            wrong.append(
-                f"data.batch_size={self.batch_size} is not divisible over {world_size} process(es) and "
-                f"data.num_lanes={self.order.num_lanes}: use {f'{below} or ' if below > 0 else ''}{above}"
-            )
+        wrong = list(indivisible(self.batch_size, world_size, self.order.num_lanes))
         if self.batch_size > self.num_samples:
             wrong.append(
                 f"data.batch_size={self.batch_size} is more than the {self.num_samples} training samples: "
@@ -177,13 +156,33 @@ class DataModule(pl.LightningDataModule):
     def train_dataloader(self) -> Iterable[Batch]:
         rank, world_size, cuda = process(self.trainer)
         self.check(world_size)
-        share = self.batch_size // world_size
-        num_nodes = self.trainer.num_nodes if isinstance(self.trainer, pl.Trainer) else 1
-        lookahead = self.trained_on.lookahead(self.order.windows(), 1 / min(num_nodes, self.order.num_lanes))
-        shares = Shares(self, range(rank * share, (rank + 1) * share))
-        reads = Reads(self.trained_on, Ahead(self.trained_on, shares, lookahead, self.batch_size))
-        batches = loader(reads, self.num_workers, self.order.seed, pin_memory=cuda)
+        num_rows = self.batch_size // world_size
+        rows = range(rank * num_rows, (rank + 1) * num_rows)
+        batches = loader(self._read(rows), self.num_workers, self.order.seed, pin_memory=cuda)
         return together(batches)
+
+    def _read(self, rows: range) -> TorchDataset[Sample]:
+        draws = RankBatches(
+            order=self.order,
+            resolution=self.resolution,
+            batch_size=self.batch_size,
+            rows=rows,
+            start_step=self.start_step,
+            start_position=self.start_position,
+            num_repeated_batches=self.num_repeated_batches,
+        )
+        if not isinstance(self.train_dataset, ShardedDataset):
+            return BatchDataset(self.train_dataset, draws)
+        num_nodes = self.trainer.num_nodes if isinstance(self.trainer, pl.Trainer) else 1
+        fraction = 1 / min(num_nodes, self.order.num_lanes)
+        lookahead = self.train_dataset.lookahead(self.order.windows(), fraction)
+        return ReadAhead(self.train_dataset, draws, lookahead, self.batch_size)
+
+    def reading_from(self, dataset: Dataset) -> DataModule:
+        """The same batches, read for training from `dataset`: it has the same samples, latents in place of images."""
+        other = copy.copy(self)
+        other.train_dataset = dataset
+        return other
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Images travel as bytes, a quarter of their floats."""
@@ -203,7 +202,7 @@ class DataModule(pl.LightningDataModule):
         """Every shape that training draws images in, and which samples (m,) it draws in it."""
         buckets: list[tuple[Shape | None, NDArray[np.int64]]] = [(None, np.arange(self.num_samples))]
         if isinstance(self.order, Buckets):
-            buckets = list(self.course.arrangement.sorted(self.dataset.sizes()))
+            buckets = list(self.course.arrangement.sorted(image_sizes(self.dataset)))
         if self.resolution is None:
             height, width = self.shape[1:]
             return [(shape or (height, width), samples) for shape, samples in buckets]
@@ -217,4 +216,5 @@ class DataModule(pl.LightningDataModule):
     def captions(self) -> Iterator[str]:
         """Every caption once or more, of training and held-out samples, where they can be listed."""
         for dataset in (self.dataset, self.holdout):
-            yield from dataset.captions()
+            if isinstance(dataset, ShardedDataset):
+                yield from dataset.captions()

@@ -1,33 +1,27 @@
-"""The loader of training: an item is one process's share of one global batch, without end."""
+"""The loader of training: an item is one process's rows of one global batch, without end."""
 
 from __future__ import annotations
 
 import itertools
-import sys
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
-from diffusion_train.data.dataset import Dataset
+from diffusion_train.data.base import Batch, Dataset, Sample
 from diffusion_train.data.image.collate import stack
 from diffusion_train.data.order.order import Draw
-from diffusion_train.data.read_ahead import Ahead
+from diffusion_train.data.rank_batches import Plan
 from diffusion_train.utils.interruption import leave_signals_to_the_parent
 from diffusion_train.utils.rng import key_seed
 
-if TYPE_CHECKING:
-    from diffusion_train.data.datamodule import DataModule
 
-Batch = dict[str, Any]
-
-
-def loader(reads: Reads, num_workers: int, seed: int, pin_memory: bool) -> DataLoader[Batch]:
+def loader(batches: TorchDataset[Sample], num_workers: int, seed: int, pin_memory: bool) -> DataLoader[Batch]:
+    """`batches` gives the samples of a batch by its number, in `__getitems__`: all that a worker does."""
     return DataLoader(
-        reads,
+        batches,
         batch_sampler=_Numbers(),
         collate_fn=stack,
         num_workers=num_workers,
@@ -39,23 +33,15 @@ def loader(reads: Reads, num_workers: int, seed: int, pin_memory: bool) -> DataL
     )
 
 
-class Reads(TorchDataset[Batch]):
-    """The number of a batch -> its samples: all that a worker does."""
+class BatchDataset(TorchDataset[Sample]):
+    """Batches of a data set that reads at once and never asks twice; `ReadAhead` is for all others."""
 
-    def __init__(self, dataset: Dataset, ahead: Ahead) -> None:
-        self.dataset, self.ahead = dataset, ahead
-        self.told: int | None = None  # retries, when this process last read a batch
+    def __init__(self, dataset: Dataset, draws: Callable[[Sequence[int]], list[list[Draw]]]) -> None:
+        self._dataset, self._plan = dataset, Plan(draws)
 
-    def __getitems__(self, numbers: list[int]) -> list[Batch]:
-        """`retries` of the first sample tells how many requests were repeated meanwhile."""
+    def __getitems__(self, numbers: list[int]) -> list[Sample]:
         [number] = numbers
-        told = self.dataset.num_retries if self.told is None else self.told
-        worker = get_worker_info()
-        samples = self.ahead.read(number, worker.num_workers if worker else 1)
-        self.told = self.dataset.num_retries
-        for place, sample in enumerate(samples):
-            sample["retries"] = 0 if place else self.told - told
-        return samples
+        return [sample | {"retries": 0} for sample in self._dataset.read(self._plan(number, worker_stride()))]
 
 
 class _Numbers(Sampler[list[int]]):
@@ -65,22 +51,10 @@ class _Numbers(Sampler[list[int]]):
         return ([number] for number in itertools.count())
 
 
-class Shares:
-    """This process's places of global batches by their numbers, which are counted from the start."""
-
-    def __init__(self, data: DataModule, places: Sequence[int]) -> None:
-        self.order, self.resolution = data.order, data.resolution
-        self.batch_size, self.places = data.batch_size, places
-        self.start_step, self.start_position = data.start_step, data.start_position
-        self.repeated = (data.num_repeated_batches or sys.maxsize) * data.batch_size
-
-    def __call__(self, numbers: Sequence[int]) -> list[list[Draw]]:
-        positions = [(self.start_position + number * self.batch_size) % self.repeated for number in numbers]
-        batches = self.order.batches(positions, self.batch_size, self.places)
-        if not self.resolution:
-            return batches
-        steps = (self.start_step + number for number in numbers)
-        return [self.resolution.shaped(draws, step) for draws, step in zip(batches, steps, strict=True)]
+def worker_stride() -> int:
+    """From a batch to the next one of this worker."""
+    worker = get_worker_info()
+    return worker.num_workers if worker else 1
 
 
 def process(trainer: pl.Trainer | None) -> tuple[int, int, bool]:

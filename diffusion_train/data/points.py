@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from diffusion_train.data.order.order import Draw, Window
-from diffusion_train.data.read_ahead import Lookahead, Reading
+from diffusion_train.data.base import Sample
+from diffusion_train.data.order.order import Draw
+from diffusion_train.data.shard.problem import Problem
 from diffusion_train.utils.rng import key_seed
 
 
 class PointsDataset:
     """`num_samples` points of one kind, within about [-1, 1]."""
 
-    problems = ()
+    problems: Sequence[Problem] = ()
     caption_settings = "none"
-    num_retries = 0
 
     def __init__(self, kind: str, num_samples: int, seed: int = 0, num_holdout: int = 0) -> None:
         if kind not in KINDS:
@@ -39,33 +38,18 @@ class PointsDataset:
     def __len__(self) -> int:
         return len(self.points)
 
-    def read(self, draws: Sequence[Draw]) -> list[dict[str, Any]]:
+    def read(self, draws: Sequence[Draw]) -> list[Sample]:
         return [
             {"x": self.points[i], "caption": "", "key": f"{i:09d}", "index": i, "bad": ""}
             for i in (draw.sample for draw in draws)
         ]
 
-    def begin(self, draws: Sequence[Draw]) -> Reading:
-        return Reading(0, lambda: self.read(draws))
-
-    def prefetch(self, draws: Sequence[Draw]) -> bool:
-        return False
-
-    def lookahead(self, windows: Sequence[Window], share: float) -> Lookahead:
-        return Lookahead()
-
     @property
     def sources(self) -> dict[str, int]:
         return {self.kind: len(self)}
 
-    def names(self) -> NDArray[np.uint64]:
+    def sample_ids(self) -> NDArray[np.uint64]:
         return self.points.numpy().view(np.uint64)[:, 0]
-
-    def sizes(self) -> None:
-        return None
-
-    def captions(self) -> Iterator[str]:
-        return iter([""])
 
     def holdout(self) -> PointsDataset:
         """Other points of the same distribution."""

@@ -20,11 +20,13 @@ import webdataset
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from diffusion_train.data.base import Batch, Sample
+from diffusion_train.data.batch_size import indivisible, wrong_sizes
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.image.collate import collate, stack, to_levels
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.image.preprocess import View
-from diffusion_train.data.loader import Batch, process
+from diffusion_train.data.loader import process
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.shard.patterns import Patterns, find_shards
 from diffusion_train.data.shard.problem import DataError, Problem
@@ -73,7 +75,6 @@ class StreamModule(pl.LightningDataModule):
             raise DataError.listing(problems)
         self.stream = _Stream(urls, view, captions, shuffle)
         self.shape = view.transform.shape
-        self.shapes = [self.shape]
         self.batch_size, self.micro_batch_size, self.num_workers = batch_size, micro_batch_size, num_workers
         self.check()
 
@@ -103,9 +104,10 @@ class StreamModule(pl.LightningDataModule):
         self.stream.start = step
 
     def check(self, world_size: int = 1) -> None:
-        """Raises ValueError for a batch that cannot be shared out among so many processes."""
-        if self.batch_size < 1 or self.batch_size % world_size:
-            raise ValueError(f"data.batch_size={self.batch_size} is not divisible over {world_size} process(es)")
+        """Raises ValueError with all that cannot be done with these sizes on so many processes."""
+        sizes = (self.batch_size, self.micro_batch_size, self.num_workers)
+        if wrong := [*indivisible(self.batch_size, world_size), *wrong_sizes(*sizes)]:
+            raise ValueError("\n".join(wrong))
 
     def train_dataloader(self) -> Iterable[Batch]:
         self.stream.rank, world_size, cuda = process(self.trainer)
@@ -136,7 +138,7 @@ class StreamModule(pl.LightningDataModule):
         return iter(())
 
 
-class _Stream(IterableDataset[dict[str, Any]]):
+class _Stream(IterableDataset[Sample]):
     """Samples without end; those that cannot be used are told of by the next one that can."""
 
     rank, start = 0, 0
@@ -144,7 +146,7 @@ class _Stream(IterableDataset[dict[str, Any]]):
     def __init__(self, urls: Sequence[str], view: View, captions: Captions, shuffle: int) -> None:
         self.urls, self.view, self.captions, self.shuffle = list(urls), view, captions, shuffle
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Sample]:
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         seed = key_seed("stream", self.captions.seed, self.rank, number, self.start)
@@ -165,7 +167,7 @@ class _Stream(IterableDataset[dict[str, Any]]):
             elif len(faults) > _MAX_FAULTS_IN_A_ROW:
                 raise DataError.listing(faults)
 
-    def _made(self, sample: dict[str, Any], index: int, faults: list[Problem]) -> dict[str, Any] | None:
+    def _made(self, sample: dict[str, Any], index: int, faults: list[Problem]) -> Sample | None:
         key = sample["__key__"]
         images = [name for name in sample if name in IMAGE_EXTENSIONS]
         try:

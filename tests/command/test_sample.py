@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_train.command.encode import refuse as refuse_encoding
+from diffusion_train.command.encode import check_settings
 from diffusion_train.command.sample import file_names, refuse, refuse_older
 from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.config import ConfigError
@@ -91,10 +91,10 @@ def test_latents_do_not_go_among_other_shards(tmp_path):
     cfg = OmegaConf.create({"data": {"encoded": None}, "out": str(tmp_path), "encode_batch_size": 1})
     for name in ("latents-1.tar", "text-1.tar"):
         (tmp_path / name).touch()
-    refuse_encoding(cfg)
+    check_settings(cfg)
     (tmp_path / "images-000000.tar").touch()
     with pytest.raises(ConfigError, match=r"holds other shards \(images-000000\.tar\)"):
-        refuse_encoding(cfg)
+        check_settings(cfg)
 
 
 class OfAUser(Conditioner):

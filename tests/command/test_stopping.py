@@ -62,9 +62,9 @@ MetricsFile.finalize = lambda *rest: time.sleep(7 * (os.environ.get("LOCAL_RANK"
 WAITING_FOR_DATA = """
 import threading
 from diffusion_train.callbacks.stop import GracefulStop
-from diffusion_train.data.loader import Reads
-read = Reads.__getitems__
-Reads.__getitems__ = lambda self, numbers: (time.sleep(1), read(self, numbers))[1]
+from diffusion_train.data.loader import BatchDataset
+read = BatchDataset.__getitems__
+BatchDataset.__getitems__ = lambda self, numbers: (time.sleep(1), read(self, numbers))[1]
 before = GracefulStop.on_train_batch_end
 def then(self, trainer, *rest):
     if trainer.global_step == 3:

@@ -22,9 +22,8 @@ from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.image.transform import ImageTransform
-from diffusion_train.data.order.order import Order, Window
+from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import Arrangement
-from diffusion_train.data.read_ahead import for_cache
 from diffusion_train.data.storage.base import Missing, Range, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.local import LocalStorage
@@ -235,22 +234,6 @@ def test_repeated_requests_are_counted_in_the_metrics(make_data, server, tmp_pat
     assert len(counts) == 3
     assert counts == sorted(counts)
     assert counts[-1] == 5
-
-
-def test_a_cache_too_small_for_the_order_is_told_with_the_number_to_set(caplog):
-    windows = [Window(1000), Window(500, stretch=4.0)]
-    held = 1000 * 100 + 500 * 400
-    assert for_cache(windows, 100.0, 10**9, int(2.5 * held), 1000).num_samples == 1500
-    assert not caplog.records
-    assert for_cache(windows, 100.0, 10**9, held, 1000).num_samples == 600
-    assert f"data.storage.cache_bytes={held} holds less" in caplog.text
-    assert f"Set data.storage.cache_bytes={int(2.5 * held)}" in caplog.text
-
-
-def test_a_cache_need_hold_no_more_than_there_is_nor_more_than_a_block_a_sample(caplog):
-    assert for_cache([Window(1000)], 100.0, 90_000, 100_000, 1000).num_samples == 1000
-    assert for_cache([Window(1000, stretch=1e6)], 100.0, 10**9, 2_750_000, 1000).num_samples == 1000
-    assert not caplog.records
 
 
 @pytest.mark.parametrize(("ahead_bytes", "first"), [(1 << 20, [0, 1, 2, 3, 4, 5, 6, 7, 8]), (0, [0])])

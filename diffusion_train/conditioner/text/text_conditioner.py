@@ -6,8 +6,7 @@ import itertools
 import logging
 import os
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_train.conditioner.base import Cond, Conditioner, entry
+from diffusion_train.conditioner.text.encoder import Embedding, FrozenText, PrecomputedEmbeddings, TextEncoder
 from diffusion_train.conditioner.text.online_text import OnlineText
-from diffusion_train.conditioner.text.text_store import MAX_BYTES, Embedding, TextStore
+from diffusion_train.conditioner.text.text_store import MAX_BYTES, TextStore
 from diffusion_train.utils.files import cache_folder
 from diffusion_train.utils.tensor import sent
 from diffusion_train.utils.text import shown
@@ -29,41 +29,12 @@ _AT_ONCE = 4096  # captions that are read before they are embedded
 _SHORT = 1.0  # seconds
 
 
-class TextEncoder(ABC):
-    """Not a module, so that its weights are neither trained nor saved with the conditioner that holds it."""
-
-    max_length: int  # tokens of the longest caption that is taken whole
-    padded: bool = False  # every caption fills all places, and networks attend to all of them
-
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A hash of everything that decides an embedding: weights, tokenizer, length, precision."""
-
-    @abstractmethod
-    def embed(self, captions: Sequence[str], device: torch.device) -> Iterator[tuple[str, Embedding]]:
-        """Each caption's embedding in float32 on the CPU, in any order.
-
-        A caption's row depends, to the last bit, on no other caption: one that is embedded now equals one that was kept.
-        """
-
-    def unload(self) -> None:  # noqa: B027
-        """Give back the memory of the weights, if they take any."""
-
-    def online(self) -> OnlineText:
-        """As a module, for adapters to be placed in. ValueError for an encoder that this cannot be done with."""
-        raise ValueError(
-            f"adapter.text_encoder: {type(self).__name__} stays frozen, only text encoders of Stable Diffusion 1, 2 and XL "
-            "can be trained; leave it out"
-        )
-
-
 class Text(Conditioner):
     """`text` (B, max_length, D), `text_mask` (B, max_length) unless all places count, and `pooled` (B, P) if there is one.
 
     `warm_up` keeps embeddings in a file of the cache folder, for this run and the next; a caption that it did not see is
-    embedded when it comes. `max_bytes` of embeddings at most stay in the memory of a process. `made_before` gives those
-    of captions that were embedded elsewhere, as far as they were. Once adapted, every caption is embedded anew whenever it
+    embedded when it comes. `max_bytes` of embeddings at most stay in the memory of a process. `use_precomputed`
+    gives those of captions that were embedded elsewhere. Once adapted, every caption is embedded anew whenever it
     comes, and nothing is kept.
     """
 
@@ -75,7 +46,7 @@ class Text(Conditioner):
         super().__init__()
         self.encoder = encoder
         self.max_bytes = max_bytes
-        self.made_before: Callable[[Sequence[str]], Iterable[tuple[str, Embedding]]] | None = None
+        self._precomputed: PrecomputedEmbeddings | None = None
         self.long_captions = LongCaptions(encoder.max_length)
 
     @property
@@ -112,8 +83,11 @@ class Text(Conditioner):
         self.long_captions.report()
         return self._padded([rows[caption] for caption in captions])
 
-    def texts(self) -> list[Text]:
+    def texts(self) -> list[FrozenText]:
         return [] if self.adapted else [self]
+
+    def use_precomputed(self, embeddings: PrecomputedEmbeddings) -> None:
+        self._precomputed = embeddings
 
     def warm_up(self, captions: Iterable[str]) -> None:
         """Takes captions only as long as there is room: a huge data set is not read to its end."""
@@ -124,15 +98,15 @@ class Text(Conditioner):
         finally:
             self.store.save()
             self.encoder.unload()
-        if self.made_before is not None and num_embedded:
+        if self._precomputed is not None and num_embedded:
             log.warning("data.encoded has no embeddings of %d captions; they were embedded now", num_embedded)
         self.long_captions.report()
 
     def _kept(self, captions: Collection[str]) -> dict[str, Embedding]:
         rows = {caption: row for caption in captions if (row := self.store.get(caption)) is not None}
-        if self.made_before is not None:
+        if self._precomputed is not None:
             absent = list(dict.fromkeys(caption for caption in captions if caption not in rows))
-            for caption, row in self.made_before(absent):
+            for caption, row in self._precomputed(absent):
                 rows[caption] = row
                 self.store.add(caption, row, to_file=False)
         return rows

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,28 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from diffusion_train.conditioner.text.encoder import Embedding
 from diffusion_train.utils.files import atomic_file
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 4 << 30
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """A caption as its encoder sees it: text (l, D), pooled (P,), P = 0 where there is none, and whether it was cut."""
-
-    text: Tensor
-    pooled: Tensor
-    truncated: bool
-
-    @property
-    def num_bytes(self) -> int:
-        return self.text.nbytes + self.pooled.nbytes
-
-    def copy(self) -> Embedding:
-        """With memory of its own: a row of a larger tensor keeps all of that alive."""
-        return Embedding(self.text.clone(), self.pooled.clone(), self.truncated)
 
 
 class TextStore:

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusion_train.conditioner.text.encoder import Embedding, TextEncoder
 from diffusion_train.conditioner.text.online_text import OnlineText, Part
-from diffusion_train.conditioner.text.text_conditioner import TextEncoder
-from diffusion_train.conditioner.text.text_store import Embedding
 from diffusion_train.utils.files import file_sha256
 
 _FORMAT = 2  # raised when the same files would give other embeddings

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
+from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.fault import decode, is_utf8
+from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.problem import DataError
 from diffusion_train.utils.files import file_sha256
 from diffusion_train.utils.text import shown
 
+log = logging.getLogger(__name__)
 _SHOWN = 5  # keys in a message
+_SHOWN_UNMATCHED = 3
 _MAX_FIELD = 1 << 17  # characters of a caption
 
 
@@ -45,6 +54,43 @@ class CsvColumn:
 
     def is_utf8(self, members: Mapping[str, bytes], key: str) -> bool:
         return all(map(is_utf8, self._rows.get(key, ())))
+
+
+def check_keys(captions: Captions, collection: Collection) -> None:
+    """Warns of samples without a row, and of rows without a sample; with captions of a table alone.
+
+    DataError where not one sample has a row: then their keys are written in another way.
+    """
+    if (keys := captions.keys()) is None:
+        return
+    of_rows = np.array([Collection.hash(key) for key in keys], np.uint64)
+    of_samples = collection.arrays["hashes"]
+    samples = np.flatnonzero(~np.isin(of_samples, of_rows))
+    rows = np.flatnonzero(~np.isin(of_rows, of_samples))
+    some = collection.keys(samples[:_SHOWN_UNMATCHED])
+    if len(samples) == len(collection):
+        row = f"such as {shown(keys[0])!r}" if keys else "none at all"
+        raise DataError(
+            f"no sample has a {captions.source.name}: samples are called such as {shown(some[0])!r}, and the table names "
+            f"{row}; data.captions.source.key is the column of keys or file names"
+        )
+    if len(samples):
+        log.warning(
+            "%d of %d samples have no %s: %s",
+            len(samples),
+            len(collection),
+            captions.source.name,
+            _some(some, len(samples)),
+        )
+    if len(rows):
+        unused = (keys[row] for row in rows[:_SHOWN_UNMATCHED])
+        log.warning(
+            "%d of %d keys belong to no sample (%s): %s",
+            len(rows),
+            len(keys),
+            captions.source.name,
+            _some(unused, len(rows)),
+        )
 
 
 def _rows(file: Path, column: str, key: str) -> Iterator[tuple[str, bytes]]:
@@ -90,3 +136,8 @@ def _refuse_repeated(file: Path, keys: list[str]) -> None:
             f"{file}: {len(keys)} keys stand in several rows: {some}; "
             "data.captions.source.several=true makes each row a caption of its sample"
         )
+
+
+def _some(names: Iterable[str], count: int) -> str:
+    listed = ", ".join(shown(name) for name in islice(names, _SHOWN_UNMATCHED))
+    return listed + (", ..." if count > _SHOWN_UNMATCHED else "")

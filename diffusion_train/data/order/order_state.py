@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_train.data.dataset import Dataset
+from diffusion_train.data.base import Dataset, image_sizes
 from diffusion_train.data.order.buckets import Buckets
 from diffusion_train.data.order.continuation import NEVER, carry_over, last_epochs
 from diffusion_train.data.order.manifest import Roster
@@ -35,7 +35,7 @@ class Course:
     def _begin(self, number: str, newest: I64 | None = None) -> None:
         data = self.dataset
         self.id, self.newest = number, newest
-        self.order = self.arrangement(data.fingerprint, data.sources, data.sizes(), newest)
+        self.order = self.arrangement(data.fingerprint, data.sources, image_sizes(data), newest)
 
     def _id(self, *history: Any) -> str:
         led_here = [self.dataset.fingerprint, dict(self.dataset.sources), self.arrangement.settings, history]
@@ -92,8 +92,8 @@ class Course:
 
     def _roster(self) -> Roster:
         data = self.dataset
-        sizes = data.sizes() if isinstance(self.order, Buckets) else None
-        return Roster(data.fingerprint, data.sources, data.names(), sizes, self.newest)
+        sizes = image_sizes(data) if isinstance(self.order, Buckets) else None
+        return Roster(data.fingerprint, data.sources, data.sample_ids(), sizes, self.newest)
 
 
 def _place(folder: Path, number: str) -> Path:

@@ -21,6 +21,7 @@ from diffusion_train.utils.redact import redact_url
 
 Array = NDArray[Any]
 Numbers = Sequence[int] | NDArray[np.int64]
+Located = dict[str, tuple[Range, int]]  # member: where it lies, the checksum it should have
 _CHUNK = 1 << 20  # samples named at once
 _range = partial(tuple.__new__, Range)  # as `Range._make`, without a call of Python's for each
 
@@ -79,11 +80,10 @@ class Collection:
         places = zip(starts, ends[chosen].tolist(), strict=True)
         return [str(text[start:end], "utf-8", "surrogatepass") for start, end in places]
 
-    def members(self, sample: int) -> dict[str, tuple[Range, int]]:
-        """{extension: (where it lies, its checksum)}"""
+    def members(self, sample: int) -> Located:
         return self.members_of([sample])[0]
 
-    def members_of(self, samples: Numbers, names: Container[str] | None = None) -> list[dict[str, tuple[Range, int]]]:
+    def members_of(self, samples: Numbers, names: Container[str] | None = None) -> list[Located]:
         """The members of each sample, of these names alone where given. Looked up all at once: a batch costs little more than one."""
         chosen = np.asarray(samples, np.int64)
         rows, counts = self._rows(chosen)
@@ -114,7 +114,7 @@ class Collection:
         before = np.cumsum(counts) - counts
         return self.arrays["members"].take(np.repeat(first - before, counts) + np.arange(counts.sum())), counts
 
-    def names(self, samples: Numbers) -> NDArray[np.uint64]:
+    def sample_ids(self, samples: Numbers) -> NDArray[np.uint64]:
         """A number for each of the samples that stands for its key and for what its members hold, wherever they lie.
 
         Among n samples two different ones share a number with probability n^2 / 2^65: 3e-6 at ten million.
@@ -122,12 +122,12 @@ class Collection:
         kinds = np.array([self.hash(name) for name in self.meta["extensions"]], np.uint64)
         return np.concatenate(
             [
-                self._names_of(chunk, kinds)
+                self._ids_of(chunk, kinds)
                 for chunk in np.split(np.asarray(samples, np.int64), range(_CHUNK, len(samples), _CHUNK))
             ]
         )
 
-    def _names_of(self, chosen: NDArray[np.int64], kinds: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def _ids_of(self, chosen: NDArray[np.int64], kinds: NDArray[np.uint64]) -> NDArray[np.uint64]:
         rows, counts = self._rows(chosen)
         content = rows["crc"].astype(np.uint64) << np.uint64(32) ^ rows["size"].astype(np.uint64)
         held = mix(kinds[rows["ext"]] ^ mix(content))

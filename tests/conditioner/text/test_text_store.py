@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusion_train.conditioner.text.text_store import Embedding, TextStore
+from diffusion_train.conditioner.text.encoder import Embedding
+from diffusion_train.conditioner.text.text_store import TextStore
 
 
 def row(length, value=0.0, truncated=False):

@@ -160,11 +160,11 @@ def test_shards_in_another_order_under_other_names_hold_the_same_samples(dataset
 
 
 def test_a_sample_whose_contents_changed_is_a_new_one(dataset, make_tar, tmp_path):
-    before = dataset(range(5)).names()
+    before = dataset(range(5)).sample_ids()
     members = [
         (f"{i:03d}.{ext}", data) for i in range(5) for ext, data in (("txt", b"text"), ("png", _png(i + (i == 3))))
     ]
-    after = ShardDataset(str(make_tar(members, "other.tar")), View(ImageTransform(16))).names()
+    after = ShardDataset(str(make_tar(members, "other.tar")), View(ImageTransform(16))).sample_ids()
     assert (before == after).tolist() == [True, True, True, False, True]
 
 
@@ -235,6 +235,6 @@ def test_a_roster_is_written_once_and_gives_back_what_it_holds(dataset, tmp_path
     run.course.keep(tmp_path)
     assert path.stat().st_mtime_ns == written.st_mtime_ns
     roster = Roster.read(path)
-    assert roster.names.tolist() == run.course.dataset.names().tolist()
+    assert roster.names.tolist() == run.course.dataset.sample_ids().tolist()
     assert roster.sizes.tolist() == run.course.dataset.sizes().tolist()
     assert (dict(roster.sources), roster.newest) == ({"a": 30, "b": 20}, None)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_train.data.loader import Shares
 from diffusion_train.data.order.buckets import Buckets
 from diffusion_train.data.order.continuation import Rest
 from diffusion_train.data.order.mixture import Mix
 from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import Arrangement
 from diffusion_train.data.order.resolution import AspectRatios, Resolution
-from diffusion_train.data.read_ahead import Plan
+from diffusion_train.data.rank_batches import Plan, RankBatches
 
 SOURCES = {"a": 37, "b": 20}
 RATIOS = AspectRatios(2, 8)
@@ -39,14 +37,14 @@ def _order(name, lanes):
     return order
 
 
-def _one_at_a_time(data, places, number):
+def _one_at_a_time(data, number):
     position = data.start_position + number * data.batch_size
     if data.num_repeated_batches:
         position %= data.num_repeated_batches * data.batch_size
     draws = data.order.indices(position, data.batch_size)
     if data.resolution:
         draws = data.resolution.shaped(draws, data.start_step + number)
-    return [draws[place] for place in places]
+    return [draws[row] for row in data.rows]
 
 
 @pytest.mark.parametrize("name", ORDERS)
@@ -65,14 +63,13 @@ def test_planning_together_is_planning_one_at_a_time(
     name, lanes, rows, ranks, start, numbers, repeated, resolution, data
 ):
     batch_size = lanes * rows * ranks
-    module = SimpleNamespace(
+    num_rows, rank = batch_size // ranks, data.draw(st.integers(0, ranks - 1))
+    batches = RankBatches(
         order=_order(name, lanes), resolution=resolution, batch_size=batch_size, num_repeated_batches=repeated,
         start_step=data.draw(st.integers(0, 20)), start_position=start * batch_size,
+        rows=range(rank * num_rows, (rank + 1) * num_rows),
     )  # fmt: skip
-    share, rank = batch_size // ranks, data.draw(st.integers(0, ranks - 1))
-    places = range(rank * share, (rank + 1) * share)
-    expected = [_one_at_a_time(module, places, number) for number in numbers]
-    assert Shares(module, places)(numbers) == expected
+    assert batches(numbers) == [_one_at_a_time(batches, number) for number in numbers]
 
 
 @given(first=st.integers(0, 1000), stride=st.integers(1, 5), jump=st.integers(0, 100), size=st.sampled_from([64, 4096]))

@@ -1,25 +1,20 @@
-"""Latents and text embeddings that `diffusion-train encode` made, in place of images and text encoders."""
+"""Latents that `diffusion-train encode` made, in place of images."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from isal.isal_zlib import crc32
 from safetensors.torch import load
 from torch import Tensor
 
-from diffusion_train.conditioner.text.text_store import Embedding
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.precomputed.entries import Entries, address
-from diffusion_train.data.shard.catalog import Collection, Numbers
-from diffusion_train.data.storage.base import Range, StorageError
-
-log = logging.getLogger(__name__)
+from diffusion_train.data.shard.catalog import Collection, Located, Numbers
+from diffusion_train.data.storage.base import StorageError
 
 # Raised when the same image, seen in the same way, would give other pixels by more than a rounding.
 _PIXELS = 1
@@ -27,20 +22,21 @@ PLAIN, MIRRORED = "latents.plain", "latents.mirrored"
 # What an entry holds is sent as integers: a Trainer of half precision would round floating-point numbers.
 _AS_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
-_TEXTS_AT_ONCE = 64  # read together: some of them take a megabyte
-
-Members = dict[str, tuple[Range, int]]
-
 
 class NoLatents(StorageError):
     """Latents that should be there are not, or are damaged."""
 
 
-class EncodedImages:
+class PrecomputedLatents:
     """What the encoder of that fingerprint answers for images as a view shows them: its moments, to the bit."""
 
     def __init__(self, entries: Entries, encoder: str) -> None:
         self.entries, self.encoder = entries, encoder
+
+    @property
+    def collections(self) -> list[Collection]:
+        """All that is read of, where there is any."""
+        return [self.entries.collection] if self.entries.collection else []
 
     def settings(self, view: View) -> dict[str, Any]:
         """What decides the latents of an image besides the image and its shape: plain data, by name."""
@@ -65,8 +61,8 @@ class EncodedImages:
         ]
 
     def in_place(
-        self, wanted: Sequence[Members], collection: Collection, numbers: Numbers, view: View, draws: Sequence[Draw]
-    ) -> list[Members]:
+        self, wanted: Sequence[Located], collection: Collection, numbers: Numbers, view: View, draws: Sequence[Draw]
+    ) -> list[Located]:
         """`wanted` with latents in place of the image; the image stays where there are none, for it may be a bad one.
 
         Whether a sample that is drawn to be mirrored may be, its texts say; both ways round are read of it.
@@ -102,36 +98,5 @@ class EncodedImages:
         }
 
 
-class EncodedTexts:
-    """Captions -> those embeddings of the encoder of that fingerprint that were made before."""
-
-    def __init__(self, entries: Entries, encoder: str) -> None:
-        self.entries, self.encoder = entries, encoder
-
-    def address(self, caption: str) -> str:
-        return address("text", self.encoder, caption)
-
-    def missing(self, captions: Sequence[str]) -> list[str]:
-        numbers = self.entries.find([self.address(caption) for caption in captions])
-        return [caption for caption, number in zip(captions, numbers, strict=True) if number < 0]
-
-    def __call__(self, captions: Sequence[str]) -> Iterator[tuple[str, Embedding]]:
-        """Of those that are damaged or cannot be read, none: they can be made again."""
-        numbers = self.entries.find([self.address(caption) for caption in captions])
-        found = [(caption, number) for caption, number in zip(captions, numbers, strict=True) if number >= 0]
-        for start in range(0, len(found), _TEXTS_AT_ONCE):
-            some = found[start : start + _TEXTS_AT_ONCE]
-            places = self.entries.places([number for _, number in some])
-            try:
-                contents = self.entries.storage.read([place for place, _ in places])
-            except StorageError as error:
-                log.warning("text embeddings of data.encoded cannot be read, and are made again: %s", error)
-                return
-            for (caption, _), (_, crc), data in zip(some, places, contents, strict=True):
-                if crc32(data) == crc:
-                    tensors = load(data)
-                    yield caption, Embedding(tensors["text"], tensors["pooled"], bool(tensors["truncated"]))
-
-
-def _without_images(members: Members) -> Members:
+def _without_images(members: Located) -> Located:
     return {name: place for name, place in members.items() if name not in IMAGE_EXTENSIONS}

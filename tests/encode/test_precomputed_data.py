@@ -1,11 +1,10 @@
-"""Latents and text embeddings made before: what is taken from them equals what is computed, and nothing stale is taken."""
+"""Latents made before: what is taken from them equals what is computed, and nothing stale is taken."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,6 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from diffusion_train.autoencoder.kl import KL
-from diffusion_train.conditioner.clip_text import CLIPText
-from diffusion_train.conditioner.joint import Joint
-from diffusion_train.conditioner.sdxl import SDXL
-from diffusion_train.conditioner.text.text_conditioner import Text
-from diffusion_train.data.caption.captions import Captions
-from diffusion_train.data.caption.source import TextMember
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.image.collate import collate, stack
@@ -32,27 +25,17 @@ from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Draw, Order
 from diffusion_train.data.order.order_spec import Arrangement
 from diffusion_train.data.order.resolution import AspectRatios, Resolution
-from diffusion_train.data.precomputed.encoded import EncodedImages, EncodedTexts, NoLatents
 from diffusion_train.data.precomputed.entries import Entries, EntryWriter
+from diffusion_train.data.precomputed.latents import NoLatents, PrecomputedLatents
 from diffusion_train.data.shard.writer import write_shard
-from diffusion_train.encode.encoding import (
-    Share,
-    encode_captions,
-    encode_images,
-    missing_views,
-    refuse_missing,
-    refuse_uncached,
-)
+from diffusion_train.encode.image_latents import ImageEncoder, missing_views
+from diffusion_train.encode.precomputed_data import check_complete, check_encodable
+from diffusion_train.encode.rank import Rank
 from diffusion_train.utils.rng import Rng
 
 pytest.importorskip("diffusers")
 SIZES = [(40, 40), (40, 60), (60, 40), (44, 44)]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipelines.sd15(tmp_path_factory.mktemp("sd15"))
 
 
 @pytest.fixture(scope="module")
@@ -92,35 +75,25 @@ def module(data: ShardDataset, ratio: float = 1, resolution: Resolution | None =
     return DataModule(data, Arrangement(order, ratios=ratios, image_size=32), batch_size=4, resolution=resolution)
 
 
+def shards(data: DataModule) -> ShardDataset:
+    assert isinstance(data.dataset, ShardDataset)
+    return data.dataset
+
+
 def encode(folder: Path, data: DataModule | ShardDataset, kl: KL) -> int:
     """-> how many views were missing, all of which are there now."""
     data = data if isinstance(data, DataModule) else module(data)
-    encoded = EncodedImages(Entries(folder), kl.fingerprint)
-    missing = list(missing_views(data.dataset, encoded, data.shapes()))
+    encoded = PrecomputedLatents(Entries(folder), kl.fingerprint)
+    missing = list(missing_views(shards(data), encoded, data.shapes()))
+    encoder = ImageEncoder(shards(data), encoded, kl, CPU, batch_size=3, num_workers=0)
     with EntryWriter(folder, "latents") as writer, tqdm(disable=True) as bar:
-        for view in missing:
-            encode_images(data.dataset, encoded, view, kl, writer, CPU, 3, 0, bar)
-    return sum(len(view.samples) for view in missing)
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    folder = tmp_path / "encoded"
-    folder.mkdir()
-    return folder
+        for views in missing:
+            encoder.encode(views, writer, bar)
+    return sum(len(views.samples) for views in missing)
 
 
 def with_latents(folder: Path, data: ShardDataset, kl: KL) -> ShardDataset:
-    return data.with_latents(EncodedImages(Entries(folder), kl.fingerprint))
-
-
-def damage(shard: Path) -> None:
-    """As a disk does it, unnoticed: in what the first entry holds."""
-    times = shard.stat()
-    with shard.open("r+b") as file:
-        file.seek(1024 + 1500)
-        file.write(b"\0\1\2\3")
-    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return data.with_latents(PrecomputedLatents(Entries(folder), kl.fingerprint))
 
 
 def latents(kl: KL, batch: dict[str, Any], rng: Rng | None) -> torch.Tensor:
@@ -176,8 +149,7 @@ def test_buckets_and_resolutions(tmp_path: Path, out: Path, kl: KL) -> None:
     assert encode(out, data, kl) == 0
     online = iter(data.train_dataloader())
     expected = [next(online) for _ in range(8)]
-    data.trained_on = with_latents(out, data.dataset, kl)
-    cached = iter(data.train_dataloader())
+    cached = iter(data.reading_from(with_latents(out, shards(data), kl)).train_dataloader())
     seen = set()
     for one in expected:
         other = next(cached)
@@ -194,10 +166,10 @@ def test_bad_samples_are_replaced_as_they_are_online(tmp_path: Path, out: Path, 
     made[2]["png"] = made[2]["png"][:-2000]
     data = dataset(tmp_path, made)
     encode(out, data, kl)
-    shards = len(list(out.glob("*.tar")))
+    count = len(list(out.glob("*.tar")))
     assert encode(out, data, kl) == 2  # tried again, in vain:
-    assert len(list(out.glob("*.tar"))) == shards
-    refuse_missing(data, EncodedImages(Entries(out), kl.fingerprint), module(data).shapes(), "encoded")
+    assert len(list(out.glob("*.tar"))) == count
+    check_complete(data, PrecomputedLatents(Entries(out), kl.fingerprint), module(data).shapes(), "encoded")
     draws = [Draw(0, index) for index in range(8)]
     online, cached = collate(data.read(draws)), stack(with_latents(out, data, kl).read(draws))
     assert online["bad"] == cached["bad"] != [""] * 8
@@ -226,21 +198,21 @@ def test_substitutes_that_have_none_in_the_shape_are_told_at_the_start(tmp_path:
         made[0]["txt"] = f"caption {number}"
         one = data()
         [shape] = [shape for shape, members in one.shapes() if 2 in members]
-        encoded = EncodedImages(Entries(out), kl.fingerprint)
-        cached = one.dataset.with_latents(encoded)
+        encoded = PrecomputedLatents(Entries(out), kl.fingerprint)
+        cached = shards(one).with_latents(encoded)
         there = all(readable(cached.oriented(mirrored), 2, shape) for mirrored in (False, True))
         found.add(there)
         if there:
-            refuse_missing(one.dataset, encoded, one.shapes(), "encoded")
+            check_complete(shards(one), encoded, one.shapes(), "encoded")
         else:
             with pytest.raises(ValueError, match="1 images have no latents there"):
-                refuse_missing(one.dataset, encoded, one.shapes(), "encoded")
+                check_complete(shards(one), encoded, one.shapes(), "encoded")
     assert found == {False, True}
     encode(out, one, kl)
-    refuse_missing(one.dataset, EncodedImages(Entries(out), kl.fingerprint), one.shapes(), "encoded")
+    check_complete(shards(one), PrecomputedLatents(Entries(out), kl.fingerprint), one.shapes(), "encoded")
 
 
-def test_damage_is_noticed(tmp_path: Path, out: Path, kl: KL) -> None:
+def test_damage_is_noticed(tmp_path: Path, out: Path, kl: KL, damage: Callable[[Path], None]) -> None:
     data = dataset(tmp_path)
     encode(out, data, kl)
     before = with_latents(out, data, kl)
@@ -276,16 +248,16 @@ def test_a_stale_entry_is_never_used(tmp_path: Path, out: Path, kl: KL) -> None:
         made = samples()
         change(made)
         data = dataset(tmp_path, made)
-        stale = EncodedImages(Entries(out), kl.fingerprint)
+        stale = PrecomputedLatents(Entries(out), kl.fingerprint)
         if expected:
             with pytest.raises(
                 ValueError, match=f"{expected // 2} images have no latents there, {expected // 2} of them in 32 x 32"
             ):
-                refuse_missing(data, stale, module(data).shapes(), "encoded")
+                check_complete(data, stale, module(data).shapes(), "encoded")
             with pytest.raises(NoLatents, match="'k3' has no latents"):
                 data.with_latents(stale).read([Draw(0, 3)])
         assert encode(out, data, kl) == expected, change.__name__
-        refuse_missing(data, EncodedImages(Entries(out), kl.fingerprint), module(data).shapes(), "encoded")
+        check_complete(data, PrecomputedLatents(Entries(out), kl.fingerprint), module(data).shapes(), "encoded")
 
 
 @pytest.mark.parametrize("setting", [{"image_size": 40}, {"crop": "focal"}, {"background": (0, 0, 0)}])
@@ -321,7 +293,7 @@ def test_another_autoencoder_or_precision_makes_all_anew(tmp_path: Path, out: Pa
 def test_what_needs_pixels_is_refused(tmp_path: Path) -> None:
     data = dataset(tmp_path, crop="random", aligned={"small": lambda image: torch.zeros(1)})
     with pytest.raises(ValueError, match=r"data\.crop=random(.|\n)*data\.aligned: small"):
-        refuse_uncached(data)
+        check_encodable(data)
 
 
 def test_an_autoencoder_that_answers_no_numbers_is_told(
@@ -342,73 +314,6 @@ def test_an_autoencoder_that_answers_no_numbers_is_told(
 
 def test_shares_are_disjoint_and_all_there_is() -> None:
     whole = np.arange(5, 1000)
-    parts = [Share(rank, 3).of(whole) for rank in range(3)]
+    parts = [Rank(rank, 3).slice_of(whole) for rank in range(3)]
     assert sorted(np.concatenate(parts)) == whole.tolist()
-    assert [len(Share(rank, 3).of(whole[-300:])) for rank in range(3)] == pytest.approx([100] * 3, abs=64)
-
-
-# Captions
-
-
-def texts(folder: Path, captions: Sequence[str], text: Text, world_size: int = 1) -> int:
-    """-> how many were embedded, by all processes."""
-    encoded = EncodedTexts(Entries(folder), text.encoder.fingerprint)
-    total = 0
-    for rank in range(world_size):
-        with EntryWriter(folder, "text") as writer, tqdm(disable=True) as bar:
-            total += encode_captions(captions, text, encoded, writer, Share(rank, world_size), bar)["encoded"]
-    return total
-
-
-@pytest.fixture
-def captions() -> Captions:
-    return Captions(TextMember(lines=True), templates=["a photo of {caption}", "{caption}"])
-
-
-def test_drawn_captions_and_their_absence_are_equal_and_no_encoder_is_loaded(
-    out: Path, pipeline: Path, captions: Captions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    lines = [b"a red apple\nred apple", b"flag", b"cat dog"]
-    every = {"", *(caption for line in lines for caption in captions.every({"txt": line}, "k"))}
-    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(out.parent / "no cache"))
-
-    def make() -> Text:
-        return Text(CLIPText(str(pipeline), 77, "text_encoder", "tokenizer"))
-
-    online, cached = make(), make()
-    assert texts(out, [*every, *every], make(), world_size=3) == len(every) == 9
-    assert texts(out, [*every, "new"], make()) == 1
-    cached.made_before = EncodedTexts(Entries(out), cached.encoder.fingerprint)
-    expected = []
-    for epoch in range(4):
-        drawn = [captions({"txt": lines[index % 3]}, f"k{index}", epoch, index) for index in range(12)]
-        expected.append((drawn, online({"caption": drawn}), online.null(2)))
-    monkeypatch.setattr(CLIPText, "embed", None)
-    cached.warm_up(every)
-    for drawn, cond, null in expected:
-        for name, value in cached({"caption": drawn}).items():
-            assert torch.equal(value, cond[name])
-        assert torch.equal(cached.null(2)["text"], null["text"])
-    assert not list((out.parent / "no cache").glob("text/*"))  # they are kept where they came from
-    assert not caplog.records
-    monkeypatch.undo()
-    cached.warm_up([*every, "other", "others"])
-    assert "no embeddings of 2 captions" in caplog.text
-
-
-def test_damaged_and_foreign_embeddings_are_made_again(out: Path, pipeline: Path) -> None:
-    text = Text(CLIPText(str(pipeline), 77, "text_encoder", "tokenizer"))
-    texts(out, ["cat", "dog"], text)
-    shorter = Text(CLIPText(str(pipeline), 20, "text_encoder", "tokenizer"))
-    assert list(EncodedTexts(Entries(out), shorter.encoder.fingerprint)(["cat"])) == []
-    assert texts(out, ["cat"], shorter) == 1
-    [shard, _] = sorted(out.glob("*.tar"), key=lambda path: path.stat().st_mtime)
-    found = EncodedTexts(Entries(out), text.encoder.fingerprint)
-    damage(shard)
-    assert len(dict(found(["cat", "dog"]))) == 1
-
-
-def test_every_part_that_embeds_is_known(tmp_path: Path, pipeline: Path) -> None:
-    sdxl = SDXL(str(tiny_pipelines.sdxl(tmp_path)))
-    text = Text(CLIPText(str(pipeline), 77, "text_encoder", "tokenizer"))
-    assert Joint({"a": sdxl, "b": text}).texts() == [sdxl.text, text]
+    assert [len(Rank(rank, 3).slice_of(whole[-300:])) for rank in range(3)] == pytest.approx([100] * 3, abs=64)

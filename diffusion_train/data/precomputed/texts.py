@@ -1,0 +1,57 @@
+"""Embeddings of captions that `diffusion-train encode` made, in place of text encoders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from isal.isal_zlib import crc32
+from safetensors.torch import load
+from torch import Tensor
+
+from diffusion_train.data.precomputed.entries import Entries, address
+from diffusion_train.data.storage.base import StorageError
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 64  # read together: some of them take a megabyte
+
+
+class PrecomputedText(NamedTuple):
+    """A caption as its encoder saw it: text (l, D), pooled (P,), P = 0 where there is none, and whether it was cut."""
+
+    text: Tensor
+    pooled: Tensor
+    truncated: bool
+
+
+class PrecomputedTexts:
+    """Captions -> those embeddings of the encoder of that fingerprint that were made before."""
+
+    def __init__(self, entries: Entries, encoder: str) -> None:
+        self.entries, self.encoder = entries, encoder
+
+    def address(self, caption: str) -> str:
+        return address("text", self.encoder, caption)
+
+    def missing(self, captions: Sequence[str]) -> list[str]:
+        numbers = self.entries.find([self.address(caption) for caption in captions])
+        return [caption for caption, number in zip(captions, numbers, strict=True) if number < 0]
+
+    def __call__(self, captions: Sequence[str]) -> Iterator[tuple[str, PrecomputedText]]:
+        """Of those that are damaged or cannot be read, none: they can be made again."""
+        numbers = self.entries.find([self.address(caption) for caption in captions])
+        found = [(caption, number) for caption, number in zip(captions, numbers, strict=True) if number >= 0]
+        for start in range(0, len(found), _AT_ONCE):
+            some = found[start : start + _AT_ONCE]
+            places = self.entries.places([number for _, number in some])
+            try:
+                contents = self.entries.storage.read([place for place, _ in places])
+            except StorageError as error:
+                log.warning("text embeddings of data.encoded cannot be read, and are made again: %s", error)
+                return
+            for (caption, _), (_, crc), data in zip(some, places, contents, strict=True):
+                if crc32(data) == crc:
+                    tensors = load(data)
+                    yield caption, PrecomputedText(tensors["text"], tensors["pooled"], bool(tensors["truncated"]))

@@ -1,0 +1,57 @@
+"""The draws of batches by their numbers, which are counted from the start: which samples, and in which shape."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from diffusion_train.data.order.buckets import Buckets
+from diffusion_train.data.order.order import Draw, Draws
+from diffusion_train.data.order.resolution import Resolution
+
+_PLANNED_DRAWS, _MOST_PLANNED = 4096, 64  # draws that are found at once, of so many batches at most
+
+
+@dataclass(frozen=True)
+class RankBatches:
+    """Rows `rows` of global batches, those of one process; batch 0 is that of `start_step`, at `start_position`.
+
+    `num_repeated_batches` repeats the first so many batches of the order.
+    """
+
+    order: Draws | Buckets
+    resolution: Resolution | None
+    batch_size: int
+    rows: Sequence[int]
+    start_step: int = 0
+    start_position: int = 0
+    num_repeated_batches: int | None = None
+
+    def __call__(self, numbers: Sequence[int]) -> list[list[Draw]]:
+        repeated = (self.num_repeated_batches or sys.maxsize) * self.batch_size
+        positions = [(self.start_position + number * self.batch_size) % repeated for number in numbers]
+        batches = self.order.batches(positions, self.batch_size, self.rows)
+        if not self.resolution:
+            return batches
+        steps = (self.start_step + number for number in numbers)
+        return [self.resolution.shaped(draws, step) for draws, step in zip(batches, steps, strict=True)]
+
+
+class Plan:
+    """The draws of batches that are asked for in rising order, each `stride` after the one before.
+
+    `draws` gives those of several batches by their numbers, which takes little longer for several than for one.
+    """
+
+    def __init__(self, draws: Callable[[Sequence[int]], list[list[Draw]]]) -> None:
+        self._draws = draws
+        self._found: dict[int, list[Draw]] = {}
+        self._count = 1  # batches found at once, as soon as it is known how large they are
+
+    def __call__(self, number: int, stride: int) -> list[Draw]:
+        if number not in self._found:
+            numbers = range(number, number + stride * self._count, stride)
+            self._found = dict(zip(numbers, self._draws(numbers), strict=True))
+            self._count = min(max(_PLANNED_DRAWS // len(self._found[number]), 1), _MOST_PLANNED)
+        return self._found[number]

@@ -1,0 +1,91 @@
+"""Bytes of a sample's members -> the sample: compared with their checksums, then decoded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from isal.isal_zlib import crc32
+
+from diffusion_train.data.base import Sample
+from diffusion_train.data.caption.captions import Captions
+from diffusion_train.data.caption.source import Members
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.image.header import ImageError
+from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.order.order import Draw
+from diffusion_train.data.precomputed.latents import MIRRORED, PLAIN, NoLatents, PrecomputedLatents
+from diffusion_train.data.shard.catalog import Collection, Located, Numbers
+from diffusion_train.data.shard.problem import Problem
+from diffusion_train.data.storage.base import Range
+from diffusion_train.utils.redact import redact_url
+
+_IS_IMAGE = {*IMAGE_EXTENSIONS, PLAIN}.__contains__  # or what is in its place
+
+
+@dataclass(frozen=True, eq=False)
+class SampleDecoder:
+    """`images` names further image members of a sample, such as {"mask": "mask.png"}; `latents` stand in place of images.
+
+    Without `verify` no checksum is compared.
+    """
+
+    view: View
+    captions: Captions
+    images: Mapping[str, str]
+    verify: bool = True
+    latents: PrecomputedLatents | None = None
+
+    def locate(self, collection: Collection, numbers: Numbers, draws: Sequence[Draw]) -> list[Located]:
+        """What is read for each draw of samples `numbers`: its image, further images, what caption and view are made of."""
+        names = {*self.captions.extensions, *IMAGE_EXTENSIONS, *self.images.values(), *self.view.extensions}
+        members = collection.members_of(numbers, names)
+        return self.latents.in_place(members, collection, numbers, self.view, draws) if self.latents else members
+
+    def decode(self, draw: Draw, key: str, located: Located, members: Members, is_sound: bool) -> Sample:
+        """`is_sound`: no checksum is left to compare. Raises BadSample, and NoLatents where these are missing or damaged."""
+        if not is_sound:
+            _compare(key, located, members)
+        image = next(filter(_IS_IMAGE, members))
+        try:
+            caption = self.captions(members, key, draw.epoch, draw.sample)
+            texts = self.captions.said(members, key)
+            if image == PLAIN:
+                tensors = PrecomputedLatents.tensors(members, self.view, draw, texts)
+            else:
+                others = self._others(members) if self.images else {}
+                tensors = self.view(members[image], draw, texts, others, members.get("json"))
+        except ValueError as error:
+            raise BadSample(key, located[image][0], str(error), getattr(error, "rule", "bad-sample")) from error
+        if self.latents and image != PLAIN:
+            raise NoLatents(f"sample {key!r} has no latents in data.encoded; `diffusion-train encode` makes them")
+        return dict(tensors, caption=caption, key=key, index=draw.sample, bad="")
+
+    def _others(self, members: Members) -> dict[str, bytes]:
+        if missing := [extension for extension in self.images.values() if extension not in members]:
+            raise ImageError(f"no {missing[0]}")
+        return {name: members[extension] for name, extension in self.images.items()}
+
+
+class BadSample(Exception):
+    """A sample that is not what was indexed or cannot be decoded."""
+
+    def __init__(self, key: str, range_: Range, reason: str, rule: str = "bad-sample") -> None:
+        super().__init__(f"{redact_url(range_.url)} at byte {range_.offset}: sample {key!r}: {reason}")
+        self.problem = Problem(rule, redact_url(range_.url), reason, key, range_.offset)
+
+    def line(self) -> str:
+        """A line of JSON: plain text travels from worker processes and through Lightning unchanged."""
+        return json.dumps(vars(self.problem))
+
+
+def _compare(key: str, located: Located, members: Members) -> None:
+    for name, (range_, crc) in located.items():
+        if crc32(members[name]) != crc:
+            if name in (PLAIN, MIRRORED):
+                raise NoLatents(
+                    f"{redact_url(range_.url)} was damaged, by its checksum: delete it and its index, and give the command "
+                    "`diffusion-train encode` again"
+                )
+            raise BadSample(key, range_, "the checksum differs from the index: the shard was damaged or changed")

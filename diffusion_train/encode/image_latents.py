@@ -1,0 +1,165 @@
+"""Images -> latents in shards, those that are not there yet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from tqdm import tqdm
+
+from diffusion_train.autoencoder.base import Autoencoder
+from diffusion_train.data.base import Batch, IndexedData
+from diffusion_train.data.dataset import ShardDataset
+from diffusion_train.data.image.collate import stack, to_levels
+from diffusion_train.data.order.order import Draw, Shape
+from diffusion_train.data.precomputed.entries import Entries, EntryWriter
+from diffusion_train.data.precomputed.latents import PrecomputedLatents
+from diffusion_train.encode.rank import Rank
+from diffusion_train.utils.interruption import leave_signals_to_the_parent
+from diffusion_train.utils.text import shown
+
+_AT_ONCE = 4096  # samples looked up together
+
+
+def encode_images(
+    data: IndexedData, autoencoder: Autoencoder, out: Path, rank: Rank, batch_size: int, num_workers: int
+) -> Counter[str]:
+    """This process's slice of all views that training may draw; returns how many are "there", "encoded" and "bad"."""
+    if autoencoder.fingerprint is None:
+        return Counter()
+    dataset, latents = shard_dataset(data), PrecomputedLatents(Entries(out), autoencoder.fingerprint)
+    shapes = [(shape, rank.slice_of(samples)) for shape, samples in data.shapes()]
+    missing = list(missing_views(dataset, latents, shapes))
+    num_missing = sum(len(views.samples) for views in missing)
+    num_views = sum(len(samples) for _, samples in shapes) * len(_orientations(dataset))
+    done = Counter(there=num_views - num_missing)
+    encoder = ImageEncoder(dataset, latents, autoencoder, rank.device, batch_size, num_workers)
+    with EntryWriter(out, "latents") as writer, rank.progress("Encoding images", "image", num_missing) as bar:
+        for views in missing:
+            done += encoder.encode(views, writer, bar)
+    return done
+
+
+def shard_dataset(data: IndexedData) -> ShardDataset:
+    """The data set of a data module. ValueError where its samples are no images in indexed shards."""
+    dataset = getattr(data, "dataset", None)
+    if isinstance(dataset, ShardDataset):
+        return dataset
+    raise ValueError("data: only images in indexed shards have latents to encode; choose data=shards")
+
+
+class Views(NamedTuple):
+    """Samples of a data set in one shape, mirrored or not."""
+
+    shape: Shape
+    mirrored: bool
+    samples: NDArray[np.int64]
+
+    def draws(self, samples: NDArray[np.int64]) -> list[Draw]:
+        return [Draw(0, sample, self.shape) for sample in samples.tolist()]
+
+
+def missing_views(
+    dataset: ShardDataset, latents: PrecomputedLatents, shapes: Iterable[tuple[Shape, NDArray[np.int64]]]
+) -> Iterator[Views]:
+    """All that training may draw of images and that has no entry yet."""
+    for shape, samples in shapes:
+        for mirrored in _orientations(dataset):
+            views = Views(shape, mirrored, samples)
+            missing = [chunk[_is_missing(dataset, latents, views, chunk)] for chunk in chunks(samples)]
+            yield views._replace(samples=np.concatenate([np.empty(0, np.int64), *missing]))
+
+
+def _orientations(dataset: ShardDataset) -> tuple[bool, ...]:
+    return (False, True) if dataset.decoder.view.transform.flip else (False,)
+
+
+def _is_missing(
+    dataset: ShardDataset, latents: PrecomputedLatents, views: Views, samples: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Of each of the samples (m,)."""
+    return np.array(latents.entries.find(_addresses(dataset, latents, views, samples)), np.int64) < 0
+
+
+def _addresses(
+    dataset: ShardDataset, latents: PrecomputedLatents, views: Views, samples: NDArray[np.int64]
+) -> list[str]:
+    numbers, draws = dataset.samples[samples], views.draws(samples)
+    return latents.addresses(dataset.collection, numbers, dataset.decoder.view, draws, views.mirrored)
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """Reads images in `num_workers` processes and writes what the autoencoder makes of them."""
+
+    dataset: ShardDataset
+    latents: PrecomputedLatents
+    autoencoder: Autoencoder
+    device: torch.device
+    batch_size: int
+    num_workers: int
+
+    def encode(self, views: Views, writer: EntryWriter, bar: tqdm[None]) -> Counter[str]:
+        """For a sample that cannot be decoded, its substitute. ValueError for latents that are no numbers."""
+        done = Counter[str]()
+        for batch in self._loader(views):
+            moments = _moments(self.autoencoder, batch["x"].to(self.device))
+            _check_finite(moments, batch["key"])
+            addresses = _addresses(self.dataset, self.latents, views, batch["index"].numpy())
+            for row, number in enumerate(self.latents.entries.find(addresses)):
+                if number < 0:  # a substitute's may be there
+                    facts = {name: batch[name][row] for name in ("original_size", "crop")}
+                    writer.add(addresses[row], {"moments": moments[row], **facts})
+            bad = sum(map(bool, batch["bad"]))
+            done.update(bad=bad, encoded=len(addresses) - bad)
+            bar.update(len(addresses))
+        return done
+
+    def _loader(self, views: Views) -> DataLoader[Batch]:
+        batches = _ViewBatches(self.dataset.oriented(views.mirrored), views, chunks(views.samples, self.batch_size))
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=min(self.num_workers, len(batches)),
+            worker_init_fn=leave_signals_to_the_parent,
+            generator=torch.Generator(),  # without one, each iteration would draw from the global one
+        )
+
+
+class _ViewBatches(TorchDataset[Batch]):
+    def __init__(self, dataset: ShardDataset, views: Views, batches: list[NDArray[np.int64]]) -> None:
+        self.dataset, self.views, self.batches = dataset, views, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        return stack(self.dataset.read(self.views.draws(self.batches[number])))
+
+
+def _moments(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) bytes -> moments on the CPU. A row alone may round otherwise than one among others, as in training."""
+    rows = len(pixels)
+    filled = pixels if rows > 1 else torch.cat([pixels, pixels])
+    x = to_levels({"x": filled})["x"]
+    return autoencoder.moments(x)[:rows].to(autoencoder.dtype).cpu()
+
+
+def _check_finite(moments: Tensor, keys: list[str]) -> None:
+    finite = moments.isfinite().flatten(1).all(1)
+    if not finite.all():
+        names = ", ".join(shown(key) for key, good in zip(keys, finite.tolist(), strict=True) if not good)
+        raise ValueError(f"the autoencoder answers no numbers for the samples {names}")
+
+
+def chunks(samples: NDArray[np.int64], size: int = _AT_ONCE) -> list[NDArray[np.int64]]:
+    return np.split(samples, range(size, len(samples), size)) if len(samples) else []

@@ -1,0 +1,50 @@
+"""Processes that encode together: what each does, and what they have done in all."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+_BLOCK = 64  # samples
+
+
+class Rank(NamedTuple):
+    """One of `world_size` processes, and its device."""
+
+    number: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    def slice_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Blocks of neighbours in turn, whatever is encoded already: new samples at the end are everybody's work."""
+        return samples[samples // _BLOCK % self.world_size == self.number]
+
+    def progress(self, action: str, unit: str, total: int | None = None) -> tqdm[None]:
+        """Shown by the first process, of its own slice."""
+        hidden = None if self.number == 0 else True
+        return tqdm(total=total, desc=action, unit=unit, mininterval=0.5, disable=hidden)
+
+
+class Ranks:
+    """All processes, launched; one that has done its slice waits for the others as long as it takes."""
+
+    def __init__(self, **settings: Any) -> None:
+        fabric = Fabric(**settings)
+        if isinstance(fabric.strategy, DDPStrategy):
+            fabric = Fabric(**settings, strategy=DDPStrategy(timeout=timedelta(weeks=4)))
+        fabric.launch()
+        self._fabric = fabric
+        self.mine = Rank(fabric.global_rank, fabric.world_size, fabric.device)
+
+    def reduce(self, number: int, reduce_op: str = "sum") -> int:
+        """Over all processes, which also waits for the last of them."""
+        reduced = self._fabric.all_reduce(torch.tensor(number, device=self.mine.device), reduce_op=reduce_op)
+        assert isinstance(reduced, torch.Tensor)
+        return int(reduced)
