@@ -16,8 +16,8 @@ from diffusion_train.metric.extractor import EfficientNetLite0
 from diffusion_train.report.album import Album
 from diffusion_train.report.build import build
 from diffusion_train.report.drawing import Artist, Settings
+from diffusion_train.report.html.report_page import page
 from diffusion_train.report.marks import merged, read_marks
-from diffusion_train.report.page import page
 from diffusion_train.run_folder import RunFolder, weights_file
 from diffusion_train.training.weights import load_weights
 from diffusion_train.utils.files import atomic_file, file_sha256

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from diffusion_train.report.html.report_page import page
 from diffusion_train.report.marks import read_marks
-from diffusion_train.report.page import page
 
 HOSTILE = "<script>alert(1)</script> \u202e\x1b[2J {caption} \" onload='x' ${name} &amp; </style>"
 PICTURES = {"a" * 32: "red", "b" * 32: "blue", "c" * 32: "green"}

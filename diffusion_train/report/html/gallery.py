@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.report.html import count, percent, picture, text
+from diffusion_train.report.html.elements import count, percent, picture, text
 
 TITLES = {
     "brand": ("Brand prompts", "What the model is for. Approve or reject these."),

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_train.report import marks
-from diffusion_train.report.details import details
-from diffusion_train.report.gallery import gallery
-from diffusion_train.report.html import text
-from diffusion_train.report.verdicts import made, verdicts
+from diffusion_train.report.html.details import details
+from diffusion_train.report.html.elements import text
+from diffusion_train.report.html.gallery import gallery
+from diffusion_train.report.html.verdicts import made, verdicts
 
 
 def page(report: dict[str, Any], folder: Path) -> str:

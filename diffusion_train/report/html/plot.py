@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from diffusion_train.metric.colour import lab_to_srgb
-from diffusion_train.report.html import number, text
+from diffusion_train.report.html.elements import number, text
 
 _WIDTH, _HEIGHT = 560, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 24, 18, 44

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusion_train.report.gallery import NAMES
-from diffusion_train.report.html import count, number, percent, table, text
-from diffusion_train.report.plot import strip, trade_off
+from diffusion_train.report.html.elements import count, number, percent, table, text
+from diffusion_train.report.html.gallery import NAMES
+from diffusion_train.report.html.plot import strip, trade_off
 from diffusion_train.report.rights_table import asked_for
 
 _KINDS = {

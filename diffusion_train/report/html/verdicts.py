@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusion_train.report.html import count, number, percent, text
+from diffusion_train.report.html.elements import count, number, percent, text
 from diffusion_train.report.rights_table import asked_for
 
 SURPRISING = 0.05  # so many false alarms would be seen less often than this
