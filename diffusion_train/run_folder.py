@@ -59,7 +59,7 @@ def _whole_weights(run: Path) -> dict[str, Tensor]:
     if str(cfg.adapter._target_).endswith(".NoAdapter"):
         return weights
     try:
-        config.settle(cfg)
+        config.resolve_files(cfg)
     except ValueError as error:
         raise ValueError(
             f"pretrained={run}: an adapter, and what it was trained on is not as it was: {error}"
@@ -103,7 +103,7 @@ def load_pipeline(run: Path, cfg: Any = None, device: str = "cpu") -> Pipeline:
     if (size := cfg.data.get("image_size")) != trained:
         raise ValueError(f"data.image_size={size}: a run draws at the size it was trained at, {trained}; leave it out")
     if not (starts_from_run(cfg) and str(cfg.adapter._target_).endswith(".NoAdapter")):
-        config.settle(cfg)
+        config.resolve_files(cfg)
     return restore(cfg, weights, description["shape"], device)
 
 

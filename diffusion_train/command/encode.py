@@ -39,7 +39,7 @@ def run(cfg: Any) -> int:
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=READ, given=train.GIVEN)
     refuse(cfg)
-    config.settle(cfg)
+    config.resolve_files(cfg)
     out, first = Path(cfg.out), first_process()
     with locked(out / ".lock", f"out={out}") if first else nullcontext():
         if first:
@@ -126,9 +126,9 @@ def launched(**where: Any) -> Any:
 
 
 def stopped(reason: str, code: Any) -> Any:
-    from diffusion_train import config
+    from diffusion_train.utils.redact import redact_text
 
-    print(f"\n{config.redact_text(reason)}\nwhat is done is kept; the same command goes on from there", file=sys.stderr)
+    print(f"\n{redact_text(reason)}\nwhat is done is kept; the same command goes on from there", file=sys.stderr)
     return code
 
 

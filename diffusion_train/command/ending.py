@@ -9,11 +9,11 @@ from typing import Any
 
 from diffusion_train.command.exit import DISK, Exit
 from diffusion_train.command.resuming import way_on
+from diffusion_train.utils.redact import redact_text
 
 
 def fit(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None) -> Exit:
     """Trains, and tells why that ended early where it did."""
-    from diffusion_train import config
     from diffusion_train.callbacks.bad_samples import TooManyBadSamples
     from diffusion_train.callbacks.checkpointing import NotSaved
     from diffusion_train.callbacks.scalars import NumericalError
@@ -33,7 +33,7 @@ def fit(cfg: Any, trainer: Any, module: Any, datamodule: Any, checkpoint: Path |
         if trainer.is_global_zero or not together:
             reason = str(error).strip().splitlines()[-1]  # a worker process sends its whole traceback
             what = "" if isinstance(error, NotSaved) else "data: "
-            print(f"{what}{config.redact_text(reason)}\n{going_on()}", file=sys.stderr)
+            print(f"{what}{redact_text(reason)}\n{going_on()}", file=sys.stderr)
         return shared(trainer, Exit.STORAGE) if together else Exit.STORAGE
     except OSError as error:
         if error.errno in DISK:

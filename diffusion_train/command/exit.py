@@ -61,7 +61,7 @@ def guarded(body: Callable[[], T]) -> T | Exit:
 
 def tell(error: ValueError) -> None:
     from diffusion_train.config.mistakes import ConfigError
-    from diffusion_train.config.secrets import redact_text
+    from diffusion_train.utils.redact import redact_text
 
     if os.environ.get("DIFFUSION_TRAIN_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)

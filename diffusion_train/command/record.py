@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from diffusion_train import config
 from diffusion_train.callbacks.progress import say
 from diffusion_train.utils.files import atomic_file
+from diffusion_train.utils.redact import redact_text
 
 
 class RunRecord(pl.Callback):
@@ -29,7 +30,7 @@ class RunRecord(pl.Callback):
             return
         config.save_config(self.cfg, self.run_dir / "config.yaml")
         facts = json.dumps(trainer.datamodule.facts, indent=1, ensure_ascii=False)  # type: ignore[attr-defined]
-        self._data = config.redact_text(facts).encode()
+        self._data = redact_text(facts).encode()
         if not (self.run_dir / "weights.safetensors").is_file():
             self.write_data()
         for logger in trainer.loggers:

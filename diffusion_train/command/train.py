@@ -64,7 +64,7 @@ def run(cfg: Any) -> int:
     config.check(cfg, read=READ, given=GIVEN)
     if is_fetched(cfg):
         config.raise_all(wrong_settings(cfg))  # not after gigabytes
-    config.settle(cfg)
+    config.resolve_files(cfg)
     refuse(cfg)
     with claimed(Path(cfg.run_dir)), processes_of_its_own():
         return train(cfg)
@@ -82,7 +82,7 @@ def wrong_settings(cfg: Any) -> list[Any]:
     from diffusion_train.data.datamodule import wrong_sizes
     from diffusion_train.run_folder import reads
 
-    mistakes = list(config.trial(cfg, TRIED, NEED_DATA, {"callbacks.checkpointing": {"description": {}}}))
+    mistakes = list(config.dry_build(cfg, TRIED, NEED_DATA, {"callbacks.checkpointing": {"description": {}}}))
     for wrong in wrong_sizes(**{name: cfg.data[name] for name in SIZES if name in cfg.data}):
         mistakes += config.mistakes_of(ValueError(wrong), "data")
     mistakes += [

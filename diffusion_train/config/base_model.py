@@ -49,7 +49,7 @@ def sets_part(override: Override) -> bool:
     return not override.is_delete() and override.key_or_group.startswith(tuple(f"{part}." for part in _NODES[:-2]))
 
 
-def lay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
+def overlay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
     """Lays the model's parts over `cfg`, and over them what `arguments` set; -> what is wrong.
 
     Reads the model's description, never its weights.
@@ -70,7 +70,7 @@ def lay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
     with open_dict(cfg):
         for path, node in model.nodes.items():
             if not (path in _CHOOSABLE and any(_covers(key, path) for key in chosen)):
-                _lay(cfg, path, node)
+                _overlay_part(cfg, path, node)
         cfg.base.kind, cfg.base.folder = model.kind, wanted
         mistakes += _settings(cfg, chosen)
         for override in filter(sets_part, arguments):
@@ -111,7 +111,7 @@ def _select(plain: Any, path: str) -> Any:
     return plain
 
 
-def _lay(cfg: DictConfig, path: str, node: Any) -> None:
+def _overlay_part(cfg: DictConfig, path: str, node: Any) -> None:
     """In place of what is there; settings that are free keep their value where the part is of the same class."""
     parent, _, name = path.rpartition(".")
     above = OmegaConf.select(cfg, parent) if parent else cfg

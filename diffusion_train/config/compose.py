@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from diffusion_train.config import resolvers
 from diffusion_train.config.arguments import parse
-from diffusion_train.config.base_model import lay, named, sets_part
+from diffusion_train.config.base_model import named, overlay, sets_part
 from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, did_you_mean, first_lines, listed, unknown_key
 from diffusion_train.config.values import hydra_mistakes, is_unknown, keys, type_mistakes, unresolved
@@ -51,7 +51,7 @@ class Composer:
         mistakes += [self._explain(o, error, names) for o, error in refused if not o.key_or_group.startswith(lost)]
         mistakes += [self._no_such_key(o, names) for o in unknown if not o.key_or_group.startswith(lost)]
         mistakes += [m for o in kept if self._sets_value(o) for m in type_mistakes(o, base, self.groups)]
-        mistakes += lay(cfg, [*kept, *brought])
+        mistakes += overlay(cfg, [*kept, *brought])
         if not (refused or unknown):
             mistakes += unresolved(cfg)
         return cfg, mistakes + hydra_mistakes(cfg, kept)

@@ -16,7 +16,7 @@ from diffusion_train.config.signatures import target_nodes
 from diffusion_train.config.targets import build
 
 
-def trial(
+def dry_build(
     cfg: DictConfig,
     groups: Sequence[str],
     without: Collection[str] = (),

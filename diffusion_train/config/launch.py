@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from diffusion_train.config import resolvers
 from diffusion_train.config.arguments import first_word, jobs, parse, sweep_mistakes
-from diffusion_train.config.base_model import lay, named, sets_part
+from diffusion_train.config.base_model import named, overlay, sets_part
 from diffusion_train.config.call import Call
 from diffusion_train.config.compose import Composer
 from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unwritable
@@ -105,7 +105,7 @@ def _through_hydra(call: Call, overrides: Sequence[str], body: Body, ends: Colle
     def job(cfg: DictConfig) -> None:
         resolvers.install()
         allow(allowed)
-        raise_all(lay(cfg, parse(HydraConfig.get().overrides.task)[0]))
+        raise_all(overlay(cfg, parse(HydraConfig.get().overrides.task)[0]))
         # What Lightning starts its further processes with: this job alone, not the whole sweep.
         sys.argv = [*head, *flags, *trust, *HydraConfig.get().overrides.task]
         folder = _settle_run_dir(cfg)

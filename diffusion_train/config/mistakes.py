@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_train.config.secrets import redact_text
+from diffusion_train.utils.redact import redact_text
 
 # Hydra and OmegaConf answer some wrong arguments with plain Python errors.
 ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, AssertionError)

@@ -16,7 +16,7 @@ from diffusion_train.utils.files import file_sha256, sha256_of_files
 _PLACED = ("network", "autoencoder", "conditioner")  # parts that read files of the model
 
 
-def settle(cfg: DictConfig) -> None:
+def resolve_files(cfg: DictConfig) -> None:
     """Finds the model's files, points the parts at them, and records in `cfg.base` which they are.
 
     Fetches and converts what must be. Raises ValueError if they are not those that `cfg.base` already names.

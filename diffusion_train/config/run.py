@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError, safe_open
 
 from diffusion_train.config.arguments import parse
 from diffusion_train.config.folders import groups, options_with
@@ -149,13 +150,9 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def _safetensors_config(file: Path) -> Any:
-    """From the header (https://github.com/huggingface/safetensors#format), without reading any weights."""
+    """From the header, without reading any weights."""
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > 100 * MAX_BYTES:
-                raise ValueError("its header is too long")
-            header = json.loads(stream.read(length))
-        return json.loads(header["__metadata__"]["diffusion_train"])["config"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        with safe_open(file, "numpy") as weights:
+            return json.loads(weights.metadata()["diffusion_train"])["config"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file}: has no config of a diffusion_train run in its header") from error

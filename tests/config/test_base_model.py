@@ -290,32 +290,32 @@ def test_a_runs_text_stays_text(run):
 
 def test_settling_records_the_weights_and_refuses_others(sd1, sd2, tmp_path):
     cfg = composed(*RECIPE, f"pretrained={sd1}")
-    config.settle(cfg)
+    config.resolve_files(cfg)
     assert len(cfg.base.sha256) == 64
     digest, moved = cfg.base.sha256, sd1.rename(tmp_path / "moved")
     with pytest.raises(
         ValueError, match=r"no such folder or file.*; if it has moved, add pretrained=<where it is now>"
     ):
-        config.settle(cfg)
+        config.resolve_files(cfg)
     cfg.pretrained = str(moved)
-    config.settle(cfg)
+    config.resolve_files(cfg)
     assert cfg.base.sha256 == digest
     assert cfg.network.model == cfg.autoencoder.source == cfg.conditioner.encoder.source == str(moved)
     (moved / "unet" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(ValueError, match=r"pretrained=.*moved: other weights \(SHA-256 .*base\.sha256="):
-        config.settle(cfg)
+        config.resolve_files(cfg)
 
 
 def test_a_relative_place_is_recorded_whole(sd1, monkeypatch):
     monkeypatch.chdir(sd1.parent)
     cfg = composed(*RECIPE, "pretrained=sd1", "base.tokenizer=sd1")
-    config.settle(cfg)
+    config.resolve_files(cfg)
     assert cfg.pretrained == cfg.network.model == cfg.base.tokenizer == str(sd1)
 
 
 def test_a_place_of_ones_own_is_left_alone(sd1):
     cfg = composed(*RECIPE, f"pretrained={sd1}", "autoencoder.source=elsewhere")
-    config.settle(cfg)
+    config.resolve_files(cfg)
     assert cfg.autoencoder.source == "elsewhere"
 
 
@@ -340,19 +340,19 @@ def test_the_whole_config_is_shown(sd1, capsys):
 
 def test_the_licence_of_a_model_is_recorded_as_its_card_says_it_or_as_you_do(sd1, run):
     cfg = composed(*RECIPE, f"pretrained={sd1}")
-    config.settle(cfg)
+    config.resolve_files(cfg)
     assert cfg.base.license is None
     (sd1 / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n")
-    config.settle(cfg)
+    config.resolve_files(cfg)
     assert cfg.base.license == "creativeml-openrail-m"
     told = composed(*RECIPE, f"pretrained={sd1}", "base.license=mine")
-    config.settle(told)
+    config.resolve_files(told)
     assert told.base.license == "mine"
     config.save_config(told, run / "config.yaml")
     facts = {"config": config.redact(told), "shape": [3, 48, 48]}
     save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps(facts)})
     second = composed(*RECIPE, f"pretrained={run}")
-    config.settle(second)
+    config.resolve_files(second)
     assert second.base.license == "mine"  # what the run below stands on
 
 
