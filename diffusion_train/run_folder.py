@@ -87,7 +87,7 @@ def reads(cfg: Any, what: str) -> bool:
 
 def starts_from_run(cfg: Any) -> bool:
     """Whether `pretrained` is a run of ours, and not a model of others, whose parts load their own weights."""
-    return bool(cfg.pretrained) and cfg.get("base", {}).get("kind", "run") == "run"
+    return bool(cfg.pretrained) and cfg.get("base_record", {}).get("kind", "run") == "run"
 
 
 def load_pipeline(run: Path, cfg: Any = None, device: str = "cpu") -> Pipeline:

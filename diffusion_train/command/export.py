@@ -138,7 +138,7 @@ def facts(cfg: Any, model: Any) -> Any:
     return Facts(
         base=str(cfg.pretrained or cfg.network.model),
         base_sha256=base_sha256(cfg, model),
-        base_license=OmegaConf.select(cfg, "base.license") or license_of(model.base),
+        base_license=OmegaConf.select(cfg, "base_record.license") or license_of(model.base),
         data=json.loads(data.read_text("utf-8")) if data.is_file() else {},
         trigger=trigger(cfg),
         templates=[str(template) for template in templates],
@@ -155,7 +155,7 @@ def base_sha256(cfg: Any, model: Any) -> str:
     from diffusion_train.pretrained.diffusers_folder import weight_files
     from diffusion_train.utils.files import sha256_of_files
 
-    recorded = cfg.get("base", {}).get("sha256")
+    recorded = cfg.get("base_record", {}).get("sha256")
     return str(recorded or sha256_of_files(weight_files(model.base, str(model.base))))
 
 

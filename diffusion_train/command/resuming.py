@@ -30,13 +30,12 @@ def same_base(cfg: Any, checkpoint: Path | None) -> None:
 
     if checkpoint is None:
         return
-    before = read_facts(checkpoint)["config"].get("base", {}).get("sha256")
-    if before != cfg.base.sha256:
-        was, now = (
-            f"weights of SHA-256 {digest[:12]}..." if digest else "none" for digest in (before, cfg.base.sha256)
-        )
+    before = read_facts(checkpoint)["config"].get("base_record", {}).get("sha256")
+    now = cfg.get("base_record", {}).get("sha256")
+    if before != now:
+        was, found = (f"weights of SHA-256 {digest[:12]}..." if digest else "none" for digest in (before, now))
         raise ValueError(
-            f"pretrained={cfg.pretrained}: {checkpoint} began with another model ({was}, now {now}); give that one, or "
+            f"pretrained={cfg.pretrained}: {checkpoint} began with another model ({was}, now {found}); give that one, or "
             "start again in another run_dir"
         )
 

@@ -28,6 +28,7 @@ READ = (
     "resume",
     "pretrained",
     "base",
+    "base_record",
     "condition",  # for networks that take conditions
     "condition_dropout",
     "data.encoded",
