@@ -32,6 +32,7 @@ READ = (*train.READ, "out", "encode_batch_size")
 def run(cfg: Any) -> int:
     quiet()
     from diffusion_train import config
+    from diffusion_train.config.resolve_data import resolve_data
     from diffusion_train.training.precision import resolve
     from diffusion_train.utils.files import remove_strays
     from diffusion_train.utils.lock import locked
@@ -39,6 +40,7 @@ def run(cfg: Any) -> int:
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=READ, given=train.GIVEN)
     refuse(cfg)
+    resolve_data(cfg)
     config.resolve_files(cfg)
     out, first = Path(cfg.out), first_process()
     with locked(out / ".lock", f"out={out}") if first else nullcontext():

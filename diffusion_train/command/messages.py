@@ -28,7 +28,7 @@ def farewell(cfg: Any, trainer: Any, run_dir: Path) -> None:
 
 def sample_command(cfg: Any, run_dir: Path) -> str:
     words = ["python", "sample.py", f"run={run_dir}"]
-    if chosen := prompts(cfg)[:3]:
+    if chosen := [prompt for prompt in prompts(cfg) if prompt][:3]:
         listed = ", ".join('"' + prompt.replace('"', '\\"') + '"' for prompt in chosen)
         words += [f"prompts=[{listed}]"]
     return shlex.join([*words, "num_samples=4"])

@@ -59,10 +59,12 @@ GIVEN = {
 def run(cfg: Any) -> int:
     quiet()
     from diffusion_train import config
+    from diffusion_train.config.resolve_data import resolve_data
     from diffusion_train.training.precision import resolve
 
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=READ, given=GIVEN)
+    resolve_data(cfg)
     if is_fetched(cfg):
         config.raise_all(wrong_settings(cfg))  # not after gigabytes
     config.resolve_files(cfg)

@@ -65,7 +65,7 @@ def _show(cfg: DictConfig, resolve: bool) -> int:
 def first_pass(call: Call) -> DictConfig:
     """The config, `hydra` node included. Raises ConfigError with every mistake."""
     composer = Composer(call.config_name, call.folders, _hydra_settings(call))
-    mistakes: list[Mistake] = [] if call.flags.multirun else sweep_mistakes(call.overrides)
+    mistakes = [*call.mistakes, *([] if call.flags.multirun else sweep_mistakes(call.overrides))]
     if call.flags.multirun and "run_dir" not in call.settings:
         mistakes.append(Mistake("--multirun", "needs a command with a run_dir"))
     for job in jobs(call.overrides):

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffusion_train.config.annotations import value_mistakes
 from diffusion_train.config.mistakes import Mistake, did_you_mean, raise_all
+from diffusion_train.config.open_settings import with_stand_ins
 from diffusion_train.config.targets import forbidden, locate
 from diffusion_train.config.values import walk
 
@@ -24,6 +25,7 @@ def check(cfg: DictConfig, read: Collection[str] = (), given: Mapping[str, Colle
     `read`: keys that the calling code reads itself, with all below them. `given`: node -> arguments that the code
     gives to it when it is built, whatever the config says of them.
     """
+    cfg = with_stand_ins(cfg)
     raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
     mistakes: list[Mistake] = []
     for path, node in target_nodes(cfg):
