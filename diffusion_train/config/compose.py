@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig
 
@@ -59,7 +61,8 @@ class Composer:
     def _compose(self, overrides: Sequence[Override]) -> DictConfig:
         search = [f"hydra.searchpath={[f'file://{folder}' for folder in self.folders[1:]]}"]
         lines = [*self.settings, *(search if self.folders[1:] else []), *(str(o.input_line) for o in overrides)]
-        with initialize_config_dir(str(self.folders[0]), version_base="1.3"):
+        in_a_sweep = GlobalHydra.instance().is_initialized()  # a job of it: by Hydra, for the same folders
+        with nullcontext() if in_a_sweep else initialize_config_dir(str(self.folders[0]), version_base="1.3"):
             return compose(self.config_name, lines, return_hydra_config=True)
 
     def _without_refused(self, overrides: Sequence[Override]) -> tuple[list[Override], DictConfig, list[Refusal]]:
