@@ -81,11 +81,14 @@ def is_fetched(cfg: Any) -> bool:
 
 def wrong_settings(cfg: Any) -> list[Any]:
     """What parts say against their settings, as far as it takes neither data nor the model's files."""
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
     from diffusion_train import config
     from diffusion_train.data.datamodule import wrong_sizes
     from diffusion_train.run_folder import reads
 
-    mistakes = list(config.dry_build(cfg, TRIED, NEED_DATA, {"callbacks.checkpointing": {"description": {}}}))
+    arguments: dict[str, dict[str, object]] = {"callbacks.checkpointing": {"description": {}}}
+    mistakes = list(config.dry_build(cfg, TRIED, NEED_DATA, arguments, (ValueError, MisconfigurationException)))
     for wrong in wrong_sizes(**{name: cfg.data[name] for name in SIZES if name in cfg.data}):
         mistakes += config.mistakes_of(ValueError(wrong), "data")
     mistakes += [

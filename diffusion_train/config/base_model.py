@@ -105,13 +105,13 @@ def _nodes_of_run(wanted: str) -> dict[str, Any]:
     return {path: escape(node) for path, node in found.items() if node is not None}
 
 
-def _select(plain: Any, path: str) -> Any:
+def _select(plain: object, path: str) -> Any:
     for name in path.split("."):
         plain = plain.get(name) if isinstance(plain, dict) else None
     return plain
 
 
-def _overlay_part(cfg: DictConfig, path: str, node: Any) -> None:
+def _overlay_part(cfg: DictConfig, path: str, node: object) -> None:
     """In place of what is there; settings that are free keep their value where the part is of the same class."""
     parent, _, name = path.rpartition(".")
     above = OmegaConf.select(cfg, parent) if parent else cfg
@@ -175,7 +175,7 @@ def _contradictions(cfg: DictConfig, wanted: str, model: Model, arguments: Seque
                 break
 
 
-def _contradicts(override: Override, composed: Any, path: str, node: dict[str, Any]) -> bool:
+def _contradicts(override: Override, composed: object, path: str, node: dict[str, Any]) -> bool:
     key = override.key_or_group.replace("/", ".")
     if path in _EXACT and key.startswith(f"{path}."):
         own = key.removeprefix(f"{path}.")

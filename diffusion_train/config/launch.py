@@ -25,7 +25,7 @@ from diffusion_train.config.secrets import escape, redact
 from diffusion_train.config.targets import allow
 from diffusion_train.utils.launcher import num_started
 
-Body = Callable[[Any], int]
+Body = Callable[[DictConfig], int]
 
 # Hydra writes no files of its own and leaves logging and the working directory alone.
 _QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.job.chdir=false")

@@ -26,7 +26,7 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 100
 
 
-def from_container(container: dict[str, Any]) -> DictConfig:
+def from_container(container: object) -> DictConfig:
     """A config found in a file. It is data: `${...}` in it stays text, and its targets are checked by name.
 
     Raises ConfigError for targets that are not allowed.
@@ -123,7 +123,7 @@ def _set(
     return mistakes
 
 
-def _yaml(file: Path) -> Any:
+def _yaml(file: Path) -> object:
     if file.stat().st_size > MAX_BYTES:
         raise ValueError(f"{file}: larger than {MAX_BYTES} bytes, which no config is")
     text = file.read_text("utf-8", errors="replace")
@@ -149,7 +149,7 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
         return super().compose_node(parent, index)
 
 
-def _safetensors_config(file: Path) -> Any:
+def _safetensors_config(file: Path) -> object:
     """From the header, without reading any weights."""
     try:
         with safe_open(file, "numpy") as weights:

@@ -105,7 +105,7 @@ def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(target).parameters
 
 
-def _references(plain: Any) -> Iterator[str]:
+def _references(plain: object) -> Iterator[str]:
     for path, value in walk(plain):
         for text in _texts(value):
             for dots, name in _REFERENCE.findall(text):
@@ -113,7 +113,7 @@ def _references(plain: Any) -> Iterator[str]:
                 yield ".".join([*above, name])
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -121,7 +121,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _plain_leaves(node: Any, path: str = "") -> Iterator[str]:
+def _plain_leaves(node: object, path: str = "") -> Iterator[str]:
     """Keys of values, without those that belong to a target."""
     if isinstance(node, dict) and "_target_" not in node:
         for key, value in node.items():
