@@ -50,7 +50,7 @@ def _whole_weights(run: Path) -> dict[str, Tensor]:
     if not is_adapted(cfg):
         return weights
     try:
-        config.settle(cfg)
+        config.resolve_files(cfg)
     except ValueError as error:
         raise ValueError(
             f"pretrained={run}: an adapter, and what it was trained on is not as it was: {error}"
@@ -95,7 +95,7 @@ def load_pipeline(run: Path, cfg: DictConfig | None = None, device: str = "cpu")
             f"data.image_size={size}: a run draws at the size it was trained at, {trained_size}; leave it out"
         )
     if is_adapted(cfg) or not starts_from_run(cfg):
-        config.settle(cfg)
+        config.resolve_files(cfg)
     return restore(cfg, weights, description["shape"], device)
 
 
@@ -122,7 +122,7 @@ def assemble(cfg: DictConfig, network: nn.Module, shape: Sequence[int], device: 
 
 def starts_from_run(cfg: DictConfig) -> bool:
     """Whether `pretrained` is a run of ours, and not a model of others, whose parts load their own weights."""
-    return bool(cfg.pretrained) and cfg.get("base", {}).get("kind", "run") == "run"
+    return bool(cfg.pretrained) and cfg.get("base_record", {}).get("kind", "run") == "run"
 
 
 def is_adapted(cfg: DictConfig) -> bool:

@@ -87,7 +87,12 @@ def build_run(cfg: DictConfig) -> TrainingRun:
 def _check_same_config(cfg: DictConfig, checkpoint: Path) -> None:
     """Raises ValueError for another model or diffusion than the checkpoint's: before any weights are read."""
     before = read_facts(checkpoint)["config"]
-    check_same_base(checkpoint, before.get("base", {}).get("sha256"), cfg.base.sha256, cfg.pretrained)
+    check_same_base(
+        checkpoint,
+        before.get("base_record", {}).get("sha256"),
+        cfg.get("base_record", {}).get("sha256"),
+        cfg.pretrained,
+    )
     if "diffusion" not in cfg.allow_mismatch:
         settings = (config.settings(part, "diffusion") for part in (before["diffusion"], config.redact(cfg.diffusion)))
         check_same_settings("diffusion", *settings)

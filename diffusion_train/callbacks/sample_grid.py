@@ -53,7 +53,8 @@ class SampleGrid(Scheduled):
         if trainer.is_global_zero:
             path = self.folder / f"step_{trainer.global_step:08d}.png"
             captions = [conditions["caption"][row] for row in rows]
-            picture.save_png(picture.grid(samples, captions, num_columns=2 * self.num_samples), path)
+            num_columns = min(2 * self.num_samples, len(rows))
+            picture.save_png(picture.grid(samples, captions, num_columns=num_columns), path)
             log_image(trainer.loggers, "samples", path, "; ".join(conditions["caption"]), trainer.global_step)
             say(f"samples: {path}")
 

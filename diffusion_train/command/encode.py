@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from diffusion_train import config
 from diffusion_train.assembly import build_conditioner
+from diffusion_train.config.resolve_data import resolve_data
 from diffusion_train.config.training_config import SETTINGS
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.encode.caption_embeddings import encode_captions
@@ -46,7 +47,8 @@ def run(cfg: DictConfig) -> int:
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=(*SETTINGS, "out", "encode_batch_size"))
     check_settings(cfg)
-    config.settle(cfg)
+    resolve_data(cfg)
+    config.resolve_files(cfg)
     out, first = Path(cfg.out), first_process()
     with locked(out / ".lock", f"out={out}") if first else nullcontext():
         if first:

@@ -131,7 +131,7 @@ def facts(cfg: DictConfig, model: Model) -> Facts:
     return Facts(
         base=str(cfg.pretrained or cfg.network.model),
         base_sha256=base_sha256(cfg, model),
-        base_license=OmegaConf.select(cfg, "base.license") or license_of(model.base),
+        base_license=OmegaConf.select(cfg, "base_record.license") or license_of(model.base),
         data=json.loads(data.read_text("utf-8")) if data.is_file() else {},
         trigger=trigger(cfg),
         templates=[str(template) for template in templates],
@@ -146,7 +146,7 @@ def run_folder(ask: DictConfig) -> RunFolder:
 
 def base_sha256(cfg: DictConfig, model: Model) -> str:
 
-    recorded = cfg.get("base", {}).get("sha256")
+    recorded = cfg.get("base_record", {}).get("sha256")
     return str(recorded or sha256_of_files(weight_files(model.base, str(model.base))))
 
 

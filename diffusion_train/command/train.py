@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from diffusion_train import config
 from diffusion_train.assembly import grid_prompts, reads
@@ -20,6 +21,7 @@ from diffusion_train.callbacks.checkpointing import NotSaved
 from diffusion_train.callbacks.scalars import NumericalError
 from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.config.folders import own_settings
+from diffusion_train.config.resolve_data import resolve_data
 from diffusion_train.config.training_config import DRY_BUILT, SETTINGS
 from diffusion_train.data.batch_size import wrong_sizes
 from diffusion_train.data.storage.base import StorageError
@@ -72,19 +74,21 @@ def run(cfg: DictConfig) -> int:
 
 
 def validate(cfg: DictConfig) -> None:
-    """Finds the files of the pretrained model. Raises ConfigError with every mistake that takes no data to find."""
+    """Finds the files of the pretrained model, and sizes that are left open. Raises ConfigError with every mistake that takes no data to find."""
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=SETTINGS)
+    resolve_data(cfg)
     mistakes = list(_wrong_settings(cfg))
     if cfg.pretrained and origin.kind(str(cfg.pretrained)) == "hub":
         config.raise_all(mistakes)  # before gigabytes are fetched
-    config.settle(cfg)
+    config.resolve_files(cfg)
     config.raise_all([*mistakes, *_wrong_shapes(cfg)])
 
 
 def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
     """What parts say against their settings, as far as it takes neither data nor the model's files."""
-    yield from config.trial(cfg, DRY_BUILT, NEED_FILES)
+    refusals = (ValueError, MisconfigurationException)
+    yield from config.dry_build(cfg, DRY_BUILT, NEED_FILES, refusals=refusals)
     sizes = {name: cfg.data[name] for name in inspect.signature(wrong_sizes).parameters if name in cfg.data}
     for problem in wrong_sizes(**sizes):
         yield from config.mistakes_of(ValueError(problem), "data")
@@ -197,7 +201,7 @@ def farewell(run: TrainingRun) -> None:
 
 def sample_command(cfg: DictConfig, run_dir: Path) -> str:
     words = ["python", "sample.py", f"run={run_dir}"]
-    if chosen := grid_prompts(cfg)[:3]:
+    if chosen := [prompt for prompt in grid_prompts(cfg) if prompt][:3]:
         listed = ", ".join('"' + prompt.replace('"', '\\"') + '"' for prompt in chosen)
         words += [f"prompts=[{listed}]"]
     return shlex.join([*words, "num_samples=4"])

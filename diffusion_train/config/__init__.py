@@ -1,8 +1,8 @@
 """Configuration: composed from YAML and the command line, checked, and made into objects. Only here Hydra is known."""
 
-from diffusion_train.config.dry_build import attempt, mistakes_of, trial
+from diffusion_train.config.dry_build import attempt, dry_build, mistakes_of
 from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unwritable
-from diffusion_train.config.resolve_files import settle
+from diffusion_train.config.resolve_files import resolve_files
 from diffusion_train.config.run import compose_run, from_container, load_run_config
 from diffusion_train.config.secrets import redact, save_config
 from diffusion_train.config.signatures import check
@@ -24,10 +24,9 @@ __all__ = [
     "mistakes_of",
     "raise_all",
     "redact",
-    "redact_text",
     "save_config",
     "settings",
-    "settle",
-    "trial",
+    "resolve_files",
+    "dry_build",
     "unwritable",
 ]

@@ -25,7 +25,7 @@ _SEQUENCES = (
 _MAPPINGS = (dict, collections.abc.Mapping)
 
 
-def value_mistakes(key: str, value: Any, annotation: Any) -> Iterator[Mistake]:
+def value_mistakes(key: str, value: object, annotation: Any) -> Iterator[Mistake]:
     if isinstance(value, dict) and "_target_" in value:
         yield from _part_mistakes(key, value, annotation)
     elif not fits(value, annotation):
@@ -54,7 +54,7 @@ def _part_mistakes(key: str, value: dict[str, Any], annotation: Any) -> Iterator
         yield Mistake(key, f"must be a {wanted[0].__name__}, and {part.__name__} is none")
 
 
-def fits(value: Any, annotation: Any) -> bool:
+def fits(value: object, annotation: Any) -> bool:
     """Whether plain data can be what an annotation says; True where the annotation says nothing about plain data."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in (None, type(None)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
@@ -30,11 +29,11 @@ def parse(arguments: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
 
 def last_of_each_key(arguments: Sequence[str]) -> tuple[str, ...]:
     """A setting that is given again replaces the one before, so that a script may append its own."""
-    last: dict[Any, str] = {}
+    last: dict[object, str] = {}
     for number, argument in enumerate(arguments):
         try:
             override = _PARSER.parse_override(argument)
-            key: Any = (override.type, override.get_key_element())
+            key: object = (override.type, override.get_key_element())
         except HydraException:
             key = number
         last.pop(key, None)

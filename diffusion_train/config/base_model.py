@@ -49,7 +49,7 @@ def sets_part(override: Override) -> bool:
     return not override.is_delete() and override.key_or_group.startswith(tuple(f"{part}." for part in _NODES[:-2]))
 
 
-def lay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
+def overlay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
     """Lays the model's parts over `cfg`, and over them what `arguments` set; -> what is wrong.
 
     Reads the model's description, never its weights.
@@ -70,8 +70,8 @@ def lay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
     with open_dict(cfg):
         for path, node in model.nodes.items():
             if not (path in _CHOOSABLE and any(_covers(key, path) for key in chosen)):
-                _lay(cfg, path, node)
-        cfg.base.kind, cfg.base.folder = model.kind, wanted
+                _overlay_part(cfg, path, node)
+        cfg.base_record = {"kind": model.kind, "folder": wanted}
         mistakes += _settings(cfg, chosen)
         for override in filter(sets_part, arguments):
             mistakes += _set(cfg, override)
@@ -89,13 +89,13 @@ def describe(wanted: str, prediction: str | None = None, tokenizer: str | None =
 def _nodes_of_run(wanted: str) -> dict[str, Any]:
     file = origin.weights_of_run(Path(wanted).expanduser())
     plain = OmegaConf.to_container(load_run_config(file), resolve=True)
-    folder, adapter = _select(plain, "base.folder"), str(_select(plain, "adapter._target_"))
+    folder, adapter = _select(plain, "base_record.folder"), str(_select(plain, "adapter._target_"))
     if _select(plain, "adapter.text_encoder"):
         raise ValueError(
             f"pretrained={wanted}: a run that adapts text encoders too, which a new run does not take over; give what "
             f"`diffusion-train export run={wanted} format=diffusers out=<folder>` makes of it"
         )
-    needs_base = _select(plain, "base.kind") in ("sd", "sdxl") or not adapter.endswith(".NoAdapter")
+    needs_base = _select(plain, "base_record.kind") in ("sd", "sdxl") or not adapter.endswith(".NoAdapter")
     if needs_base and not Path(str(folder)).exists():
         raise ValueError(
             f"pretrained={wanted}: its own model was read from {folder}, which is not there any more; put it back, or a "
@@ -105,13 +105,13 @@ def _nodes_of_run(wanted: str) -> dict[str, Any]:
     return {path: escape(node) for path, node in found.items() if node is not None}
 
 
-def _select(plain: Any, path: str) -> Any:
+def _select(plain: object, path: str) -> Any:
     for name in path.split("."):
         plain = plain.get(name) if isinstance(plain, dict) else None
     return plain
 
 
-def _lay(cfg: DictConfig, path: str, node: Any) -> None:
+def _overlay_part(cfg: DictConfig, path: str, node: object) -> None:
     """In place of what is there; settings that are free keep their value where the part is of the same class."""
     parent, _, name = path.rpartition(".")
     above = OmegaConf.select(cfg, parent) if parent else cfg
@@ -127,9 +127,9 @@ def _settings(cfg: DictConfig, chosen: set[str]) -> Iterator[Mistake]:
     """Sets what a recipe says for this kind of model, but for what was chosen; they are plain settings from then on."""
     wanted = OmegaConf.to_container(cfg.base, resolve=False).get("settings") or {}  # type: ignore[union-attr]
     cfg.base.settings = None
-    for path, value in _leaves(wanted.get(cfg.base.kind, {})):
+    for path, value in _leaves(wanted.get(cfg.base_record.kind, {})):
         if OmegaConf.select(cfg, path, default=_ABSENT) is _ABSENT:
-            yield Mistake(f"base.settings.{cfg.base.kind}.{path}", "there is no such key", "correct the recipe")
+            yield Mistake(f"base.settings.{cfg.base_record.kind}.{path}", "there is no such key", "correct the recipe")
         elif not any(_covers(key, path) for key in chosen):
             OmegaConf.update(cfg, path, value, merge=False)
 
@@ -175,7 +175,7 @@ def _contradictions(cfg: DictConfig, wanted: str, model: Model, arguments: Seque
                 break
 
 
-def _contradicts(override: Override, composed: Any, path: str, node: dict[str, Any]) -> bool:
+def _contradicts(override: Override, composed: object, path: str, node: dict[str, Any]) -> bool:
     key = override.key_or_group.replace("/", ".")
     if path in _EXACT and key.startswith(f"{path}."):
         own = key.removeprefix(f"{path}.")

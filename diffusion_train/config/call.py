@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from hydra._internal.utils import get_args_parser
 
+from diffusion_train.config import own_data
 from diffusion_train.config.arguments import last_of_each_key, parse
 from diffusion_train.config.folders import conf_folder, groups
 from diffusion_train.config.mistakes import Mistake, raise_all
@@ -19,7 +20,10 @@ from diffusion_train.config.mistakes import Mistake, raise_all
 
 @dataclass(frozen=True)
 class Call:
-    """`overrides` are without `allow_targets`, which is no part of a config: a file must not be able to set it."""
+    """`overrides` are without `allow_targets`, which is no part of a config: a file must not be able to set it.
+
+    They hold the choices of groups that follow from other overrides; `mistakes` are found in making these.
+    """
 
     command: str
     arguments: tuple[str, ...]
@@ -27,6 +31,7 @@ class Call:
     overrides: tuple[str, ...]
     allowed: tuple[str, ...]
     folders: tuple[Path, ...]
+    mistakes: tuple[Mistake, ...] = ()
 
     @property
     def config_name(self) -> str:
@@ -61,6 +66,11 @@ class Call:
         own = self._chosen(self.settings if "defaults" in self.settings else self._read("config"))
         others = {name for file in self.folders[0].glob("*.yaml") for name in self._chosen(self._read(file.stem))} - own
         return {group: options for group, options in groups(self.folders).items() if group.split("/")[0] not in others}
+
+    @property
+    def is_of_training(self) -> bool:
+        """Whether the config takes a recipe."""
+        return "experiment" in self._chosen(self.settings)
 
     def _chosen(self, settings: dict[str, Any]) -> set[str]:
         """The groups in a config's defaults list, and in those of the configs that it takes in whole."""
@@ -98,7 +108,11 @@ def read_call(command: str, arguments: Sequence[str]) -> Call:
     overrides = last_of_each_key([argument for argument in flags.overrides if argument not in trusting])
     allowed, wrong = _entries(trusting)
     raise_all([*mistakes, *wrong])
-    return Call(command, tuple(arguments), flags, overrides, allowed, (conf_folder(), *user))
+    call = Call(command, tuple(arguments), flags, overrides, allowed, (conf_folder(), *user))
+    if not flags.config_name and call.is_of_training:
+        chosen = own_data.choose(overrides, call.folders)
+        call = replace(call, overrides=chosen.overrides, mistakes=chosen.mistakes)
+    return call
 
 
 def _chosen(settings: dict[str, Any]) -> set[str]:

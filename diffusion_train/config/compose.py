@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig
 
 from diffusion_train.config import resolvers
 from diffusion_train.config.arguments import parse
-from diffusion_train.config.base_model import lay, named, sets_part
+from diffusion_train.config.base_model import named, overlay, sets_part
 from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, did_you_mean, first_lines, listed, unknown_key
 from diffusion_train.config.values import hydra_mistakes, is_unknown, keys, type_mistakes, unresolved
@@ -51,7 +53,7 @@ class Composer:
         mistakes += [self._explain(o, error, names) for o, error in refused if not o.key_or_group.startswith(lost)]
         mistakes += [self._no_such_key(o, names) for o in unknown if not o.key_or_group.startswith(lost)]
         mistakes += [m for o in kept if self._sets_value(o) for m in type_mistakes(o, base, self.groups)]
-        mistakes += lay(cfg, [*kept, *brought])
+        mistakes += overlay(cfg, [*kept, *brought])
         if not (refused or unknown):
             mistakes += unresolved(cfg)
         return cfg, mistakes + hydra_mistakes(cfg, kept)
@@ -59,7 +61,8 @@ class Composer:
     def _compose(self, overrides: Sequence[Override]) -> DictConfig:
         search = [f"hydra.searchpath={[f'file://{folder}' for folder in self.folders[1:]]}"]
         lines = [*self.settings, *(search if self.folders[1:] else []), *(str(o.input_line) for o in overrides)]
-        with initialize_config_dir(str(self.folders[0]), version_base="1.3"):
+        in_a_sweep = GlobalHydra.instance().is_initialized()  # a job of it: by Hydra, for the same folders
+        with nullcontext() if in_a_sweep else initialize_config_dir(str(self.folders[0]), version_base="1.3"):
             return compose(self.config_name, lines, return_hydra_config=True)
 
     def _without_refused(self, overrides: Sequence[Override]) -> tuple[list[Override], DictConfig, list[Refusal]]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import partial
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,14 +14,17 @@ from diffusion_train.config.mistakes import Mistake
 from diffusion_train.config.signatures import target_nodes
 from diffusion_train.config.targets import build
 
+Refusals = tuple[type[Exception], ...]
 
-def trial(
+
+def dry_build(
     cfg: DictConfig,
     groups: Sequence[str],
     without: Collection[str] = (),
-    given: Mapping[str, Mapping[str, Any]] | None = None,
+    given: Mapping[str, Mapping[str, object]] | None = None,
+    refusals: Refusals = (ValueError,),
 ) -> Iterator[Mistake]:
-    """What the parts of `groups` say of their settings by a ValueError, group by group from the inside out.
+    """What the parts of `groups` say of their settings by one of `refusals`, group by group from the inside out.
 
     `without` are parts that need data, by patterns, and are not made; nor is one that holds a part with a mistake, or
     refers to one. `given`: node -> arguments that it does not hold itself.
@@ -39,7 +41,7 @@ def trial(
             for held in (path, *_referred(node))
         ):
             continue
-        mistakes = attempt(partial(build, node, **(given or {}).get(path, {})), path)
+        mistakes = attempt(partial(build, node, **(given or {}).get(path, {})), path, refusals)
         faulty += [path] * bool(mistakes)
         yield from (_placed(mistake, path, node) for mistake in mistakes)
 
@@ -50,13 +52,11 @@ def _referred(node: DictConfig) -> list[str]:
     return [value[2:-1] for value in values if isinstance(value, str) and re.fullmatch(r"\$\{[\w.]+\}", value)]
 
 
-def attempt(make: Callable[[], object], where: str) -> list[Mistake]:
-    """What `make` says by a ValueError, or by Lightning's exception for wrong settings."""
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
+def attempt(make: Callable[[], object], where: str, refusals: Refusals = (ValueError,)) -> list[Mistake]:
+    """What `make` says by one of `refusals`: exceptions that tell of wrong settings."""
     try:
         make()
-    except (ValueError, MisconfigurationException) as error:
+    except refusals as error:
         return list(mistakes_of(error, where))
     return []
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from diffusion_train.config import resolvers
 from diffusion_train.config.arguments import first_word, jobs, parse, sweep_mistakes
-from diffusion_train.config.base_model import lay, named, sets_part
+from diffusion_train.config.base_model import named, sets_part
 from diffusion_train.config.call import Call
 from diffusion_train.config.compose import Composer
 from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unwritable
@@ -25,7 +25,7 @@ from diffusion_train.config.secrets import escape, redact
 from diffusion_train.config.targets import allow
 from diffusion_train.utils.launcher import num_started
 
-Body = Callable[[Any], int]
+Body = Callable[[DictConfig], int]
 
 # Hydra writes no files of its own and leaves logging and the working directory alone.
 _QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.job.chdir=false")
@@ -46,26 +46,29 @@ def launch(call: Call, body: Body, ends: Collection[int] = ()) -> int:
     if "run" in call.settings:
         return _on_run(call, body)
     cfg = first_pass(call)
+    if call.flags.cfg == "job":
+        return _show(cfg, call.flags.resolve)
     if not call.shows_only:
         raise_all(_run_dir_mistakes(cfg))
-    if call.flags.cfg == "job" and named(cfg):
-        return _show(cfg, call.flags.resolve)
-    overrides = [_forced(o) for o in call.overrides] if named(cfg) else call.overrides
-    return _through_hydra(call, overrides, body, ends)
+    return _through_hydra(call, cfg, body, ends)
 
 
 def _show(cfg: DictConfig, resolve: bool) -> int:
-    """What Hydra itself would show lacks the parts of the pretrained model."""
-    with open_dict(cfg):
-        cfg.pop("hydra")
-    print(OmegaConf.to_yaml(cfg, resolve=resolve), end="")
+    """As Hydra shows it, which knows nothing of the pretrained model's parts."""
+    print(OmegaConf.to_yaml(_without_hydra(cfg), resolve=resolve), end="")
     return 0
 
 
+def _without_hydra(cfg: DictConfig) -> DictConfig:
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    return cfg
+
+
 def first_pass(call: Call) -> DictConfig:
-    """The config, `hydra` node included. Raises ConfigError with every mistake."""
-    composer = Composer(call.config_name, call.folders, _hydra_settings(call))
-    mistakes: list[Mistake] = [] if call.flags.multirun else sweep_mistakes(call.overrides)
+    """The config, `hydra` node included; of a sweep that of a job. Raises ConfigError with every mistake."""
+    composer = _composer(call)
+    mistakes = [*call.mistakes, *([] if call.flags.multirun else sweep_mistakes(call.overrides))]
     if call.flags.multirun and "run_dir" not in call.settings:
         mistakes.append(Mistake("--multirun", "needs a command with a run_dir"))
     for job in jobs(call.overrides):
@@ -75,6 +78,10 @@ def first_pass(call: Call) -> DictConfig:
         mistakes.append(Mistake("allow_targets", "stands in a config file", "give it on the command line alone"))
     raise_all(_without_missing(mistakes) if call.shows_only else mistakes)
     return cfg
+
+
+def _composer(call: Call) -> Composer:
+    return Composer(call.config_name, call.folders, _hydra_settings(call))
 
 
 def _hydra_settings(call: Call) -> tuple[str, ...]:
@@ -96,18 +103,22 @@ def _run_dir_mistakes(cfg: DictConfig) -> list[Mistake]:
     return list(unwritable("run_dir", Path(str(cfg.hydra.run.dir))))
 
 
-def _through_hydra(call: Call, overrides: Sequence[str], body: Body, ends: Collection[int]) -> int:
+def _through_hydra(call: Call, first: DictConfig, body: Body, ends: Collection[int]) -> int:
+    """`first` is the config of a single run; each job of a sweep has its own."""
     codes: list[int] = []
-    original, allowed, head = list(sys.argv), call.allowed, _program(call)
+    original, head = list(sys.argv), _program(call)
     flags = [flag for flag in call.flag_arguments if flag not in ("-m", "--multirun")]
-    trust = [f"allow_targets=[{','.join(allowed)}]"] if allowed else []
+    trust = [f"allow_targets=[{','.join(call.allowed)}]"] if call.allowed else []
 
-    def job(cfg: DictConfig) -> None:
+    def job(_: DictConfig) -> None:
+        # Hydra composes by itself to know the run folder and the jobs of a sweep. That config is left aside: it lacks
+        # the parts of the pretrained model, which the Composer alone lays over a config.
         resolvers.install()
-        allow(allowed)
-        raise_all(lay(cfg, parse(HydraConfig.get().overrides.task)[0]))
+        allow(call.allowed)
+        arguments = list(HydraConfig.get().overrides.task)
+        cfg = _of_job(call, arguments) if call.flags.multirun else _without_hydra(first)
         # What Lightning starts its further processes with: this job alone, not the whole sweep.
-        sys.argv = [*head, *flags, *trust, *HydraConfig.get().overrides.task]
+        sys.argv = [*head, *flags, *trust, *arguments]
         folder = _settle_run_dir(cfg)
         codes.append(int(body(cfg)))
         with suppress(OSError):
@@ -115,6 +126,7 @@ def _through_hydra(call: Call, overrides: Sequence[str], body: Body, ends: Colle
         if codes[-1] in ends:
             raise _Ended
 
+    overrides = map(_forced, call.overrides) if named(first) else call.overrides
     sys.argv = [original[0], *call.flag_arguments, *_hydra_settings(call), *overrides]
     try:
         with suppress(_Ended):
@@ -122,6 +134,12 @@ def _through_hydra(call: Call, overrides: Sequence[str], body: Body, ends: Colle
     finally:
         sys.argv = original
     return max(codes, default=0)
+
+
+def _of_job(call: Call, arguments: Sequence[str]) -> DictConfig:
+    cfg, mistakes = _composer(call).config(arguments)
+    raise_all(mistakes)
+    return _without_hydra(cfg)
 
 
 def _forced(argument: str) -> str:

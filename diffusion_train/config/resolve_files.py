@@ -16,36 +16,44 @@ from diffusion_train.utils.files import file_sha256, sha256_of_files
 _PLACED = ("network", "autoencoder", "conditioner")  # parts that read files of the model
 
 
-def settle(cfg: DictConfig) -> None:
-    """Finds the model's files, points the parts at them, and records in `cfg.base` which they are.
+def resolve_files(cfg: DictConfig) -> None:
+    """Finds the model's files, points the parts at them, and records in `cfg.base_record` which they are.
 
-    Fetches and converts what must be. Raises ValueError if they are not those that `cfg.base` already names.
+    Fetches and converts what must be. Raises ValueError if they are not those that `cfg.base` pins or the record names.
     """
     wanted = named(cfg)
     if wanted is None:
         return
+    pinned = _pin(cfg, "sha256")
     try:
         kind = origin.kind(wanted)
     except ValueError as error:
-        hint = "; if it has moved, add pretrained=<where it is now>" if cfg.base.sha256 else ""
+        hint = "; if it has moved, add pretrained=<where it is now>" if pinned else ""
         raise ValueError(f"{error}{hint}") from error
     if kind != "hub":
         wanted = _absolute(wanted)
-    place = wanted if kind == "run" else str(_folder(cfg, wanted, kind))
-    digest = _digest(kind, place, wanted)
-    if cfg.base.sha256 not in (None, digest):
+    folder = wanted if kind == "run" else str(_folder(cfg, wanted, kind))
+    digest = _digest(kind, folder, wanted)
+    if pinned not in (None, digest):
         raise ValueError(
-            f"pretrained={cfg.pretrained}: other weights (SHA-256 {digest[:12]}...) than base.sha256="
-            f"{str(cfg.base.sha256)[:12]}... names; give the model that has those: pretrained=<where it is now>"
+            f"pretrained={cfg.pretrained}: the weights have SHA-256 {digest[:12]}..., but base.sha256="
+            f"{str(pinned)[:12]}... is required; give the model that has those: pretrained=<where it is now>"
         )
     with open_dict(cfg):
         for part in _PLACED:
-            _move(cfg[part], str(cfg.base.folder), place)
-        cfg.pretrained, cfg.base.folder, cfg.base.sha256 = wanted, place, digest
-        cfg.base.license = cfg.base.get("license") or _license(kind, place, wanted)
-        cfg.base.revision = hub.commit(Path(place)) if kind == "hub" else None
+            _move(cfg[part], str(cfg.base_record.folder), folder)
+        cfg.pretrained = wanted
+        cfg.base_record.folder, cfg.base_record.sha256 = folder, digest
+        cfg.base_record.license = _pin(cfg, "license") or _license(kind, folder, wanted)
+        cfg.base_record.revision = hub.commit(Path(folder)) if kind == "hub" else None
         if cfg.base.tokenizer:
             cfg.base.tokenizer = _absolute(cfg.base.tokenizer)
+
+
+def _pin(cfg: DictConfig, name: str) -> str | None:
+    """What the user sets, else what an earlier start of the run recorded."""
+    found = cfg.base.get(name) or cfg.base_record.get(name)
+    return str(found) if found else None
 
 
 def _absolute(path: str) -> str:
@@ -53,24 +61,24 @@ def _absolute(path: str) -> str:
 
 
 def _folder(cfg: DictConfig, wanted: str, kind: str) -> Path:
-    pinned = kind == "hub" and cfg.base.revision
-    where = f"{wanted.partition('@')[0]}@{cfg.base.revision}" if pinned else wanted
+    revision = _pin(cfg, "revision") if kind == "hub" else None
+    where = f"{wanted.partition('@')[0]}@{revision}" if revision else wanted
     return origin.folder(where, cfg.base.prediction, cfg.base.tokenizer)
 
 
-def _digest(kind: str, place: str, wanted: str) -> str:
+def _digest(kind: str, folder: str, wanted: str) -> str:
     if kind == "run":
         return file_sha256(origin.weights_of_run(Path(wanted)))
     if kind == "file":
         return file_sha256(Path(wanted))
-    return sha256_of_files(diffusers_folder.weight_files(Path(place), wanted))
+    return sha256_of_files(diffusers_folder.weight_files(Path(folder), wanted))
 
 
-def _license(kind: str, place: str, wanted: str) -> str | None:
+def _license(kind: str, folder: str, wanted: str) -> str | None:
     if kind == "run":
-        found = OmegaConf.select(load_run_config(origin.weights_of_run(Path(wanted))), "base.license")
+        found = OmegaConf.select(load_run_config(origin.weights_of_run(Path(wanted))), "base_record.license")
         return str(found) if found else None
-    return license_of_file(Path(wanted)) if kind == "file" else license_of(Path(place))
+    return license_of_file(Path(wanted)) if kind == "file" else license_of(Path(folder))
 
 
 def _move(node: Any, old: str, new: str) -> None:

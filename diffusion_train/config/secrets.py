@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,26 +9,24 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from diffusion_train.utils.files import atomic_file
 from diffusion_train.utils.redact import HIDDEN, is_secret, redact_text
 
 
-def redact(config: Any) -> Any:
+def redact(config: object) -> Any:
     """Plain, resolved containers in which "***" stands for every secret."""
     if isinstance(config, (DictConfig, ListConfig)):
         config = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     return _redacted(config, secret=False)
 
 
-def save_config(config: Any, path: Path) -> None:
+def save_config(config: object, path: Path) -> None:
     """Writes the resolved config without secrets, whole or not at all; enough to repeat the run."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(yaml.safe_dump(redact(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_file(Path(path)) as file:
+        file.write(yaml.safe_dump(redact(config), sort_keys=False, allow_unicode=True).encode())
 
 
-def escape(node: Any) -> Any:
+def escape(node: object) -> Any:
     """Plain containers in which text such as `${x}` stays text instead of becoming an interpolation."""
     if isinstance(node, dict):
         return {key: escape(value) for key, value in node.items()}
@@ -38,7 +35,7 @@ def escape(node: Any) -> Any:
     return re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", node) if isinstance(node, str) else node
 
 
-def _redacted(node: Any, secret: bool) -> Any:
+def _redacted(node: object, secret: bool) -> Any:
     if isinstance(node, dict):
         return {key: _redacted(value, secret or is_secret(str(key))) for key, value in node.items()}
     if isinstance(node, (list, tuple)):

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffusion_train.config.annotations import value_mistakes
 from diffusion_train.config.mistakes import Mistake, did_you_mean, raise_all
+from diffusion_train.config.open_settings import with_stand_ins
 from diffusion_train.config.targets import forbidden, locate
 from diffusion_train.config.values import walk
 
@@ -24,6 +25,7 @@ def check(cfg: DictConfig, read: Collection[str] = (), given: Mapping[str, Colle
     `read`: keys that the calling code reads itself, with all below them. `given`: node -> arguments that the code
     gives to it when it is built, whatever the config says of them.
     """
+    cfg = with_stand_ins(cfg)
     raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
     mistakes: list[Mistake] = []
     for path, node in target_nodes(cfg):
@@ -103,7 +105,7 @@ def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(target).parameters
 
 
-def _references(plain: Any) -> Iterator[str]:
+def _references(plain: object) -> Iterator[str]:
     for path, value in walk(plain):
         for text in _texts(value):
             for dots, name in _REFERENCE.findall(text):
@@ -111,7 +113,7 @@ def _references(plain: Any) -> Iterator[str]:
                 yield ".".join([*above, name])
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -119,7 +121,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _plain_leaves(node: Any, path: str = "") -> Iterator[str]:
+def _plain_leaves(node: object, path: str = "") -> Iterator[str]:
     """Keys of values, without those that belong to a target."""
     if isinstance(node, dict) and "_target_" not in node:
         for key, value in node.items():

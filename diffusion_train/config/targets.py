@@ -55,7 +55,7 @@ def _is_listed(name: str) -> bool:
     return any(name.startswith(entry.rstrip(".") + ".") for entry in _from_command_line)
 
 
-def targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def targets(node: object, path: str = "") -> Iterator[tuple[str, object]]:
     """(where it stands, name) of every `_target_` in plain containers."""
     if isinstance(node, dict):
         if "_target_" in node:
@@ -67,7 +67,7 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from targets(value, f"{path}[{i}]")
 
 
-def forbidden(node: Any, path: str = "") -> list[Mistake]:
+def forbidden(node: object, path: str = "") -> list[Mistake]:
     """A mistake for every target that is not allowed. Imports nothing."""
     return [
         Mistake(
@@ -125,7 +125,7 @@ def build(node: Any, /, **kwargs: Any) -> Any:
         raise _cause(error) from error
 
 
-def check_targets(config: Any) -> None:
+def check_targets(config: object) -> None:
     """Raises ConfigError listing every target that is not allowed, or else every one that is not what it seems."""
     where = ""
     if isinstance(config, (DictConfig, ListConfig)):
@@ -135,7 +135,7 @@ def check_targets(config: Any) -> None:
     mistakes = []
     for path, name in targets(config, where):
         try:
-            locate(name)
+            locate(str(name))
         except ValueError as error:
             mistakes.append(Mistake(f"{path}._target_" if path else "_target_", str(error)))
     raise_all(mistakes)

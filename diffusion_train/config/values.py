@@ -24,7 +24,7 @@ def keys(cfg: DictConfig) -> list[str]:
     return [path for path, _ in walk(plain) if "_target_" not in path]
 
 
-def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def walk(node: object, path: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every entry of nested dictionaries, containers included."""
     for key, value in node.items() if isinstance(node, dict) else ():
         child = f"{path}.{key}" if path else str(key)
@@ -32,7 +32,7 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from walk(value, child)
 
 
-def settings(node: Any, path: str) -> dict[str, Any]:
+def settings(node: object, path: str) -> dict[str, Any]:
     """Dotted key, below `path` -> value, without containers."""
     return {key: value for key, value in walk(node, path) if not isinstance(value, dict)}
 
@@ -125,7 +125,7 @@ def _is_reference(base: DictConfig, key: str) -> bool:
     return isinstance(node, DictConfig) and name in node and OmegaConf.is_interpolation(node, name)
 
 
-def _is_a(value: Any, kind: str) -> bool:
+def _is_a(value: object, kind: str) -> bool:
     return isinstance(value, _SCALARS[kind]) and (kind == "bool" or not isinstance(value, bool))
 
 
@@ -133,5 +133,5 @@ def _article(kind: str) -> str:
     return {"bool": "true or false", "int": "a whole number", "float": "a number"}[kind]
 
 
-def _integer(key: str, value: Any, kind: str) -> str:
+def _integer(key: str, value: object, kind: str) -> str:
     return f"write {key}={int(value)}" if kind == "int" and isinstance(value, float) and value.is_integer() else ""

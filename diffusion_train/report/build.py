@@ -32,7 +32,7 @@ def build(run: Path, cfg: Any, artist: Artist, device: str) -> dict[str, Any]:
         "base": Path(cfg.pretrained).name if drawn.has_base else None,
         **builder.report(),
         "sweep": builder.sweep(rows),
-        "rights": rights(run, cfg.pretrained, OmegaConf.select(cfg, "base.license")),
+        "rights": rights(run, cfg.pretrained, OmegaConf.select(cfg, "base_record.license")),
     }
 
 

@@ -38,8 +38,8 @@ class Models:
 
     def __init__(self, run: Path, cfg: Any, device: str) -> None:
         self.run, self.cfg, self.device = run, cfg, device
-        if cfg.pretrained and "base" in cfg:
-            config.settle(cfg)
+        if cfg.pretrained and "base_record" in cfg:
+            config.resolve_files(cfg)
         self.weights, description = load_weights(weights_file(run))
         self.shape = description["shape"]
 

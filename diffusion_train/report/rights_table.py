@@ -29,7 +29,7 @@ def rights(run: Path, pretrained: str | None, license: str | None = None) -> lis
             break
         found.append({"role": f"images of the base, {folder.name}", **_of_run(folder)})
         below = config.load_run_config(folder)
-        pretrained, license = below.get("pretrained"), license or below.get("base", {}).get("license")
+        pretrained, license = below.get("pretrained"), license or below.get("base_record", {}).get("license")
         if license and not pretrained:  # of a run from nothing, as somebody said who trained on it
             found.append({"role": "base model", **_of_model(folder, license)})
     return found

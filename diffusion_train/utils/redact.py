@@ -1,4 +1,4 @@
-"""Text without secrets: tokens, passwords, and what opens a URL."""
+"""Text without secrets: tokens, passwords, and of URLs what opens them (user, password, signature)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import re
 
 HIDDEN = "***"
 
-_USER_INFO = re.compile(r"\b([a-z][a-z0-9+.-]*://)[^/\s@'\"]+@", re.IGNORECASE)
-_PARAMETER = re.compile(r"([?&;]([\w.-]+)=)[^&;#\s'\"]+")
-_SIGNED = re.compile(r"x[-_]?(?:amz|goog|ms)|sig|token|key|secret|passw|auth|credential|policy", re.IGNORECASE)
-_REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_QUERY = re.compile(r"\?.*", re.DOTALL)
 # Names whose value is a secret when it is text: the last words of a key such as hub_token or wandbApiKey.
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?:tokens?|passw(?:or)?d|pwd|passphrase|secrets?|api_?key|access_?key(?:_id)?|secret_?key|private_?key"
@@ -25,6 +20,12 @@ _KNOWN_FORMS = re.compile(
     r"|(?<=Bearer )\S+|(?<=Basic )\S+"
 )
 
+_USER_INFO = re.compile(r"\b([a-z][a-z0-9+.-]*://)[^/\s@'\"]+@", re.IGNORECASE)
+_PARAMETER = re.compile(r"([?&;]([\w.-]+)=)[^&;#\s'\"]+")
+_SIGNED = re.compile(r"x[-_]?(?:amz|goog|ms)|sig|token|key|secret|passw|auth|credential|policy", re.IGNORECASE)
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_QUERY = re.compile(r"\?.*", re.DOTALL)
+
 
 def redact_text(text: str) -> str:
     """A message or argument without secrets: `hub_token=abc` -> `hub_token=***`; signed URLs lose their signature."""
@@ -33,6 +34,7 @@ def redact_text(text: str) -> str:
 
 
 def is_secret(name: str) -> bool:
+    """Whether text under this name is hidden."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
     return bool(_SECRET_NAME.search(snake)) and not _VOCABULARY.search(snake)
 

@@ -95,9 +95,9 @@ def test_a_folder_is_trained_on_resumed_moved_and_protected(shards: Path, tmp_pa
     before = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").state_dict()
     weights, description = load_weights(run / "weights.safetensors")
     assert {name.removeprefix("unet.") for name in weights} == before.keys()
-    base = yaml.safe_load((run / "config.yaml").read_text())["base"]
+    base = yaml.safe_load((run / "config.yaml").read_text())["base_record"]
     assert (base["kind"], base["folder"], len(base["sha256"])) == ("sd", str(folder), 64)
-    assert description["config"]["base"] == base
+    assert description["config"]["base_record"] == base
     assert sample(run, tmp_path / "one").returncode == 0
 
     moved = folder.rename(tmp_path / "elsewhere")
@@ -115,7 +115,7 @@ def test_a_folder_is_trained_on_resumed_moved_and_protected(shards: Path, tmp_pa
     assert "began with another model" in refused.stderr
     refused = sample(run, tmp_path / "three", f"pretrained={other}")
     assert refused.returncode == 2
-    assert "other weights (SHA-256" in refused.stderr
+    assert "the weights have SHA-256" in refused.stderr
 
 
 def test_a_run_of_ours_is_trained_on(shards: Path, tmp_path: Path) -> None:

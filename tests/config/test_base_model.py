@@ -94,7 +94,7 @@ def test_stable_diffusions_parts_and_sizes_are_its_own(sd1):
     assert (cfg.diffusion.schedule.beta_start, cfg.diffusion.schedule.beta_end) == (0.00085, 0.012)
     assert cfg.diffusion.parameterization._target_.endswith(".Epsilon")
     assert (cfg.sampler.grid._target_.rpartition(".")[2], cfg.sampler.grid.offset) == ("Leading", 1)
-    assert (cfg.base.kind, cfg.base.folder) == ("sd", str(sd1))
+    assert (cfg.base_record.kind, cfg.base_record.folder) == ("sd", str(sd1))
 
 
 def test_latents_are_not_clipped_whatever_the_recipe_says_of_pixels(sd1):
@@ -253,7 +253,7 @@ def test_a_run_of_an_adapter_needs_what_it_was_trained_on(run, tmp_path):
     facts = {"config": config.redact(saved), "shape": [3, 48, 48]}
     save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps(facts)})
     cfg = composed(*RECIPE, f"pretrained={run}")
-    assert (cfg.base.kind, cfg.base.folder) == ("run", str(run))
+    assert (cfg.base_record.kind, cfg.base_record.folder) == ("run", str(run))
     assert cfg.network == composed(*RECIPE, f"pretrained={first}").network
     assert cfg.adapter._target_.endswith(".NoAdapter")  # the recipe's
     first.rename(tmp_path / "moved")
@@ -290,32 +290,32 @@ def test_a_runs_text_stays_text(run):
 
 def test_settling_records_the_weights_and_refuses_others(sd1, sd2, tmp_path):
     cfg = composed(*RECIPE, f"pretrained={sd1}")
-    config.settle(cfg)
-    assert len(cfg.base.sha256) == 64
-    digest, moved = cfg.base.sha256, sd1.rename(tmp_path / "moved")
+    config.resolve_files(cfg)
+    assert len(cfg.base_record.sha256) == 64
+    digest, moved = cfg.base_record.sha256, sd1.rename(tmp_path / "moved")
     with pytest.raises(
         ValueError, match=r"no such folder or file.*; if it has moved, add pretrained=<where it is now>"
     ):
-        config.settle(cfg)
+        config.resolve_files(cfg)
     cfg.pretrained = str(moved)
-    config.settle(cfg)
-    assert cfg.base.sha256 == digest
+    config.resolve_files(cfg)
+    assert cfg.base_record.sha256 == digest
     assert cfg.network.model == cfg.autoencoder.source == cfg.conditioner.encoder.source == str(moved)
     (moved / "unet" / "model.safetensors").write_bytes(b"other")
-    with pytest.raises(ValueError, match=r"pretrained=.*moved: other weights \(SHA-256 .*base\.sha256="):
-        config.settle(cfg)
+    with pytest.raises(ValueError, match=r"pretrained=.*moved: the weights have SHA-256 .*base\.sha256="):
+        config.resolve_files(cfg)
 
 
 def test_a_relative_place_is_recorded_whole(sd1, monkeypatch):
     monkeypatch.chdir(sd1.parent)
     cfg = composed(*RECIPE, "pretrained=sd1", "base.tokenizer=sd1")
-    config.settle(cfg)
+    config.resolve_files(cfg)
     assert cfg.pretrained == cfg.network.model == cfg.base.tokenizer == str(sd1)
 
 
 def test_a_place_of_ones_own_is_left_alone(sd1):
     cfg = composed(*RECIPE, f"pretrained={sd1}", "autoencoder.source=elsewhere")
-    config.settle(cfg)
+    config.resolve_files(cfg)
     assert cfg.autoencoder.source == "elsewhere"
 
 
@@ -340,20 +340,20 @@ def test_the_whole_config_is_shown(sd1, capsys):
 
 def test_the_licence_of_a_model_is_recorded_as_its_card_says_it_or_as_you_do(sd1, run):
     cfg = composed(*RECIPE, f"pretrained={sd1}")
-    config.settle(cfg)
-    assert cfg.base.license is None
+    config.resolve_files(cfg)
+    assert cfg.base_record.license is None
     (sd1 / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n")
-    config.settle(cfg)
-    assert cfg.base.license == "creativeml-openrail-m"
+    config.resolve_files(cfg)
+    assert cfg.base_record.license == "creativeml-openrail-m"
     told = composed(*RECIPE, f"pretrained={sd1}", "base.license=mine")
-    config.settle(told)
-    assert told.base.license == "mine"
+    config.resolve_files(told)
+    assert told.base_record.license == "mine"
     config.save_config(told, run / "config.yaml")
     facts = {"config": config.redact(told), "shape": [3, 48, 48]}
     save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps(facts)})
     second = composed(*RECIPE, f"pretrained={run}")
-    config.settle(second)
-    assert second.base.license == "mine"  # what the run below stands on
+    config.resolve_files(second)
+    assert second.base_record.license == "mine"  # what the run below stands on
 
 
 def test_a_recipe_knows_other_settings_for_runs_of_ours(sd1, run):

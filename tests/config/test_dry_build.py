@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from diffusion_train.config.dry_build import mistakes_of, trial
+from diffusion_train.config.dry_build import dry_build, mistakes_of
 
 RATIOS = "diffusion_train.data.order.resolution.AspectRatios"
 
@@ -13,7 +13,7 @@ def _config(**data):
 
 
 def _told(cfg, groups=("data", "ema"), without=()):
-    return [(mistake.where, mistake.problem[:10]) for mistake in trial(cfg, groups, without)]
+    return [(mistake.where, mistake.problem[:10]) for mistake in dry_build(cfg, groups, without)]
 
 
 def test_every_part_tells_its_mistakes_and_those_around_it_are_not_made():
@@ -60,7 +60,7 @@ def test_a_setting_is_named_by_its_whole_key_and_what_refers_to_a_wrong_part_is_
         }
     )
     given = {"callbacks.saving": {"description": {}}}
-    assert [mistake.where for mistake in trial(cfg, ["sampler", "callbacks"], given=given)] == [
+    assert [mistake.where for mistake in dry_build(cfg, ["sampler", "callbacks"], given=given)] == [
         "sampler.num_steps=0",
         "callbacks.validation.every.num_steps=-1",
         "callbacks.saving.every_n_steps=0",
@@ -70,7 +70,7 @@ def test_a_setting_is_named_by_its_whole_key_and_what_refers_to_a_wrong_part_is_
 
 def test_settings_that_lightning_refuses_are_told_like_others():
     stopping = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "train/loss", "mode": "least"}
-    [mistake] = trial(OmegaConf.create({"callbacks": {"stopping": stopping}}), ["callbacks"])
+    [mistake] = dry_build(OmegaConf.create({"callbacks": {"stopping": stopping}}), ["callbacks"])
     assert (mistake.where, "`mode` can be" in mistake.problem) == ("callbacks.stopping", True)
 
 

@@ -88,7 +88,7 @@ def test_every_option_fits_what_it_names(option: str) -> None:
 def test_what_parts_say_of_their_settings_is_told_at_once_before_data_or_weights_are_touched(tmp_path: Path) -> None:
     model = [f"pretrained={described('sd1', tmp_path)}", "data.shards=nowhere.tar", "data.image_size=100"]
     cfg = composed("experiment=sd15_lora", *model, "data.holdout=-1", "ema.decays=[2]", "data.batch_size=0")
-    cfg.base.folder = str(tmp_path)
+    cfg.base_record.folder = str(tmp_path)
     with pytest.raises(config.ConfigError) as told:
         validate(cfg)
     assert [mistake.where for mistake in told.value.mistakes] == [
@@ -188,7 +188,7 @@ def test_the_top_level_of_a_training_config_is_described_whole() -> None:
     groups = {str(key) for entry in settings.pop("defaults") if isinstance(entry, dict) for key in entry}
     groups = {group for group in groups if not group.startswith("optional ")} - {"experiment"}
     assert {field.name for field in dataclasses.fields(TrainingConfig)} == {*settings, *groups}
-    assert {name for name in SETTINGS if "." not in name} == {*settings}
+    assert {name for name in SETTINGS if "." not in name} == {*settings, "base_record"}
     assert groups > {*DRY_BUILT} > {"diffusion", "sampler"}
 
 

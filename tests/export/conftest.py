@@ -37,7 +37,7 @@ def make_run() -> Callable[..., Path]:
         cfg, mistakes = Composer("config", [conf_folder()]).config([*given, f"run_dir={run}"])
         assert not mistakes, mistakes
         del cfg.hydra
-        config.settle(cfg)
+        config.resolve_files(cfg)
         model = trainable_modules(build_network(cfg), build_conditioner(cfg))
         disturb(model)
         facts = {"config": config.redact(cfg), "step": 1, "shape": [3, 64, 64]}

@@ -1,0 +1,123 @@
+"""Settings that follow from the images: their size and the batch, where a config leaves them open by null.
+
+Not among the names of `diffusion_train.config`: reading data loads torch, and mistakes are told before that.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig, open_dict
+
+from diffusion_train.config.mistakes import ConfigError, Mistake
+from diffusion_train.config.open_settings import MOST, left_open, with_stand_ins
+from diffusion_train.config.run import load_run_config
+from diffusion_train.config.targets import build, locate
+from diffusion_train.training.checkpoint import read_facts
+from diffusion_train.utils.launcher import first_process
+
+_DIVISOR = 8  # of image sizes, which every network of the package divides by
+_NUM_CAPTIONS = 256  # that are looked at for one that is not empty
+
+
+class _Images(Protocol):
+    def __len__(self) -> int: ...
+
+    def sizes(self) -> NDArray[np.int64] | None: ...
+
+    def captions(self) -> Iterator[str]: ...
+
+
+class Sizes(NamedTuple):
+    image_size: int
+    batch_size: int
+
+
+def resolve_data(cfg: DictConfig) -> None:
+    """Expands `~` in `data.shards`, and sets `data.image_size` and `data.batch_size` where they are null.
+
+    A run that is resumed keeps those that it began with. Raises ValueError for data that cannot be read.
+    """
+    if isinstance(shards := cfg.data.get("shards"), str) and shards.startswith("~"):
+        cfg.data.shards = str(Path(shards).expanduser())
+    names = left_open(cfg)
+    if not names:
+        return
+    values = _recorded(cfg)
+    if not set(names) <= values.keys():
+        values = _chosen(cfg)._asdict() | values
+    with open_dict(cfg):
+        for name in names:
+            cfg.data[name] = values[name]
+
+
+def sizes_for(sides: NDArray[np.int64], num_samples: int) -> Sizes:
+    """`sides`: (n, 2), the width and height of each image."""
+    side = int(np.median(sides.min(1)))
+    image_size = min(max(side // _DIVISOR, 1) * _DIVISOR, MOST["image_size"])
+    return Sizes(image_size, min(1 << (num_samples.bit_length() - 1), MOST["batch_size"]))
+
+
+def _chosen(cfg: DictConfig) -> Sizes:
+    """By the images that are trained on."""
+    node = with_stand_ins(cfg).data.module.get("dataset")
+    if node is None or "shards" not in node:
+        remedy = "add data.image_size=<pixels> data.batch_size=<samples>"
+        raise ConfigError([Mistake("data", "cannot be measured before it is read", remedy)])
+    with _silence("diffusion_train.data"):  # the data module that training builds says it
+        images: _Images = build(node)
+    sides = images.sizes()
+    assert sides is not None, "shards hold images"
+    sizes = sizes_for(sides, len(images))
+    if first_process():
+        print(_report(cfg, images, sizes), file=sys.stderr)
+    return sizes
+
+
+def _report(cfg: DictConfig, images: _Images, sizes: Sizes) -> str:
+    chosen = [f"data.{name}={value}" for name, value in sizes._asdict().items() if name in left_open(cfg)]
+    return f"{cfg.name}: {len(images):,} images give {', '.join(chosen)}; {_about_captions(cfg, images)}"
+
+
+def _about_captions(cfg: DictConfig, images: _Images) -> str:
+    has_captions = any(caption.strip() for caption in islice(images.captions(), _NUM_CAPTIONS))
+    reads_captions = getattr(locate(cfg.conditioner["_target_"]), "reads_captions", True)
+    if has_captions == reads_captions:
+        return "trained with their captions" if has_captions else "they have no captions"
+    if has_captions:
+        return "trained without their captions, which experiment=own_images_with_text reads"
+    return "they have no captions, which experiment=own_images needs none of"
+
+
+def _recorded(cfg: DictConfig) -> dict[str, int]:
+    """What the run that is resumed began with; empty where there is none."""
+    if cfg.resume == "never":
+        return {}
+    try:
+        if cfg.resume == "auto":
+            before = load_run_config(Path(cfg.run_dir)).data
+        else:
+            before = read_facts(Path(cfg.resume))["config"]["data"]
+    except (OSError, ValueError):  # nothing to resume; where there should be, the command says so
+        return {}
+    return {name: before[name] for name in MOST if isinstance(before.get(name), int)}
+
+
+@contextmanager
+def _silence(name: str) -> Iterator[None]:
+    """Without warnings of the loggers below `name`."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,90 @@
+"""A folder of images as shards in the cache folder, prepared when they are first asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.shard.table_cache import alone
+from diffusion_train.prepare.ledger import Ledger
+from diffusion_train.prepare.preparation import Preparation
+from diffusion_train.prepare.shard_sample import Rules
+from diffusion_train.prepare.source.base import REASONS, LeftOut
+from diffusion_train.prepare.source.folder import Folder
+from diffusion_train.utils.files import cache_folder
+from diffusion_train.utils.text import shown
+from diffusion_train.utils.workers import available
+
+_FORMAT = 1  # raised when the same images would give other samples
+_FEW = 64  # entries that this process prepares before others have started
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images below `path`, with the captions beside them; iterated over, the paths of shards of them.
+
+    Images without a caption have an empty one. The shards are kept by the names, sizes and times of the files.
+    """
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if not self._root.is_dir():
+            problem = "is a file; data.shards reads tars" if self._root.is_file() else "no such folder"
+            raise ValueError(f"data.folder={self.path}: {problem}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([str(path) for path in self._shards()])
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.path).expanduser()
+
+    def _shards(self) -> list[Path]:
+        source = Folder(str(self._root))
+        out = cache_folder() / "shards" / f"folder-{self._key(source)}"
+        with alone(out):
+            ledger = Ledger(out, {"source": "folder"})
+            if not ledger.finished:
+                self._prepare(source, ledger)
+        return sorted(out.glob("*.tar"))
+
+    def _key(self, source: Folder) -> str:
+        digest = hashlib.sha256(repr((_FORMAT, str(self._root.resolve()))).encode())
+        num_images = 0
+        for entry in source.entries():
+            num_images += not isinstance(entry.read, LeftOut)
+            digest.update(entry.state())
+        if not num_images:
+            raise ValueError(
+                f"data.folder={self.path}: holds no image; their names end in .{', .'.join(IMAGE_EXTENSIONS)}"
+            )
+        return digest.hexdigest()[:32]
+
+    def _prepare(self, source: Folder, ledger: Ledger) -> None:
+        print(f"data.folder={self.path}: preparing its images into {ledger.out}, once", file=sys.stderr)
+        workers = 0 if source.total() < _FEW else available()
+        Preparation(Rules(missing_caption="empty"), max_bad_share=1.0, num_workers=workers).write(source, ledger)
+        _report(ledger)
+        ledger.finish()
+
+
+def _report(ledger: Ledger) -> None:
+    """How many images and captions there are, and what was left out."""
+    num_images, num_captions, examples = 0, 0, dict[str, str]()
+    left_out = Counter[str]()
+    for details in ledger.details():
+        num_images += len(details.measures)
+        num_captions += sum(bool(measures.caption) for measures in details.measures)
+        for name, reason, _, count in details.left_out:
+            left_out[reason] += count
+            examples.setdefault(reason, name)
+    print(f"    {num_images:,} images, {num_captions:,} of them with a caption", file=sys.stderr)
+    for reason, count in left_out.items():
+        meaning, example = REASONS[reason].meaning, shown(examples[reason])
+        print(f"    {count:,} left out: {meaning}; first {example}", file=sys.stderr)
