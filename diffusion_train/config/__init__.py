@@ -8,7 +8,6 @@ from diffusion_train.config.secrets import redact, save_config
 from diffusion_train.config.signatures import check
 from diffusion_train.config.targets import allow, build, check_targets
 from diffusion_train.config.values import settings
-from diffusion_train.utils.redact import redact_text
 
 __all__ = [
     "ConfigError",

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.shard.table_cache import alone
 from diffusion_train.prepare.ledger import Ledger
 from diffusion_train.prepare.preparation import Preparation
 from diffusion_train.prepare.shard_sample import Rules
 from diffusion_train.prepare.source.base import REASONS, LeftOut
 from diffusion_train.prepare.source.folder import Folder
 from diffusion_train.utils.files import cache_folder
+from diffusion_train.utils.lock import wait_for_lock
 from diffusion_train.utils.text import shown
 from diffusion_train.utils.workers import available
 
@@ -48,7 +48,7 @@ class ImageFolder:
     def _shards(self) -> list[Path]:
         source = Folder(str(self._root))
         out = cache_folder() / "shards" / f"folder-{self._key(source)}"
-        with alone(out):
+        with wait_for_lock(out.with_suffix(".lock")):
             ledger = Ledger(out, {"source": "folder"})
             if not ledger.finished:
                 self._prepare(source, ledger)
