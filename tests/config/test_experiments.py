@@ -149,8 +149,8 @@ def test_wrong_settings_are_told_before_a_model_is_fetched(monkeypatch: pytest.M
 @pytest.mark.parametrize("data", sorted(file.stem for file in (CONF / "data").glob("*.yaml")))
 def test_settings_that_may_be_fractions_take_them_on_the_command_line(data: str) -> None:
     """A default written as a whole number would make of 0.1 or 2.5 a mistake."""
-    shards = [] if data in ("points", "openmoji", "simple_icons", "brand_icons") else ["data.shards=some.tar"]
-    cfg = composed(f"data={data}", *shards)
+    needed = {"shards": ["data.shards=some.tar"], "stream": ["data.shards=some.tar"], "folder": ["data.folder=photos"]}
+    cfg = composed(f"data={data}", *needed.get(data, []))
     whole = [
         f"{path}.{key}"
         for path, node in target_nodes(cfg)
