@@ -32,7 +32,7 @@ from botocore.config import Config
 
 from diffusion_train.data.storage.base import Range
 from diffusion_train.data.storage.remote import RemoteStorage
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 
 Read = Callable[[list[tuple[int, int]]], list[bytes]]
 KEY, SECRET, MIB = "key", "secret", 1 << 20
@@ -40,7 +40,7 @@ DATA = random.Random(0).randbytes(128 * MIB)
 
 
 def ours(url: str) -> Read:
-    storage = RemoteStorage(Settings(gap_bytes=0, deadline=5))
+    storage = RemoteStorage(StorageSettings(gap_bytes=0, deadline=5))
     version = storage.stat(url).version
     return lambda places: storage.read([Range(url, version, offset, size) for offset, size in places])
 
