@@ -36,6 +36,7 @@ from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import Arrangement
 from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.settings import StorageSettings
 
 LATENCY, BYTES_A_SECOND = 0.05, 20e6
 STEP, BATCH, SAMPLES, STEPS = 0.1, 32, 8192, 100
@@ -58,7 +59,7 @@ def main() -> None:
             ):
                 for num_workers in (0, 2):
                     cache = tempfile.mkdtemp(dir=folder) if "cache_bytes" in options else None
-                    waits = measured(urls, num_workers, StorageByScheme(cache_folder=cache, **options))
+                    waits = measured(urls, num_workers, StorageByScheme(StorageSettings(cache, **options)))
                     median, longest = (f"{1000 * value:.0f}" for value in (statistics.median(waits), max(waits)))
                     print(
                         f"| {name} | {num_workers} | {median} | {longest} | {sum(waits) + STEPS * STEP:.1f} |",

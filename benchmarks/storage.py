@@ -4,15 +4,14 @@
     python benchmarks/storage.py
 
 Every client reads the same ranges, every other one of the object in random order, 16 at a time; the best of five turns: speed, and this
-process's CPU time a range (other programs on the machine distort it less). Then what else a shard's client must do.
+process's CPU time a range (other programs on the machine distort it less). Then what else a shard's client must do:
+benchmarks/storage_faults.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -20,44 +19,53 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import botocore.session
 from botocore.config import Config
+from storage_faults import Read, fault_rows, right, right_after_fork
 
 from diffusion_train.data.storage.base import Range
 from diffusion_train.data.storage.remote import RemoteStorage
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 
-Read = Callable[[list[tuple[int, int]]], list[bytes]]
 KEY, SECRET, MIB = "key", "secret", 1 << 20
 DATA = random.Random(0).randbytes(128 * MIB)
 
 
 def ours(url: str) -> Read:
-    storage = RemoteStorage(Settings(gap_bytes=0, deadline=5))
+    storage = RemoteStorage(StorageSettings(gap_bytes=0, read_timeout=1, deadline=3))
     version = storage.stat(url).version
     return lambda places: storage.read([Range(url, version, offset, size) for offset, size in places])
 
 
 def obstore(url: str) -> Read:
+    """With its timeouts and retries, and If-Match."""
     import obstore
     from obstore.store import HTTPStore, S3Store
 
-    if url.startswith("s3://"):
-        name = url.rpartition("/")[2]
-        store = S3Store("shards", endpoint=os.environ["AWS_ENDPOINT_URL"], client_options={"allow_http": True})
+    options = {"allow_http": True, "read_timeout": "1s", "timeout": "3s"}
+    retries = {"retry_timeout": timedelta(seconds=3)}
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        store = S3Store("shards", endpoint=os.environ["AWS_ENDPOINT_URL"], client_options=options, retry_config=retries)
+        name = parts.path[1:]
     else:
-        base, _, name = url.rpartition("/")
-        store = HTTPStore.from_url(base, client_options={"allow_http": True})
+        base, name = urlunsplit((parts.scheme, parts.netloc, "", parts.query, "")), parts.path[1:]
+        store = HTTPStore.from_url(base, client_options=options, retry_config=retries)
+    etags: list[str] = []
 
     def one(place: tuple[int, int]) -> bytes:
-        return bytes(obstore.get_range(store, name, start=place[0], length=place[1]))
+        if_match = {"if_match": etags[0]} if etags else {}
+        result = obstore.get(store, name, options={"range": (place[0], sum(place)), **if_match})
+        etags.append(result.meta["e_tag"])
+        return bytes(result.bytes())
 
     def read(places: list[tuple[int, int]]) -> list[bytes]:
         with ThreadPoolExecutor(16) as pool:
@@ -77,20 +85,23 @@ def fsspec(url: str) -> Read:
 
 def main() -> None:
     clients = (ours, obstore, fsspec)
-    with nginx() as web, weed() as (store, signed), cutting_server() as cutting:
+    with nginx() as web, weed() as (store, signed):
         os.environ |= {"AWS_ENDPOINT_URL": store, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
         os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
         print("| | " + " | ".join(client.__name__ for client in clients) + " |\n|---|" + "---|" * len(clients))
         for name, url in (("http", web), ("s3", "s3://shards/a.tar")):
             for size in (2 * MIB, MIB // 16):
                 cells = speeds([client(url) for client in clients], size)
-                print(f"| {name}, {size >> 10} KiB ranges | " + " | ".join(cells) + " |", flush=True)
-        for name, check, url in (
-            ("signed URL", right, signed),
-            ("in a forked process", right_after_fork, web),
-            ("a cut answer", right, cutting),
-        ):
-            print(f"| {name} | " + " | ".join(check(client, url) for client in clients) + " |", flush=True)
+                print_row(f"{name}, {size >> 10} KiB ranges", cells)
+        print_row("signed URL", [right(client, signed, DATA) for client in clients])
+        for name, cells in fault_rows(clients, DATA[: 8 * MIB]):
+            print_row(name, cells)
+        # last: a client that cannot be forked may hang in this process too from here on
+        print_row("in a forked process", [right_after_fork(client, web, DATA) for client in clients])
+
+
+def print_row(name: str, cells: list[str]) -> None:
+    print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 def speeds(reads: list[Read], size: int) -> list[str]:
@@ -105,32 +116,6 @@ def speeds(reads: list[Read], size: int) -> list[str]:
             assert parts == [DATA[offset : offset + size] for offset, _ in places]
     megabytes = len(places) * size / 1e6
     return [f"{megabytes / seconds:.0f} MB/s, {cpu / len(places) * 1e6:.0f} us" for seconds, cpu in best]
-
-
-def right(client: Callable[[str], Read], url: str) -> str:
-    places, answers = [(1000, 300_000), (40 * MIB, 300_000)], ["hangs"]
-
-    def work() -> None:
-        try:
-            answers.append("right" if client(url)(places) == [DATA[o : o + n] for o, n in places] else "WRONG BYTES")
-        except Exception as error:  # noqa: BLE001  whatever a client raises is its answer
-            answers.append(type(error).__name__)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(15)
-    return answers[-1]
-
-
-def right_after_fork(client: Callable[[str], Read], url: str) -> str:
-    read = client(url)
-    read([(0, 10)])
-    here, there = multiprocessing.Pipe()
-    child = multiprocessing.get_context("fork").Process(target=lambda: there.send(right(lambda _: read, url)))
-    child.start()
-    answer = here.recv() if here.poll(20) else "hangs"
-    child.kill()
-    return answer
 
 
 @contextlib.contextmanager
@@ -169,31 +154,6 @@ def weed() -> Iterator[tuple[str, str]]:
         client.create_bucket(Bucket="shards")
         client.put_object(Bucket="shards", Key="a.tar", Body=DATA)
         yield url, client.generate_presigned_url("get_object", {"Bucket": "shards", "Key": "a.tar"})
-
-
-@contextlib.contextmanager
-def cutting_server() -> Iterator[str]:
-    """Hangs up in the middle of long answers."""
-
-    class Cutting(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            first, last = map(
-                int, self.headers.get("Range", f"bytes=0-{len(DATA) - 1}").removeprefix("bytes=").split("-")
-            )
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(DATA)}")
-            self.send_header("Content-Length", str(last + 1 - first))
-            self.send_header("ETag", '"1"')
-            self.end_headers()
-            size = last + 1 - first
-            self.wfile.write(DATA[first : first + (size // 2 if size > 100_000 else size)])
-
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cutting) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/a.tar"
-        server.shutdown()
 
 
 @contextlib.contextmanager

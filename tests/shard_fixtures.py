@@ -29,7 +29,7 @@ from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import Arrangement
 from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.data.storage.remote import RemoteStorage
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 
 MakePng = Callable[..., bytes]
 
@@ -247,7 +247,7 @@ def server() -> Iterator[FaultServer]:
 @pytest.fixture
 def hasty() -> RemoteStorage:
     """Gives up after about a second."""
-    return RemoteStorage(Settings(connect_timeout=0.2, read_timeout=0.3, deadline=0.7, min_speed=200_000))
+    return RemoteStorage(StorageSettings(connect_timeout=0.2, read_timeout=0.3, deadline=0.7, min_speed=200_000))
 
 
 @pytest.fixture

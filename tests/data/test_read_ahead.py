@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -27,11 +28,11 @@ from diffusion_train.data.order.order_spec import Arrangement
 from diffusion_train.data.storage.base import Missing, Range, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.local import LocalStorage
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 from diffusion_train.logger.metrics_file import MetricsFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-QUICK = Settings(connect_timeout=1, read_timeout=0.5, deadline=2, gap_bytes=0)
+QUICK = StorageSettings(connect_timeout=1, read_timeout=0.5, deadline=2, gap_bytes=0)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def make_data(make_shards, server):
         server.objects[f"/{path.name}"] = path.read_bytes()
 
     def make(num_workers=0, settings=QUICK, **options):
-        storage = StorageByScheme(settings, **options)
+        storage = StorageByScheme(replace(settings, **options))
         urls = [server.url(f"/{path.name}") for path in paths]
         dataset = ShardDataset(urls, View(ImageTransform(16, flip=True)), storage=storage)
         server.seen.clear()
@@ -161,7 +162,8 @@ ENDS = """
 import sys
 from diffusion_train.data.storage.base import Range
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-storage = StorageByScheme(cache_folder=sys.argv[2] if len(sys.argv) > 2 else None)
+from diffusion_train.data.storage.settings import StorageSettings
+storage = StorageByScheme(StorageSettings(sys.argv[2] if len(sys.argv) > 2 else None))
 url = sys.argv[1]
 ranges = [Range(url, storage.stat(url).version, 0, 1000)]
 storage.prefetch(ranges) if storage.cache else storage.begin(ranges)
@@ -220,7 +222,7 @@ class _Reader(pl.LightningModule):
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("cached", [False, True], ids=["memory", "cache"])
 def test_repeated_requests_are_counted_in_the_metrics(make_data, server, tmp_path, num_workers, cached):
-    patient = Settings(read_timeout=30, deadline=60, gap_bytes=0)  # a busy machine repeats none of its own
+    patient = StorageSettings(read_timeout=30, deadline=60, gap_bytes=0)  # a busy machine repeats none of its own
     data = make_data(num_workers, patient, cache_folder=tmp_path / "blocks" if cached else None)
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=6, max_epochs=-1, log_every_n_steps=2, logger=MetricsFile(tmp_path),
@@ -238,11 +240,11 @@ def test_repeated_requests_are_counted_in_the_metrics(make_data, server, tmp_pat
 
 @pytest.mark.parametrize(("ahead_bytes", "first"), [(1 << 20, [0, 1, 2, 3, 4, 5, 6, 7, 8]), (0, [0])])
 def test_coming_batches_of_local_files_are_told_to_the_system(make_shards, monkeypatch, ahead_bytes, first):
-    storage = StorageByScheme(ahead_bytes=ahead_bytes)
+    storage = StorageByScheme(StorageSettings(ahead_bytes=ahead_bytes))
     dataset = ShardDataset(make_shards(100, 20), View(ImageTransform(16)), storage=storage)
     loader = DataModule(dataset, Arrangement(partial(Order, 0)), 4).train_dataloader()
     told: list[int] = []
-    monkeypatch.setattr(LocalStorage, "expect", lambda self, ranges: told.append(len(ranges)) or len(ranges))
+    monkeypatch.setattr(LocalStorage, "advise", lambda self, ranges: told.append(len(ranges)) or len(ranges))
     batches = iter(loader)
     next(batches)
     assert told == [8] * len(first)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from braceexpand import braceexpand
 
 from diffusion_train.data.shard.problem import Problem
-from diffusion_train.data.storage.local import explained
+from diffusion_train.data.storage.local import local_error
 from diffusion_train.data.storage.urls import SCHEMES, is_local
 from diffusion_train.utils.redact import redact_url
 
@@ -75,7 +75,7 @@ def _absent(name: str, pattern: str, plain: bool) -> Problem:
     try:
         os.scandir(folder).close()
     except PermissionError as error:
-        return Problem("unreadable-shard", name, str(explained(folder, error)))
+        return Problem("unreadable-shard", name, str(local_error(folder, error)))
     except (OSError, ValueError):
         pass
     detail = "no such file" if plain else f"pattern {pattern} matched 0 files in {folder}"

@@ -22,7 +22,7 @@ from diffusion_train.data.shard.index import MEMBER, ShardIndex
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.data.storage.base import Stat, Storage
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-from diffusion_train.data.storage.local import explained
+from diffusion_train.data.storage.local import local_error
 from diffusion_train.data.storage.shard_file import ShardFile
 from diffusion_train.data.storage.urls import is_local, local_path
 from diffusion_train.utils.redact import redact_url
@@ -66,7 +66,7 @@ def _open(url: str, stat: Stat, storage: Storage) -> BinaryIO:
     try:
         return open(local_path(url), "rb", _CHUNK)
     except OSError as error:
-        raise explained(url, error) from error
+        raise local_error(url, error) from error
 
 
 @dataclass

@@ -1,4 +1,18 @@
-"""What the rest of the data engine knows of storage: bytes at named places, of objects that never change unnoticed."""
+"""The contract of storage: ranges of bytes of objects that never change unnoticed, and the errors.
+
+The way of a read, each line calling the next:
+
+    StorageByScheme.begin / read     by_scheme.py     splits the ranges into local and remote ones
+      LocalStorage.read              local.py         files of this machine
+      CachedStorage.read             cached.py        where a cache folder is set; what it lacks is read from RemoteStorage
+        BlockFiles                   blocks.py        the files of the cache
+      RemoteStorage.request / read   remote.py        one request for neighbours (coalesce.py), all at once
+        RangeRequest.send            http/request.py  one request with its retries, resumed from the byte reached
+          AddressBook.address        http/address.py  the URL, signed (http/signer.py), and its proxy
+          refusal, content_range     http/response.py what the response means
+
+`StorageByScheme.prefetch` calls `CachedStorage.fill`, whose Prefetcher (prefetch.py) fetches blocks in the background.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The storage of any URL that can be read."""
+"""The storage of any URL that can be read, chosen by its scheme."""
 
 from __future__ import annotations
 
@@ -10,29 +10,20 @@ from diffusion_train.data.storage.base import Range, Stat
 from diffusion_train.data.storage.cached import CachedStorage
 from diffusion_train.data.storage.local import LocalStorage
 from diffusion_train.data.storage.remote import RemoteStorage
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 from diffusion_train.data.storage.urls import scheme_of
 
 
 class StorageByScheme:
-    """Files of this machine, and all else over the network: through a cache of `cache_bytes` in a folder, where given.
+    """Files of this machine, and all else over the network, through `cache` where the settings name a folder for it."""
 
-    `ahead_bytes` say how much each process should ask for by `begin` before it is needed; 0: not even a cache is filled ahead.
-    """
-
-    def __init__(
-        self,
-        settings: Settings | None = None,
-        cache_folder: str | Path | None = None,
-        cache_bytes: int = 1 << 36,
-        ahead_bytes: int = 1 << 27,
-    ) -> None:
-        if ahead_bytes < 0:
-            raise ValueError(f"data.storage.ahead_bytes={ahead_bytes}: at least 0, which reads nothing ahead")
-        self.ahead_bytes = ahead_bytes
+    def __init__(self, settings: StorageSettings | None = None) -> None:
+        settings = settings or StorageSettings()
+        self.ahead_bytes = settings.ahead_bytes
         self._local = LocalStorage()
         self._remote = RemoteStorage(settings)
-        self.cache = CachedStorage(self._remote, Path(cache_folder), cache_bytes) if cache_folder else None
+        folder = settings.cache_folder
+        self.cache = CachedStorage(self._remote, Path(folder), settings.cache_bytes) if folder else None
 
     @property
     def num_retries(self) -> int:
@@ -50,24 +41,25 @@ class StorageByScheme:
 
         What is in memory already, or may be in a cache, is not under way: it is read by that call.
         """
-        far_urls = set(filter(is_remote, {wanted.url for wanted in ranges}))
-        if not far_urls:
-            return self._local.expect(ranges), partial(self._local.read, ranges)
-        remote = [place for place, wanted in enumerate(ranges) if wanted.url in far_urls]
-        far = [ranges[place] for place in remote]
-        num_bytes = 0 if self.cache else sum(wanted.size for wanted in far)
-        finish = partial(self.cache.read, far) if self.cache else self._remote.begin(far)
-        return num_bytes, lambda: self._joined(ranges, dict(zip(remote, finish(), strict=True)))
+        remote_urls = set(filter(is_remote, {part.url for part in ranges}))
+        if not remote_urls:
+            return self._local.advise(ranges), partial(self._local.read, ranges)
+        positions = [position for position, part in enumerate(ranges) if part.url in remote_urls]
+        remote = [ranges[position] for position in positions]
+        num_bytes = 0 if self.cache else sum(part.size for part in remote)
+        finish = partial(self.cache.read, remote) if self.cache else self._remote.request(remote)
+        return num_bytes, lambda: self._with_local(ranges, dict(zip(positions, finish(), strict=True)))
 
     def prefetch(self, ranges: Sequence[Range]) -> bool:
         """Begins to fetch what is remote into the cache; False where too much waits to be fetched already."""
         assert self.cache
-        return self.cache.prefetch([wanted for wanted in ranges if is_remote(wanted.url)])
+        return self.cache.fill(part for part in ranges if is_remote(part.url))
 
-    def _joined(self, ranges: Sequence[Range], parts: dict[int, bytes]) -> list[bytes]:
-        local = [place for place in range(len(ranges)) if place not in parts]
-        parts |= zip(local, self._local.read([ranges[place] for place in local]), strict=True)
-        return [parts[place] for place in range(len(ranges))]
+    def _with_local(self, ranges: Sequence[Range], remote: dict[int, bytes]) -> list[bytes]:
+        """`remote` are the bytes of some ranges by position; those of the others are files."""
+        positions = [position for position in range(len(ranges)) if position not in remote]
+        local = dict(zip(positions, self._local.read([ranges[position] for position in positions]), strict=True))
+        return [(local if position in local else remote)[position] for position in range(len(ranges))]
 
 
 def is_remote(url: str) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from diffusion_train.data.storage.base import Range, Stat, Storage, check_inside, split_version
 from diffusion_train.data.storage.blocks import BlockFiles, Claim
@@ -29,12 +29,12 @@ class _Block(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """Bytes `start` to `end` of a block, a part of the range numbered `place`."""
+    """Bytes `start` to `end` of a block, a part of the range at `position` of a list."""
 
     block: _Block
     start: int
     end: int
-    place: int
+    position: int
 
 
 class CachedStorage:
@@ -44,10 +44,9 @@ class CachedStorage:
         self, storage: Storage, folder: Path, max_bytes: int, block_bytes: int = 1 << 22, patience: float = 60.0
     ) -> None:
         if max_bytes < 2 * block_bytes:
-            raise ValueError(f"data.storage.cache_bytes={max_bytes}: at least {2 * block_bytes}")
+            raise ValueError(f"data.storage.cache_bytes must be at least {2 * block_bytes}, got {max_bytes}")
         self.storage = storage
-        self._settings = folder, max_bytes, block_bytes, patience
-        self._files = BlockFiles(Path(folder), max_bytes)
+        self._files = BlockFiles(folder, max_bytes)
         self.max_bytes, self.block_bytes = max_bytes, block_bytes
         self._patience = patience
         self._prefetcher = Prefetcher(self._fetch_absent)
@@ -57,60 +56,61 @@ class CachedStorage:
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         check_inside(ranges)
-        windows = [window for place, wanted in enumerate(ranges) for window in self._windows(place, wanted)]
-        parts = [self._kept(window) for window in windows]
+        windows = [window for position, part in enumerate(ranges) for window in self._windows(position, part)]
+        parts = [self._read_window(window) for window in windows]
         missing = dict.fromkeys(window.block for window, part in zip(windows, parts, strict=True) if part is None)
         fetched = self._fetch(missing)
-        whole: list[list[bytes]] = [[] for _ in ranges]
+        pieces: list[list[bytes]] = [[] for _ in ranges]
         for window, part in zip(windows, parts, strict=True):
-            whole[window.place].append(fetched[window.block][window.start : window.end] if part is None else part)
-        return [parts[0] if len(parts) == 1 else b"".join(parts) for parts in whole]
+            pieces[window.position].append(fetched[window.block][window.start : window.end] if part is None else part)
+        return [parts[0] if len(parts) == 1 else b"".join(parts) for parts in pieces]
 
-    def prefetch(self, ranges: Sequence[Range]) -> bool:
+    def fill(self, ranges: Iterable[Range]) -> bool:
         """Fetches the blocks in the background; a fault shows when they are read.
 
         False where as many wait already as may: these do not.
         """
-        return self._prefetcher.add(window.block for wanted in ranges for window in self._windows(0, wanted))
+        return self._prefetcher.add(window.block for part in ranges for window in self._windows(0, part))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return CachedStorage, (self.storage, *self._settings)
+    def __reduce__(self) -> tuple[type[CachedStorage], tuple[Storage, Path, int, int, float]]:
+        return CachedStorage, (self.storage, self._files.folder, self.max_bytes, self.block_bytes, self._patience)
 
-    def _windows(self, place: int, wanted: Range) -> Iterator[_Window]:
-        url, version, offset, size = wanted
+    def _windows(self, position: int, part: Range) -> Iterator[_Window]:
+        url, version, offset, size = part
         total, _ = split_version(version)
         end = offset + size
         for number in range(offset // self.block_bytes, -(-end // self.block_bytes) if size else 0):
             low = number * self.block_bytes
             block = _Block(url, version, number, min(self.block_bytes, total - low))
-            yield _Window(block, max(offset - low, 0), min(end - low, self.block_bytes), place)
+            yield _Window(block, max(offset - low, 0), min(end - low, self.block_bytes), position)
 
-    def _kept(self, window: _Window) -> bytes | None:
+    def _read_window(self, window: _Window) -> bytes | None:
+        """None where the cache does not hold it."""
         return self._files.read(window.block.name, window.block.size, window.start, window.end)
 
-    def _whole(self, block: _Block) -> bytes | None:
+    def _read_block(self, block: _Block) -> bytes | None:
         return self._files.read(block.name, block.size, 0, block.size)
 
     def _fetch_absent(self, blocks: Iterable[_Block]) -> None:
         """Those that nobody else is fetching."""
-        absent = [block for block in blocks if self._kept(_Window(block, 0, 1, 0)) is None]
-        self._fetch_mine({block: claim for block in absent if (claim := self._files.claim(block.name))})
+        absent = [block for block in blocks if self._read_window(_Window(block, 0, 1, 0)) is None]
+        self._fetch_claimed({block: claim for block in absent if (claim := self._files.claim(block.name))})
 
     def _fetch(self, blocks: Iterable[_Block]) -> dict[_Block, bytes]:
         """First those that nobody else is fetching, all at once; then those that others have fetched meanwhile."""
         claims = {block: self._files.claim(block.name) for block in blocks}
         mine = {block: claim for block, claim in claims.items() if claim}
-        bodies = self._fetch_mine(mine)
+        bodies = self._fetch_claimed(mine)
         until = time.monotonic() + self._patience
         for block in claims.keys() - mine.keys():
             bodies[block] = self._fetch_other(block, until)
         return bodies
 
-    def _fetch_mine(self, claims: dict[_Block, Claim]) -> dict[_Block, bytes]:
+    def _fetch_claimed(self, claims: dict[_Block, Claim]) -> dict[_Block, bytes]:
         try:
-            bodies = {block: body for block in claims if (body := self._whole(block)) is not None}
+            bodies = {block: body for block in claims if (body := self._read_block(block)) is not None}
             absent = [block for block in claims if block not in bodies]
-            for block, body in zip(absent, self._get(absent), strict=True):
+            for block, body in zip(absent, self._request(absent), strict=True):
                 claims[block].keep(body)
                 bodies[block] = body
             return bodies
@@ -120,14 +120,14 @@ class CachedStorage:
 
     def _fetch_other(self, block: _Block, until: float) -> bytes:
         while time.monotonic() < until:
-            if (body := self._whole(block)) is not None:
+            if (body := self._read_block(block)) is not None:
                 return body
             if claim := self._files.claim(block.name):
-                return self._fetch_mine({block: claim})[block]
+                return self._fetch_claimed({block: claim})[block]
             time.sleep(_POLL_SECONDS)
-        return self._get([block])[0]
+        return self._request([block])[0]
 
-    def _get(self, blocks: Sequence[_Block]) -> list[bytes]:
+    def _request(self, blocks: Sequence[_Block]) -> list[bytes]:
         if not blocks:
             return []
         return self.storage.read(

@@ -1,4 +1,4 @@
-"""Ranges of a batch -> few requests, and their answers -> the bytes of each range."""
+"""Ranges of a batch -> few spans, one request each, and the bytes of the spans -> the bytes of each range."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from diffusion_train.data.storage.base import Range
 
 @dataclass
 class Span:
-    """Bytes asked for at once: `start` up to `end` of one object, for the ranges numbered `places`."""
+    """Bytes asked for at once: `start` up to `end` of one object, for the ranges at `positions` of a list."""
 
     url: str
     version: str
     start: int
     end: int
-    places: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -26,8 +26,8 @@ class Span:
 def coalesce(ranges: Sequence[Range], gap: int, largest: int) -> list[Span]:
     """Neighbours of one object with at most `gap` bytes between them are joined, up to `largest` bytes."""
     spans: list[Span] = []
-    for place in sorted((place for place, wanted in enumerate(ranges) if wanted.size), key=ranges.__getitem__):
-        url, version, offset, size = ranges[place]
+    for position in sorted((n for n, part in enumerate(ranges) if part.size), key=ranges.__getitem__):
+        url, version, offset, size = ranges[position]
         last = spans[-1] if spans else Span("", "", 0, 0)
         end = max(last.end, offset + size)
         near = (last.url, last.version) == (url, version) and offset <= last.end + gap
@@ -35,7 +35,7 @@ def coalesce(ranges: Sequence[Range], gap: int, largest: int) -> list[Span]:
             last, end = Span(url, version, offset, offset), offset + size
             spans.append(last)
         last.end = end
-        last.places.append(place)
+        last.positions.append(position)
     return spans
 
 
@@ -44,7 +44,7 @@ def separate(ranges: Sequence[Range], spans: Sequence[Span], bodies: Sequence[by
     parts = [b""] * len(ranges)
     for span, body in zip(spans, bodies, strict=True):
         assert len(body) == span.size
-        for place in span.places:
-            start = ranges[place].offset - span.start
-            parts[place] = body[start : start + ranges[place].size]
+        for position in span.positions:
+            start = ranges[position].offset - span.start
+            parts[position] = body[start : start + ranges[position].size]
     return parts

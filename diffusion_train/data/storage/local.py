@@ -15,7 +15,7 @@ from diffusion_train.data.storage.urls import local_path
 _MAX_OPEN = 64
 _PAGE = 4096  # bytes; less than this comes along with what lies beside it
 _WAITED = 5e-5  # seconds a range: more than it takes from memory
-_CAN_EXPECT = hasattr(os, "posix_fadvise")
+_CAN_ADVISE = hasattr(os, "posix_fadvise")
 
 
 class LocalStorage:
@@ -33,21 +33,21 @@ class LocalStorage:
                 raise StorageError(f"{url}: not a file")
             _Descriptor(local_path(url))
         except OSError as error:
-            raise explained(url, error) from error
+            raise local_error(url, error) from error
         return Stat(found.st_size, _version(found))
 
-    def expect(self, ranges: Sequence[Range]) -> int:
-        """Has the system fetch them all at once, and waits for none, if reading has ever waited for a disk or a network file system.
+    def advise(self, ranges: Sequence[Range]) -> int:
+        """Advises the system to fetch them all, and waits for none; returns how many bytes it was asked for.
 
-        How many bytes it was asked for.
+        0 until reading has waited once for a disk or a network file system.
         """
-        if not (_CAN_EXPECT and self.has_waited):
+        if not (_CAN_ADVISE and self.has_waited):
             return 0
-        large = [wanted for wanted in ranges if wanted.size >= _PAGE]
+        large = [part for part in ranges if part.size >= _PAGE]
         for url, version, offset, size in large:
             with suppress(OSError, StorageError):  # told when it is read
                 os.posix_fadvise(self._descriptor(url, version).number, offset, size, os.POSIX_FADV_WILLNEED)
-        return sum(wanted.size for wanted in large)
+        return sum(part.size for part in large)
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         used: dict[tuple[str, str], _Descriptor] = {}
@@ -62,7 +62,7 @@ class LocalStorage:
                 if len(data) != size:
                     data = _rest(file.number, url, offset, size, data)
             except OSError as error:
-                raise explained(url, error) from error
+                raise local_error(url, error) from error
             parts.append(data)
         self.has_waited |= time.perf_counter() - started > _WAITED * len(ranges)
         for (url, version), file in used.items():
@@ -105,7 +105,7 @@ def _open(url: str) -> _Descriptor:
     try:
         return _Descriptor(local_path(url))
     except OSError as error:
-        raise explained(url, error) from error
+        raise local_error(url, error) from error
 
 
 def _check(file: _Descriptor, url: str, version: str) -> None:
@@ -132,7 +132,8 @@ def _rest(descriptor: int, url: str, offset: int, size: int, data: bytes) -> byt
     return b"".join(parts)
 
 
-def explained(url: str, error: OSError) -> StorageError:
+def local_error(url: str, error: OSError) -> StorageError:
+    """The error of this package that says what `error` means for a file."""
     if isinstance(error, FileNotFoundError):
         return Missing(f"{url}: {'a link to nothing' if os.path.islink(local_path(url)) else 'no such file'}")
     if isinstance(error, PermissionError):

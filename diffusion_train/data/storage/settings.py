@@ -1,19 +1,27 @@
-"""How long to wait for remote storage, and how much to ask of it."""
+"""What `data.storage` sets."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+
+_POSITIVE = ("connect_timeout", "read_timeout", "deadline", "min_speed")
 
 
 @dataclass(frozen=True)
-class Settings:
+class StorageSettings:
     """Seconds, bytes a second, bytes.
 
-    `read_timeout` is the longest silence, `min_speed` the lowest average speed of an answer. Requests are repeated until
-    `deadline`, and for as long again as the bytes that came take at `min_speed`. `num_requests` are under way at a time
-    in each process; ranges that lie within `gap_bytes` of each other share one.
+    A cache of `cache_bytes` lies in `cache_folder`, where one is given. Each process asks for about `ahead_bytes` before
+    it needs them; 0 reads nothing ahead and fills no cache ahead. `read_timeout` is the longest silence, `min_speed` the
+    lowest average speed of a response. Requests are repeated until `deadline`, and for as long again as the bytes that
+    came take at `min_speed`. Each process has `num_requests` under way at a time; ranges that lie within `gap_bytes` of
+    each other share one.
     """
 
+    cache_folder: str | os.PathLike[str] | None = None
+    cache_bytes: int = 1 << 36
+    ahead_bytes: int = 1 << 27
     connect_timeout: float = 10.0
     read_timeout: float = 20.0
     deadline: float = 180.0
@@ -22,10 +30,9 @@ class Settings:
     gap_bytes: int = 65536
 
     def __post_init__(self) -> None:
-        for name in ("connect_timeout", "read_timeout", "deadline", "min_speed"):
+        for name in _POSITIVE:
             if not getattr(self, name) > 0:
-                raise ValueError(f"data.storage.{name}={getattr(self, name)}: more than 0")
-        if self.num_requests < 1:
-            raise ValueError(f"data.storage.num_requests={self.num_requests}: at least 1")
-        if self.gap_bytes < 0:
-            raise ValueError(f"data.storage.gap_bytes={self.gap_bytes}: at least 0")
+                raise ValueError(f"data.storage.{name} must be more than 0, got {getattr(self, name)}")
+        for name, least in (("num_requests", 1), ("gap_bytes", 0), ("ahead_bytes", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.storage.{name} must be at least {least}, got {getattr(self, name)}")

@@ -13,10 +13,10 @@ from diffusion_train.data.order.order import Draw
 from diffusion_train.data.shard.index_file import open_index
 from diffusion_train.data.storage.base import Changed, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 from diffusion_train.utils.exit_code import Exit
 
-QUICK = Settings(connect_timeout=0.5, read_timeout=0.3, deadline=1, min_speed=200_000)
+QUICK = StorageSettings(connect_timeout=0.5, read_timeout=0.3, deadline=1, min_speed=200_000)
 HASTY = [f"data.storage.{name}" for name in ("connect_timeout=1", "read_timeout=1", "deadline=1")]
 DRAWS = [Draw(0, index) for index in range(12)]
 SECRET = "CANARY0123456789abcdef"

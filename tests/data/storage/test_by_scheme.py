@@ -4,13 +4,13 @@ import pickle
 
 from diffusion_train.data.storage.base import Range
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 
 
 def test_local_and_remote_ranges_mix(server, tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(bytes(range(100)))
-    for storage in (StorageByScheme(), StorageByScheme(cache_folder=tmp_path / "cache")):
+    for storage in (StorageByScheme(), StorageByScheme(StorageSettings(cache_folder=tmp_path / "cache"))):
         ranges = [
             Range(url, storage.stat(url).version, offset, 5)
             for url, offset in ((server.url(), 3), (str(path), 4), (server.url(), 50_000), (f"file://{path}", 90))
@@ -24,7 +24,7 @@ def test_local_and_remote_ranges_mix(server, tmp_path):
 
 
 def test_the_cache_is_used_and_travels(server, tmp_path):
-    storage = StorageByScheme(Settings(deadline=5), tmp_path / "cache")
+    storage = StorageByScheme(StorageSettings(tmp_path / "cache", deadline=5))
     ranges = [Range(server.url(), storage.stat(server.url()).version, 3, 5)]
     storage.prefetch(ranges)
     wanted = storage.read(ranges)

@@ -19,7 +19,7 @@ from diffusion_train.data.storage.base import Changed, Range, StorageError
 from diffusion_train.data.storage.cached import CachedStorage
 from diffusion_train.data.storage.local import LocalStorage
 from diffusion_train.data.storage.remote import RemoteStorage
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 
 BLOCK = 1 << 14
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -28,7 +28,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarn
 @pytest.fixture
 def make_cached(tmp_path):
     def make(max_bytes=1 << 20, patience=60.0, folder=tmp_path / "cache", block_bytes=BLOCK):
-        return CachedStorage(RemoteStorage(Settings(gap_bytes=0, deadline=5)), folder, max_bytes, block_bytes, patience)
+        return CachedStorage(
+            RemoteStorage(StorageSettings(gap_bytes=0, deadline=5)), folder, max_bytes, block_bytes, patience
+        )
 
     return make
 
@@ -245,31 +247,31 @@ def test_a_folder_that_cannot_be_made_only_means_no_caching(make_cached, wanted,
     assert caplog.text.count("going on without") == 1
 
 
-def test_prefetch_returns_at_once_and_the_reader_finds_what_came(server, make_cached, wanted):
+def test_fill_returns_at_once_and_the_reader_finds_what_came(server, make_cached, wanted):
     ranges, data = wanted((0, 100), (3 * BLOCK, 100))
     server.always = lambda h: (time.sleep(0.3), h.ok())
     cached = make_cached()
     start = time.monotonic()
-    cached.prefetch(ranges)
+    cached.fill(ranges)
     assert time.monotonic() - start < 0.1
     _until(lambda: len(server.seen) == 2)
     assert cached.read(ranges) == data
     assert len(server.seen) == 2
-    cached.prefetch(ranges)
+    cached.fill(ranges)
     _until(lambda: "prefetch" not in [thread.name for thread in threading.enumerate()])
     assert len(server.seen) == 2
 
 
-def test_a_fault_while_prefetching_shows_when_it_is_read(server, make_cached, wanted):
+def test_a_fault_while_filling_shows_when_it_is_read(server, make_cached, wanted):
     ranges, data = wanted((0, 100))
     server.always = lambda h: h.status(404)
     cached = make_cached()
-    cached.prefetch(ranges)
+    cached.fill(ranges)
     _until(lambda: "prefetch" not in [thread.name for thread in threading.enumerate()])
     with pytest.raises(StorageError, match="404"):
         cached.read(ranges)
     server.always = lambda h: h.ok()
-    cached.prefetch(ranges)
+    cached.fill(ranges)
     assert cached.read(ranges) == data
 
 
@@ -282,5 +284,5 @@ def test_a_copy_uses_the_same_folder(server, make_cached, wanted):
 
 
 def test_a_cache_too_small_for_anything_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"data.storage.cache_bytes=100: at least 8388608"):
+    with pytest.raises(ValueError, match=r"data.storage.cache_bytes must be at least 8388608, got 100"):
         CachedStorage(LocalStorage(), tmp_path, 100)

@@ -31,13 +31,13 @@ def test_any_ranges_come_back_in_order(ranges, gap, largest):
 def test_a_request_is_as_long_as_its_ranges_and_the_gaps_allow(ranges, gap, largest):
     spans = coalesce(ranges, gap, largest)
     for span in spans:
-        inside = sorted(ranges[place] for place in span.places)
+        inside = sorted(ranges[position] for position in span.positions)
         assert span.size <= max(largest, *(r.size for r in inside))
         ends = [max(r.offset + r.size for r in inside[: n + 1]) for n in range(len(inside))]
         assert all(after.offset - end <= gap for end, after in zip(ends, inside[1:], strict=False))
     for one, other in itertools.pairwise(spans):
         if (one.url, one.version) == (other.url, other.version):
-            last = max(ranges[place].offset + ranges[place].size for place in other.places)
+            last = max(ranges[position].offset + ranges[position].size for position in other.positions)
             assert other.start > one.end + gap or last - one.start > largest or other.size + one.size > largest
 
 

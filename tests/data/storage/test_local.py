@@ -35,7 +35,7 @@ def test_ranges_come_back_in_order(make_files):
     assert LocalStorage().read(ranges[::-1] + ranges) == [bytes([name]) * 20 for name in (2, 1, 0, 0, 1, 2)]
 
 
-def test_what_is_expected_is_in_memory_before_it_is_read(tmp_path):
+def test_what_is_advised_is_in_memory_before_it_is_read(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(os.urandom(1 << 20))
     storage, pages = LocalStorage(), slice(100, 107)
@@ -45,11 +45,11 @@ def test_what_is_expected_is_in_memory_before_it_is_read(tmp_path):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     if any(_in_memory(path)):
         pytest.skip("this file system keeps files in memory")
-    storage.expect(wanted)
+    storage.advise(wanted)
     time.sleep(0.1)
     assert not any(_in_memory(path))  # reading has not waited so far
     storage.has_waited = True
-    storage.expect(wanted)
+    storage.advise(wanted)
     until = time.monotonic() + 5
     while not all(_in_memory(path)[pages]) and time.monotonic() < until:
         time.sleep(0.01)
@@ -80,12 +80,12 @@ def test_that_reading_waits_is_noticed(make_files, monkeypatch):
     assert pickle.loads(pickle.dumps(storage)).has_waited
 
 
-def test_a_file_that_is_not_as_it_was_is_told_of_when_it_is_read_not_when_it_is_expected(make_files):
+def test_a_file_that_is_not_as_it_was_is_told_of_when_it_is_read_not_when_it_is_advised(make_files):
     [wanted, missing] = make_files(2)
     wanted, missing = wanted._replace(size=5000), missing._replace(url=f"{missing.url}.gone", size=5000)
     storage = LocalStorage()
     storage.has_waited = True
-    storage.expect([wanted, missing])
+    storage.advise([wanted, missing])
     with pytest.raises(Changed):
         storage.read([wanted])
     with pytest.raises(Missing):

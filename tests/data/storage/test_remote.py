@@ -15,7 +15,7 @@ import pytest
 
 from diffusion_train.data.storage.base import Changed, Denied, Missing, Range, StorageError
 from diffusion_train.data.storage.remote import RemoteStorage
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 
 SECRET = "CANARY0123456789abcdef"
 
@@ -30,7 +30,7 @@ def _want(server, ranges):
 
 
 def test_ranges_come_back_in_order_and_neighbours_share_a_request(server):
-    storage = RemoteStorage(Settings(gap_bytes=1000))
+    storage = RemoteStorage(StorageSettings(gap_bytes=1000))
     ranges = _ranges(storage, server.url(), (90_000, 10_000), (500, 0), (2000, 100), (0, 1000), (50_000, 70), (2000, 1))
     assert storage.read(ranges) == _want(server, ranges)
     assert set(server.ranges()) == {"bytes=0-0", "bytes=0-2099", "bytes=50000-50069", "bytes=90000-99999"}
@@ -38,7 +38,7 @@ def test_ranges_come_back_in_order_and_neighbours_share_a_request(server):
 
 
 def test_no_more_requests_at_a_time_than_set(server):
-    storage = RemoteStorage(Settings(num_requests=3, gap_bytes=0))
+    storage = RemoteStorage(StorageSettings(num_requests=3, gap_bytes=0))
     ranges = _ranges(storage, server.url(), *((offset, 1) for offset in range(0, 400, 10)))
     server.always = lambda h: (time.sleep(0.005), h.ok())
     assert storage.read(ranges) == _want(server, ranges)
@@ -129,7 +129,7 @@ def test_nobody_listens(server, hasty):
 @pytest.mark.parametrize("etags", [True, False], ids=["etag", "size-alone"])
 def test_an_object_replaced_during_the_run_is_an_error(server, etags):
     server.etags = etags
-    storage = RemoteStorage(Settings(gap_bytes=0))
+    storage = RemoteStorage(StorageSettings(gap_bytes=0))
     ranges = _ranges(storage, server.url(), (0, 500), (40_000, 500))
     server.objects["/a.tar"] = server.objects["/a.tar"][::-1] + b"" * etags + b"longer" * (not etags)
     with pytest.raises(Changed, match="changed since it was indexed"):
@@ -295,7 +295,7 @@ def test_workers_read_however_they_are_started(server, method):
 
 
 def test_settings_alone_travel(server, monkeypatch):
-    storage = RemoteStorage(Settings(deadline=5))
+    storage = RemoteStorage(StorageSettings(deadline=5))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     storage.stat(server.url().replace("://", f"://me:{SECRET}@"))
     sent = pickle.dumps(storage)
@@ -324,5 +324,5 @@ def test_nothing_stays_behind(server):
 
 @pytest.mark.parametrize("name", ["connect_timeout", "read_timeout", "deadline", "min_speed", "num_requests"])
 def test_settings_must_be_possible(name):
-    with pytest.raises(ValueError, match=rf"^data.storage.{name}=0: "):
-        Settings(**{name: 0})
+    with pytest.raises(ValueError, match=rf"^data.storage.{name} must be .*, got 0$"):
+        StorageSettings(**{name: 0})

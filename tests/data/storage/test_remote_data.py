@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,14 @@ from diffusion_train.data.shard.catalog_builder import open_shards
 from diffusion_train.data.shard.index_file import open_index
 from diffusion_train.data.shard.problem import DataError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 from diffusion_train.utils.exit_code import Exit
 
-QUICK = Settings(connect_timeout=1, read_timeout=0.5, deadline=2)
+QUICK = StorageSettings(connect_timeout=1, read_timeout=0.5, deadline=2)
 
 
 def _dataset(shards: Sequence[str], **options) -> ShardDataset:
-    return ShardDataset(shards, View(ImageTransform(16)), storage=StorageByScheme(QUICK, **options))
+    return ShardDataset(shards, View(ImageTransform(16)), storage=StorageByScheme(replace(QUICK, **options)))
 
 
 @pytest.fixture

@@ -25,12 +25,12 @@ from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.storage.base import Changed, Denied, Missing, Range, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 
 pytestmark = pytest.mark.slow
 DATA = random.Random(0).randbytes(3_000_000)
 WRITER, READER = ("writerKEY", "writerSECRET"), ("readerKEY", "readerSECRET")
-QUICK = Settings(connect_timeout=1, read_timeout=2, deadline=20)
+QUICK = StorageSettings(connect_timeout=1, read_timeout=2, deadline=20)
 
 
 class Server:
@@ -151,7 +151,7 @@ def as_user(weed, tmp_path, monkeypatch) -> Callable[..., StorageByScheme]:
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
 
-    def storage(key: str = "", secret: str = "", settings: Settings = QUICK) -> StorageByScheme:
+    def storage(key: str = "", secret: str = "", settings: StorageSettings = QUICK) -> StorageByScheme:
         for name, value in (("AWS_ACCESS_KEY_ID", key), ("AWS_SECRET_ACCESS_KEY", secret)):
             monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
         return StorageByScheme(settings)
@@ -190,11 +190,11 @@ def test_nginx_serves_ranges(nginx):
 )
 def test_nginx_refuses(nginx, path, kind, message):
     with pytest.raises(kind, match=message):
-        StorageByScheme(Settings(deadline=0.5)).stat(nginx[1] + path)
+        StorageByScheme(StorageSettings(deadline=0.5)).stat(nginx[1] + path)
 
 
 def test_a_slow_server_is_waited_for_and_one_below_the_lowest_speed_is_not(nginx):
-    storage = StorageByScheme(Settings(read_timeout=1, deadline=2, min_speed=50_000))
+    storage = StorageByScheme(StorageSettings(read_timeout=1, deadline=2, min_speed=50_000))
     slow, crawl = (_ranges(storage, f"{nginx[1]}/{place}/a.tar", [(0, 2_500_000)]) for place in ("slow", "crawl"))
     assert storage.read(slow) == _wanted(slow)
     start = time.monotonic()
@@ -272,7 +272,7 @@ def test_signed_urls_of_the_store(as_user, weed):
 
 
 def test_a_store_killed_and_started_again(as_user, weed):
-    storage = as_user(*READER, Settings(deadline=90))  # it takes a while until its parts have found each other
+    storage = as_user(*READER, StorageSettings(deadline=90))  # it takes a while until its parts have found each other
     ranges = _ranges(storage, SHARD)
     weed[0].kill()
     again = threading.Timer(0.5, weed[0].start)

@@ -1,4 +1,4 @@
-"""What a server's answer to a request for bytes means (RFC 9110, sections 13 to 15)."""
+"""What a server's response to a request for a range of bytes means (RFC 9110, sections 13 to 15)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TryAgainError(Exception):
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
-    """The error that an answer other than 206 stands for; it does not say where."""
+    """The error that a response other than 206 stands for; it does not say where."""
     code = match[1].decode() if (match := _CODE.search(body)) else ""
     said = f"the server answers {status} {code}".rstrip()
     if status in _TEMPORARY or code in ("RequestTimeout", "SlowDown"):

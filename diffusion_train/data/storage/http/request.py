@@ -1,4 +1,4 @@
-"""One request for bytes, repeated with patience, each answer checked against what was asked for."""
+"""One request for a range of bytes, repeated until a deadline; each response is checked against what was asked for."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 import aiohttp
 from yarl import URL
 
-from diffusion_train.data.storage.address import Addresses
-from diffusion_train.data.storage.answer import TryAgainError, content_range, empty_version, refusal
 from diffusion_train.data.storage.base import Changed, Denied, StorageError, split_version
 from diffusion_train.data.storage.coalesce import Span
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.http.address import AddressBook
+from diffusion_train.data.storage.http.response import TryAgainError, content_range, empty_version, refusal
+from diffusion_train.data.storage.settings import StorageSettings
 from diffusion_train.utils.redact import redact_url, redact_urls
 
 log = logging.getLogger(__name__)
@@ -24,10 +24,10 @@ _LONGEST_PAUSE = 10.0
 _jitter = random.SystemRandom()  # which process waits how long decides nothing
 
 
-class Transfer:
-    """`parts` are the bytes that came so far, `received` in all; without a version the first that answers is it."""
+class RangeRequest:
+    """`parts` are the bytes that came so far, `received` how many; a span without a version takes that of the first response."""
 
-    def __init__(self, span: Span, settings: Settings, deadline: float) -> None:
+    def __init__(self, span: Span, settings: StorageSettings, deadline: float) -> None:
         self.span = span
         self.version = span.version
         self.parts: list[bytes] = []
@@ -37,7 +37,7 @@ class Transfer:
         self._deadline = deadline
         self._shown = redact_url(span.url)
 
-    async def finish(self, session: aiohttp.ClientSession, addresses: Addresses) -> None:
+    async def send(self, session: aiohttp.ClientSession, addresses: AddressBook) -> None:
         """Raises StorageError at once where waiting cannot help, else when patience ends."""
         started, failures = time.monotonic(), 0
         try:
@@ -55,39 +55,39 @@ class Transfer:
         except StorageError as error:
             raise type(error)(f"{self._shown}: {error}") from None
 
-    async def _attempt(self, session: aiohttp.ClientSession, addresses: Addresses) -> None:
+    async def _attempt(self, session: aiohttp.ClientSession, addresses: AddressBook) -> None:
         started, before = time.monotonic(), self.received
         with _network_faults():
             async with asyncio.timeout(self._settings.connect_timeout + self._settings.read_timeout):
-                address = await addresses.of(self.span.url, self._headers())
-                answer = await session.get(
+                address = await addresses.address(self.span.url, self._headers())
+                response = await session.get(
                     URL(address.url, encoded=True),
                     headers=address.headers,
                     allow_redirects=address.may_redirect,
                     proxy=address.proxy,
                 )
             try:
-                if not await self._bytes_follow(answer):
+                if not await self._bytes_follow(response):
                     return
-                async for part in answer.content.iter_any():
+                async for part in response.content.iter_any():
                     self.parts.append(part)
                     self.received += len(part)
                     self._check_speed(time.monotonic() - started, self.received - before)
             finally:
-                answer.release()
+                response.release()
         if self.received > self.span.size:
             raise StorageError(f"the server sends more than the {self.span.size} bytes asked for")
         if self.received < self.span.size:
             raise TryAgainError(f"cut at byte {self._next}")
 
-    async def _bytes_follow(self, answer: aiohttp.ClientResponse) -> bool:
-        """False for an empty object. Raises what the answer stands for, if it is not the bytes asked for."""
-        headers = answer.headers
-        if not self.version and (version := empty_version(answer.status, headers)):
+    async def _bytes_follow(self, response: aiohttp.ClientResponse) -> bool:
+        """False for an empty object. Raises what the response stands for, if it is not the bytes asked for."""
+        headers = response.headers
+        if not self.version and (version := empty_version(response.status, headers)):
             self.version = version
             return False
-        if answer.status != 206:
-            raise refusal(answer.status, headers, await self._explanation(answer))
+        if response.status != 206:
+            raise refusal(response.status, headers, await self._error_body(response))
         start, end, version = content_range(headers)
         self.version = self.version or version
         if version != self.version:
@@ -96,10 +96,10 @@ class Transfer:
             raise StorageError(f"the server sends bytes {start}-{end - 1} for {self._next}-{self.span.end - 1}")
         return True
 
-    async def _explanation(self, answer: aiohttp.ClientResponse) -> bytes:
+    async def _error_body(self, response: aiohttp.ClientResponse) -> bytes:
         with suppress(aiohttp.ClientError, OSError):
             async with asyncio.timeout(self._settings.read_timeout):
-                return await answer.content.read(4096) if answer.status >= 400 else b""
+                return await response.content.read(4096) if response.status >= 400 else b""
         return b""
 
     @property

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from diffusion_train.data.storage.settings import Settings
+from diffusion_train.data.storage.settings import StorageSettings
 
 T = TypeVar("T")
 _of_parents: list[Client] = []  # to collect these would meddle with connections that another process uses
@@ -22,7 +22,7 @@ class Client:
     session: aiohttp.ClientSession
     limit: asyncio.Semaphore
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: StorageSettings) -> None:
         self._settings = settings
         self._closing, self._closed = threading.Lock(), False
         self._ready = threading.Event()
@@ -76,7 +76,7 @@ class OwnClient:
 
     _client: Client | None
 
-    def __init__(self, owner: object, settings: Settings) -> None:
+    def __init__(self, owner: object, settings: StorageSettings) -> None:
         self._owner, self._settings = weakref.ref(owner), settings
         self._forget()
 

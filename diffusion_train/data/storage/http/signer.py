@@ -1,0 +1,91 @@
+"""Requests to s3:// and gs://: the HTTPS URL of an object, and headers signed with credentials of the environment.
+
+No credential leaves this file but in the headers of a request.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import lru_cache
+from typing import Any, Protocol
+from urllib.parse import quote
+
+_READ_ONLY = "https://www.googleapis.com/auth/devstorage.read_only"
+_GOOGLE = "https://storage.googleapis.com"
+
+
+class Signer(Protocol):
+    """`remedy` says what to set where `has_credentials` is False and access is anonymous."""
+
+    remedy: str
+    has_credentials: bool
+
+    def sign(self, bucket: str, key: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
+        """The URL of the object and the headers of a GET request."""
+
+
+class S3Signer:
+    """botocore finds the endpoint and signs; AWS_ENDPOINT_URL, AWS_PROFILE and all that it knows apply."""
+
+    remedy = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+    def __init__(self) -> None:
+        import botocore.session
+        from botocore import UNSIGNED
+        from botocore.config import Config
+
+        logging.getLogger("botocore.auth").setLevel(logging.INFO)  # below that it shows session tokens
+        session = botocore.session.get_session()
+        region = session.get_config_variable("region") or os.environ.get("AWS_REGION") or "us-east-1"
+        self._credentials: Any = session.get_credentials()
+        self.has_credentials = bool(self._credentials)
+        client = session.create_client("s3", region_name=region, config=Config(signature_version=UNSIGNED))
+        self._region = client.meta.region_name
+        self._url = lru_cache(65536)(
+            lambda bucket, key: client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key})
+        )
+
+    def sign(self, bucket: str, key: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
+        from botocore.auth import S3SigV4Auth
+        from botocore.awsrequest import AWSRequest
+
+        url: str = self._url(bucket, key)
+        if not self._credentials:
+            return url, headers
+        request = AWSRequest("GET", url, headers=headers)
+        S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
+        return url, dict(request.headers)
+
+
+class GoogleSigner:
+    """Google's default credentials, or none: public buckets need none."""
+
+    remedy = "set GOOGLE_APPLICATION_CREDENTIALS"
+
+    def __init__(self) -> None:
+        import google.auth
+        from google.auth.exceptions import DefaultCredentialsError
+
+        self._endpoint = os.environ.get("STORAGE_EMULATOR_HOST", _GOOGLE).rstrip("/")
+        self._credentials: Any = None
+        try:
+            self._credentials, _ = google.auth.default(scopes=[_READ_ONLY])
+        except DefaultCredentialsError:
+            if "GOOGLE_APPLICATION_CREDENTIALS" in os.environ:
+                raise
+        self.has_credentials = bool(self._credentials)
+
+    def sign(self, bucket: str, key: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
+        url = f"{self._endpoint}/{bucket}/{quote(key, safe='/~')}"
+        headers = dict(headers)
+        if self._credentials:
+            from google.auth.transport.requests import Request
+
+            self._credentials.before_request(Request(), "GET", url, headers)
+        return url, headers
+
+
+def may_pass(error: Exception) -> bool:
+    """Google marks what is worth another attempt; botocore has a class for trouble on the way."""
+    return getattr(error, "retryable", False) or any(kind.__name__ == "HTTPClientError" for kind in type(error).__mro__)
