@@ -10,7 +10,7 @@ def token_counter(cfg: Any) -> Any:
     if cfg.conditioner["_target_"].endswith(".NoCondition"):
         return None
     from diffusion_train import config
-    from diffusion_train.data.caption.token_counter import Tokens
+    from diffusion_train.data.caption.tokens import Tokens
 
     encoder: Any = getattr(config.build(cfg.conditioner), "encoder", None)
     if not hasattr(encoder, "num_tokens"):
