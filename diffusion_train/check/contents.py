@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from diffusion_train.check.samples import Members, Samples
 from diffusion_train.data.caption.fault import CaptionError
-from diffusion_train.data.caption.token_counter import Tokens
+from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS
 from diffusion_train.data.image.header import Header, ImageError, image_header
 from diffusion_train.data.image.transform import AlignedError

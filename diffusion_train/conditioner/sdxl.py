@@ -52,7 +52,7 @@ class SDXL(Conditioner):
         self.text = Text(self.encoder, max_bytes)
 
     def forward(self, batch: dict[str, Any]) -> Cond:
-        cond = self.text(batch)
+        cond: Cond = self.text(batch)
         return cond | {"size": _size(batch, self.place.device).expand(len(cond["text"]), 6)}
 
     def null(self, n: int) -> Cond:

@@ -24,7 +24,8 @@ class Rank(NamedTuple):
 
     def slice_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Blocks of neighbours in turn, whatever is encoded already: new samples at the end are everybody's work."""
-        return samples[samples // _BLOCK % self.world_size == self.number]
+        mine: NDArray[np.bool_] = samples // _BLOCK % self.world_size == self.number
+        return samples[mine]
 
     def progress(self, action: str, unit: str, total: int | None = None) -> tqdm[None]:
         """Shown by the first process, of its own slice."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_train.data.caption.token_counter import Tokens
+from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.license import terms
 from diffusion_train.metric.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, SIGNATURE, Signatures, groups
 from diffusion_train.prepare.ledger import Details, Done

@@ -8,18 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_train.data.base import Batch, Sample
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+
+def collate(samples: Sequence[Sample]) -> Batch:
     """A batch as it is trained on."""
     return to_levels(stack(samples))
 
 
-def stack(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def stack(samples: Sequence[Sample]) -> Batch:
     """Tensors are stacked, numbers become a tensor (B,), text a list of B strings."""
     return {name: _column([sample[name] for sample in samples]) for name in samples[0]}
 
 
-def to_levels(batch: dict[str, Any]) -> dict[str, Any]:
+def to_levels(batch: Batch) -> Batch:
     """Images, which are bytes until they are where they are trained on, become float32 in [-1, 1]."""
     return {name: _levels(value) if _is_image(value) else value for name, value in batch.items()}
 
@@ -28,7 +30,7 @@ def _levels(pixels: Tensor) -> Tensor:
     return pixels.float().div_(127.5).sub_(1.0)
 
 
-def _is_image(value: Any) -> bool:
+def _is_image(value: object) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.uint8
 
 

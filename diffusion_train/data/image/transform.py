@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion_train.data.image.decode import WHITE, ImageError, Stored, stored
+from diffusion_train.data.image.decode import WHITE, Stored, stored
+from diffusion_train.data.image.header import ImageError
 from diffusion_train.data.image.resize import covering, to_bytes, view
 from diffusion_train.utils.rng import key_seed
 

@@ -37,7 +37,7 @@ class Course:
         self.id, self.newest = number, newest
         self.order = self.arrangement(data.fingerprint, data.sources, image_sizes(data), newest)
 
-    def _id(self, *history: Any) -> str:
+    def _id(self, *history: object) -> str:
         led_here = [self.dataset.fingerprint, dict(self.dataset.sources), self.arrangement.settings, history]
         return hashlib.sha256(json.dumps(led_here, sort_keys=True).encode()).hexdigest()[:32]
 

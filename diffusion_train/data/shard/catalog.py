@@ -43,7 +43,7 @@ class Collection:
     def __len__(self) -> int:
         return len(self.arrays["hashes"])
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Collection], tuple[object, ...]]:
         arrays = {} if self.folder else self.arrays
         return reopened, (self.urls, self.versions, self.sources, self.meta, arrays, self.folder)
 
@@ -150,6 +150,11 @@ class Collection:
 
 
 def reopened(
-    urls: list[str], versions: list[str], sources: Mapping[str, int], meta: Any, arrays: Any, folder: Path | None
+    urls: list[str],
+    versions: list[str],
+    sources: Mapping[str, int],
+    meta: Mapping[str, Any],
+    arrays: Mapping[str, Array],
+    folder: Path | None,
 ) -> Collection:
     return Collection(urls, versions, sources, meta, tables(folder) if folder else arrays, folder)

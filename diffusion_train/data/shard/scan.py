@@ -10,7 +10,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from isal.isal_zlib import crc32
@@ -29,6 +29,7 @@ from diffusion_train.utils.redact import redact_url
 
 _KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]*)", re.DOTALL)
 _CHUNK = 1 << 20
+_Row = tuple[int, int, int, int, int, int, bytes]  # of MEMBER
 _MAX_JSON = 1 << 20
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 _OTHERS = {
@@ -74,7 +75,7 @@ class _Found:
     """What a walk has seen so far."""
 
     url: str
-    groups: dict[str, dict[str, tuple[Any, ...]]] = field(default_factory=dict)
+    groups: dict[str, dict[str, _Row]] = field(default_factory=dict)
     extensions: dict[str, int] = field(default_factory=dict)
     license_of: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)

@@ -39,7 +39,8 @@ def kept(folder: Path) -> dict[str, Any] | None:
     try:
         if json.loads((folder / _SUMS).read_bytes()) != _sums(folder, folder.name):
             return None
-        return json.loads((folder / _META).read_bytes())
+        meta: dict[str, Any] = json.loads((folder / _META).read_bytes())
+        return meta
     except (OSError, ValueError):
         return None
 
