@@ -61,9 +61,9 @@ def renamed(name: str, model: Any, settings: dict[str, Any], tensors: Mapping[st
     from diffusers.loaders import single_file_utils as original
 
     if name in ("unet", "vae"):
-        rename = original.convert_ldm_unet_checkpoint if name == "unet" else original.convert_ldm_vae_checkpoint
+        to_diffusers: Any = getattr(original, f"convert_ldm_{name}_checkpoint")
         try:
-            return dict(rename(dict(tensors), settings))
+            return dict(to_diffusers(dict(tensors), settings))
         except KeyError as error:
             return {f"{error} (in the file's own names)": None}
     prefix = _prefix(name, tensors)
