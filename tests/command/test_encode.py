@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,21 +40,22 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(tmp_path / "cache"))
+def _private_cache(private_cache: Path) -> None:
+    """Every test here."""
 
 
 def call(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     words = [str(PROGRAM), command, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def losses(run_dir: Path) -> np.ndarray:
     """A row a step: its number, loss, norm of gradients, bad samples."""
     with (run_dir / "metrics.csv").open() as file:
         names = ("step", "train/loss", "train/grad_norm", "data/bad_samples")
-        return np.array([[float(row[name] or 0) for name in names] for row in csv.DictReader(file) if row["train/loss"]])
+        return np.array(
+            [[float(row[name] or 0) for name in names] for row in csv.DictReader(file) if row["train/loss"]]
+        )
 
 
 @pytest.mark.parametrize(

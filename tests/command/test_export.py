@@ -44,7 +44,7 @@ def shards(tmp_path: Path) -> Path:
 def call(tmp_path: Path) -> Callable[..., str]:
     def call(*arguments: object) -> str:
         command = [sys.executable, *map(str, arguments)]
-        given = {**os.environ, "OMP_NUM_THREADS": "1", "DIFFUSION_TRAIN_CACHE": str(tmp_path / "cache")}
+        given = {**os.environ, "DIFFUSION_TRAIN_CACHE": str(tmp_path / "cache")}
         done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -12,8 +12,8 @@ from diffusion_train.utils.files import file_sha256, sha256_of_files
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(tmp_path / "cache"))
+def _private_cache(private_cache):
+    """Every test here."""
 
 
 def settled(path, content: bytes, age: float = 60):
