@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import own_environment
+
+own_environment.enter()  # before torch is imported
+
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of pytest share the cores; before torch is imported
 
 import pytest
 import pytorch_lightning as pl

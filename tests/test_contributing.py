@@ -36,7 +36,7 @@ def test_recipe_runs(title: str, tmp_path: Path) -> None:
         (tmp_path / path).write_text(content, "utf-8")
     (command,) = COMMAND.findall(RECIPES[title])
     arguments = [*shlex.split(command), "trainer.max_steps=2", "run_dir=run", "logger=none", "trainer=cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

@@ -59,7 +59,8 @@ def test_moments_kept_give_the_very_same_latents(kl):
 def test_the_draw_belongs_to_the_place_in_the_batch(kl):
     moments = kl.moments(X[:1]).expand(3, -1, -1, -1)
     together = kl.latents(moments, RNG)
-    assert torch.equal(kl.latents(moments[:1], Rng.at_step(1, 2, [5], 8))[0], together[1])
+    alone = kl.latents(moments[:1], Rng.at_step(1, 2, [5], 8))
+    torch.testing.assert_close(alone[0], together[1])  # exp() of one row and of three may round differently
     assert not torch.equal(together[0], together[1])
 
 
@@ -68,7 +69,7 @@ def test_decoding_is_diffusers_and_undoes_scale_and_shift(kl, vae):
     with torch.no_grad():
         expected = vae.decode(latents / 0.18215 + 0.3).sample
     torch.testing.assert_close(kl.decode(latents), expected, rtol=0, atol=1e-5)
-    assert torch.equal(kl.decode(latents[1:2])[0], kl.decode(latents)[1])
+    assert torch.equal(kl.decode(latents[1:2])[0], kl.decode(latents)[1])  # one by one: the same kernels, same shapes
 
 
 def test_it_keeps_its_own_precision_and_stays_out_of_the_module(kl):

@@ -32,7 +32,7 @@ SMALL = {
 
 def call(command: str, folder: Path) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    kept = {"OMP_NUM_THREADS": "1", "DIFFUSION_TRAIN_CACHE": str(folder / "cache")}
+    kept = {"DIFFUSION_TRAIN_CACHE": str(folder / "cache")}
     given = {**os.environ, **kept, "PATH": path, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, env=given, capture_output=True, text=True, timeout=600, check=False

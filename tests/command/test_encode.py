@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,30 +40,35 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(tmp_path / "cache"))
+def _private_cache(private_cache: Path) -> None:
+    """Every test here."""
 
 
 def call(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     words = [str(PROGRAM), command, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
-def losses(run_dir: Path) -> list[tuple[str, ...]]:
+def losses(run_dir: Path) -> np.ndarray:
+    """A row a step: its number, loss, norm of gradients, bad samples."""
     with (run_dir / "metrics.csv").open() as file:
         names = ("step", "train/loss", "train/grad_norm", "data/bad_samples")
-        return [tuple(row[name] for name in names) for row in csv.DictReader(file) if row["train/loss"]]
+        return np.array(
+            [[float(row[name] or 0) for name in names] for row in csv.DictReader(file) if row["train/loss"]]
+        )
 
 
 @pytest.mark.parametrize(
-    ("name", "further"),
+    ("name", "further", "rtol"),
     [
-        ("sd15", ["trainer.precision=32-true"]),
-        ("sdxl", ["trainer.precision=bf16-true", "data.buckets.max_ratio=2"]),
+        ("sd15", ["trainer.precision=32-true"], 1e-4),
+        ("sdxl", ["trainer.precision=bf16-true", "data.buckets.max_ratio=2"], 5e-3),
     ],
+    ids=["sd15", "sdxl"],
 )
-def test_cached_and_online_training_are_one(name: str, further: list[str], shards: Path, tmp_path: Path) -> None:
+def test_cached_and_online_training_are_one(
+    name: str, further: list[str], rtol: float, shards: Path, tmp_path: Path
+) -> None:
     recipe = f"experiment={'sdxl' if name == 'sdxl' else 'sd15'}_lora"
     settings = [recipe, f"pretrained={tiny_pipelines.make(name, tmp_path / 'base')}", f"data.shards={shards}", *SMALL]
     settings += further
@@ -81,7 +85,8 @@ def test_cached_and_online_training_are_one(name: str, further: list[str], shard
         for steps in (3, 6) if folder == cached else (6,):
             done = call("train", *settings, f"run_dir={folder}", f"trainer.max_steps={steps}", f"data.encoded={where}")
             assert done.returncode == 0, done.stderr
-    assert losses(online) == losses(cached)
+    # latents are encoded in other batches than those of training, for which a CPU may take other kernels
+    np.testing.assert_allclose(losses(cached), losses(online), rtol=rtol)
     assert len(losses(online)) == 6
     assert (online / "bad_samples.jsonl").read_text() == (cached / "bad_samples.jsonl").read_text() != ""
     done = call("train", *settings, f"run_dir={cached}", "trainer.max_steps=7")

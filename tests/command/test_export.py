@@ -44,7 +44,7 @@ def shards(tmp_path: Path) -> Path:
 def call(tmp_path: Path) -> Callable[..., str]:
     def call(*arguments: object) -> str:
         command = [sys.executable, *map(str, arguments)]
-        given = {**os.environ, "OMP_NUM_THREADS": "1", "DIFFUSION_TRAIN_CACHE": str(tmp_path / "cache")}
+        given = {**os.environ, "DIFFUSION_TRAIN_CACHE": str(tmp_path / "cache")}
         done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -84,7 +84,8 @@ def assert_a_report_compares_text_encoders(run: Path) -> None:
     text = {row.name: row.pipeline().conditioner(batch)["text"] for row in rows}
     base = models.base()
     assert base is not None
-    assert torch.equal(text["scale 0"], base.conditioner(batch)["text"])
+    # a frozen encoder embeds 8 rows at once, one with an adapter as many as there are captions
+    torch.testing.assert_close(text["scale 0"], base.conditioner(batch)["text"], rtol=1e-5, atol=1e-5)
     assert torch.equal(text["scale 1"], text["step 3"])
     assert not torch.equal(text["scale 1"], text["scale 0"])
     assert not torch.equal(text["step 1"], text["step 3"])

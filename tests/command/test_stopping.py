@@ -94,7 +94,7 @@ def train(
     script = folder / "patched.py"
     script.write_text(SCRIPT.format(root=str(ROOT), patch=patch))
     command = [sys.executable, str(script), *SMALL, f"run_dir={folder / 'run'}", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    environment = {**os.environ, **environment}
     return subprocess.run(
         command,
         cwd=ROOT,

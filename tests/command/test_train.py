@@ -34,8 +34,7 @@ SMALL = [
 
 def train(run_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "train.py", *SMALL, f"run_dir={run_dir}", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def seen(run_dir: Path) -> tuple[list[list[str]], torch.Tensor]:

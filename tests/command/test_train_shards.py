@@ -50,10 +50,7 @@ def command(shards: list[Path], run_dir: Path, *arguments: str) -> list[str]:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command(*arguments), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 @contextmanager
@@ -62,7 +59,6 @@ def under_way(shards: list[Path], run_dir: Path, *arguments: str) -> Iterator[su
     process = subprocess.Popen(
         command(shards, run_dir, "trainer.max_steps=100000", *arguments),
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -9,9 +9,8 @@ WORDS = ["red", "apple", "flag", "of", "france", "grinning", "face", "a", "cat",
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def cache(private_cache):
+    return private_cache
 
 
 def save_tokenizer(folder, specials, template, **names):

@@ -53,12 +53,10 @@ def disturb(conditioner: nn.Module) -> None:
 
 
 def test_nothing_changes_at_the_start(make: Callable[[], Conditioner]) -> None:
-    before, after = make()(BATCH), adapted(make())(BATCH)
-    assert before.keys() == after.keys()
-    for name, value in before.items():
-        torch.testing.assert_close(after[name], value, rtol=1e-6, atol=1e-6)
-    null = make().null(3)
-    assert all(torch.equal(value, null[name]) for name, value in adapted(make()).null(3).items())
+    """Within rounding: a frozen encoder embeds 8 rows at once, an adapted one as many as there are captions."""
+    frozen, fresh = make(), adapted(make())
+    for before, after in ((frozen(BATCH), fresh(BATCH)), (frozen.null(3), fresh.null(3))):
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
 
 
 def test_a_gradient_reaches_every_adapter_and_nothing_else(make: Callable[[], Conditioner]) -> None:

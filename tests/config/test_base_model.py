@@ -27,8 +27,8 @@ RECIPE = ("experiment=sd15_full", "data.shards=some.tar", "run_dir=somewhere", "
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(tmp_path / "cache"))
+def _private_cache(private_cache):
+    """Every test here."""
 
 
 def folder_of(folder: Path, model: Model) -> Path:

@@ -96,17 +96,20 @@ def with_latents(folder: Path, data: ShardDataset, kl: KL) -> ShardDataset:
     return data.with_latents(PrecomputedLatents(Entries(folder), kl.fingerprint))
 
 
+def assert_close(ours: torch.Tensor, online: torch.Tensor, atol: float = 1e-5) -> None:
+    """Latents are encoded in batches of three, and online in those of training: a CPU may take other kernels for them."""
+    torch.testing.assert_close(ours, online, rtol=0, atol=atol)
+
+
 def latents(kl: KL, batch: dict[str, Any], rng: Rng | None) -> torch.Tensor:
     if "moments" in batch:
         return kl.latents(batch["moments"].view(kl.dtype).float(), rng)
     return kl.encode(batch["x"], rng)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("bfloat16", 1e-2)], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("crop", ["center", "focal"])
-def test_equal_to_the_last_bit_whatever_is_drawn(
-    tmp_path: Path, out: Path, pipeline: Path, crop: str, dtype: str
-) -> None:
+def test_equal_whatever_is_drawn(tmp_path: Path, out: Path, pipeline: Path, crop: str, dtype: str, atol: float) -> None:
     kl = KL(str(pipeline), dtype)  # type: ignore[arg-type]
     made = samples()
     made[1]["json"] = {"focal": [0.1, 0.9]}
@@ -122,8 +125,8 @@ def test_equal_to_the_last_bit_whatever_is_drawn(
             assert torch.equal(online[name], cached[name])
         assert (online["caption"], online["key"]) == (cached["caption"], cached["key"])
         rng = Rng.at_step(0, epoch, range(9), 9)
-        assert torch.equal(latents(kl, online, rng), latents(kl, cached, rng))
-        assert not torch.equal(latents(kl, cached, rng), latents(kl, cached, None))
+        assert_close(latents(kl, cached, rng), latents(kl, online, rng), atol)
+        assert (latents(kl, cached, rng) - latents(kl, cached, None)).abs().max() > 10 * atol
 
 
 def test_no_image_is_read(tmp_path: Path, out: Path, kl: KL, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +160,7 @@ def test_buckets_and_resolutions(tmp_path: Path, out: Path, kl: KL) -> None:
         seen.add(tuple(one["x"].shape[2:]))
         assert [tuple(size) for size in other["target_size"].tolist()] == [tuple(one["x"].shape[2:])] * 4
         x = one["x"].float() / 127.5 - 1
-        assert torch.equal(latents(kl, {"x": x}, None), latents(kl, other, None))
+        assert_close(latents(kl, other, None), latents(kl, {"x": x}, None))
     assert len(seen) > 2
 
 
@@ -174,7 +177,7 @@ def test_bad_samples_are_replaced_as_they_are_online(tmp_path: Path, out: Path, 
     online, cached = collate(data.read(draws)), stack(with_latents(out, data, kl).read(draws))
     assert online["bad"] == cached["bad"] != [""] * 8
     assert online["key"] == cached["key"]
-    assert torch.equal(latents(kl, online, None), latents(kl, cached, None))
+    assert_close(latents(kl, cached, None), latents(kl, online, None))
 
 
 def readable(data: ShardDataset, index: int, shape: tuple[int, int] | None = None) -> bool:

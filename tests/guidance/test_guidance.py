@@ -91,7 +91,7 @@ def test_interval_guides_inside_alone(schedule):
     for name in ("x0", "noise"):
         got, inside, outside = (getattr(prediction, name) for prediction in (p, guided, cond))
         assert torch.equal(got[:2], inside[:2])
-        assert torch.equal(got[2], outside[2])
+        torch.testing.assert_close(got[2], outside[2])  # of six rows and of three: sums may round differently
         assert not torch.equal(inside[2], outside[2])
 
 

@@ -12,11 +12,6 @@ from diffusion_train.prepare.source.base import Entry, Record
 HALF_RED = '<svg viewBox="0 0 2 2" xmlns="http://www.w3.org/2000/svg"><rect width="1" height="2" fill="#f00"/></svg>'
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(tmp_path / "cache"))
-
-
 def entry():
     return Entry("a", lambda: Record(draw_svg(HALF_RED, 4), "red", {}))
 

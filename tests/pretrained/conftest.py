@@ -76,8 +76,8 @@ class Base:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(tmp_path / "cache"))
+def _private_cache(private_cache):
+    """Every test here."""
 
 
 @pytest.fixture(scope="module", params=tiny_pipelines.NAMES)

@@ -36,11 +36,6 @@ SIZES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(tmp_path / "cache"))
-
-
 def load(folder, name):
     settings = json.loads((folder / name / "config.json").read_text())
     library = diffusers if "_class_name" in settings else transformers

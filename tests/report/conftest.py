@@ -45,7 +45,7 @@ def drawings(numbers: range, folder: Path, license: str = LICENSE) -> Path:
 
 
 def call(arguments: list[str], cache: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DIFFUSION_TRAIN_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "DIFFUSION_TRAIN_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,

@@ -118,5 +118,5 @@ def test_no_condition_is_what_the_adapted_encoder_says_of_nothing(run: Run, tmp_
     module, _ = run(tmp_path, 5, lr=0.1)
     null = module.conditioner.eval().null(2)["text"]
     frozen = Text(module.conditioner.encoder).null(2)["text"]
-    assert torch.equal(null[0], null[1])
+    torch.testing.assert_close(null[0], null[1])  # two rows of one product, which may lie in different tiles
     assert not torch.allclose(null, frozen, atol=1e-3)

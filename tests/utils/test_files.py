@@ -15,8 +15,8 @@ from diffusion_train.utils.files import atomic_file, atomic_folder, file_sha256,
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSION_TRAIN_CACHE", str(tmp_path / "cache"))
+def _private_cache(private_cache):
+    """Every test here."""
 
 
 def settled(path, content: bytes, age: float = 60):

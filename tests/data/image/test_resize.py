@@ -6,7 +6,7 @@ import resource
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -16,6 +16,7 @@ from diffusion_train.data.image.resize import covering, to_bytes, view
 _SIDES = st.integers(1, 5000)
 
 
+@settings(deadline=None)
 @given(_SIDES, _SIDES, st.tuples(st.integers(1, 600), st.integers(1, 600)))
 def test_the_resized_image_covers_the_shape_and_no_more(height, width, shape):
     size = covering(height, width, shape)
