@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from diffusion_train import config
 from diffusion_train.adapter.lora import merge
 from diffusion_train.conditioner.base import Conditioner
-from diffusion_train.config.signatures import target_nodes
+from diffusion_train.config.checks.signatures import target_nodes
 from diffusion_train.config.targets import locate
-from diffusion_train.data.caption.token_counter import Tokens
+from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.run_folder import weights_file
 from diffusion_train.training.weights import load_exactly, load_weights, trainable_modules, trainable_state

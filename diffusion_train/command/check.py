@@ -21,7 +21,7 @@ from diffusion_train.check.copies import find_copies, of_copies
 from diffusion_train.check.rules import RULES, by_rule, in_order
 from diffusion_train.check.samples import Samples
 from diffusion_train.config.mistakes import did_you_mean
-from diffusion_train.data.caption.token_counter import Tokens
+from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.data.order.buckets import Occupancy
 from diffusion_train.data.selection import Indices
 from diffusion_train.data.shard.catalog import Collection

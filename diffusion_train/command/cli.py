@@ -19,8 +19,8 @@ from typing import TypeVar
 from omegaconf import DictConfig
 
 from diffusion_train import __version__
-from diffusion_train.config.call import read_call
-from diffusion_train.config.launch import launch as launch_config
+from diffusion_train.config.command_line.call import read_call
+from diffusion_train.config.command_line.launch import launch as launch_config
 from diffusion_train.config.mistakes import ConfigError, did_you_mean
 from diffusion_train.utils.exit_code import DISK_ERRORS, Exit
 from diffusion_train.utils.interruption import Interrupted, interruptible

@@ -1,13 +1,13 @@
 """Configuration: composed from YAML and the command line, checked, and made into objects. Only here Hydra is known."""
 
-from diffusion_train.config.dry_build import attempt, dry_build, mistakes_of
+from diffusion_train.config.checks.dry_build import attempt, dry_build, mistakes_of
+from diffusion_train.config.checks.signatures import check
+from diffusion_train.config.checks.values import settings
 from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unwritable
 from diffusion_train.config.resolve_files import resolve_files
 from diffusion_train.config.run import compose_run, from_container, load_run_config
 from diffusion_train.config.secrets import redact, save_config
-from diffusion_train.config.signatures import check
 from diffusion_train.config.targets import allow, build, check_targets
-from diffusion_train.config.values import settings
 
 __all__ = [
     "ConfigError",

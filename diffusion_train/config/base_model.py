@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from diffusion_train.config.checks.values import is_unknown, keys, type_mistakes
 from diffusion_train.config.mistakes import ConfigError, Mistake, did_you_mean
 from diffusion_train.config.run import load_run_config
 from diffusion_train.config.secrets import escape
-from diffusion_train.config.values import is_unknown, keys, type_mistakes
 from diffusion_train.pretrained import diffusers_folder, origin, parts
 
 # Nodes that are what the model says; those of the second line are so unless the command line chooses others.

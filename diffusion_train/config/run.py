@@ -15,12 +15,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from diffusion_train.config.arguments import parse
+from diffusion_train.config.checks.values import is_unknown, keys, type_mistakes, unresolved
+from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, Mistake, did_you_mean, first_lines, listed, raise_all, unknown_key
 from diffusion_train.config.secrets import escape
 from diffusion_train.config.targets import forbidden
-from diffusion_train.config.values import is_unknown, keys, type_mistakes, unresolved
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 100

@@ -55,10 +55,11 @@ def peek(path: Path) -> dict[str, Any]:
 
 def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
-        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: refused, it holds objects other than tensors and plain data ({error})") from error
-    written = checkpoint.get("diffusion_train", {}) if isinstance(checkpoint, dict) else {}
+    checkpoint: dict[str, Any] = content if isinstance(content, dict) else {}
+    written = checkpoint.get("diffusion_train", {})
     if "format" not in written:
         raise ValueError(f"{path}: not a checkpoint of diffusion_train")
     if written["format"] > FORMAT:

@@ -163,7 +163,7 @@ def test_a_signal_to_the_whole_group_reaches_the_workers_of_the_data_too(tmp_pat
 
 @pytest.mark.slow
 def test_a_signal_while_everything_is_still_imported(tmp_path: Path) -> None:
-    patch = "from diffusion_train.config import launch\nlaunch.first_pass = lambda call: os.kill(os.getpid(), signal.SIGTERM)"
+    patch = "from diffusion_train.config.command_line import launch\nlaunch.first_pass = lambda call: os.kill(os.getpid(), signal.SIGTERM)"
     done = train(tmp_path, patch)
     assert (done.returncode, done.stderr) == (75, "\nSIGTERM: interrupted\n")
 

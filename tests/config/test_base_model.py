@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from diffusion_train import config
 from diffusion_train.config.base_model import describe
-from diffusion_train.config.call import read_call
-from diffusion_train.config.launch import first_pass, launch
+from diffusion_train.config.command_line.call import read_call
+from diffusion_train.config.command_line.launch import first_pass, launch
 from diffusion_train.config.mistakes import ConfigError
 from diffusion_train.config.training_config import SETTINGS
 from diffusion_train.pretrained import diffusers_folder

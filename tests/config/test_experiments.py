@@ -13,9 +13,9 @@ from omegaconf import open_dict
 
 from diffusion_train import config
 from diffusion_train.command.train import run, validate
-from diffusion_train.config.annotations import fits
-from diffusion_train.config.compose import Composer
-from diffusion_train.config.signatures import target_nodes
+from diffusion_train.config.checks.annotations import fits
+from diffusion_train.config.checks.signatures import target_nodes
+from diffusion_train.config.command_line.compose import Composer
 from diffusion_train.config.targets import locate
 from diffusion_train.config.training_config import DRY_BUILT, SETTINGS, TrainingConfig
 from diffusion_train.pretrained.diffusers_folder import WEIGHTS

@@ -9,10 +9,10 @@ import pytest
 from omegaconf import open_dict
 
 from diffusion_train import config
-from diffusion_train.command.train import GIVEN, READ
-from diffusion_train.config.call import read_call
-from diffusion_train.config.launch import first_pass
+from diffusion_train.config.command_line.call import read_call
+from diffusion_train.config.command_line.launch import first_pass
 from diffusion_train.config.resolve_data import resolve_data, sizes_for
+from diffusion_train.config.training_config import SETTINGS
 
 pytestmark = pytest.mark.usefixtures("private_cache")
 
@@ -42,7 +42,7 @@ def test_sizes_follow_from_the_images(sides, num_samples: int, sizes: tuple[int,
 def test_they_are_set_before_anything_is_built_and_what_is_given_stays(make_shards, tmp_path: Path, capsys) -> None:
     pattern = f"data.shards={make_shards(5, 5)[0]}"
     cfg = composed(pattern, f"run_dir={tmp_path / 'run'}")
-    config.check(cfg, read=READ, given=GIVEN)
+    config.check(cfg, read=SETTINGS)
     assert cfg.data.image_size is None
     resolve_data(cfg)
     assert (cfg.data.image_size, cfg.data.batch_size) == (16, 4)
@@ -59,7 +59,7 @@ def test_they_are_set_before_anything_is_built_and_what_is_given_stays(make_shar
 def test_a_wrong_type_is_a_mistake_all_the_same(tmp_path: Path) -> None:
     cfg = composed("data.shards=x.tar", "data.image_size=large", f"run_dir={tmp_path}")
     with pytest.raises(config.ConfigError, match=r"data\.image_size"):
-        config.check(cfg, read=READ, given=GIVEN)
+        config.check(cfg, read=SETTINGS)
 
 
 @pytest.mark.parametrize("resume", ["auto", "never"])

@@ -11,7 +11,7 @@ from torch import nn
 from diffusion_train import config
 from diffusion_train.adapter.lora import lora_layers
 from diffusion_train.assembly import build_conditioner, build_network
-from diffusion_train.config.compose import Composer
+from diffusion_train.config.command_line.compose import Composer
 from diffusion_train.config.folders import conf_folder
 from diffusion_train.training.weights import save_weights, trainable_modules, trainable_state
 

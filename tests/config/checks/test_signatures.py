@@ -10,9 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffusion_train import config
-from diffusion_train.config.annotations import fits
+from diffusion_train.config.checks.annotations import fits
+from diffusion_train.config.checks.signatures import unread
 from diffusion_train.config.mistakes import ConfigError
-from diffusion_train.config.signatures import unread
 
 HEUN = {
     "_target_": "diffusion_train.sampler.heun.Heun",

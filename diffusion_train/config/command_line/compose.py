@@ -13,11 +13,11 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig
 
 from diffusion_train.config import resolvers
-from diffusion_train.config.arguments import parse
 from diffusion_train.config.base_model import named, overlay, sets_part
+from diffusion_train.config.checks.values import hydra_mistakes, is_unknown, keys, type_mistakes, unresolved
+from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, did_you_mean, first_lines, listed, unknown_key
-from diffusion_train.config.values import hydra_mistakes, is_unknown, keys, type_mistakes, unresolved
 
 Refusal = tuple[Override, Exception]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from diffusion_train.config.annotations import value_mistakes
+from diffusion_train.config.checks.annotations import value_mistakes
+from diffusion_train.config.checks.values import walk
 from diffusion_train.config.mistakes import Mistake, did_you_mean, raise_all
 from diffusion_train.config.open_settings import with_stand_ins
 from diffusion_train.config.targets import forbidden, locate
-from diffusion_train.config.values import walk
 
 _HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _REFERENCE = re.compile(r"\$\{\s*(?:oc\.select:)?\s*(\.*)([\w.\[\]]+)\s*[},]")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_train.config.arguments import last_of_each_key
-from diffusion_train.config.compose import Composer
+from diffusion_train.config.command_line.arguments import last_of_each_key
+from diffusion_train.config.command_line.compose import Composer
 from diffusion_train.config.mistakes import ConfigError, did_you_mean
 
 

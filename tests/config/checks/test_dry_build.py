@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from diffusion_train.config.dry_build import dry_build, mistakes_of
+from diffusion_train.config.checks.dry_build import dry_build, mistakes_of
 
 RATIOS = "diffusion_train.data.order.resolution.AspectRatios"
 

@@ -15,10 +15,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from diffusion_train.config import resolvers
-from diffusion_train.config.arguments import first_word, jobs, parse, sweep_mistakes
 from diffusion_train.config.base_model import named, sets_part
-from diffusion_train.config.call import Call
-from diffusion_train.config.compose import Composer
+from diffusion_train.config.command_line.arguments import first_word, jobs, parse, sweep_mistakes
+from diffusion_train.config.command_line.call import Call
+from diffusion_train.config.command_line.compose import Composer
 from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unwritable
 from diffusion_train.config.run import compose_run
 from diffusion_train.config.secrets import escape, redact

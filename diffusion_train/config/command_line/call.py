@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from hydra._internal.utils import get_args_parser
 
-from diffusion_train.config import own_data
-from diffusion_train.config.arguments import last_of_each_key, parse
+from diffusion_train.config.command_line import own_data
+from diffusion_train.config.command_line.arguments import last_of_each_key, parse
 from diffusion_train.config.folders import conf_folder, groups
 from diffusion_train.config.mistakes import Mistake, raise_all
 

@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffusion_train.config import ConfigError
-from diffusion_train.config.call import read_call
-from diffusion_train.config.launch import first_pass
+from diffusion_train.config.command_line.call import read_call
+from diffusion_train.config.command_line.launch import first_pass
 
 SHARDS = "data.shards='x-{0..9}.tar'"
 

@@ -10,8 +10,8 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from diffusion_train.config.call import read_call
-from diffusion_train.config.launch import launch
+from diffusion_train.config.command_line.call import read_call
+from diffusion_train.config.command_line.launch import launch
 from diffusion_train.config.mistakes import ConfigError
 from diffusion_train.config.targets import is_allowed
 

@@ -10,8 +10,8 @@ from functools import partial
 
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_train.config.checks.signatures import target_nodes
 from diffusion_train.config.mistakes import Mistake
-from diffusion_train.config.signatures import target_nodes
 from diffusion_train.config.targets import build
 
 Refusals = tuple[type[Exception], ...]
