@@ -25,7 +25,7 @@ class Chosen(NamedTuple):
 def choose(overrides: Sequence[str], folders: Sequence[Path]) -> Chosen:
     """For a config with the groups `experiment` and `data`, whose options are YAML files of `folders`.
 
-    `data.shards=x` alone becomes `experiment=own_images data=shards data.shards=x`. A recipe that is named stays, and its
+    `data.folder=x` alone becomes `experiment=own_images data=folder data.folder=x`. A recipe that is named stays, and its
     data make room where they are not shards that anyone may give.
     """
     by_key = {argument.lstrip("+").partition("=")[0]: argument for argument in overrides}
