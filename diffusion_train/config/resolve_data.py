@@ -42,12 +42,14 @@ class Sizes(NamedTuple):
 
 
 def resolve_data(cfg: DictConfig) -> None:
-    """Expands `~` in `data.shards`, and sets `data.image_size` and `data.batch_size` where they are null.
+    """Makes `data.folder` absolute, expands `~` in `data.shards`, and sets the image size and the batch where null.
 
     A run that is resumed keeps those that it began with. Raises ValueError for data that cannot be read.
     """
     if isinstance(shards := cfg.data.get("shards"), str) and shards.startswith("~"):
         cfg.data.shards = str(Path(shards).expanduser())
+    if folder := cfg.data.get("folder"):
+        cfg.data.folder = str(Path(folder).expanduser().absolute())  # for whoever opens the run elsewhere
     names = left_open(cfg)
     if not names:
         return

@@ -78,6 +78,10 @@ def test_a_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     cfg = composed("experiment=ddpm_cifar_style", "data.shards='~/x-{0..3}.tar'", "run_dir=somewhere")
     resolve_data(cfg)
     assert cfg.data.shards == str(tmp_path / "x-{0..3}.tar")
+    (tmp_path / "photos").mkdir()
+    cfg = composed("experiment=ddpm_cifar_style", "data.folder='~/photos'", "run_dir=somewhere")
+    resolve_data(cfg)
+    assert cfg.data.shards.path == str(tmp_path / "photos")
 
 
 def test_a_stream_cannot_be_measured(tmp_path: Path) -> None:

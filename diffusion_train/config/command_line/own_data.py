@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
+from diffusion_train.config.arguments import parse
 from diffusion_train.config.mistakes import Mistake
 
 _OPTIONS = {"data.shards": "shards", "data.folder": "folder"}
@@ -24,25 +25,35 @@ class Chosen(NamedTuple):
 def choose(overrides: Sequence[str], folders: Sequence[Path]) -> Chosen:
     """For a config with the groups `experiment` and `data`, whose options are YAML files of `folders`.
 
-    `data.shards=x` alone becomes `experiment=own_images data=shards data.shards=x`. A recipe that is named stays, and its
+    `data.folder=x` alone becomes `experiment=own_images data=folder data.folder=x`. A recipe that is named stays, and its
     data make room where they are not shards that anyone may give.
     """
-    values = {key: value for key, _, value in (argument.lstrip("+").partition("=") for argument in overrides)}
-    given = [key for key in _OPTIONS if key in values]
-    if not given:
-        return Chosen(tuple(overrides))
+    by_key = {argument.lstrip("+").partition("=")[0]: argument for argument in overrides}
+    given = [key for key in _OPTIONS if key in by_key]
     if len(given) > 1:
-        named = " ".join(argument for argument in overrides if argument.lstrip("+").partition("=")[0] in given)
-        rest = tuple(argument for argument in overrides if argument.lstrip("+").partition("=")[0] not in given)
+        named = " ".join(by_key[key] for key in given)
+        rest = tuple(argument for argument in overrides if argument not in map(by_key.get, given))
         return Chosen(rest, (Mistake(named, "name two data sets", "give one of them"),))
-    option = _OPTIONS[given[0]]
-    if "experiment" not in values:
-        return Chosen((f"experiment={_RECIPE}", *([] if "data" in values else [f"data={option}"]), *overrides))
-    if "data" in values:
-        return Chosen(tuple(overrides))
-    own = [_data_of(name.strip(), folders) for name in values["experiment"].split(",")]
-    makes_room = any(_takes(name, option, folders) for name in own)
-    return Chosen((f"data={option}", *overrides) if makes_room else tuple(overrides))
+    mistakes = tuple(_absent(by_key["data.folder"])) if "data.folder" in by_key else ()
+    return Chosen((*(_choices(by_key, _OPTIONS[given[0]], folders) if given else ()), *overrides), mistakes)
+
+
+def _choices(by_key: Mapping[str, str], option: str, folders: Sequence[Path]) -> Iterator[str]:
+    """What is to be typed before data of this option of `data`."""
+    if "experiment" not in by_key:
+        yield f"experiment={_RECIPE}"
+    if "data" in by_key:
+        return
+    recipes = by_key["experiment"].partition("=")[2].split(",") if "experiment" in by_key else [_RECIPE]
+    if any(_makes_room(_data_of(name.strip(), folders), option, folders) for name in recipes):
+        yield f"data={option}"
+
+
+def _absent(argument: str) -> Iterator[Mistake]:
+    for override in parse([argument])[0]:
+        value = None if override.is_sweep_override() else override.value()
+        if isinstance(value, str) and not Path(value).expanduser().is_dir():
+            yield Mistake(argument, "is no folder", "give a folder of images; data.shards reads tars")
 
 
 def _data_of(experiment: str, folders: Sequence[Path]) -> str:
@@ -55,8 +66,8 @@ def _data_of(experiment: str, folders: Sequence[Path]) -> str:
     return "shards"
 
 
-def _takes(data: str, option: str, folders: Sequence[Path]) -> bool:
-    """Whether an option of `data` is of shards, but not those that `option` would be given."""
+def _makes_room(data: str, option: str, folders: Sequence[Path]) -> bool:
+    """Whether an option of `data` is of shards, but not of those that `option` would be given."""
     sources = list(_shards_of(data, folders))
     return bool(sources) and (option == "folder" or isinstance(sources[0], dict))
 

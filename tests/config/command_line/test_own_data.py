@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -10,6 +12,12 @@ from diffusion_train.config.command_line.call import read_call
 from diffusion_train.config.command_line.launch import first_pass
 
 SHARDS = "data.shards='x-{0..9}.tar'"
+
+
+@pytest.fixture(autouse=True)
+def _photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
 
 
 def composed(*arguments: str):
@@ -44,7 +52,7 @@ def test_a_recipe_keeps_all_but_its_data() -> None:
 
 def test_what_is_chosen_is_chosen_again_by_further_processes() -> None:
     call = read_call("train", [SHARDS])
-    assert call.overrides == ("experiment=own_images", "data=shards", SHARDS)
+    assert call.overrides == ("experiment=own_images", SHARDS)
     assert read_call("train", call.overrides).overrides == call.overrides
 
 
@@ -63,9 +71,16 @@ def test_a_recipe_of_ones_own_keeps_an_option_that_takes_shards(tmp_path, write)
 def test_two_data_sets_are_a_mistake_beside_others() -> None:
     with pytest.raises(ConfigError) as error:
         composed("data.folder=photos", "data.shards=x.tar", "sed=1")
-    assert [mistake.where for mistake in error.value.mistakes] == ["data.folder=photos data.shards=x.tar", "sed=1"]
+    assert [mistake.where for mistake in error.value.mistakes] == ["data.shards=x.tar data.folder=photos", "sed=1"]
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "photos/0.png"])
+def test_a_folder_that_is_not_there_is_a_mistake_beside_others(folder: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        composed(f"data.folder={folder}", "sed=1")
+    assert [mistake.where for mistake in error.value.mistakes] == [f"data.folder={folder}", "sed=1"]
 
 
 def test_commands_without_recipes_have_their_own_data() -> None:
     assert read_call("check", [SHARDS, "out=x"]).overrides == (SHARDS, "out=x")
-    assert read_call("encode", [SHARDS, "out=x"]).overrides[:2] == ("experiment=own_images", "data=shards")
+    assert read_call("encode", [SHARDS, "out=x"]).overrides[0] == "experiment=own_images"
