@@ -96,7 +96,6 @@ def main() -> None:
         print_row("signed URL", [right(client, signed, DATA) for client in clients])
         for name, cells in fault_rows(clients, DATA[: 8 * MIB]):
             print_row(name, cells)
-        # last: a client that cannot be forked may hang in this process too from here on
         print_row("in a forked process", [right_after_fork(client, web, DATA) for client in clients])
 
 
@@ -144,7 +143,7 @@ def weed() -> Iterator[tuple[str, str]]:
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     options = f"""-dir={folder} -ip=127.0.0.1 -ip.bind=127.0.0.1 -master.port={master} -volume.port={volume} -filer
         -filer.port={filer} -s3 -s3.port={s3} -s3.config={folder}/s3.json -s3.iam=false -volume.max=20
-        -master.telemetry=false -s3.port.iceberg=0"""
+        -master.telemetry=false -s3.port.iceberg=0 -s3.port.lance=0"""
     url = f"http://127.0.0.1:{s3}"
     with running([program("weed"), "server", *options.split()], f"{url}/status", folder):
         client = botocore.session.get_session().create_client(

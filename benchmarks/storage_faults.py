@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 
 Read = Callable[[list[tuple[int, int]]], list[bytes]]
 Client = Callable[[str], Read]
@@ -157,14 +158,30 @@ def right(client: Client, url: str, data: bytes) -> str:
 
 
 def right_after_fork(client: Client, url: str, data: bytes) -> str:
+    """In a process of its own, for a client may crash the parent."""
+    here, there = multiprocessing.Pipe()
+    parent = multiprocessing.get_context("spawn").Process(target=_fork, args=(client, url, data, there))
+    parent.start()
+    there.close()
+    try:
+        return str(here.recv()) if here.poll(60) else "hangs"
+    except EOFError:
+        parent.join()
+        return f"the parent dies of signal {-(parent.exitcode or 0)}"
+    finally:
+        parent.kill()
+
+
+def _fork(client: Client, url: str, data: bytes, result: Connection) -> None:
     read = client(url)
     read([(0, 10)])
     here, there = multiprocessing.Pipe()
-    child = multiprocessing.get_context("fork").Process(target=lambda: there.send(right(lambda _: read, url, data)))
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=lambda: there.send(right(lambda _: read, url, data)), daemon=True)
     child.start()
     answer = str(here.recv()) if here.poll(20) else "hangs"
     child.kill()
-    return answer
+    result.send(answer)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ def weed(tmp_path_factory) -> Iterator[tuple[Server, str]]:
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     options = f"""-dir={folder} -ip=127.0.0.1 -ip.bind=127.0.0.1 -master.port={master} -volume.port={volume}
         -filer -filer.port={filer} -s3 -s3.port={s3} -s3.config={folder}/s3.json -s3.iam=false -volume.max=20
-        -master.telemetry=false -s3.port.iceberg=0"""
+        -master.telemetry=false -s3.port.iceberg=0 -s3.port.lance=0"""
     url = f"http://127.0.0.1:{s3}"
     server = Server([program, "server", *options.split()], f"{url}/status")
     client = _client(url, *WRITER)
