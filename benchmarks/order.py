@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def planning(draws: Draws | Buckets, batch_size: int, share: int, calls: int = 200) -> tuple[float, float]:
-    """(median milliseconds a call, MB at the peak) for places of one rank at random positions."""
+    """(median milliseconds of CPU time a call, MB at the peak) for places of one rank at random positions."""
     steps = np.random.default_rng(0).integers(0, 10**7, calls).tolist()
     seconds = []
     tracemalloc.start()
@@ -62,9 +62,9 @@ def planning(draws: Draws | Buckets, batch_size: int, share: int, calls: int = 2
     megabytes = tracemalloc.get_traced_memory()[1] / 1e6
     tracemalloc.stop()
     for step in steps:
-        start = time.perf_counter()
+        start = time.process_time()
         draws.indices(step * batch_size, batch_size, range(share))
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return 1e3 * float(np.median(seconds)), megabytes
 
 

@@ -15,7 +15,7 @@ NUM_SAMPLES, NUM_NODES, NUM_RANKS, BATCH_SIZE = 10**9, 128, 1024, 8192
 
 @pytest.fixture(scope="module")
 def order_benchmark():
-    path = Path(__file__).parents[2] / "benchmarks" / "order.py"
+    path = Path(__file__).parents[3] / "benchmarks" / "order.py"
     spec = importlib.util.spec_from_file_location("benchmark_order", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
