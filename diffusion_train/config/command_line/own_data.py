@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import yaml
 
-from diffusion_train.config.arguments import parse
+from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.mistakes import Mistake
 
 _OPTIONS = {"data.shards": "shards", "data.folder": "folder"}
