@@ -75,7 +75,7 @@ def refuse(cfg: DictConfig) -> None:
 def check(cfg: DictConfig) -> int:
     tokens = build_token_counter(cfg)
     data: ShardData = config.build(cfg.data)
-    storage = data.reader()
+    storage = StorageByScheme(data.storage)
     collection, problems = opened(data.shards, storage)
     seen = looked_at(cfg, data, collection, storage, tokens) if collection else Findings(problems)
     seen.problems = in_order(seen.problems, cfg.ignore)

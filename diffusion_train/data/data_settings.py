@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from inspect import signature
+from typing import Any
 
 from diffusion_train.data.base import TrainingData
 from diffusion_train.data.batch_size import wrong_sizes
@@ -28,39 +30,53 @@ from diffusion_train.data.storage.settings import StorageSettings
 from diffusion_train.data.streaming import StreamModule
 
 
-class DataSettings(Protocol):
-    """What every kind of data has: sizes of batches, and the data module that reads them."""
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(ABC):
+    """What every kind of data has; `batch_size` counts samples of one optimizer step over all devices."""
+
+    seed: int = 0
+    batch_size: int
+    micro_batch_size: int | None = None
+    num_workers: int = 0
+
+    @abstractmethod
+    def datamodule(self) -> TrainingData: ...
 
     @property
-    def batch_size(self) -> int: ...
+    def sizes(self) -> dict[str, Any]:
+        """Those of `wrong_sizes` that this kind of data has."""
+        return {name: getattr(self, name) for name in signature(wrong_sizes).parameters if hasattr(self, name)}
 
     def check(self) -> None:
-        """Raises ValueError with all mistakes that no data are needed to find."""
+        """Raises ValueError with all that is wrong with the settings, as far as no data are needed to find it."""
+        mistakes = []
+        for make in self._checked():
+            try:
+                make()
+            except ValueError as error:
+                mistakes.append(str(error))
+        if mistakes := list(dict.fromkeys([*mistakes, *wrong_sizes(**self.sizes)])):
+            raise ValueError("\n".join(mistakes))
 
-    def datamodule(self) -> TrainingData: ...
+    def _checked(self) -> Sequence[Callable[[], object]]:
+        """What makes parts that check their settings."""
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamData:
-    """Settings of `data=stream`."""
+class ImageData(DataSettings):
+    """Images with captions, in shards."""
 
-    shards: Patterns
     captions: Captions
-    shuffle: int = 1000
-    seed: int = 0
-    image_size: int = 32
+    image_size: int
     crop: Crop = "center"
     flip: bool = False
     flip_guard: Sequence[str] = ()
     animated: Animated = "first"
     background: Sequence[int] = WHITE
-    batch_size: int = 64
-    micro_batch_size: int | None = None
-    num_workers: int = 2
 
-    def check(self) -> None:
-        sizes = wrong_sizes(self.batch_size, self.micro_batch_size, self.num_workers)
-        _raise_all(sizes, self.view, self.image_sizes)
+    def _checked(self) -> Sequence[Callable[[], object]]:
+        return self.view, self.image_sizes
 
     def transform(self) -> ImageTransform:
         return ImageTransform(self.image_size, self.flip, self.seed, self.background, crop=self.crop)
@@ -69,63 +85,53 @@ class StreamData:
         return View(self.transform(), FlipGuard(self.flip_guard), self.animated)
 
     def image_sizes(self) -> Resolution:
+        """By step of the training."""
         return Resolution(self.image_size)
-
-    def datamodule(self) -> StreamModule:
-        sizes = (self.batch_size, self.micro_batch_size, self.num_workers)
-        return StreamModule(self.shards, self.view(), self.captions, *sizes, self.shuffle)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardData:
+class StreamData(ImageData):
+    """Settings of `data=stream`."""
+
+    shards: Patterns
+    shuffle: int = 1000
+
+    def datamodule(self) -> StreamModule:
+        return StreamModule(self.shards, self.view(), self.captions, shuffle=self.shuffle, **self.sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardData(ImageData):
     """Settings of `data=shards` and of all that it is made of; conf/data/shards.yaml says what each is for."""
 
     shards: Shards
-    captions: Captions
     folder: str | None = None  # what `shards` are prepared from, for data=folder
     repeats: Mapping[str, float] | None = None
     weights: Mapping[str, float] | None = None
     encoded: Patterns | None = None
     storage: StorageSettings = field(default_factory=StorageSettings)
-    seed: int = 0
-
     faults: Faults = "strict"
     holdout: float = 0.0
     min_side: int = 1
     max_aspect: float | None = None
     allowed_licenses: Sequence[str] | None = None
-
-    image_size: int = 32
     resolution: int | Sequence[tuple[int, int]] | None = None
     buckets: AspectRatios = field(default_factory=AspectRatios)
-    crop: Crop = "center"
-    flip: bool = False
-    flip_guard: Sequence[str] = ()
-    animated: Animated = "first"
-    background: Sequence[int] = WHITE
     images: Mapping[str, str] | None = None
     nearest: Sequence[str] = ()
     aligned: Mapping[str, Aligned] | None = None
-
-    batch_size: int = 64
-    micro_batch_size: int | None = None
-    num_workers: int = 2
     num_repeated_batches: int | None = None
     block_size: int = 64
     window: int = 256
     num_lanes: int = 1
 
-    def check(self) -> None:
-        sizes = wrong_sizes(self.batch_size, self.micro_batch_size, self.num_workers, self.num_repeated_batches)
-        _raise_all(sizes, self.selection, self.view, self.order_spec, self.image_sizes)
+    def _checked(self) -> Sequence[Callable[[], object]]:
+        return self.selection, self.order_spec, *super()._checked()
 
     def transform(self) -> ImageTransform:
         return ImageTransform(
             self.image_size, self.flip, self.seed, self.background, self.aligned, self.crop, self.nearest
         )
-
-    def view(self) -> View:
-        return View(self.transform(), FlipGuard(self.flip_guard), self.animated)
 
     def selection(self) -> Selection:
         return Selection(self.holdout, self.min_side, self.max_aspect, self.allowed_licenses, self.faults)
@@ -137,50 +143,25 @@ class ShardData:
     def image_sizes(self) -> Resolution:
         return Resolution(self.image_size if self.resolution is None else self.resolution, self.buckets)
 
-    def reader(self) -> StorageByScheme:
-        return StorageByScheme(self.storage)
-
     def dataset(self) -> ShardDataset:
-        return ShardDataset(self.shards, self.view(), self.captions, self.selection(), self.reader(), self.images)
+        storage = StorageByScheme(self.storage)
+        return ShardDataset(self.shards, self.view(), self.captions, self.selection(), storage, self.images)
 
     def datamodule(self) -> DataModule:
-        sizes = (self.batch_size, self.micro_batch_size, self.num_workers, self.num_repeated_batches)
-        return DataModule(self.dataset(), self.order_spec(), *sizes, self.image_sizes())
+        return DataModule(self.dataset(), self.order_spec(), resolution=self.image_sizes(), **self.sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointsData:
+class PointsData(DataSettings):
     """Settings of `data=points`."""
 
-    kind: str = "two_moons"
-    num_samples: int = 20000
+    kind: str
+    num_samples: int
     holdout: int = 0
-    seed: int = 0
-    batch_size: int = 512
-    micro_batch_size: int | None = None
-    num_workers: int = 0
     num_repeated_batches: int | None = None
     num_lanes: int = 1
-
-    def check(self) -> None:
-        _raise_all(wrong_sizes(self.batch_size, self.micro_batch_size, self.num_workers, self.num_repeated_batches))
 
     def datamodule(self) -> DataModule:
         dataset = PointsDataset(self.kind, self.num_samples, self.seed, self.holdout)
         order_spec = Arrangement(partial(Order, seed=self.seed, num_lanes=self.num_lanes))
-        sizes = (self.batch_size, self.micro_batch_size, self.num_workers, self.num_repeated_batches)
-        return DataModule(dataset, order_spec, *sizes)
-
-
-def _raise_all(mistakes: Iterable[str], *parts: Callable[[], object]) -> None:
-    """Raises ValueError with `mistakes` and what the parts say against their settings."""
-
-    def refusals() -> Iterator[str]:
-        for make in parts:
-            try:
-                make()
-            except ValueError as error:
-                yield str(error)
-
-    if found := list(dict.fromkeys([*refusals(), *mistakes])):
-        raise ValueError("\n".join(found))
+        return DataModule(dataset, order_spec, **self.sizes)
