@@ -60,7 +60,7 @@ def measure(run: Path, extractor: EfficientNetLite0, asked: argparse.Namespace) 
 
 def training_samples(cfg: Any, count: int) -> tuple[list[str], Tensor]:
     """Captions and images (N, C, H, W) of training, at most `count`, the same ones for every run on the same data."""
-    data = config.build(cfg.data.module)
+    data = config.build(cfg.data).datamodule()
     examples = data.examples(data.num_samples)
     order = torch.randperm(data.num_samples, generator=torch.Generator().manual_seed(0))[:count]
     return [examples["caption"][i] for i in order], examples["x"][order]

@@ -19,7 +19,6 @@ from diffusion_train.callbacks.checkpointing import check_same_run
 from diffusion_train.callbacks.run_record import RunRecord
 from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.data.base import TrainingData
-from diffusion_train.data.order.resolution import AspectRatios, Resolution
 from diffusion_train.data.order.shape_check import LatentShape, check_shapes
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.encode.precomputed_data import use_precomputed
@@ -64,7 +63,9 @@ def build_run(cfg: DictConfig) -> TrainingRun:
     checkpoint = find_checkpoint(Path(cfg.run_dir), cfg.resume)
     if checkpoint is not None:
         _check_same_config(cfg, checkpoint)
-    datamodule = config.build(cfg.data.module)  # first: what is wrong with the data is reported before a model is made
+    datamodule = config.build(
+        cfg.data
+    ).datamodule()  # first: what is wrong with the data is reported before a model is made
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg, datamodule.micro_batch_size)
     shorten_frozen(module.network, cfg.trainer.precision)
@@ -172,9 +173,7 @@ def check_image_shapes(cfg: DictConfig, factor: int, latent_shape: LatentShape) 
     """Raises ValueError for images of a shape that the network or the autoencoder does not accept."""
     if "image_size" not in cfg.data:
         return  # no images
-    size, node = int(cfg.data.image_size), cfg.data.module.get("resolution")
-    resolution = config.build(node) if node else Resolution(size, AspectRatios())
-    check_shapes(size, resolution, factor, latent_shape)
+    check_shapes(int(cfg.data.image_size), config.build(cfg.data).image_sizes(), factor, latent_shape)
 
 
 def check_launch(num_devices: int, num_nodes: int, environment: Any) -> None:

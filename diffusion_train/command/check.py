@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffusion_train import config
 from diffusion_train.assembly import build_token_counter
@@ -22,10 +22,11 @@ from diffusion_train.check.rules import RULES, by_rule, in_order
 from diffusion_train.check.samples import Samples
 from diffusion_train.config.mistakes import did_you_mean
 from diffusion_train.data.caption.tokens import Tokens
+from diffusion_train.data.data_settings import ShardData
 from diffusion_train.data.order.buckets import Occupancy
 from diffusion_train.data.selection import Indices
 from diffusion_train.data.shard.catalog import Collection
-from diffusion_train.data.shard.catalog_builder import open_shards
+from diffusion_train.data.shard.catalog_builder import Shards, open_shards
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
@@ -39,7 +40,7 @@ EXAMPLE = """\
 diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.image_size=64
 diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.holdout=0.01 conditioner=packaged_text ignore=[exif-rotation]"""
 
-READ = ("out", "ignore", "max_aspect", "num_shown", "num_workers", "data")
+READ = ("out", "ignore", "max_aspect", "num_shown", "num_workers")
 # Whoever finds one of these finds no shard to check.
 UNUSABLE = {"missing-shard", "duplicate-shard", "unreadable-shard"}
 
@@ -61,7 +62,7 @@ def refuse(cfg: DictConfig) -> None:
         for name in cfg.ignore
         if name not in RULES
     ]
-    if OmegaConf.select(cfg, "data.module.dataset.storage") is None:
+    if "storage" not in cfg.data:
         problem = "check reads shards that can be indexed"
         mistakes.append(config.Mistake("data", problem, "choose data=shards, openmoji, simple_icons or brand_icons"))
     for key, least in (("num_shown", 1), ("max_aspect", 1), ("num_workers", 0)):
@@ -73,9 +74,10 @@ def refuse(cfg: DictConfig) -> None:
 
 def check(cfg: DictConfig) -> int:
     tokens = build_token_counter(cfg)
-    storage = config.build(cfg.data.module.dataset.storage)
-    collection, problems = opened(cfg, storage)
-    seen = looked_at(cfg, collection, storage, tokens) if collection else Findings(problems)
+    data: ShardData = config.build(cfg.data)
+    storage = StorageByScheme(data.storage)
+    collection, problems = opened(data.shards, storage)
+    seen = looked_at(cfg, data, collection, storage, tokens) if collection else Findings(problems)
     seen.problems = in_order(seen.problems, cfg.ignore)
     out = Path(cfg.out)
     with atomic_file(out / "report.json") as file:
@@ -100,11 +102,8 @@ class Findings:
     occupancy: Sequence[Occupancy] = ()
 
 
-def opened(cfg: DictConfig, storage: StorageByScheme) -> tuple[Collection | None, list[Problem]]:
+def opened(shards: Shards, storage: StorageByScheme) -> tuple[Collection | None, list[Problem]]:
     """The collection, or what is wrong with shards that hold not a single sample."""
-    node = cfg.data.shards
-    settings: Any = OmegaConf.to_container(cfg.data, resolve=True)
-    shards = config.build(node) if OmegaConf.is_dict(node) else settings["shards"]
     try:
         return open_shards(shards, storage), []
     except DataError as error:
@@ -113,15 +112,16 @@ def opened(cfg: DictConfig, storage: StorageByScheme) -> tuple[Collection | None
         return None, list(error.problems)
 
 
-def looked_at(cfg: DictConfig, collection: Collection, storage: StorageByScheme, tokens: Tokens | None) -> Findings:
+def looked_at(
+    cfg: DictConfig, data: ShardData, collection: Collection, storage: StorageByScheme, tokens: Tokens | None
+) -> Findings:
     """All that the index, the contents and the whole tell."""
-    dataset, arrangement = cfg.data.module.dataset, config.build(cfg.data.module.arrangement)
-    captions, view, selection = (config.build(dataset[name]) for name in ("captions", "view", "selection"))
-    samples = Samples(collection, captions, view, storage, dict(dataset.images or {}), arrangement.shapes)
+    captions, selection, order_spec = data.captions, data.selection(), data.order_spec()
+    samples = Samples(collection, captions, data.view(), storage, data.images or {}, order_spec.shapes)
     train, held_out = tables.split(collection, captions, selection)
-    occupancy = tables.occupancy(collection, train, arrangement, cfg.data.batch_size)
+    occupancy = tables.occupancy(collection, train, order_spec, data.batch_size)
     problems = [
-        *tables.of_samples(collection, captions, selection, cfg.data.image_size, cfg.max_aspect),
+        *tables.of_samples(collection, captions, selection, data.image_size, cfg.max_aspect),
         *tables.thin_buckets(occupancy),
     ]
     contents = of_contents(samples, tokens, cfg.num_workers)

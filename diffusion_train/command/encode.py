@@ -76,7 +76,7 @@ def check_settings(cfg: DictConfig) -> None:
 
 def encode(cfg: DictConfig, out: Path) -> int:
     torch.set_float32_matmul_precision("high")
-    data = config.build(cfg.data.module)
+    data = config.build(cfg.data).datamodule()
     autoencoder, conditioner = config.build(cfg.autoencoder), build_conditioner(cfg)
     check_image_shapes(cfg, 1, autoencoder.latent_shape)
     check_encodable(shard_dataset(data))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffusion_train import config, picture
@@ -83,7 +83,8 @@ def read_conditions(cfg: DictConfig) -> dict[str, Any]:
         return {"caption": prompts or [""]}
     if prompts and len(prompts) != len(images):
         raise ValueError(f"prompts has {len(prompts)} entries for {len(images)} images; give one for each, or none")
-    transform = config.build(cfg.data.module.dataset.view.transform)
+    data = OmegaConf.merge(cfg.data, {"shards": ""})  # which are not read, and need not be there
+    transform = config.build(data).transform()
     captions = prompts or [Path(image).stem for image in images]
     return collate(
         [

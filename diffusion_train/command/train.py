@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.config.folders import own_settings
 from diffusion_train.config.resolve_data import resolve_data
 from diffusion_train.config.training_config import DRY_BUILT, SETTINGS
-from diffusion_train.data.batch_size import wrong_sizes
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedTogether
 from diffusion_train.pretrained import origin
@@ -50,15 +48,7 @@ SUMMARY = "train a model"
 EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=runs/short"
 
 # Parts that read files when they are built.
-NEED_FILES = (
-    "callbacks.*.extractor",
-    "data.module",
-    "data.module.dataset",
-    "data.shards",
-    "data.shards.*",
-    "data.captions",
-    "data.captions.source",
-)
+NEED_FILES = ("callbacks.*.extractor",)
 
 
 def run(cfg: DictConfig) -> int:
@@ -88,10 +78,9 @@ def validate(cfg: DictConfig) -> None:
 def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
     """What parts say against their settings, as far as it takes neither data nor the model's files."""
     refusals = (ValueError, MisconfigurationException)
+    unbuildable = list(config.dry_build(cfg, ["data"]))
+    yield from unbuildable or config.attempt(lambda: config.build(cfg.data).check(), "data")
     yield from config.dry_build(cfg, DRY_BUILT, NEED_FILES, refusals=refusals)
-    sizes = {name: cfg.data[name] for name in inspect.signature(wrong_sizes).parameters if name in cfg.data}
-    for problem in wrong_sizes(**sizes):
-        yield from config.mistakes_of(ValueError(problem), "data")
     samples = cfg.callbacks.get("samples", {})
     for name, none in (("prompts", "[]"), ("negative_prompt", "null")):
         if (value := samples.get(name)) and value != [""] and not reads(cfg, "captions"):
@@ -103,6 +92,8 @@ def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
 
 def _wrong_shapes(cfg: DictConfig) -> Iterator[config.Mistake]:
     """Images that the network or the autoencoder does not accept, asked of both without their weights."""
+    if config.attempt(lambda: config.build(cfg.data), "data"):
+        return  # told among the wrong settings
     try:
         with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # some parts cannot be built so
             network, autoencoder = config.build(cfg.network), config.build(cfg.autoencoder)

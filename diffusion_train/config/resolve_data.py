@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,13 @@ from diffusion_train.config.mistakes import ConfigError, Mistake
 from diffusion_train.config.open_settings import MOST, left_open, with_stand_ins
 from diffusion_train.config.run import load_run_config
 from diffusion_train.config.targets import build, locate
+from diffusion_train.data.data_settings import ShardData
+from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.training.checkpoint import read_facts
 from diffusion_train.utils.launcher import first_process
 
 _DIVISOR = 8  # of image sizes, which every network of the package divides by
 _NUM_CAPTIONS = 256  # that are looked at for one that is not empty
-
-
-class _Images(Protocol):
-    def __len__(self) -> int: ...
-
-    def sizes(self) -> NDArray[np.int64] | None: ...
-
-    def captions(self) -> Iterator[str]: ...
 
 
 class Sizes(NamedTuple):
@@ -70,26 +64,24 @@ def sizes_for(sides: NDArray[np.int64], num_samples: int) -> Sizes:
 
 def _chosen(cfg: DictConfig) -> Sizes:
     """By the images that are trained on."""
-    node = with_stand_ins(cfg).data.module.get("dataset")
-    if node is None or "shards" not in node:
+    data = build(with_stand_ins(cfg).data)
+    if not isinstance(data, ShardData):
         remedy = "add data.image_size=<pixels> data.batch_size=<samples>"
         raise ConfigError([Mistake("data", "cannot be measured before it is read", remedy)])
     with _silence("diffusion_train.data"):  # the data module that training builds says it
-        images: _Images = build(node)
-    sides = images.sizes()
-    assert sides is not None, "shards hold images"
-    sizes = sizes_for(sides, len(images))
+        images = data.dataset()
+    sizes = sizes_for(images.sizes(), len(images))
     if first_process():
         print(_report(cfg, images, sizes), file=sys.stderr)
     return sizes
 
 
-def _report(cfg: DictConfig, images: _Images, sizes: Sizes) -> str:
+def _report(cfg: DictConfig, images: ShardDataset, sizes: Sizes) -> str:
     chosen = [f"data.{name}={value}" for name, value in sizes._asdict().items() if name in left_open(cfg)]
     return f"{cfg.name}: {len(images):,} images give {', '.join(chosen)}; {_about_captions(cfg, images)}"
 
 
-def _about_captions(cfg: DictConfig, images: _Images) -> str:
+def _about_captions(cfg: DictConfig, images: ShardDataset) -> str:
     has_captions = any(caption.strip() for caption in islice(images.captions(), _NUM_CAPTIONS))
     reads_captions = getattr(locate(cfg.conditioner["_target_"]), "reads_captions", True)
     if has_captions == reads_captions:

@@ -35,7 +35,7 @@ class TrainingConfig:
     compile: bool
     report: bool
 
-    data: _Tried
+    data: _Untried  # built by itself, and asked to check itself
     diffusion: _Tried
     network: _Untried
     conditioner: _Untried
@@ -56,6 +56,6 @@ _GROUPS: dict[str, Group | None] = {
     for name, hint in get_type_hints(TrainingConfig, include_extras=True).items()
 }
 # Keys that the code reads itself; every other key must belong to a part or be referred to by one.
-SETTINGS = (*(name for name, group in _GROUPS.items() if group is None), "base_record", "data.encoded")
+SETTINGS = (*(name for name, group in _GROUPS.items() if group is None), "base_record")
 # Groups whose parts are built once to find their mistakes.
 DRY_BUILT = tuple(name for name, group in _GROUPS.items() if group is not None and group.dry_built)

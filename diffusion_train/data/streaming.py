@@ -73,6 +73,7 @@ class StreamModule(pl.LightningDataModule):
         ]
         if problems:
             raise DataError.listing(problems)
+        captions.keys()  # a table that cannot be read is told here, and is not read by each worker
         self.stream = _Stream(urls, view, captions, shuffle)
         self.shape = view.transform.shape
         self.batch_size, self.micro_batch_size, self.num_workers = batch_size, micro_batch_size, num_workers

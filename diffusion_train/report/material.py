@@ -101,7 +101,7 @@ def training_and_held_out(
 
     Of some `sources` of the data alone, where they are given. Raises ValueError for data that are no images, or have no such source.
     """
-    module = config.build(cfg.data.module)
+    module = config.build(cfg.data).datamodule()
     if not hasattr(module, "dataset"):
         if sources is not None:
             raise ValueError("sources: a data stream tells none apart")

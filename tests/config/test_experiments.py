@@ -93,8 +93,8 @@ def test_what_parts_say_of_their_settings_is_told_at_once_before_data_or_weights
         validate(cfg)
     assert [mistake.where for mistake in told.value.mistakes] == [
         "data.holdout=-1",
-        "ema.decays=[2]",
         "data.batch_size=0",
+        "ema.decays=[2]",
         "data.image_size",
     ]
     assert "multiples of 8" in told.value.mistakes[-1].problem

@@ -46,7 +46,7 @@ def test_they_are_set_before_anything_is_built_and_what_is_given_stays(make_shar
     assert cfg.data.image_size is None
     resolve_data(cfg)
     assert (cfg.data.image_size, cfg.data.batch_size) == (16, 4)
-    assert cfg.data.module.dataset.view.transform.image_size == 16
+    assert config.build(cfg.data).transform().image_size == 16
     assert (
         "5 images give data.image_size=16, data.batch_size=4; trained without their captions" in capsys.readouterr().err
     )

@@ -51,10 +51,12 @@ class Captions:
         self.sources = {path: source if path == CAPTION else JsonMember(".".join(path)) for path in paths}
         read = dict.fromkeys(name for named in self.sources.values() for name in named.extensions)
         self.extensions: tuple[str, ...] = tuple(read)
-        self.settings = (
-            f"source=({source.settings}), choose={choose}, templates={list(templates)}, trigger={trigger!r}, "
-            f"tags=({tags.settings}), missing={missing}"
-        )
+        self._settings = f"choose={choose}, templates={list(templates)}, trigger={trigger!r}, tags=({tags.settings}), missing={missing}"
+
+    @property
+    def settings(self) -> str:
+        """What decides the captions besides seed and data."""
+        return f"source=({self.source.settings}), {self._settings}"
 
     def has(self, key: str) -> bool:
         """False where a sample of this key has no caption even if all members of `extensions` are there."""

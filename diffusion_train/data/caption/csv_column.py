@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -26,22 +27,29 @@ _MAX_FIELD = 1 << 17  # characters of a caption
 class CsvColumn:
     """The column `column` of a CSV file (UTF-8, a header line), found by the sample's key in the column `key`.
 
-    A key may be written with the ending of its image: `cats/0001.jpg` is the sample `cats/0001`. The table is held in
-    memory. ValueError for a table that is not whole, or for keys in several rows, unless `several` makes these the
-    captions of one sample.
+    A key may be written with the ending of its image: `cats/0001.jpg` is the sample `cats/0001`. The table is read when it
+    is first asked for, and held in memory: ValueError for one that is not whole, or for keys in several rows, unless
+    `several` makes these the captions of one sample.
     """
 
     extensions: tuple[str, ...] = ()
 
     def __init__(self, path: str, column: str = "caption", key: str = "key", several: bool = False) -> None:
-        file = Path(path)
-        self._rows: dict[str, list[bytes]] = {}
-        for name, text in _rows(file, column, key):
-            self._rows.setdefault(name, []).append(text)
-        if not several:
-            _refuse_repeated(file, [name for name, texts in self._rows.items() if len(texts) > 1])
-        self.name = f"row of its key in {file}"
-        self.settings = f"csv {file_sha256(file)}: {column} by {key}"
+        self._file, self._column, self._key, self._several = Path(path), column, key, several
+        self.name = f"row of its key in {self._file}"
+
+    @cached_property
+    def settings(self) -> str:
+        return f"csv {file_sha256(self._file)}: {self._column} by {self._key}"
+
+    @cached_property
+    def _rows(self) -> dict[str, list[bytes]]:
+        rows: dict[str, list[bytes]] = {}
+        for name, text in _rows(self._file, self._column, self._key):
+            rows.setdefault(name, []).append(text)
+        if not self._several:
+            _refuse_repeated(self._file, [name for name, texts in rows.items() if len(texts) > 1])
+        return rows
 
     def has(self, key: str) -> bool:
         return key in self._rows

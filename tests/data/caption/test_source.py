@@ -138,7 +138,7 @@ def test_bytes_of_a_table_that_are_not_utf8(table):
 def test_keys_in_several_rows_are_reported_or_several_captions(table):
     content = "key,caption\n" + "".join(f"k{i // 2}.jpg,c{i}\n" for i in range(14)) + "x,y\n"
     with pytest.raises(ValueError, match=r"7 keys stand in several rows: k0, k1, k2, k3, k4, \.\.\.; .*several=true"):
-        table(content)
+        table(content).keys()
     assert table(content, several=True).texts({}, "k1") == ["c2", "c3"]
 
 
@@ -157,12 +157,12 @@ def test_keys_in_several_rows_are_reported_or_several_captions(table):
 )
 def test_a_table_that_is_not_whole_is_refused(table, content, reason):
     with pytest.raises(ValueError, match=reason):
-        table(content)
+        table(content).keys()
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"data\.captions\.source\.path=.*nothing\.csv: No such file"):
-        CsvColumn(str(tmp_path / "nothing.csv"))
+        CsvColumn(str(tmp_path / "nothing.csv")).keys()
 
 
 def test_settings_know_what_the_table_holds(table):
