@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import partial
@@ -21,13 +21,12 @@ def dry_build(
     cfg: DictConfig,
     groups: Sequence[str],
     without: Collection[str] = (),
-    given: Mapping[str, Mapping[str, object]] | None = None,
     refusals: Refusals = (ValueError,),
 ) -> Iterator[Mistake]:
     """What the parts of `groups` say of their settings by one of `refusals`, group by group from the inside out.
 
     `without` are parts that need data, by patterns, and are not made; nor is one that holds a part with a mistake, or
-    refers to one. `given`: node -> arguments that it does not hold itself.
+    refers to one.
     """
     nodes = [(path, node) for path, node in target_nodes(cfg) if path.split(".")[0] in groups]
     apart = {path for path, _ in nodes if any(fnmatch(path, pattern) for pattern in without)}
@@ -41,7 +40,7 @@ def dry_build(
             for held in (path, *_referred(node))
         ):
             continue
-        mistakes = attempt(partial(build, node, **(given or {}).get(path, {})), path, refusals)
+        mistakes = attempt(partial(build, node), path, refusals)
         faulty += [path] * bool(mistakes)
         yield from (_placed(mistake, path, node) for mistake in mistakes)
 

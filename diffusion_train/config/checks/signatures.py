@@ -19,17 +19,16 @@ _HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _REFERENCE = re.compile(r"\$\{\s*(?:oc\.select:)?\s*(\.*)([\w.\[\]]+)\s*[},]")
 
 
-def check(cfg: DictConfig, read: Collection[str] = (), given: Mapping[str, Collection[str]] | None = None) -> None:
+def check(cfg: DictConfig, read: Collection[str] = ()) -> None:
     """Raises ConfigError listing every target, key and value that does not fit.
 
-    `read`: keys that the calling code reads itself, with all below them. `given`: node -> arguments that the code
-    gives to it when it is built, whatever the config says of them.
+    `read`: keys that the calling code reads itself, with all below them.
     """
     cfg = with_stand_ins(cfg)
     raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
     mistakes: list[Mistake] = []
     for path, node in target_nodes(cfg):
-        mistakes += _node_mistakes(path, node, (given or {}).get(path, ()))
+        mistakes += _node_mistakes(path, node)
     raise_all([*mistakes, *unread(cfg, read)])
 
 
@@ -57,7 +56,7 @@ def target_nodes(parent: Any, path: str = "") -> Iterator[tuple[str, DictConfig]
             yield from target_nodes(parent[key], where)
 
 
-def _node_mistakes(path: str, node: DictConfig, given: Collection[str]) -> Iterator[Mistake]:
+def _node_mistakes(path: str, node: DictConfig) -> Iterator[Mistake]:
     where = f"{path}." if path else ""
     try:
         target = locate(node["_target_"])
@@ -70,8 +69,6 @@ def _node_mistakes(path: str, node: DictConfig, given: Collection[str]) -> Itera
     values = {str(key): value for key, value in _resolved(node).items() if key not in _HYDRA_KEYS}
     name = node["_target_"].rpartition(".")[2]
     for key, value in values.items():
-        if key in given:
-            continue
         if key in accepted and value != "???":
             yield from value_mistakes(_source(node, key) or f"{where}{key}", value, parameters[key].annotation)
         elif key not in accepted and not open_ended:
@@ -81,7 +78,7 @@ def _node_mistakes(path: str, node: DictConfig, given: Collection[str]) -> Itera
         return
     positional = len(node.get("_args_", ()))
     for key in accepted[positional:]:
-        if parameters[key].default is inspect.Parameter.empty and values.get(key, "???") == "???" and key not in given:
+        if parameters[key].default is inspect.Parameter.empty and values.get(key, "???") == "???":
             yield Mistake(f"{where}{key}", f"{name} needs this setting", f"add {where}{key}=...")
 
 

@@ -56,12 +56,6 @@ def test_everything_is_told_at_once():
     assert [m.split("\n")[0] for m in mistakes] == ["a.num_step", "b[0].grid", "dead", "part.dead"]
 
 
-def test_what_the_code_gives_is_neither_missing_nor_of_a_wrong_type():
-    node = {"_target_": HEUN["_target_"], "num_steps": "auto"}
-    assert told({"sampler": node}, given={"sampler": ["grid", "num_steps"]}) == []
-    assert len(told({"sampler": node})) == 2
-
-
 def test_a_partial_may_lack_settings_but_not_misname_them():
     assert told({"s": {**HEUN, "_partial_": True, "grid": "???"}}) == []
     assert len(told({"s": {**HEUN, "_partial_": True, "gird": 1}})) == 1
