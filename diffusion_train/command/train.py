@@ -64,7 +64,10 @@ def run(cfg: DictConfig) -> int:
 
 
 def validate(cfg: DictConfig) -> None:
-    """Finds the files of the pretrained model, and sizes that are left open. Raises ConfigError with every mistake that takes no data to find."""
+    """Raises ConfigError with every mistake that takes no data to find.
+
+    On the way it chooses sizes that are left open, and finds the files of the pretrained model.
+    """
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=SETTINGS)
     resolve_data(cfg)
