@@ -19,6 +19,7 @@ from diffusion_train.callbacks.checkpointing import check_same_run
 from diffusion_train.callbacks.run_record import RunRecord
 from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.data.base import TrainingData
+from diffusion_train.data.data_settings import DataSettings, ImageData
 from diffusion_train.data.order.shape_check import LatentShape, check_shapes
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.encode.precomputed_data import use_precomputed
@@ -63,13 +64,12 @@ def build_run(cfg: DictConfig) -> TrainingRun:
     checkpoint = find_checkpoint(Path(cfg.run_dir), cfg.resume)
     if checkpoint is not None:
         _check_same_config(cfg, checkpoint)
-    datamodule = config.build(
-        cfg.data
-    ).datamodule()  # first: what is wrong with the data is reported before a model is made
+    data = config.build(cfg.data)
+    datamodule = data.datamodule()  # first: what is wrong with the data is reported before a model is made
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg, datamodule.micro_batch_size)
     shorten_frozen(module.network, cfg.trainer.precision)
-    check_image_shapes(cfg, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
+    check_image_shapes(data, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
     trainer = build_trainer(cfg, checkpoint)
     check_launch(trainer.num_devices, trainer.num_nodes, getattr(trainer.strategy, "cluster_environment", None))
     if cfg.data.get("encoded") is not None:
@@ -169,11 +169,10 @@ def _with_setting(settings: DictConfig, problem: str) -> str:
     return f"trainer.{setting}={values[setting]}: {problem.rstrip('!.')}; {_REMEDIES[setting]}"
 
 
-def check_image_shapes(cfg: DictConfig, factor: int, latent_shape: LatentShape) -> None:
+def check_image_shapes(data: DataSettings, factor: int, latent_shape: LatentShape) -> None:
     """Raises ValueError for images of a shape that the network or the autoencoder does not accept."""
-    if "image_size" not in cfg.data:
-        return  # no images
-    check_shapes(int(cfg.data.image_size), config.build(cfg.data).image_sizes(), factor, latent_shape)
+    if isinstance(data, ImageData):
+        check_shapes(data.image_size, data.image_sizes(), factor, latent_shape)
 
 
 def check_launch(num_devices: int, num_nodes: int, environment: Any) -> None:

@@ -76,9 +76,10 @@ def check_settings(cfg: DictConfig) -> None:
 
 def encode(cfg: DictConfig, out: Path) -> int:
     torch.set_float32_matmul_precision("high")
-    data = config.build(cfg.data).datamodule()
+    settings = config.build(cfg.data)
+    data = settings.datamodule()
     autoencoder, conditioner = config.build(cfg.autoencoder), build_conditioner(cfg)
-    check_image_shapes(cfg, 1, autoencoder.latent_shape)
+    check_image_shapes(settings, 1, autoencoder.latent_shape)
     check_encodable(shard_dataset(data))
     if autoencoder.fingerprint is None and not conditioner.texts():
         raise ValueError("there is nothing to encode: the autoencoder is the identity, and no caption is embedded")

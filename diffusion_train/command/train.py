@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from diffusion_train import config
@@ -22,6 +22,7 @@ from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.config.folders import own_settings
 from diffusion_train.config.resolve_data import resolve_data
 from diffusion_train.config.training_config import DRY_BUILT, SETTINGS
+from diffusion_train.data.data_settings import DataSettings
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedTogether
 from diffusion_train.pretrained import origin
@@ -81,8 +82,8 @@ def validate(cfg: DictConfig) -> None:
 def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
     """What parts say against their settings, as far as it takes neither data nor the model's files."""
     refusals = (ValueError, MisconfigurationException)
-    unbuildable = list(config.dry_build(cfg, ["data"]))
-    yield from unbuildable or config.attempt(lambda: config.build(cfg.data).check(), "data")
+    yield from config.dry_build(cfg, ["data"])
+    yield from config.attempt(lambda: _data_settings(cfg).check(), "data")
     yield from config.dry_build(cfg, DRY_BUILT, NEED_FILES, refusals=refusals)
     samples = cfg.callbacks.get("samples", {})
     for name, none in (("prompts", "[]"), ("negative_prompt", "null")):
@@ -93,14 +94,20 @@ def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
     yield from config.attempt(lambda: lightning_trainer(cfg, logger=False), "trainer")
 
 
+def _data_settings(cfg: DictConfig) -> DataSettings:
+    """With None for parts whose own settings are wrong, so that the others can be checked."""
+    parts = {str(name): node for name, node in cfg.data.items() if OmegaConf.is_dict(node)}
+    wrong = {name: None for name, node in parts.items() if config.attempt(partial(config.build, node), name)}
+    settings: DataSettings = config.build(OmegaConf.merge(cfg.data, wrong))
+    return settings
+
+
 def _wrong_shapes(cfg: DictConfig) -> Iterator[config.Mistake]:
     """Images that the network or the autoencoder does not accept, asked of both without their weights."""
-    if config.attempt(lambda: config.build(cfg.data), "data"):
-        return  # told among the wrong settings
     try:
         with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # some parts cannot be built so
             network, autoencoder = config.build(cfg.network), config.build(cfg.autoencoder)
-            check_image_shapes(cfg, getattr(network, "factor", 1), autoencoder.latent_shape)
+            check_image_shapes(_data_settings(cfg), getattr(network, "factor", 1), autoencoder.latent_shape)
     except ValueError as error:
         yield from config.mistakes_of(error, "network")
 

@@ -127,6 +127,18 @@ def test_a_length_an_interval_or_a_machine_that_cannot_be_is_told_with_the_other
     assert len(error.value.mistakes) == 2
 
 
+def test_parts_of_the_data_that_are_wrong_hide_no_mistakes_of_the_others() -> None:
+    wrong = ["data.buckets.max_ratio=0.5", "data.holdout=-1", "data.captions.templates=['{x}']", "data.image_size=30"]
+    with pytest.raises(config.ConfigError) as told:
+        validate(composed("experiment=ddpm_cifar_style", "data.shards=x.tar", "trainer=cpu", *wrong))
+    assert {mistake.where for mistake in told.value.mistakes} == {
+        "data.buckets.max_ratio=0.5, divisor=64",
+        "data.holdout=-1",
+        "data.captions.templates",
+        "data.image_size=30",
+    }
+
+
 def test_prompts_of_a_run_that_reads_none_are_told() -> None:
     given = ["experiment=ddpm_cifar_style", "data.shards=x.tar", "trainer=cpu"]
     validate(composed(*given))
