@@ -49,6 +49,8 @@ class Captions:
         self.is_plain = is_bare and not (tags.shuffle or tags.dropout)  # one of the captions as it stands
         paths = dict.fromkeys(path for template in self.templates for path in template.paths)
         self.sources = {path: source if path == CAPTION else JsonMember(".".join(path)) for path in paths}
+        # of the samples that have captions, where a table lists them
+        self.keys = source.keys if CAPTION in self.sources else None
         read = dict.fromkeys(name for named in self.sources.values() for name in named.extensions)
         self.extensions: tuple[str, ...] = tuple(read)
         self.settings = (
@@ -58,11 +60,7 @@ class Captions:
 
     def has(self, key: str) -> bool:
         """False where a sample of this key has no caption even if all members of `extensions` are there."""
-        return CAPTION not in self.sources or self.source.has(key)
-
-    def keys(self) -> Sequence[str] | None:
-        """Of the samples that have captions, where a table lists them."""
-        return self.source.keys() if CAPTION in self.sources else None
+        return self.keys is None or key in self.keys
 
     def __call__(self, members: Members, key: str, epoch: int, sample: int) -> str:
         """The caption of an epoch. Raises CaptionError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from itertools import islice
 from pathlib import Path
 
@@ -40,14 +41,9 @@ class CsvColumn:
             self._rows.setdefault(name, []).append(text)
         if not several:
             _refuse_repeated(file, [name for name, texts in self._rows.items() if len(texts) > 1])
+        self.keys: AbstractSet[str] | None = self._rows.keys()
         self.name = f"row of its key in {file}"
         self.settings = f"csv {file_sha256(file)}: {column} by {key}"
-
-    def has(self, key: str) -> bool:
-        return key in self._rows
-
-    def keys(self) -> list[str]:
-        return list(self._rows)
 
     def texts(self, members: Mapping[str, bytes], key: str) -> list[str]:
         return [decode(text) for text in self._rows.get(key, ())]
@@ -61,8 +57,9 @@ def check_keys(captions: Captions, collection: Collection) -> None:
 
     DataError where not one sample has a row: then their keys are written in another way.
     """
-    if (keys := captions.keys()) is None:
+    if captions.keys is None:
         return
+    keys = list(captions.keys)
     of_rows = np.array([Collection.hash(key) for key in keys], np.uint64)
     of_samples = collection.arrays["hashes"]
     samples = np.flatnonzero(~np.isin(of_samples, of_rows))

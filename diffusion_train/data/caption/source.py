@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from diffusion_train.data.caption.fault import decode, is_utf8
@@ -14,17 +15,15 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class Source(Protocol):
-    """`extensions` are the members that are read, `settings` names what decides the captions beside these."""
+    """`extensions` are the members that are read, `settings` names what decides the captions beside these.
+
+    `keys` are those of the samples that have captions, None where their members alone decide.
+    """
 
     extensions: tuple[str, ...]
     name: str  # of what is read, in messages
     settings: str
-
-    def has(self, key: str) -> bool:
-        """False where a sample of this key has no caption, whatever its members hold."""
-
-    def keys(self) -> Sequence[str] | None:
-        """Of the samples that have captions; None where their members alone decide."""
+    keys: AbstractSet[str] | None
 
     def texts(self, members: Members, key: str) -> list[str]:
         """All captions as they stand, blank ones too; none where there is none. Raises CaptionError."""
@@ -35,17 +34,13 @@ class Source(Protocol):
 class TextMember:
     """One text a sample, in `key.<extension>`; with `lines` each line is a caption of its own."""
 
+    keys: AbstractSet[str] | None = None
+
     def __init__(self, extension: str = "txt", lines: bool = False) -> None:
         self.lines = lines
         self.extensions: tuple[str, ...] = (_extension(extension),)
         self.name = f"caption ({extension})"
         self.settings = f"{extension}, lines={lines}"
-
-    def has(self, key: str) -> bool:
-        return True
-
-    def keys(self) -> None:
-        return None
 
     def texts(self, members: Members, key: str) -> list[str]:
         if (data := members.get(self.extensions[0])) is None:
@@ -63,17 +58,13 @@ class JsonMember:
     A list there, or on the way there, holds several captions.
     """
 
+    keys: AbstractSet[str] | None = None
+
     def __init__(self, field: str = "caption", extension: str = "json") -> None:
         self.path = parse_path(field, "data.captions.source.field")
         self.extensions: tuple[str, ...] = (_extension(extension),)
         self.name = f"{field} in {extension}"
         self.settings = f"{extension}: {field}"
-
-    def has(self, key: str) -> bool:
-        return True
-
-    def keys(self) -> None:
-        return None
 
     def texts(self, members: Members, key: str) -> list[str]:
         data = members.get(self.extensions[0])
