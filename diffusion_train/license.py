@@ -6,12 +6,14 @@ https://spdx.org/licenses. Nothing here is advice on law: a name says what someb
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
+from license_expression import Licensing
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 UNKNOWN = "unknown"
 PUBLIC_DOMAIN = "LicenseRef-Public-Domain"
+_EXPRESSIONS = Licensing()
 _LONGEST = 200  # characters of a name; longer texts are licences themselves, not names
 _NOTHING = {"", "unknown", "none", "null", "nan", "n/a", "na", "?", "-", "unspecified", "undefined"}
 
@@ -52,7 +54,13 @@ def decide(license: str | None, allowed: Sequence[str]) -> bool:
         return True
     if not (re.search(r" (OR|AND|WITH) ", name) and _spdx(name)):
         return False
-    return _Expression(name, allowed).holds()
+    without_exceptions = re.sub(r" WITH [^\s()]+", "", name)  # which only add to what a licence permits
+    expression = _EXPRESSIONS.parse(without_exceptions)
+    permitted = {
+        part: _EXPRESSIONS.TRUE if any(_matches(part.key, entry) for entry in allowed) else _EXPRESSIONS.FALSE
+        for part in expression.symbols
+    }
+    return bool(expression.subs(permitted, simplify=True) == _EXPRESSIONS.TRUE)
 
 
 def mistyped(allowed: Sequence[str], licenses: Iterable[str]) -> list[str]:
@@ -197,41 +205,3 @@ def _matches(name: str, entry: str) -> bool:
 def _stem(entry: str) -> str:
     """ "CC-BY-*" without what stands for any version."""
     return re.sub(r"[\s-]*\*$", "", entry)
-
-
-class _Expression:
-    """SPDX's grammar: OR binds weaker than AND; an exception (WITH) only adds to what its licence permits."""
-
-    def __init__(self, text: str, allowed: Sequence[str]) -> None:
-        self.tokens: Iterator[str] = iter([*re.findall(r"[()]|[^\s()]+", text), ""])
-        self.allowed = allowed
-        self.token = next(self.tokens)
-
-    def holds(self) -> bool:
-        found = self._all()
-        while self.token == "OR":
-            self._step()
-            found |= self._all()
-        return found
-
-    def _all(self) -> bool:
-        found = self._one()
-        while self.token == "AND":
-            self._step()
-            found &= self._one()
-        return found
-
-    def _one(self) -> bool:
-        token = self._step()
-        if token == "(":
-            found = self.holds()
-            self._step()
-            return found
-        if self.token == "WITH":
-            self._step()
-            self._step()
-        return any(_matches(token, entry) for entry in self.allowed)
-
-    def _step(self) -> str:
-        token, self.token = self.token, next(self.tokens, "")
-        return token

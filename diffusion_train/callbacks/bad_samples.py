@@ -54,8 +54,6 @@ class BadSamples(pl.Callback):
 
     def _of_all_ranks(self, trainer: pl.Trainer) -> int:
         """One that several ranks met counts more than once."""
-        if trainer.world_size == 1:
-            return len(self._before) + len(self._met)
         met = torch.tensor(float(len(self._met)), device=trainer.strategy.root_device)
         return len(self._before) + int(trainer.strategy.reduce(met, reduce_op="sum"))
 

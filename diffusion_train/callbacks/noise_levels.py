@@ -35,8 +35,7 @@ class NoiseLevels(pl.Callback):
             self._sums = None
 
     def _log(self, trainer: pl.Trainer, sums: Tensor) -> None:
-        if trainer.world_size > 1:
-            sums = trainer.strategy.reduce(sums, reduce_op="sum")
+        sums = trainer.strategy.reduce(sums, reduce_op="sum")
         means = (sums[0] / sums[1]).tolist()
         names = [f"train_by_t/{i / self.num_levels:.1f}-{(i + 1) / self.num_levels:.1f}" for i in range(len(means))]
         log(trainer, {name: mean for name, mean in zip(names, means, strict=True) if not math.isnan(mean)})

@@ -21,7 +21,5 @@ class Retries(pl.Callback):
             return
         self._counted = self._counted.to(batch["retries"].device) + batch["retries"].sum()
         if is_logged(trainer):
-            of_all = self._counted.float()
-            if trainer.world_size > 1:
-                of_all = trainer.strategy.reduce(of_all, reduce_op="sum")
+            of_all = trainer.strategy.reduce(self._counted.float(), reduce_op="sum")
             log(trainer, {"data/retries": int(of_all)})

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from diffusion_train.callbacks.scheduled import at_least
 
@@ -19,11 +18,6 @@ def log(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
 
 def is_logged(trainer: pl.Trainer) -> bool:
     return bool(trainer.global_step % trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]
-
-
-def mean_over_ranks(trainer: pl.Trainer, values: Tensor) -> Tensor:
-    """One collective call for a whole vector of scalars."""
-    return trainer.strategy.reduce(values, reduce_op="mean") if trainer.world_size > 1 else values
 
 
 class NumericalError(RuntimeError):
@@ -45,7 +39,7 @@ class Scalars(pl.Callback):
         if not is_logged(trainer):
             return
         local = [outputs["loss"].mean(), outputs["noise_mse"].mean(), outputs["grad_norm"], module.skipped_in_a_row]
-        means = mean_over_ranks(trainer, torch.stack([value.double() for value in local]))
+        means = trainer.strategy.reduce(torch.stack([value.double() for value in local]), reduce_op="mean")
         loss, noise_mse, grad_norm, skipped = means.tolist()
         self.last_loss = loss
         log(

@@ -62,9 +62,7 @@ class Validation(Scheduled):
         total = torch.zeros((), device=module.device, dtype=torch.float64)
         for start in range(0, len(mine), batch_size):
             total += self._errors(module, prepared, mine[start : start + batch_size]).double().sum()
-        if trainer.world_size > 1:
-            total = trainer.strategy.reduce(total, reduce_op="sum")
-        return float(total) / rows
+        return float(trainer.strategy.reduce(total, reduce_op="sum")) / rows
 
     def _errors(self, module: Any, prepared: dict[str, Tensor], rows: range) -> Tensor:
         """Row r is sample r // num_levels at level r % num_levels; -> noise MSE (len(rows),)."""

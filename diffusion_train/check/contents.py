@@ -132,7 +132,7 @@ def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, byt
         yield name, "undecodable-image", str(error)
         return
     seen.signature = seen.signature or signature(image)
-    for rule, detail in _handled(header):
+    for rule, detail in _handled(header).items():
         yield name, rule, detail
     try:
         samples.view.made(image, draw, metadata=whole.get("json"))
@@ -145,15 +145,14 @@ def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, byt
     yield from _further_faults(samples, image, draw, whole)
 
 
-def _handled(header: Header) -> Iterator[tuple[str, str]]:
-    if header.rotated:
-        yield "exif-rotation", f"EXIF orientation {header.orientation}: it is turned when read"
-    if header.alpha:
-        yield "transparent-image", "what is transparent shows data.background"
-    if header.animated:
-        yield "animated-image", "only its first frame is used"
-    if header.bits > 8:
-        yield "deep-image", f"{header.bits} bits a channel become 8"
+def _handled(header: Header) -> dict[str, str]:
+    told = {
+        "exif-rotation": header.rotated and f"EXIF orientation {header.orientation}: it is turned when read",
+        "transparent-image": header.alpha and "what is transparent shows data.background",
+        "animated-image": header.animated and "only its first frame is used",
+        "deep-image": header.bits > 8 and f"{header.bits} bits a channel become 8",
+    }
+    return {rule: detail for rule, detail in told.items() if detail}
 
 
 def _further_faults(samples: Samples, image: Image.Image, draw: Draw, whole: dict[str, bytes]) -> Found:

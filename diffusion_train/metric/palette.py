@@ -6,12 +6,12 @@ difference that is seen when every share of one palette's colours is moved to th
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.optimize import linprog
 from torch import Tensor
-from torchmetrics import Metric
 
 from diffusion_train.metric.colour import ciede2000, srgb_to_lab
 
@@ -24,40 +24,6 @@ class Palette(NamedTuple):
 
     colours: Tensor
     shares: Tensor
-
-
-class PaletteDistance(Metric):
-    """Mean CIEDE2000 difference between the palettes of real and generated images; 0: the same colours in the same shares.
-
-    Every image counts the same. State is a histogram of colours for each side, with the mean colour of each bin.
-    """
-
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-    real: Tensor
-    generated: Tensor
-
-    def __init__(self, num_colours: int = 8, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.num_colours = num_colours
-        for side in ("real", "generated"):
-            self.add_state(side, default=torch.zeros(_LEVELS**3, 4, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, images: Tensor, real: bool) -> None:
-        """(B, 1 or 3, H, W) in [-1, 1]."""
-        sums = histogram(images).to(self.device)
-        if real:
-            self.real += sums
-        else:
-            self.generated += sums
-
-    def palettes(self) -> tuple[Palette, Palette]:
-        """Of real and of generated images. Raises ValueError if a side has none."""
-        return of_histogram(self.real, self.num_colours), of_histogram(self.generated, self.num_colours)
-
-    def compute(self) -> Tensor:
-        return distance(*self.palettes()).float()
 
 
 def palette(*images: Tensor, num_colours: int = 8) -> Palette:
@@ -114,45 +80,8 @@ def _spread(colours: Tensor, weights: Tensor, count: int) -> Tensor:
 
 
 def transport(supply: Tensor, demand: Tensor, cost: Tensor) -> Tensor:
-    """Shares (m,) and (n,) of sum 1, cost (m, n) -> what goes from where to where (m, n) at the least cost, exactly.
-
-    Successive shortest paths: each round sends as much as fits along the cheapest way through the residual graph.
-    """
-    rest, want, price = supply.tolist(), demand.tolist(), cost.tolist()
-    flow = [[0.0] * len(want) for _ in rest]
-    while max(rest) > 1e-12 and max(want) > 1e-12:
-        end, before = _cheapest_way(rest, want, price, flow)
-        way = [end]
-        while (previous := before[way[-1]]) is not None:
-            way.append(previous)
-        edges = [(a, b) for b, a in pairwise(way)]
-        m = len(rest)
-        back = [flow[b][a - m] for a, b in edges if a >= m]
-        amount = min([rest[way[-1]], want[end - m], *back])
-        for a, b in edges:
-            if a < m:
-                flow[a][b - m] += amount
-            else:
-                flow[b][a - m] -= amount
-        rest[way[-1]] -= amount
-        want[end - m] -= amount
-    return torch.tensor(flow, dtype=torch.float64)
-
-
-def _cheapest_way(
-    rest: list[float], want: list[float], price: list[list[float]], flow: list[list[float]]
-) -> tuple[int, list[int | None]]:
-    """Bellman-Ford over sources 0..m-1 and sinks m..m+n-1 -> the sink that is reached most cheaply, and each node's last."""
-    m, n = len(rest), len(want)
-    far = [0.0 if amount > 1e-12 else float("inf") for amount in rest] + [float("inf")] * n
-    before: list[int | None] = [None] * (m + n)
-    changed = True
-    while changed:
-        changed = False
-        for i in range(m):
-            for j in range(n):
-                if far[i] + price[i][j] < far[m + j] - 1e-9:
-                    far[m + j], before[m + j], changed = far[i] + price[i][j], i, True
-                if flow[i][j] > 1e-12 and far[m + j] - price[i][j] < far[i] - 1e-9:
-                    far[i], before[i], changed = far[m + j] - price[i][j], m + j, True
-    return min((m + j for j in range(n) if want[j] > 1e-12), key=far.__getitem__), before
+    """Shares (m,) and (n,) of sum 1, cost (m, n) -> what goes from where to where (m, n) at the least cost, exactly."""
+    m, n = cost.shape
+    leaves, arrives = np.kron(np.eye(m), np.ones(n)), np.kron(np.ones(m), np.eye(n))
+    plan = linprog(cost.flatten().numpy(), A_eq=np.vstack([leaves, arrives]), b_eq=torch.cat([supply, demand]).numpy())
+    return torch.from_numpy(plan.x).reshape(m, n)

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -106,7 +106,8 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if time.time() - stat.st_mtime > _SETTLED:
-        _write(entry, [*state, digest])
+        with suppress(OSError), atomic_file(entry) as cache:  # which costs time alone where it cannot be written to
+            cache.write(json.dumps([*state, digest]).encode())
     return digest
 
 
@@ -139,11 +140,3 @@ def _read(entry: Path) -> list[object]:
     except (OSError, ValueError):
         return []
     return content if isinstance(content, list) and len(content) == 4 else []
-
-
-def _write(entry: Path, content: list[object]) -> None:
-    try:
-        with atomic_file(entry) as file:
-            file.write(json.dumps(content).encode())
-    except OSError:
-        return  # a cache that cannot be written to costs time alone

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -170,21 +171,13 @@ def layer_before_last(output: Any) -> Tensor:
     return text
 
 
+own_pool = attrgetter("pooler_output")  # CLIP's: the last hidden state at the end of the text
+projected_pool = attrgetter("text_embeds")  # the same, in the space that CLIP compares images and texts in
+
+
 def mean_pool(output: Any) -> Tensor:
     mean: Tensor = output.last_hidden_state.mean(1)
     return mean
-
-
-def own_pool(output: Any) -> Tensor:
-    """What the model itself gives for the whole caption."""
-    pooled: Tensor = output.pooler_output
-    return pooled
-
-
-def projected_pool(output: Any) -> Tensor:
-    """The same, in the space that CLIP compares images and texts in."""
-    pooled: Tensor = output.text_embeds
-    return pooled
 
 
 def no_pool(output: Any) -> Tensor:

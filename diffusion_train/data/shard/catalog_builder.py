@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.remedy import remedy, spelling
 from diffusion_train.data.storage.urls import is_local
 from diffusion_train.utils.files import cache_folder
-from diffusion_train.utils.interruption import leave_signals_to_the_parent
 from diffusion_train.utils.lock import wait_for_lock
 from diffusion_train.utils.redact import redact_url
+from diffusion_train.utils.workers import Workers, available
 
 Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
 _PROBES = 32  # shards asked for at once
@@ -107,24 +107,11 @@ def _indexes(urls: Sequence[str], stats: Sequence[Stat], storage: Storage) -> It
 
 def _build(urls: Sequence[str], storage: Storage, alone: bool) -> list[ShardIndex]:
     """`alone`: by this process."""
-    bar = tqdm(total=len(urls), desc="Indexing shards", unit="shard", mininterval=0.5, disable=None if urls else True)
-    if alone or len(urls) < 4:
-        built = []
-        for url in urls:
-            built.append(keep_index(build_index(url, storage)))
-            bar.update()
-        return built
-    context = multiprocessing.get_context("spawn")  # forking beside threads of torch or a store's client can hang
-    num_workers = min(os.cpu_count() or 1, len(urls))
-    with ProcessPoolExecutor(num_workers, context, leave_signals_to_the_parent) as pool, bar:
-        futures: list[Future[ShardIndex]] = [pool.submit(_build_one, url, storage) for url in urls]
-        try:
-            for _ in as_completed(futures):
-                bar.update()
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # those at hand are waited for at the end of the block
-            raise
+    num_workers = 0 if alone or len(urls) < 4 else min(available(), len(urls))
+    with Workers(num_workers) as workers:
+        built = workers.map(partial(_build_one, storage=storage), urls)
+        hidden = None if urls else True
+        return list(tqdm(built, "Indexing shards", len(urls), unit="shard", mininterval=0.5, disable=hidden))
 
 
 def _build_one(url: str, storage: Storage) -> ShardIndex:

@@ -97,36 +97,27 @@ class _Found:
             self.problem("duplicate-member", detail, key, member.header)
             self.ambiguous.add(key)
             return
-        seen, width, height = self._contents(file, member, key, extension)
+        crc, digest, width, height = self._contents(file, member, key, extension)
         number = self.extensions.setdefault(extension, len(self.extensions))
-        group[extension] = (number, member.offset, member.size, seen.crc, width, height, seen.digest)
-        self.digest.update(json.dumps([member.name, member.size, seen.crc]).encode())
+        group[extension] = (number, member.offset, member.size, crc, width, height, digest)
+        self.digest.update(json.dumps([member.name, member.size, crc]).encode())
 
     def problem(self, rule: str, detail: str, key: str | None = None, offset: int | None = None) -> None:
         self.problems.append(Problem(rule, redact_url(self.url), detail, key, offset))
 
-    def _contents(self, file: BinaryIO, member: tar.Member, key: str, extension: str) -> tuple[_Seen, int, int]:
+    def _contents(self, file: BinaryIO, member: tar.Member, key: str, extension: str) -> tuple[int, bytes, int, int]:
         """Checksum and hash, and width and height of an image, 0 where they cannot be read."""
         file.seek(member.offset)
-        seen = _Seen()
-        if extension in IMAGE_EXTENSIONS and member.size <= MAX_BYTES:
-            data = file.read(member.size)
-            seen.add(data)
-            try:
-                return seen, *image_size(data)
-            except ImageError:
-                return seen, 0, 0
-        if extension == "json" and member.size <= _MAX_JSON:
-            data = file.read(member.size)
-            seen.add(data)
-            if license := _license(data):
-                self.license_of[key] = license
-            return seen, 0, 0
-        left = member.size
-        while left and (chunk := file.read(min(left, _CHUNK))):
-            seen.add(chunk)
-            left -= len(chunk)
-        return seen, 0, 0
+        limits = {**dict.fromkeys(IMAGE_EXTENSIONS, MAX_BYTES), "json": _MAX_JSON}
+        is_read = member.size <= limits.get(extension, -1)
+        crc, digest, left, data = 0, hashlib.blake2b(digest_size=16), member.size, b""
+        while left and (data := file.read(left if is_read else min(left, _CHUNK))):
+            crc, left = crc32(data, crc), left - len(data)
+            digest.update(data)
+        if is_read and extension == "json" and (license := _license(data)):
+            self.license_of[key] = license
+        width, height = _size(data) if is_read and extension != "json" else (0, 0)
+        return crc, digest.digest(), width, height
 
     def index(self, stat: Stat) -> ShardIndex:
         groups = {key: group for key, group in self.groups.items() if key not in self.ambiguous}
@@ -151,19 +142,11 @@ class _Found:
         )
 
 
-class _Seen:
-    """Checksum and hash of a member's bytes so far."""
-
-    def __init__(self) -> None:
-        self.crc, self._hash = 0, hashlib.blake2b(digest_size=16)
-
-    def add(self, data: bytes) -> None:
-        self.crc = crc32(data, self.crc)
-        self._hash.update(data)
-
-    @property
-    def digest(self) -> bytes:
-        return self._hash.digest()
+def _size(data: bytes) -> tuple[int, int]:
+    try:
+        return image_size(data)
+    except ImageError:
+        return 0, 0
 
 
 def _license(data: bytes) -> str | None:

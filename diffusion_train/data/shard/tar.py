@@ -7,19 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from tarfile import (
+    GNUTYPE_LONGLINK,
+    GNUTYPE_LONGNAME,
+    GNUTYPE_SPARSE,
+    SOLARIS_XHDTYPE,
+    XGLTYPE,
+    XHDTYPE,
+    HeaderError,
+    TarInfo,
+)
 from typing import BinaryIO
 
 BLOCK = 512
 _ZERO = bytes(BLOCK)
 _SEARCHED = 1 << 20  # bytes looked through at once, a multiple of BLOCK
 _MAX_EXTENDED = 1 << 20  # bytes of a long name or pax header; real ones are far below
-_REGULAR = b"0\0" + b"7"
 _WITHOUT_DATA = b"123456"  # links, devices, directories, pipes: whatever their size field says
-_PAX = b"xX"
-_PAX_GLOBAL = b"g"
-_GNU_LONG_NAME = b"L"
-_GNU_LONG_LINK = b"K"
-_GNU_SPARSE = b"S"
+_EXTENDED = b"".join([XHDTYPE, SOLARIS_XHDTYPE, XGLTYPE, GNUTYPE_LONGNAME, GNUTYPE_LONGLINK])
 
 
 class TarError(ValueError):
@@ -41,13 +46,6 @@ class Member:
     offset: int
     size: int
     regular: bool
-
-
-@dataclass(frozen=True)
-class _Header:
-    name: str
-    size: int
-    type: bytes
 
 
 def walk(file: BinaryIO, file_size: int, faults: list[TarError] | None = None) -> Iterator[Member]:
@@ -82,19 +80,19 @@ def _walk(file: BinaryIO, offset: int, file_size: int) -> Iterator[Member]:
     while (block := _read(file, offset, file_size, BLOCK, "header")) != _ZERO:
         header = _parse(block, offset)
         data = offset + BLOCK
-        if header.type in _PAX + _PAX_GLOBAL + _GNU_LONG_NAME + _GNU_LONG_LINK:
+        if header.type in _EXTENDED:
             payload = _extended(file, data, file_size, header.size)
-            if header.type in _PAX_GLOBAL:
+            if header.type == XGLTYPE:
                 pax_global |= _parse_pax(payload, data)
-            elif header.type in _PAX:
+            elif header.type in XHDTYPE + SOLARIS_XHDTYPE:
                 pax |= _parse_pax(payload, data)
-            elif header.type == _GNU_LONG_NAME:
+            elif header.type == GNUTYPE_LONGNAME:
                 pax["path"] = _text(payload.split(b"\0", 1)[0])
             offset = _after(data, header.size)
             continue
         described = {key: value for key, value in (pax_global | pax).items() if value}  # an empty value takes back
         member = _member(header, offset, data, described)
-        if header.type == _GNU_SPARSE:
+        if header.type == GNUTYPE_SPARSE:
             member, data = _skip_sparse_map(file, member, block, file_size)
         if data + member.size > file_size:
             left = max(file_size - data, 0)
@@ -111,54 +109,28 @@ def _walk(file: BinaryIO, offset: int, file_size: int) -> Iterator[Member]:
     _verify_end(file, offset, file_size)
 
 
-def _member(header: _Header, offset: int, data: int, pax: dict[str, str]) -> Member:
+def _member(header: TarInfo, offset: int, data: int, pax: dict[str, str]) -> Member:
     name = pax.get("path", header.name)
-    size = _decimal(pax["size"], offset) if "size" in pax else header.size
+    stated = pax.get("size", str(header.size))
+    if not stated.isdecimal() or len(stated) > 20:
+        raise TarError(offset, f"the pax size {stated!r} is not a number")
     sparse = any(key.startswith("GNU.sparse") for key in pax)
     directory = name.endswith("/")
-    if header.type in _WITHOUT_DATA:
-        size = 0
-    return Member(name, offset, data, size, header.type in _REGULAR and not sparse and not directory)
+    size = 0 if header.type in _WITHOUT_DATA else int(stated)
+    return Member(name, offset, data, size, header.isreg() and not sparse and not directory)
 
 
-def _parse(block: bytes, offset: int) -> _Header:
-    _verify_checksum(block, offset)
-    name = block[:100].split(b"\0", 1)[0]
-    prefix = block[345:500].split(b"\0", 1)[0]
-    if prefix and block[257:263] == b"ustar\0":
-        name = prefix + b"/" + name
-    return _Header(_text(name), _number(block[124:136], offset), block[156:157])
-
-
-def _verify_checksum(block: bytes, offset: int) -> None:
-    stated = _number(block[148:156], offset)
-    unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-    above_127 = sum(byte > 127 for byte in block[:148] + block[156:])
-    if stated not in (unsigned, unsigned - 256 * above_127):  # some old programs summed signed bytes
-        raise TarError(offset, "the header's checksum is wrong: the header is damaged or this is no tar")
-
-
-def _number(field: bytes, offset: int) -> int:
-    """Octal digits, or GNU's base 256 for large numbers."""
-    if field[0] == 0x80:
-        return int.from_bytes(field[1:], "big")
+def _parse(block: bytes, offset: int) -> TarInfo:
     try:
-        return _non_negative(int(field.split(b"\0", 1)[0].strip() or b"0", 8))
-    except ValueError:
-        raise TarError(offset, f"the header's number {field!r} is not octal") from None
-
-
-def _decimal(text: str, offset: int) -> int:
-    try:
-        return _non_negative(int(text))
-    except ValueError:
-        raise TarError(offset, f"the pax size {text!r} is not a number") from None
-
-
-def _non_negative(number: int) -> int:
-    if number < 0:
-        raise ValueError
-    return number
+        header = TarInfo.frombuf(block, "utf-8", "backslashreplace")
+    except HeaderError:
+        header = None
+    if header is None or header.size < 0:
+        detail = "the header's checksum is wrong or one of its numbers is none: it is damaged or this is no tar"
+        raise TarError(offset, detail)
+    if block[257:263] != b"ustar\0":  # without POSIX's prefix, where GNU's own format has times
+        header.name = _text(block[:100].split(b"\0", 1)[0])
+    return header
 
 
 def _parse_pax(payload: bytes, offset: int) -> dict[str, str]:

@@ -16,13 +16,11 @@ from diffusion_train.utils.interruption import Interrupted, interruptible
 
 def slow(url, storage):
     time.sleep(0.5)
-    raise AssertionError
 
 
 def test_a_signal_while_shards_are_indexed_does_not_wait_for_all_of_them(monkeypatch) -> None:
     forked = multiprocessing.get_context("fork")  # which knows what is patched
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
-    monkeypatch.setattr(catalog_builder, "as_completed", lambda futures: (future.exception() for future in futures))
     monkeypatch.setattr(catalog_builder, "_build_one", slow)
     threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGTERM)).start()
     start = time.monotonic()
