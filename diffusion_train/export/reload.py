@@ -15,6 +15,8 @@ import diffusers
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffusion_train.pretrained.diffusers_folder import read_json
+
 EXACT = {"torch_dtype": torch.float32}  # whatever precision a part's config speaks of, as those of published models do
 
 
@@ -41,7 +43,7 @@ def load(case: dict[str, Any]) -> Any:
             pipeline.safety_checker = None  # it paints images black
         return pipeline
     if case["format"] == "single_file":
-        pipeline_class = getattr(diffusers, index_of(base)["_class_name"])
+        pipeline_class = getattr(diffusers, read_json(base / "model_index.json", str(base))["_class_name"])
         given = {"config": str(base), "local_files_only": True, **EXACT, **left_out(base)}
         return pipeline_class.from_single_file(case["file"], **given)
     pipeline = diffusers.DiffusionPipeline.from_pretrained(
@@ -55,14 +57,13 @@ def load(case: dict[str, Any]) -> Any:
     return pipeline
 
 
-def index_of(base: Path) -> dict[str, Any]:
-    index: dict[str, Any] = json.loads((base / "model_index.json").read_text("utf-8"))
-    return index
-
-
 def left_out(base: Path) -> dict[str, None]:
     """Parts that the base names and that are not there, and the filter that paints images black."""
-    names = [name for name, value in index_of(base).items() if isinstance(value, list) and value[0]]
+    names = [
+        name
+        for name, value in read_json(base / "model_index.json", str(base)).items()
+        if isinstance(value, list) and value[0]
+    ]
     return {name: None for name in names if name == "safety_checker" or not (base / name).is_dir()}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import netrc
 import os
 import secrets
 import warnings
@@ -19,6 +18,7 @@ from urllib.request import Request, urlopen
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
+from requests.utils import get_netrc_auth
 
 
 class WandB(WandbLogger):
@@ -112,15 +112,8 @@ def judge(settings: Any, timeout_s: float) -> tuple[bool, str | None]:
 
 def netrc_key(base_url: str) -> str | None:
     """The key that `wandb login` kept for this server."""
-    hosts = [urlsplit(base_url).netloc]
-    if hosts[0].endswith("forge.coreweave.com"):
-        hosts.append("api.wandb.ai")  # the same server by its older name
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        entries = netrc.netrc(path)
-    except (OSError, netrc.NetrcParseError):
-        return None
-    return next((found[2] for host in hosts if (found := entries.authenticators(host))), None)
+    older = ["https://api.wandb.ai"] if urlsplit(base_url).netloc.endswith("forge.coreweave.com") else []
+    return next((found[1] for url in [base_url, *older] if (found := get_netrc_auth(url))), None)
 
 
 def unusable(base_url: str, key: str | None, timeout_s: float) -> str | None:

@@ -25,10 +25,14 @@ def summary(card: Card) -> list[str]:
     """A line a subject, for the terminal."""
     images, captions = card["images"], card["captions"]
     side, words = images["shorter_side"], captions["words"]
+    remarks = _remarks(captions, _CAPTION_REMARKS) + _tokens(captions).replace(" ", "; ", 1).rstrip(".")
     rows = [
         ("samples", f"{card['num_samples']:,} in {_shards(card)}"),
-        ("images", f"{_counts(images['formats'])}; shorter side {_range(side, 'px')}{_remarks(images)}"),
-        ("captions", f"{_range(words, 'words')}; {captions['distinct']:,} distinct{_caption_remarks(captions)}"),
+        (
+            "images",
+            f"{_counts(images['formats'])}; shorter side {_range(side, 'px')}{_remarks(images, _IMAGE_REMARKS)}",
+        ),
+        ("captions", f"{_range(words, 'words')}; {captions['distinct']:,} distinct{remarks}"),
         ("licences", _licenses(card["rights"]["licenses"])),
         (
             "ask for",
@@ -46,7 +50,8 @@ def readme(card: Card, title: str) -> str:
     head = f"""# {_text(title)}
 
 {card["num_samples"]:,} images with captions in {_shards(card)} of WebDataset tars. `card.json` tells the same and more to programs."""
-    left_out = _table(["reason", "how many", "meaning"], _left_out_rows(card["left_out"])) or "Nothing."
+    reasons = [(reason, count, REASONS[reason].meaning) for reason, count in card["left_out"].items()]
+    left_out = _table(["reason", "how many", "meaning"], reasons) or "Nothing."
     settings = _table(["setting", "value"], _settings(card["settings"]))
     parts = [
         *[head, _rights_text(card["rights"]), _images_text(card), _captions_text(card["captions"])],
@@ -115,20 +120,17 @@ def _range(spread: Card, unit: str) -> str:
     return f"{spread['min']:,.0f} to {spread['max']:,.0f} {unit}, median {spread['median']:,.0f}"
 
 
-def _remarks(images: Card) -> str:
-    names = {
-        "animated": "animated",
-        "transparent": "transparent",
-        "rotated_by_exif": "turned by EXIF",
-        "shrunk": "shrunk",
-    }
-    return "".join(f"; {images[key]:,} {name}" for key, name in names.items() if images[key])
+_IMAGE_REMARKS = {
+    "animated": "animated",
+    "transparent": "transparent",
+    "rotated_by_exif": "turned by EXIF",
+    "shrunk": "shrunk",
+}
+_CAPTION_REMARKS = {"empty": "empty", "not_utf8": "with bytes that were no UTF-8"}
 
 
-def _caption_remarks(captions: Card) -> str:
-    remarks = {"empty": "empty", "not_utf8": "with bytes that were no UTF-8"}
-    text = "".join(f"; {captions[key]:,} {name}" for key, name in remarks.items() if captions[key])
-    return text + _tokens(captions).replace(" ", "; ", 1).rstrip(".")
+def _remarks(counts: Card, names: dict[str, str]) -> str:
+    return "".join(f"; {counts[key]:,} {name}" for key, name in names.items() if counts[key])
 
 
 def _tokens(captions: Card) -> str:
@@ -148,10 +150,6 @@ def _licenses(counts: dict[str, int], most: int = 6) -> str:
 def _duplicates(card: Card) -> str:
     found = card["near_duplicates"]
     return f"{found['samples']:,} images in {found['groups']:,} groups" if found["groups"] else "none"
-
-
-def _left_out_rows(counts: dict[str, int]) -> Iterable[Sequence[object]]:
-    return ((reason, count, REASONS[reason].meaning) for reason, count in counts.items())
 
 
 def _settings(node: Card, path: str = "") -> Iterable[Sequence[object]]:

@@ -59,7 +59,8 @@ class Ledger:
         }
         refuse_other_things(out)
         self.folder.mkdir(parents=True, exist_ok=True)
-        known = self._read_plan()
+        plan = self.folder / "plan.json"
+        known: dict[str, Any] = json.loads(plan.read_text("utf-8")) if plan.is_file() else {}
         if known and known["settings"].get("format") != _FORMAT:
             raise ValueError(f"out={out} was made by another version of prepare: delete it, or give another out")
         self.parts = list(takewhile(self._is_whole, self._parts()))
@@ -106,7 +107,8 @@ class Ledger:
         self._clear()
 
     def _clear(self) -> None:
-        self._write_plan()
+        with atomic_file(self.folder / "plan.json") as plan:
+            plan.write(json.dumps(self._plan, indent=1).encode())
         for file in self.folder.glob("part-*.json"):
             file.unlink()
         self.parts = []
@@ -136,17 +138,6 @@ class Ledger:
 
     def _file(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}.json"
-
-    def _read_plan(self) -> dict[str, Any] | None:
-        file = self.folder / "plan.json"
-        if file.is_file():
-            plan: dict[str, Any] = json.loads(file.read_text("utf-8"))
-            return plan
-        return None
-
-    def _write_plan(self) -> None:
-        with atomic_file(self.folder / "plan.json") as file:
-            file.write(json.dumps(self._plan, indent=1).encode())
 
 
 def refuse_other_things(out: Path) -> None:

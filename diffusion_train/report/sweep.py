@@ -12,7 +12,7 @@ _SURPRISING = 0.05
 
 def undominated(rows: Sequence[dict[str, Any]]) -> list[bool]:
     """Whether no other row is as good in every goal and better in one. A goal that no row has does not count."""
-    points = [_point(row) for row in rows]
+    points = [[row[goal] for goal in GOALS if row[goal] is not None] for row in rows]
     return [not any(_better(other, point) for other in points) for point in points]
 
 
@@ -30,10 +30,6 @@ def choose(rows: Sequence[dict[str, Any]]) -> int | None:
     places = quiet or [place for place in places if rows[place]["flagged"] == fewest]
     scaled = [_scaled([row[goal] for row in rows]) for goal in ("kid", "drift")]
     return min(places, key=lambda place: math.hypot(*(values[place] for values in scaled)))
-
-
-def _point(row: dict[str, Any]) -> list[float]:
-    return [row[goal] for goal in GOALS if row[goal] is not None]
 
 
 def _better(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -19,10 +19,11 @@ def locked(file: Path, setting: str) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         stream = file.open("a+")
+        is_ours = try_lock(stream.fileno())
     except OSError as error:
-        raise ValueError(f"{setting}: cannot be written to ({error}); give another folder") from error
+        raise ValueError(f"{setting}: cannot be written to or locked ({error}); give another folder") from error
     with stream:
-        if not _try(stream.fileno(), setting):
+        if not is_ours:
             stream.seek(0)
             raise ValueError(f"{setting} is in use by {stream.read()}; give another folder")
         stream.truncate(0)
@@ -58,10 +59,3 @@ def try_lock(descriptor: int) -> bool:
 def unlock(descriptor: int) -> None:
     """Needed where a process forked meanwhile holds the descriptor too."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def _try(descriptor: int, setting: str) -> bool:
-    try:
-        return try_lock(descriptor)
-    except OSError as error:
-        raise ValueError(f"{setting}: cannot be locked ({error}); give another folder") from error

@@ -10,7 +10,7 @@ def shown(text: str, length: int = 80) -> str:
     """
     out, used = [], 0
     for character in text[: length + 1]:
-        piece = character if character.isprintable() else _escaped(character)
+        piece = character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         out.append(piece)
         used += len(piece)
     if used <= length and len(text) <= length:
@@ -18,7 +18,3 @@ def shown(text: str, length: int = 80) -> str:
     while out and used > length - 1:
         used -= len(out.pop())
     return "".join(out) + "…"
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

@@ -49,11 +49,6 @@ class Text(Conditioner):
         self._precomputed: PrecomputedEmbeddings | None = None
         self.long_captions = LongCaptions(encoder.max_length)
 
-    @property
-    def num_truncated(self) -> int:
-        """How many different captions so far were longer than the encoder takes."""
-        return len(self.long_captions)
-
     @cached_property
     def store(self) -> TextStore:
         return TextStore(cache_folder() / "text" / f"{self.encoder.fingerprint}.safetensors", self.max_bytes)

@@ -130,6 +130,8 @@ def _parse(block: bytes, offset: int) -> TarInfo:
         raise TarError(offset, detail)
     if block[257:263] != b"ustar\0":  # without POSIX's prefix, where GNU's own format has times
         header.name = _text(block[:100].split(b"\0", 1)[0])
+    elif header.isdir():
+        header.name += "/"  # which frombuf takes off
     return header
 
 

@@ -43,10 +43,10 @@ class Img2dataset:
     def __post_init__(self) -> None:
         if not Path(self.path).is_dir():
             raise ValueError(f"path={self.path}: no such folder")
-        if not self._tars and not any(folder.name.isdigit() for folder in self._folders):
-            raise ValueError(
-                f"path={self.path}: neither tars nor numbered folders of img2dataset are there{_hint(self.path)}"
-            )
+        if not self._tars and not any(item.is_dir() and item.name.isdigit() for item in Path(self.path).iterdir()):
+            has_parquet = any(Path(self.path).rglob("*.parquet"))
+            hint = "; its parquet format is read by source=parquet" if has_parquet else ""
+            raise ValueError(f"path={self.path}: neither tars nor numbered folders of img2dataset are there{hint}")
 
     def total(self) -> int:
         return sum(1 for _ in self.entries())
@@ -65,10 +65,6 @@ class Img2dataset:
     def _tars(self) -> list[Path]:
         ignored = Path(self.ignore).resolve() if self.ignore else None
         return sorted(path for path in Path(self.path).rglob("*.tar") if ignored not in path.resolve().parents)
-
-    @property
-    def _folders(self) -> list[Path]:
-        return [item for item in Path(self.path).iterdir() if item.is_dir()]
 
 
 def _samples(path: Path, name: str) -> Iterator[Entry]:
@@ -139,9 +135,3 @@ def _failures(stats: Path, name: str) -> Iterator[Entry]:
     for status, count in sorted(counts.items()) if isinstance(counts, dict) else ():
         if status != "success" and isinstance(count, int):
             yield Entry(name, LeftOut("not-downloaded", status[:200], count), opened=[state])
-
-
-def _hint(path: str) -> str:
-    root = Path(path)
-    has_parquet = any(root.rglob("*.parquet"))
-    return "; its parquet format is read by source=parquet" if has_parquet else ""

@@ -35,7 +35,8 @@ class OpenMoji:
             require(module)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(str(path) for path in prepare_openmoji(self.size))
+        """Shards of png, txt (the caption) and json (licence, source, code points, title)."""
+        return iter(map(str, kept_shards("openmoji", self.packages, {"size": self.size}, self.entries)))
 
     def total(self) -> int:
         return len(_named_files())
@@ -43,11 +44,6 @@ class OpenMoji:
     def entries(self, skip: int = 0) -> Iterator[Entry]:
         for file, name in _named_files():
             yield Entry(file.stem.lower(), partial(_draw, file, name, self.size))
-
-
-def prepare_openmoji(size: int = 32) -> list[Path]:
-    """Shards of 1,707 samples: png, txt (the caption) and json (licence, source, code points, title)."""
-    return kept_shards("openmoji", OpenMoji.packages, {"size": size}, OpenMoji(size).entries)
 
 
 def captions() -> list[str]:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 from diffusion_train.prepare.packages import draw_svg, kept_shards, require
@@ -44,7 +43,10 @@ class SimpleIcons:
             require(module)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(str(path) for path in prepare_simple_icons(self.size, self.allowed_licenses, self.brand))
+        """Shards of png, txt (the caption) and json (licence, source, guidelines, title, colour)."""
+        brand = {"brand": self.brand} if self.brand else {}
+        settings = {"size": self.size, "allowed_licenses": sorted(self.allowed_licenses), **brand}
+        return iter(map(str, kept_shards("simple_icons", self.packages, settings, self._allowed)))
 
     def total(self) -> int:
         return len(of_brand(all_icons(), self.brand))
@@ -52,11 +54,11 @@ class SimpleIcons:
     def entries(self, skip: int = 0) -> Iterator[Entry]:
         return (_entry(icon, self.size) for icon in of_brand(all_icons(), self.brand))
 
-
-def prepare_simple_icons(size: int = 32, allowed_licenses: Sequence[str] = (), brand: str = "") -> list[Path]:
-    """Shards of png, txt (the caption) and json (licence, source, guidelines, title, colour)."""
-    settings = {"size": size, "allowed_licenses": sorted(allowed_licenses), **({"brand": brand} if brand else {})}
-    return kept_shards("simple_icons", SimpleIcons.packages, settings, lambda: _allowed(size, allowed_licenses, brand))
+    def _allowed(self) -> Iterator[Entry]:
+        icons, dropped = by_license(self.allowed_licenses)
+        counts = ", ".join(f"{license} {count}" for license, count in dropped.most_common())
+        log.info("%d logos; %d dropped for their licence: %s", len(icons), dropped.total(), counts or "none")
+        return (_entry(icon, self.size) for icon in of_brand(icons, self.brand))
 
 
 def all_icons() -> list[Any]:
@@ -87,13 +89,6 @@ def by_license(allowed_licenses: Sequence[str] = ()) -> tuple[list[Any], Counter
     allowed = {_COLLECTION, *allowed_licenses}
     dropped = Counter(_license(icon) for icon in icons if _license(icon) not in allowed)
     return [icon for icon in icons if _license(icon) in allowed], dropped
-
-
-def _allowed(size: int, allowed_licenses: Sequence[str], brand: str) -> Iterator[Entry]:
-    icons, dropped = by_license(allowed_licenses)
-    counts = ", ".join(f"{license} {count}" for license, count in dropped.most_common())
-    log.info("%d logos; %d dropped for their licence: %s", len(icons), dropped.total(), counts or "none")
-    return (_entry(icon, size) for icon in of_brand(icons, brand))
 
 
 def _entry(icon: Any, size: int) -> Entry:

@@ -99,7 +99,8 @@ class Csv:
         if path.is_dir():
             raise ValueError(f"path={self.path}: a folder; source=folder reads the images in it")
         if not path.is_file() or path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"path={self.path}: {'no such file' if not path.is_file() else 'not ' + _kinds()}")
+            problem = f"not one of {', '.join(SUFFIXES)}" if path.is_file() else "no such file"
+            raise ValueError(f"path={self.path}: {problem}")
         if next(rows(path), None) is None:
             raise ValueError(f"path={self.path}: the table has no rows")
         self._columns()
@@ -204,7 +205,3 @@ def _delimiter(path: Path) -> str:
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         line = file.readline(MAX_METADATA)
     return max(",;\t", key=line.count)
-
-
-def _kinds() -> str:
-    return f"one of {', '.join(SUFFIXES)}"

@@ -44,11 +44,9 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
 
 def empty_version(status: int, headers: Mapping[str, str]) -> str | None:
     """Of an object without bytes, none of which can be asked for."""
-    if status == 416 and headers.get("Content-Range") == "bytes */0":
-        return _version(0, headers)
-    if status == 200 and headers.get("Content-Length") == "0":
-        return _version(0, headers)
-    return None
+    refused = status == 416 and headers.get("Content-Range") == "bytes */0"
+    sent = status == 200 and headers.get("Content-Length") == "0"
+    return _version(0, headers) if refused or sent else None
 
 
 def content_range(headers: Mapping[str, str]) -> tuple[int, int, str]:
