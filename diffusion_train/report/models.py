@@ -58,14 +58,11 @@ class Models:
 
         None for a run without a base, or with an adapter that has no scale.
         """
-        adapter = self.cfg.adapter
-        if not self.cfg.pretrained:
+        has_scale = "scale" in self.cfg.adapter
+        if not self.cfg.pretrained or (is_adapted(self.cfg) and not has_scale):
             return []
-        if "scale" in adapter:
-            return [Row("scale", scale, partial(self._scaled, scale)) for scale in scales]
-        if not is_adapted(self.cfg):
-            return [Row("scale", scale, partial(self._between, scale)) for scale in scales]
-        return []
+        at = self._scaled if has_scale else self._between
+        return [Row("scale", scale, partial(at, scale)) for scale in scales]
 
     def step_rows(self) -> Iterator[Row]:
         """The whole checkpoints of the folder, oldest first, each with its first average as weights."""

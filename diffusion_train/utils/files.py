@@ -111,6 +111,12 @@ def file_sha256(path: Path) -> str:
     return digest
 
 
+def check_sha256(path: Path, expected: str, package: str) -> None:
+    """ValueError where the file, of a third party's package, is not the known one."""
+    if (found := file_sha256(path)) != expected:
+        raise ValueError(f"{path} has SHA-256 {found}, not {expected}: refused; reinstall {package}")
+
+
 def sha256_of_files(files: Mapping[str, Path]) -> str:
     """The hash of the files' names and contents, wherever they lie."""
     total = hashlib.sha256()

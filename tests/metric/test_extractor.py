@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusion_train.metric.extractor import EfficientNetLite0, check_sha256
+from diffusion_train.metric.extractor import EfficientNetLite0
 from diffusion_train.metric.kid import KID
 
 
@@ -63,13 +63,6 @@ def test_stays_frozen_when_told_to_train(extractor: EfficientNetLite0, images: T
     extractor.train()
     torch.testing.assert_close(extractor(images), before)
     assert not any(p.requires_grad for p in extractor.parameters())
-
-
-def test_weights_that_are_not_the_known_ones_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"weights.pth: SHA-256 is .* refused"):
-        check_sha256(path, EfficientNetLite0.SHA256)
 
 
 @pytest.mark.slow

@@ -11,7 +11,15 @@ import time
 
 import pytest
 
-from diffusion_train.utils.files import atomic_file, atomic_folder, file_sha256, publish, remove_strays, sha256_of_files
+from diffusion_train.utils.files import (
+    atomic_file,
+    atomic_folder,
+    check_sha256,
+    file_sha256,
+    publish,
+    remove_strays,
+    sha256_of_files,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +152,10 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert len(names(tmp_path)) == 3
     remove_strays(tmp_path)
     assert names(tmp_path) == ["whole"]
+
+
+def test_a_file_that_is_not_the_known_one_is_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"weights.pth has SHA-256 .* refused; reinstall some-package==1.0"):
+        check_sha256(path, "0" * 64, "some-package==1.0")

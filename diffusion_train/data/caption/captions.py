@@ -96,10 +96,6 @@ class Captions:
         every = (template.render({CAPTION: text, **fields}) for template in self.templates for text in captions)
         yield from dict.fromkeys(every)
 
-    def texts(self, members: Members, key: str) -> list[str]:
-        """The captions as they stand, but for blank ones and white space around. Raises CaptionError."""
-        return _not_blank(self.source.texts(members, key))
-
     def said(self, members: Members, key: str) -> Iterator[str]:
         """All that captions of the sample are made of, whatever is drawn: templates, captions, fields. Raises CaptionError."""
         yield from (template.words for template in self.templates)

@@ -23,15 +23,10 @@ def stack(samples: Sequence[Sample]) -> Batch:
 
 def to_levels(batch: Batch) -> Batch:
     """Images, which are bytes until they are where they are trained on, become float32 in [-1, 1]."""
-    return {name: _levels(value) if _is_image(value) else value for name, value in batch.items()}
-
-
-def _levels(pixels: Tensor) -> Tensor:
-    return pixels.float().div_(127.5).sub_(1.0)
-
-
-def _is_image(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.uint8
+    return {
+        name: value.float().div_(127.5).sub_(1.0) if isinstance(value, Tensor) and value.dtype == torch.uint8 else value
+        for name, value in batch.items()
+    }
 
 
 def _column(values: list[Any]) -> Any:

@@ -80,9 +80,6 @@ class Collection:
         places = zip(starts, ends[chosen].tolist(), strict=True)
         return [str(text[start:end], "utf-8", "surrogatepass") for start, end in places]
 
-    def members(self, sample: int) -> Located:
-        return self.members_of([sample])[0]
-
     def members_of(self, samples: Numbers, names: Container[str] | None = None) -> list[Located]:
         """The members of each sample, of these names alone where given. Looked up all at once: a batch costs little more than one."""
         chosen = np.asarray(samples, np.int64)

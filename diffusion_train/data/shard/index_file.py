@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import zipfile
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,8 @@ def keep_index(index: ShardIndex) -> ShardIndex:
     facts["problems"] = [vars(problem) for problem in index.problems]
     meta = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     for place in filter(is_local, sidecars(index.url)):
-        try:
+        with suppress(OSError):
             with atomic_file(Path(place)) as file:
                 np.savez(file, meta=meta, **{name: getattr(index, name) for name in _ARRAYS})
             break
-        except OSError:
-            continue
     return index

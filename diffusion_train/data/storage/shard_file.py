@@ -34,9 +34,6 @@ class _Raw(io.RawIOBase):
         self._at = start + offset
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
     def readinto(self, buffer: Any) -> int:
         size = max(min(len(buffer), self._size - self._at), 0)
         [data] = self._storage.read([Range(self._url, self._version, self._at, size)]) if size else [b""]

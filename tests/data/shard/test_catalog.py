@@ -19,7 +19,7 @@ def _all(collection):
     return [
         (collection.key(i), {name: (place.url, place.offset, place.size, crc) for name, (place, crc) in found.items()})
         for i in range(len(collection))
-        for found in [collection.members(i)]
+        for found in [collection.members_of([i])[0]]
     ]
 
 
@@ -28,7 +28,7 @@ def test_samples_of_all_shards_follow_one_another(make_shards, make_png):
     collection = open_shards(paths)
     assert [collection.key(i) for i in range(len(collection))] == [f"k{i:05d}" for i in range(7)]
     assert [collection.shard(i) for i in range(7)] == [0, 0, 0, 1, 1, 1, 2]
-    place, _ = collection.members(5)["png"]
+    place, _ = collection.members_of([5])[0]["png"]
     with open(place.url, "rb") as file:
         file.seek(place.offset)
         assert file.read(place.size) == make_png(5)
@@ -38,13 +38,13 @@ def test_shards_of_other_members_keep_their_names(make_tar, make_png):
     one = make_tar([("a.txt", b"a"), ("a.png", make_png(0))], "one.tar")
     two = make_tar([("b.json", b'{"license": "MIT"}'), ("b.png", make_png(0)), ("b.txt", b"b")], "two.tar")
     collection = open_shards([one, two])
-    assert [set(collection.members(i)) for i in range(2)] == [{"txt", "png"}, {"json", "png", "txt"}]
+    assert [set(collection.members_of([i])[0]) for i in range(2)] == [{"txt", "png"}, {"json", "png", "txt"}]
     names, place = collection.licenses()
     assert [names[i] if i >= 0 else None for i in place] == [None, "MIT"]
     counts, rows = collection.first_rows(["png"])
     assert (counts.tolist(), collection.arrays["members"]["offset"][rows].tolist()) == (
         [1, 1],
-        [collection.members(i)["png"][0].offset for i in range(2)],
+        [collection.members_of([i])[0]["png"][0].offset for i in range(2)],
     )
 
 

@@ -29,7 +29,7 @@ def test_stock_webdataset_reads_the_same_pairs(make_shards):
     ours = {}
     for number in range(len(collection)):
         data = paths[collection.shard(number)].read_bytes()
-        places = [collection.members(number)[name][0] for name in ("png", "txt")]
+        places = [collection.members_of([number])[0][name][0] for name in ("png", "txt")]
         ours[collection.key(number)] = tuple(data[place.offset : place.offset + place.size] for place in places)
     assert len(ours) == 7
     assert ours == stock
