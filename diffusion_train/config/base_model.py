@@ -14,6 +14,7 @@ from diffusion_train.config.mistakes import ConfigError, Mistake, did_you_mean
 from diffusion_train.config.run import load_run_config
 from diffusion_train.config.secrets import escape
 from diffusion_train.pretrained import diffusers_folder, origin, parts
+from diffusion_train.run_folder import weights_file
 
 # Nodes that are what the model says; those of the second line are so unless the command line chooses others.
 _ENFORCED = ("network", "autoencoder", "conditioner", "diffusion.schedule", "diffusion.parameterization")
@@ -87,7 +88,7 @@ def describe(wanted: str, prediction: str | None = None, tokenizer: str | None =
 
 
 def _nodes_of_run(wanted: str) -> dict[str, Any]:
-    file = origin.weights_of_run(Path(wanted).expanduser())
+    file = weights_file(Path(wanted).expanduser(), "pretrained")
     plain = OmegaConf.to_container(load_run_config(file), resolve=True)
     folder, adapter = _select(plain, "base_record.folder"), str(_select(plain, "adapter._target_"))
     if _select(plain, "adapter.text_encoder"):

@@ -11,6 +11,7 @@ from diffusion_train.config.base_model import named
 from diffusion_train.config.run import load_run_config
 from diffusion_train.pretrained import diffusers_folder, hub, origin
 from diffusion_train.pretrained.model_license import license_of, license_of_file
+from diffusion_train.run_folder import weights_file
 from diffusion_train.utils.files import file_sha256, sha256_of_files
 
 _PLACED = ("network", "autoencoder", "conditioner")  # parts that read files of the model
@@ -68,7 +69,7 @@ def _folder(cfg: DictConfig, wanted: str, kind: str) -> Path:
 
 def _digest(kind: str, folder: str, wanted: str) -> str:
     if kind == "run":
-        return file_sha256(origin.weights_of_run(Path(wanted)))
+        return file_sha256(weights_file(Path(wanted), "pretrained"))
     if kind == "file":
         return file_sha256(Path(wanted))
     return sha256_of_files(diffusers_folder.weight_files(Path(folder), wanted))
@@ -76,7 +77,7 @@ def _digest(kind: str, folder: str, wanted: str) -> str:
 
 def _license(kind: str, folder: str, wanted: str) -> str | None:
     if kind == "run":
-        found = OmegaConf.select(load_run_config(origin.weights_of_run(Path(wanted))), "base_record.license")
+        found = OmegaConf.select(load_run_config(weights_file(Path(wanted), "pretrained")), "base_record.license")
         return str(found) if found else None
     return license_of_file(Path(wanted)) if kind == "file" else license_of(Path(folder))
 

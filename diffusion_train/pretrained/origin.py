@@ -38,16 +38,6 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.yaml", "weights.safetensors"))
 
 
-def weights_of_run(run: Path) -> Path:
-    """Of a run folder, or of the weights.safetensors of one."""
-    file = run / "weights.safetensors" if run.is_dir() else run
-    if not file.is_file():
-        raise ValueError(
-            f"pretrained={run}: no weights.safetensors there; they are written with the run's first checkpoint"
-        )
-    return file
-
-
 def layout(source: str, prediction: str | None = None, tokenizer: str | None = None) -> Path:
     """A folder in diffusers' layout that describes the model, its weights perhaps left out: quickly had."""
     found = kind(source)
