@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from diffusion_train.utils.files import cache_folder
@@ -45,6 +46,7 @@ def test_it(request):
 """
 
 
+@pytest.mark.slow
 def test_foreign_variables_have_no_effect(tmp_path: Path) -> None:
     """A session of its own, started where they are set; its test runs in a worker."""
     (tmp_path / "conftest.py").write_text("import own_environment\nown_environment.enter()\n")

@@ -160,6 +160,7 @@ def test_what_an_error_hides_is_not_told(make_tar, make_png, check):
     assert rules(check([shard], "data.animated=refuse")[1]) == found
 
 
+@pytest.mark.slow
 def test_the_order_is_the_same_whatever_the_number_of_processes(make_tar, make_png, check):
     kinds = [b"a caption", b" ", b"caf\xe9"]
     members = [m for i in range(600) for m in sample(f"k{i}", make_png(i % 500), kinds[i % 3])]

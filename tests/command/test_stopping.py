@@ -216,6 +216,7 @@ def test_a_sweep_of_two_processes_starts_them_for_every_run(tmp_path: Path) -> N
         assert load(tmp_path / "run" / number / "checkpoints" / "last.ckpt")["global_step"] == 3
 
 
+@pytest.mark.slow
 def test_processes_that_were_not_asked_for_are_refused(tmp_path: Path) -> None:
     done = train(tmp_path, "", "trainer=cpu", WORLD_SIZE="2", RANK="1", LOCAL_RANK="1")
     assert done.returncode == 2, done.stderr

@@ -165,6 +165,7 @@ def test_a_refused_restart_changes_nothing_in_its_folder(tmp_path: Path) -> None
         assert content() == before
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused_and_free_again_when_its_process_is_gone(tmp_path: Path) -> None:
     holder = "import sys, time; from pathlib import Path; from diffusion_train.command.train import claimed\n"
     holder += "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"

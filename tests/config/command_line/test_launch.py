@@ -77,6 +77,7 @@ def test_a_sweep_has_a_folder_a_job_and_each_job_its_own_arguments(start, tmp_pa
     assert "CANARY" not in (tmp_path / "sweep" / "multirun.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_a_job_that_was_stopped(start):
     arguments = ("-m", "seed=1,2,3", "run_dir=sweep")
     code, seen = start(*arguments, body=lambda cfg: 75 if cfg.seed == 2 else 0, ends=(75, 130))
