@@ -61,7 +61,7 @@ def _whole_weights(run: Path) -> dict[str, Tensor]:
 
 
 def build_conditioner(cfg: DictConfig) -> Conditioner:
-    """The conditioner of a config, adapted where that asks for it. ValueError for one that cannot be."""
+    """The conditioner of a config, adapted if the config says so. Raises ValueError if it cannot be adapted."""
     conditioner: Conditioner = config.build(cfg.conditioner)
     if cfg.adapter.get("text_encoder"):
         conditioner.adapt(config.build(cfg.adapter).on_text_encoder)

@@ -1,6 +1,6 @@
 """Settings that follow from the images: their size and the batch, where a config leaves them open by null.
 
-Not among the names of `diffusion_train.config`: reading data loads torch, and mistakes are told before that.
+`diffusion_train.config` does not export it: reading data loads torch, and mistakes are reported before that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Sizes(NamedTuple):
 def resolve_data(cfg: DictConfig) -> None:
     """Makes `data.folder` absolute, expands `~` in `data.shards`, and sets the image size and the batch where null.
 
-    A run that is resumed keeps those that it began with. Raises ValueError for data that cannot be read.
+    A resumed run keeps the values that it began with. Raises ValueError if the data cannot be read.
     """
     if isinstance(shards := cfg.data.get("shards"), str) and shards.startswith("~"):
         cfg.data.shards = str(Path(shards).expanduser())

@@ -10,33 +10,11 @@ from diffusion_train import config
 SECRET = "CANARY0123456789abcdef"
 
 
-NAMES = (
-    "token hub_token hf-token password db_passwd secret client_secret api_key wandbApiKey WANDB_API_KEY access_key "
-    "aws_secret_access_key authorization credentials private_key accountKey auth sas"
-)
-
-
-@pytest.mark.parametrize("key", NAMES.split())
-def test_secrets_by_name(key):
-    assert config.redact({"a": [{key: SECRET, "b": 1}]}) == {"a": [{key: "***", "b": 1}]}
-    assert config.redact({key: {"inner": SECRET}}) == {key: {"inner": "***"}}
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        (f"https://me:{SECRET}@host/x.tar", "https://***@host/x.tar"),
-        (f"s3://{SECRET}@bucket/x", "s3://***@bucket/x"),
-        (f"https://h/x?X-Amz-Date=1&X-Amz-Signature={SECRET}#f", "https://h/x?X-Amz-Date=***&X-Amz-Signature=***#f"),
-        (f"https://h/x?sv=2&sig={SECRET}", "https://h/x?sv=2&sig=***"),
-        (f"https://h/x?a=1&token={SECRET}", "https://h/x?a=1&token=***"),
-        (f"https://h/x?X-Goog-Credential={SECRET}", "https://h/x?X-Goog-Credential=***"),
-        (f"Bearer {SECRET}", "Bearer ***"),
-        (f"use hf_{SECRET} there", "use *** there"),
-    ],
-)
-def test_secrets_by_form(text, wanted):
-    assert config.redact({"a": [text]}) == {"a": [wanted]}
+def test_secrets_at_any_depth_are_hidden_by_name_and_by_form():
+    """tests/utils/test_redact.py goes through the names and forms."""
+    assert config.redact({"a": [{"hub_token": SECRET, "b": 1}]}) == {"a": [{"hub_token": "***", "b": 1}]}
+    assert config.redact({"password": {"inner": SECRET}}) == {"password": {"inner": "***"}}
+    assert config.redact({"a": [f"https://h/x?sig={SECRET}"]}) == {"a": ["https://h/x?sig=***"]}
 
 
 @pytest.mark.parametrize(
