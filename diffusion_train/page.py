@@ -1,0 +1,73 @@
+"""Pages (HTML) and cards (Markdown) from jinja2 templates, which stand beside the code that fills them.
+
+Every value that a template prints is text of strangers until it is `Markup`: characters that do not print are made
+visible, and what means something to a browser, or in a card to Markdown, is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from diffusion_train.utils.text import shown
+
+_LONGEST = 4000  # characters of one value; `| cut(n)` for less
+
+
+def page(package: str, template: str, **values: Any) -> str:
+    """The HTML of `template` beside the modules of `package`. Raises jinja2.UndefinedError for a value that is missing."""
+    return _environment(package, markdown=False).get_template(template).render(values)
+
+
+def card(package: str, template: str, **values: Any) -> str:
+    """The Markdown of `template` beside the modules of `package`. Raises as `page` does."""
+    return _environment(package, markdown=True).get_template(template).render(values)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{round(100 * fraction)} %".replace("-", "−")
+
+
+def count(amount: int, noun: str) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
+@cache
+def _environment(package: str, *, markdown: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader(package, ""),
+        autoescape=not markdown,
+        finalize=_markdown_text if markdown else _printable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "count": count, "cut": _cut}
+    return environment
+
+
+def _cut(value: object, length: int) -> str:
+    return shown(str(value), length)
+
+
+def _printable(value: object) -> object:
+    return value if isinstance(value, Markup) else shown(str(value), _LONGEST)
+
+
+def _markdown_text(value: object) -> object:
+    """On one line, and without a character that Markdown or a browser reads as markup."""
+    if isinstance(value, Markup):
+        return value
+    plain = html.escape(shown(" ".join(str(value).split()), _LONGEST), quote=False)
+    return re.sub(r"([\\`*{}\[\]#+!|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", plain)
