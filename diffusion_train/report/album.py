@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
+from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+from PIL import Image
 from torch import Tensor
 
 from diffusion_train.picture import save_png, to_image
+
+_LARGE = 256  # pixels a side, from which on a page carries JPEG
+_SMALL = 128  # pixels a side, up to which a page shows each
 
 
 class Album:
@@ -25,3 +33,23 @@ class Album:
             save_png(image, self.folder / f"{name}.png")
             self._kept.add(name)
         return name
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture as a URL that holds its pixels."""
+
+    url: Markup
+    small: bool
+
+
+def embedded(folder: Path, name: str) -> Embedded | None:
+    """The picture `name` of an album's folder; None if its file is not there."""
+    file = folder / f"{name}.png"
+    if not file.is_file():
+        return None
+    image, out = Image.open(file, formats=["PNG"]), io.BytesIO()
+    kind = "jpeg" if max(image.size) > _LARGE else "png"
+    (image.convert("RGB") if kind == "jpeg" else image).save(out, kind, quality=90)
+    data = base64.b64encode(out.getvalue()).decode()
+    return Embedded(Markup(f"data:image/{kind};base64,{data}"), max(image.size) <= _SMALL)

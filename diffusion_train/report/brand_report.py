@@ -16,8 +16,8 @@ from diffusion_train.metric.extractor import EfficientNetLite0
 from diffusion_train.report.album import Album
 from diffusion_train.report.build import build
 from diffusion_train.report.drawing import Artist, Settings
-from diffusion_train.report.html.report_page import page
 from diffusion_train.report.marks import merged, read_marks
+from diffusion_train.report.report_page import report_page
 from diffusion_train.run_folder import RunFolder, weights_file
 from diffusion_train.training.weights import load_weights
 from diffusion_train.utils.files import atomic_file, file_sha256
@@ -73,5 +73,5 @@ def _write(folder: RunFolder, report: Report) -> None:
     with atomic_file(folder.report) as file:
         file.write(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
     with atomic_file(folder.report_page) as file:
-        file.write(page(report, folder.report_images).encode("utf-8", "replace"))
+        file.write(report_page(report, folder.report_images).encode("utf-8", "replace"))
     print(f"report: {folder.report_page}")

@@ -75,18 +75,24 @@ class Builder:
 
     def _fidelity(self) -> dict[str, Any]:
         one, brand = self.drawn.kinds["brand"], self.drawn.brand
-        sets = {"base": one.before, "run": one.after}
-        found: dict[str, Any] = {"extractor": self.artist.extractor.name, "samples": len(one.after)}
-        for name, seen in sets.items():
-            found[name] = measure.fidelity(seen, brand) if seen else None
-        real = self.drawn.has_held_out
-        found["floor"] = measure.floor(self.drawn.seen_train, brand, len(one.after)) if real else None
-        if all(found[name] for name in ("base", "run", "floor")):
-            ways = {key: [found[name][key] for name in ("base", "run", "floor")] for key in ("kid", "colours")}
-            found["gap_closed"] = {key: measure.gap_closed(*values) for key, values in ways.items()}
-        named = {"brand": brand, **{name: seen for name, seen in sets.items() if seen}}
-        found["palettes"] = {name: measure.swatches(measure.colours(seen)) for name, seen in named.items()}
-        return found
+        base = measure.fidelity(one.before, brand) if one.before else None
+        run = measure.fidelity(one.after, brand)
+        floor = measure.floor(self.drawn.seen_train, brand, len(one.after)) if self.drawn.has_held_out else None
+        closed = {}
+        if base and floor:
+            closed["gap_closed"] = {
+                key: measure.gap_closed(base[key], run[key], floor[key]) for key in ("kid", "colours")
+            }
+        sets = {"brand": brand, "base": one.before, "run": one.after}
+        return {
+            "extractor": self.artist.extractor.name,
+            "samples": len(one.after),
+            "base": base,
+            "run": run,
+            "floor": floor,
+            **closed,
+            "palettes": {name: measure.swatches(measure.colours(seen)) for name, seen in sets.items() if seen},
+        }
 
     def _drift(self) -> dict[str, Any] | None:
         one = self.drawn.kinds.get("general")

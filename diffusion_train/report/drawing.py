@@ -122,15 +122,14 @@ class Drawn:
 
 def draw_all(models: Models, artist: Artist) -> Drawn:
     """Raises ValueError for a run on other data than images, or on too few."""
-    cfg = models.cfg
-    ask = artist.settings
-    train, held_out = training_and_held_out(cfg, ask.max_images, artist.extractor, ask.sources)
+    cfg, settings = models.cfg, artist.settings
+    train, held_out = training_and_held_out(cfg, settings.max_images, artist.extractor, settings.sources)
     if len(train) < MIN_IMAGES or train.seen is None:
         raise ValueError(f"the run's data hold {len(train)} images; a report needs {MIN_IMAGES}")
     seen_held_out = held_out.seen or train.seen.rows([])
     base, own = models.base(), models.own()
-    prompts = _prompts(cfg, artist.settings, train, held_out)
-    if len(prompts["brand"]) * artist.settings.num_samples < MIN_IMAGES:
+    prompts = _prompts(cfg, settings, train, held_out)
+    if len(prompts["brand"]) * settings.num_samples < MIN_IMAGES:
         raise ValueError(f"one sample tells nothing of a brand: give num_samples={MIN_IMAGES} or more")
     kinds = {kind: _sample(artist, one, base, own) for kind, one in prompts.items() if len(one)}
     return Drawn(train, held_out, train.seen, seen_held_out, kinds, base is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,8 @@ def read_marks(file: Path) -> list[Mark]:
 
 def merged(*several: Iterable[Mark]) -> list[Mark]:
     """One a reviewer and image: the last by its time, and of equal times the last that is given."""
-    newest: dict[tuple[str, str], Mark] = {}
-    for mark in (mark for marks in several for mark in marks):
-        key = (mark["image"], mark["reviewer"])
-        if key not in newest or newest[key]["time"] <= mark["time"]:
-            newest[key] = mark
-    return list(newest.values())
+    by_time = sorted(chain(*several), key=lambda mark: mark["time"])
+    return list({(mark["image"], mark["reviewer"]): mark for mark in by_time}.values())
 
 
 def _checked(mark: Any, where: str) -> Mark:

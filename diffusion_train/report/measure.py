@@ -107,14 +107,10 @@ def gap_closed(before: float, after: float, at_floor: float) -> float | None:
 def drift(before: Seen, after: Seen, num_samples: int) -> dict[str, Any]:
     """Rows are `num_samples` seeds a prompt, the same in both. `seeds`: how far the base's own samples of two seeds are."""
     places = torch.arange(len(before)).reshape(-1, num_samples)
-    seeds = None
-    if num_samples > 1:
-        seeds = float(
-            _paired(before.features[places[:, :-1].flatten()], before.features[places[:, 1:].flatten()]).mean()
-        )
+    neighbours = (before.rows(part.flatten()) for part in (places[:, :-1], places[:, 1:]))
     return {
         "changed": change(before, after),
-        "seeds": seeds,
+        "seeds": change(*neighbours) if num_samples > 1 else None,
         "kid": float(mmd(before.features, after.features)) if len(before) > 1 else None,
         "colours": float(palette_distance(colours(before), colours(after))),
     }
@@ -122,7 +118,7 @@ def drift(before: Seen, after: Seen, num_samples: int) -> dict[str, Any]:
 
 def change(before: Seen, after: Seen) -> float:
     """Of samples of the same prompts and seeds, on average: 1 - cosine."""
-    return float(_paired(before.features, after.features).mean())
+    return float((1 - cosine_similarity(before.features.double(), after.features.double())).clamp_min(0).mean())
 
 
 def copying_facts(copying: Copying, found: Audit, asked: float) -> dict[str, Any]:
@@ -148,10 +144,6 @@ def swatches(found: Palette) -> list[dict[str, Any]]:
         {"lab": [round(value, 2) for value in colour], "share": round(share, 4)}
         for colour, share in zip(found.colours.tolist(), found.shares.tolist(), strict=True)
     ]
-
-
-def _paired(one: Tensor, other: Tensor) -> Tensor:
-    return (1 - cosine_similarity(one.double(), other.double())).clamp_min(0)
 
 
 def _fresh(rows: Seen, train: Seen) -> Tensor:

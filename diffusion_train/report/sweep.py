@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 GOALS = ("kid", "drift", "flagged")  # all better low
-_SURPRISING = 0.05
+SURPRISING = 0.05
 
 
 def undominated(rows: Sequence[dict[str, Any]]) -> list[bool]:
@@ -25,7 +25,7 @@ def choose(rows: Sequence[dict[str, Any]]) -> int | None:
     places = [place for place, good in enumerate(undominated(rows)) if good]
     if not places:
         return None
-    quiet = [place for place in places if rows[place]["chance"] >= _SURPRISING]
+    quiet = [place for place in places if rows[place]["chance"] >= SURPRISING]
     fewest = min(rows[place]["flagged"] for place in places)
     places = quiet or [place for place in places if rows[place]["flagged"] == fewest]
     scaled = [_scaled([row[goal] for row in rows]) for goal in ("kid", "drift")]

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from diffusion_train.report.html.report_page import page
 from diffusion_train.report.marks import read_marks
+from diffusion_train.report.report_page import report_page
 
 HOSTILE = "<script>alert(1)</script> \u202e\x1b[2J {caption} \" onload='x' ${name} &amp; </style>"
 PICTURES = {"a" * 32: "red", "b" * 32: "blue", "c" * 32: "green"}
@@ -93,7 +93,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def made_page(folder: Path, **other: Any) -> str:
-    return page(report(**other), folder / "report_images")
+    return report_page(report(**other), folder / "report_images")
 
 
 def test_nothing_of_strangers_stands_raw_in_the_page(folder: Path) -> None:
@@ -156,6 +156,13 @@ def test_a_run_without_a_base_or_held_out_images_says_so(folder: Path) -> None:
     assert "cannot be told from copying" in content
     assert "What changed elsewhere" not in content
     assert ">before<" not in content
+
+
+def test_one_held_out_image_is_too_few_to_compare_with(folder: Path) -> None:
+    data = {**report()["data"], "held_out": 1, "held_out_seen": 1, "reference": "training images"}
+    content = made_page(folder, data=data)
+    assert "1 more image of the brand was never shown" in content
+    assert "are compared with 4 training images" in content
 
 
 def test_the_first_screen_names_what_must_be_decided(folder: Path) -> None:

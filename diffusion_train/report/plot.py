@@ -1,0 +1,97 @@
+"""Where the marks of the page's drawings stand; html/elements.html draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, product
+from typing import Any, NamedTuple
+
+import torch
+
+from diffusion_train.metric.colour import lab_to_srgb
+
+
+class Box(NamedTuple):
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlap(self, other: Box) -> float:
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(0.0, width) * max(0.0, height)
+
+
+WIDTH, HEIGHT = 560, 320
+AXES = Box(56, 18, WIDTH - 24, HEIGHT - 44)
+_NAME_HEIGHT, _LETTER = 13, 7
+
+
+class Stripe(NamedTuple):
+    """Of a palette that is 1 wide."""
+
+    left: float
+    share: float
+    colour: str  # #rrggbb
+
+
+class Point(NamedTuple):
+    row: dict[str, Any]  # of the report's sweep
+    x: float
+    y: float
+    name: Box
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """KID against drift, or against the strength or step where there is no base."""
+
+    points: Sequence[Point]
+    xs: Sequence[float]  # the values that stand at the points' x
+    ys: Sequence[float]
+    of_drift: bool
+    width, height, axes = WIDTH, HEIGHT, AXES
+
+
+def strip(swatches: Sequence[dict[str, Any]]) -> list[Stripe]:
+    """A palette: each colour as wide as its share."""
+    ends = accumulate(swatch["share"] for swatch in swatches)
+    colours = (lab_to_srgb(torch.tensor(swatch["lab"])).tolist() for swatch in swatches)
+    return [
+        Stripe(end - swatch["share"], swatch["share"], "#" + "".join(f"{round(255 * value):02x}" for value in colour))
+        for swatch, end, colour in zip(swatches, ends, colours, strict=True)
+    ]
+
+
+def trade_off(rows: Sequence[dict[str, Any]]) -> TradeOff:
+    """Of the rows of a sweep, at least one."""
+    of_drift = all(row["drift"] is not None for row in rows)
+    xs, ys = [row["drift" if of_drift else "value"] for row in rows], [row["kid"] for row in rows]
+    places = list(zip(_spread(xs, AXES.left, AXES.right), _spread(ys, AXES.bottom, AXES.top), strict=True))
+    names = _names([row["name"] for row in rows], places)
+    points = [Point(row, *place, name) for row, place, name in zip(rows, places, names, strict=True)]
+    return TradeOff(points, xs, ys, of_drift)
+
+
+def _spread(values: Sequence[float], start: float, end: float) -> list[float]:
+    """From `start` to `end` with some room at both, low values first; where all are equal in the middle."""
+    low, high = min(values), max(values)
+    shares = [(value - low) / (high - low) if high > low else 0.5 for value in values]
+    return [start + (0.06 + 0.88 * share) * (end - start) for share in shares]
+
+
+def _names(names: Sequence[str], places: Sequence[tuple[float, float]]) -> list[Box]:
+    """Beside each point, where the fewest points and other names are covered."""
+    room = Box(AXES.left, AXES.top - 14, WIDTH, AXES.bottom)
+    points = [Box(x - 7, y - 7, x + 7, y + 7) for x, y in places]
+    found: list[Box] = []
+    for name, (x, y) in zip(names, places, strict=True):
+        width = _LETTER * len(name)
+        corners = product((x + 10, x - 10 - width, x - width / 2), (y - 6, y - 21, y + 9, y - 34, y + 22))
+        boxes = [Box(left, top, left + width, top + _NAME_HEIGHT) for left, top in corners]
+        inside = [box for box in boxes if box.overlap(room) == box.overlap(box)]
+        taken = points + found
+        found.append(min(inside or boxes, key=lambda box: sum(map(box.overlap, taken)) + abs(box.top + 6 - y)))
+    return found
