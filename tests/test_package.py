@@ -27,6 +27,7 @@ def test_the_wheel_finds_its_configuration_away_from_the_repository(tmp_path: Pa
     subprocess.run([*wheel, "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
     (file,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(file).extractall(tmp_path / "site")
+    assert (tmp_path / "site" / "diffusion_train" / "report" / "html" / "report.html").is_file()
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     code = "import sys; from diffusion_train.command.cli import main; sys.exit(main())"
 

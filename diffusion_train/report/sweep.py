@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 GOALS = ("kid", "drift", "flagged")  # all better low
-SURPRISING = 0.05
+SURPRISING = 0.05  # so many flags would be seen less often than this by chance
 
 
 def undominated(rows: Sequence[dict[str, Any]]) -> list[bool]:

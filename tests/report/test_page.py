@@ -165,6 +165,14 @@ def test_one_held_out_image_is_too_few_to_compare_with(folder: Path) -> None:
     assert "are compared with 4 training images" in content
 
 
+def test_a_run_that_went_away_from_the_brand_is_told(folder: Path) -> None:
+    fidelity = {**report()["fidelity"], "gap_closed": {"kid": -0.2, "colours": 0.1}}
+    first_screen = made_page(folder, fidelity=fidelity).split('class="toolbar"')[0]
+    assert "Further away" in first_screen
+    assert "10 % of the way to them" in first_screen
+    assert "of the way from the base" not in first_screen
+
+
 def test_the_first_screen_names_what_must_be_decided(folder: Path) -> None:
     content = made_page(folder)
     assert "1 of 4" in content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from diffusion_train.report.album import Album
 from diffusion_train.report.coverage import Coverage
 from diffusion_train.report.marks import FORMAT, merged, read_marks
 from diffusion_train.report.material import see
+from diffusion_train.report.plot import AXES, Box, strip, trade_off
 from diffusion_train.report.rights_table import asked_for, rights
 from diffusion_train.report.sweep import choose, undominated
 
@@ -57,6 +59,24 @@ def test_the_choice_is_the_knee_among_those_that_do_not_copy() -> None:
     assert choose([row(3, 0.5, 4, chance=0.01), row(1, 0.5, 3, chance=0.02)]) == 1
     assert choose([row(2, None), row(1, None)]) == 1
     assert choose([]) is None
+
+
+def test_in_the_drawing_of_a_sweep_names_cover_nothing_and_low_values_stand_near_the_axes() -> None:
+    places = [(3.0, 0.0), (1.0, 0.2), (1.0, 0.25), (2.0, 0.2), (0.5, 0.9)]
+    found = trade_off([{**row(*place), "name": f"scale {number}"} for number, place in enumerate(places)])
+    boxes = [point.name for point in found.points]
+    boxes += [Box(point.x - 4, point.y - 4, point.x + 4, point.y + 4) for point in found.points]
+    assert sum(one.overlap(other) for one, other in combinations(boxes, 2)) == 0
+    first, *others = found.points  # no drift, and far from the brand
+    assert all(first.x < one.x and first.y < one.y for one in others)
+    alike = trade_off([{**row(1, None), "value": value, "name": ""} for value in (1, 2)])
+    assert not alike.of_drift
+    assert {point.y for point in alike.points} == {(AXES.top + AXES.bottom) / 2}
+
+
+def test_the_stripes_of_a_palette_stand_side_by_side() -> None:
+    stripes = strip([{"lab": [0.0, 0.0, 0.0], "share": 0.25}, {"lab": [100.0, 0.0, 0.0], "share": 0.75}])
+    assert [(one.left, one.share, one.colour) for one in stripes] == [(0, 0.25, "#000000"), (0.25, 0.75, "#ffffff")]
 
 
 def run_folder(folder: Path, licenses: dict[str, int] | None, pretrained: str | None = None) -> Path:
