@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_train.config.checks.values import is_unknown, keys, type_mistakes
+from diffusion_train.config.checks.values import is_unknown, keys, set_value
 from diffusion_train.config.mistakes import ConfigError, Mistake, did_you_mean
 from diffusion_train.config.run import load_run_config
 from diffusion_train.config.secrets import escape
@@ -149,10 +149,7 @@ def _set(cfg: DictConfig, override: Override) -> list[Mistake]:
         own = [name for name in keys(cfg) if name.split(".")[0] == key.split(".")[0]]
         remedy = did_you_mean(key, own) or f"a new key needs a plus: +{line}"
         return [Mistake(line, f"the model's part has no key {key!r}", remedy)]
-    mistakes = list(type_mistakes(override, cfg, ()))
-    if not mistakes:
-        OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
-    return mistakes
+    return set_value(cfg, override)
 
 
 def _not_accepted(cfg: DictConfig, wanted: str, model: Model) -> list[Mistake]:

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from diffusion_train.config.checks.values import is_unknown, keys, type_mistakes, unresolved
+from diffusion_train.config.checks.values import is_unknown, keys, set_value, unresolved
 from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, Mistake, did_you_mean, first_lines, listed, raise_all, unknown_key
@@ -112,15 +112,12 @@ def _set(
     cfg: DictConfig, override: Override, names: Sequence[str], known: dict[str, list[str]], folders: Sequence[Path]
 ) -> list[Mistake]:
     line, key = str(override.input_line), override.key_or_group
-    mistakes = list(type_mistakes(override, cfg, known))
     if override.is_delete() or override.is_sweep_override():
         return [Mistake(line, "is not possible here", f"write {key}=<value>")]
     if override.type == OverrideType.CHANGE and is_unknown(key, cfg):
         remedy = unknown_key(line, key, names, options_with(key, folders))
         return [Mistake(line, f"the run has no key {key!r}", remedy)]
-    if not mistakes:
-        OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
-    return mistakes
+    return set_value(cfg, override, known)
 
 
 def _yaml(file: Path) -> object:

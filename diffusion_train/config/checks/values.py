@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
@@ -94,6 +94,18 @@ def hydra_mistakes(cfg: DictConfig, overrides: Sequence[Override]) -> list[Mista
     given = any(o.key_or_group.startswith("hydra.job.env_set") for o in overrides)
     if node["job"].get("env_set") and not given:
         mistakes.append(Mistake("hydra.job.env_set", "sets environment variables", "give it on the command line alone"))
+    return mistakes
+
+
+def set_value(cfg: DictConfig, override: Override, groups: Collection[str] = ()) -> list[Mistake]:
+    """Sets a key as Hydra does, if the value has the type of the one that is there; `groups` may be meant by its name."""
+    mistakes = list(type_mistakes(override, cfg, groups))
+    if not mistakes:
+        key, is_new = override.key_or_group, override.type != OverrideType.CHANGE
+        try:
+            OmegaConf.update(cfg, key, override.value(), merge=True, force_add=is_new)
+        except OmegaConfBaseException as error:
+            mistakes = [Mistake(str(override.input_line), first_lines(error))]
     return mistakes
 
 

@@ -14,7 +14,7 @@ from hydra._internal.utils import get_args_parser
 
 from diffusion_train.config.command_line import own_data
 from diffusion_train.config.command_line.arguments import last_of_each_key, parse
-from diffusion_train.config.folders import conf_folder, groups
+from diffusion_train.config.folders import conf_folder, groups, read_yaml
 from diffusion_train.config.mistakes import Mistake, raise_all
 
 
@@ -43,7 +43,7 @@ class Call:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the config's own file says, without what it includes."""
-        return yaml.safe_load(self._own_text) or {}
+        return read_yaml(self._own_text)
 
     @property
     def comments(self) -> dict[str, str]:
@@ -81,7 +81,7 @@ class Call:
         return own
 
     def _read(self, name: str) -> dict[str, Any]:
-        return yaml.safe_load((self.folders[0] / f"{name}.yaml").read_text("utf-8")) or {}
+        return read_yaml((self.folders[0] / f"{name}.yaml").read_text("utf-8"))
 
     @property
     def flag_arguments(self) -> list[str]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from diffusion_train.config import resolvers
 from diffusion_train.config.base_model import named, overlay, sets_part
-from diffusion_train.config.checks.values import hydra_mistakes, is_unknown, keys, type_mistakes, unresolved
+from diffusion_train.config.checks.values import hydra_mistakes, is_unknown, keys, set_value, unresolved
 from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, did_you_mean, first_lines, listed, unknown_key
@@ -37,26 +37,22 @@ class Composer:
         Raises ConfigError if the YAML files themselves cannot be composed.
         """
         overrides, mistakes = parse(arguments)
-        choices, base, refused = self._without_refused([o for o in overrides if not self._sets_value(o)])
         values = [o for o in overrides if self._sets_value(o)]
-        # Values of parts that a pretrained model brings are compared with its parts.
-        brought = [o for o in values if sets_part(o)] if named(base, overrides) else []
-        values = [o for o in values if o not in brought]
-        unknown = [o for o in values if is_unknown(o.key_or_group, base)]
-        kept, cfg = choices, base
-        if known := [o for o in values if o not in unknown]:
-            kept, cfg, also_refused = self._without_refused([*choices, *known])
-            refused += also_refused
-
+        choices, cfg, refused = self._without_refused([o for o in overrides if o not in values])
         lost = tuple(o.key_or_group.replace("/", ".") + "." for o, _ in refused if self._is_choice(o))
-        names = [*keys(base), *self.groups]
+        names = [*keys(cfg), *self.groups]
         mistakes += [self._explain(o, error, names) for o, error in refused if not o.key_or_group.startswith(lost)]
+        # Values of parts that a pretrained model brings are compared with its parts.
+        brought = [o for o in values if sets_part(o)] if named(cfg, overrides) else []
+        values = [o for o in values if o not in brought]
+        unknown = [o for o in values if is_unknown(o.key_or_group, cfg)]
         mistakes += [self._no_such_key(o, names) for o in unknown if not o.key_or_group.startswith(lost)]
-        mistakes += [m for o in kept if self._sets_value(o) for m in type_mistakes(o, base, self.groups)]
-        mistakes += overlay(cfg, [*kept, *brought])
+        known = [o for o in values if o not in unknown]
+        mistakes += [m for o in known for m in set_value(cfg, o, self.groups)]
+        mistakes += overlay(cfg, [*choices, *known, *brought])
         if not (refused or unknown):
             mistakes += unresolved(cfg)
-        return cfg, mistakes + hydra_mistakes(cfg, kept)
+        return cfg, mistakes + hydra_mistakes(cfg, overrides)
 
     def _compose(self, overrides: Sequence[Override]) -> DictConfig:
         search = [f"hydra.searchpath={[f'file://{folder}' for folder in self.folders[1:]]}"]

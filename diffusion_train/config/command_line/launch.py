@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import OverrideType
-from hydra.types import RunMode
+from hydra.core.utils import run_job
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from diffusion_train.config import resolvers
@@ -50,7 +54,7 @@ def launch(call: Call, body: Body, ends: Collection[int] = ()) -> int:
         return _show(cfg, call.flags.resolve)
     if not call.shows_only:
         raise_all(_run_dir_mistakes(cfg))
-    return _through_hydra(call, cfg, body, ends)
+    return _start(call, cfg, body, ends)
 
 
 def _show(cfg: DictConfig, resolve: bool) -> int:
@@ -103,20 +107,22 @@ def _run_dir_mistakes(cfg: DictConfig) -> list[Mistake]:
     return list(unwritable("run_dir", Path(str(cfg.hydra.run.dir))))
 
 
-def _through_hydra(call: Call, first: DictConfig, body: Body, ends: Collection[int]) -> int:
+def _start(call: Call, first: DictConfig, body: Body, ends: Collection[int]) -> int:
     """`first` is the config of a single run; each job of a sweep has its own."""
     codes: list[int] = []
     original, head = list(sys.argv), _program(call)
     flags = [flag for flag in call.flag_arguments if flag not in ("-m", "--multirun")]
     trust = [f"allow_targets=[{','.join(call.allowed)}]"] if call.allowed else []
 
-    def job(_: DictConfig) -> None:
-        # Hydra composes by itself to know the run folder and the jobs of a sweep. That config is left aside: it lacks
-        # the parts of the pretrained model, which the Composer alone lays over a config.
+    def job(cfg: DictConfig) -> None:
+        # Hydra sets its resolvers anew; the jobs of a sweep may run in further processes.
         resolvers.install()
         allow(call.allowed)
-        arguments = list(HydraConfig.get().overrides.task)
-        cfg = _of_job(call, arguments) if call.flags.multirun else _without_hydra(first)
+        arguments = list(call.overrides)
+        if call.flags.multirun:
+            # Hydra's own config lacks the parts of a pretrained model, which the Composer alone lays over a config.
+            arguments = list(HydraConfig.get().overrides.task)
+            cfg = _of_job(call, arguments)
         # What Lightning starts its further processes with: this job alone, not the whole sweep.
         sys.argv = [*head, *flags, *trust, *arguments]
         folder = _settle_run_dir(cfg)
@@ -126,14 +132,28 @@ def _through_hydra(call: Call, first: DictConfig, body: Body, ends: Collection[i
         if codes[-1] in ends:
             raise _Ended
 
-    overrides = map(_forced, call.overrides) if named(first) else call.overrides
-    sys.argv = [original[0], *call.flag_arguments, *_hydra_settings(call), *overrides]
     try:
         with suppress(_Ended):
-            hydra.main(version_base="1.3", config_path=str(call.folders[0]), config_name=call.config_name)(job)()
+            if call.flags.multirun or call.shows_only:
+                overrides = map(_forced, call.overrides) if named(first) else call.overrides
+                sys.argv = [original[0], *call.flag_arguments, *_hydra_settings(call), *overrides]
+                hydra.main(version_base="1.3", config_path=str(call.folders[0]), config_name=call.config_name)(job)()
+            else:
+                _run_job(first, job, call.folders[0])
     finally:
         sys.argv = original
     return max(codes, default=0)
+
+
+def _run_job(cfg: DictConfig, job: Callable[[DictConfig], None], folder: Path) -> None:
+    """What Hydra does with a config that it has composed for a single run."""
+    cfg.hydra.mode = RunMode.RUN
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks(cfg))
+        context.callbacks.on_run_start(config=cfg, config_name=cfg.hydra.job.config_name)
+        done = run_job(job, cfg, "hydra.run.dir", None, context)
+        context.callbacks.on_run_end(config=cfg, config_name=cfg.hydra.job.config_name, job_return=done)
+    _ = done.return_value  # raises what the job raised
 
 
 def _of_job(call: Call, arguments: Sequence[str]) -> DictConfig:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import yaml
+from typing import Any, NamedTuple
 
 from diffusion_train.config.command_line.arguments import parse
+from diffusion_train.config.folders import read_yaml
 from diffusion_train.config.mistakes import Mistake
 
 _OPTIONS = {"data.shards": "shards", "data.folder": "folder"}
@@ -87,14 +86,6 @@ def _defaults(group: str, option: str, folders: Sequence[Path]) -> list[object]:
     return found if isinstance(found, list) else []
 
 
-def _read(group: str, option: str, folders: Sequence[Path]) -> dict[str, object]:
-    """Empty where there is no such file, or none that can be read: Hydra says so."""
-    for folder in folders:
-        file = folder / group / f"{option}.yaml"
-        if file.is_file():
-            try:
-                found = yaml.safe_load(file.read_text("utf-8"))
-            except yaml.YAMLError:
-                return {}
-            return found if isinstance(found, dict) else {}
-    return {}
+def _read(group: str, option: str, folders: Sequence[Path]) -> dict[str, Any]:
+    files = (folder / group / f"{option}.yaml" for folder in folders)
+    return next((read_yaml(file.read_text("utf-8")) for file in files if file.is_file()), {})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf, open_dict
 
 from diffusion_train.config.command_line.arguments import last_of_each_key
 from diffusion_train.config.command_line.compose import Composer
@@ -82,16 +84,28 @@ def test_of_a_key_given_twice_the_last_one_counts():
     assert last_of_each_key(given) == ("+new=1", "network=mlp", "broken=[", "seed=3")
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        ["seed=null", "rate=2", "name=3", "shards=[a.tar,b.tar]", "+new.key=3", "extra=long", "hydra.verbose=true"],
-        ["seed=${trainer.max_steps}", "shards='x-{0..9}.tar'", "name=a b", "network=unet", "~extra"],
-        ["++seed=3", "~shards", "trainer={max_steps:3}"],
-    ],
-)
-def test_what_hydra_accepts_is_right(told, line):
-    assert told(*line) == []
+ACCEPTED_BY_HYDRA = [
+    ["seed=null", "rate=2", "name=3", "shards=[a.tar,b.tar]", "+new.key=3", "extra=long", "hydra.verbose=true"],
+    ["seed=${trainer.max_steps}", "shards='x-{0..9}.tar'", "name=a b", "network=unet", "~extra"],
+    ["++seed=3", "~shards", "trainer={max_steps:3}"],
+    ["+a.b=1", "a.b=2", "sampler/grid=karras", "sampler.grid.rho=3", "extra=long", "trainer.max_steps=7"],
+]
+
+
+@pytest.mark.parametrize("line", ACCEPTED_BY_HYDRA)
+def test_what_hydra_accepts_composes_as_in_hydra(conf, line):
+    cfg, mistakes = Composer("config", [conf]).config(line)
+    assert mistakes == []
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        of_hydra = compose("config", line)
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    assert OmegaConf.to_container(cfg) == OmegaConf.to_container(of_hydra)
+
+
+def test_a_dictionary_adds_no_key(told):
+    (mistake,) = told("trainer={max_step: 3}")
+    assert "max_step" in mistake
 
 
 def test_the_config_is_that_of_the_right_arguments(conf):
