@@ -12,7 +12,6 @@ from diffusion_train.data.selection import Indices, told
 from diffusion_train.data.shard.catalog import Collection
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.metric.near_duplicates import Signatures, groups
-from diffusion_train.utils.redact import redact_url
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,10 @@ def of_copies(collection: Collection, caption_extensions: Sequence[str], copies:
         def detail(sample: int) -> str:
             other = found[sample]
             likeness = "is" if same(images, sample, other) else "looks like"
-            shard = redact_url(collection.urls[collection.shard(other)])
-            parts = [f"its image {likeness} that of {collection.key(other)!r} in {shard}", state]
+            parts = [
+                f"its image {likeness} that of {collection.key(other)!r} in {collection.shown_shard(other)}",
+                state,
+            ]
             if captions and all(same(rows, sample, other) for rows in captions):
                 parts.append("with the same caption")
             return ", ".join(filter(None, parts))
