@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 from markupsafe import Markup
@@ -101,16 +102,13 @@ def contact_sheet(
 
 def with_findings(collection: Collection, found: Sequence[Problem], at_most: int) -> dict[int, list[Problem]]:
     """Sample -> its problems: the first ones of each rule come first."""
-    turns: Counter[str] = Counter()
-    order = []
-    problems: dict[tuple[str, str], list[Problem]] = {}
-    for number, problem in enumerate(found):
-        if problem.key is not None:
-            name = problem.shard, problem.key
-            order.append((turns[problem.rule], number, name))
-            turns[problem.rule] += 1
-            problems.setdefault(name, []).append(problem)
-    chosen = list(dict.fromkeys(name for _, _, name in sorted(order)))[:at_most]
+    of_samples = [problem for problem in found if problem.key is not None]
+    problems = defaultdict(list)
+    for problem in of_samples:
+        problems[problem.shard, str(problem.key)].append(problem)
+    turns = zip_longest(*by_rule(of_samples).values())
+    names = dict.fromkeys((problem.shard, str(problem.key)) for turn in turns for problem in turn if problem)
+    chosen = list(names)[:at_most]
     return {sample: problems[name] for name in chosen for sample in _samples_of(collection, *name)}
 
 

@@ -62,7 +62,7 @@ class Preparation:
             f"name={self.name}: a name without dots, slashes, braces and wildcards": not self.name
             or set(self.name) & set("/{}*?[]."),
         }
-        refuse({f"prepare.{mistake}": is_made for mistake, is_made in mistakes.items()})
+        refuse("prepare", mistakes)
 
     def write(self, source: Source, ledger: Ledger) -> None:
         """Adds what is missing to the shards of the ledger's folder.

@@ -43,7 +43,7 @@ class Rules:
             f"max_side={side}: at least 16 pixels and prepare.min_side={least}": side is not None
             and side < max(least, 16),
         }
-        refuse({f"prepare.{mistake}": is_made for mistake, is_made in mistakes.items()})
+        refuse("prepare", mistakes)
 
 
 class Measures(NamedTuple):

@@ -105,9 +105,9 @@ class Source(Protocol):
         """How many entries there are."""
 
 
-def refuse(mistakes: Mapping[str, object]) -> None:
-    """ValueError with each of the mistakes that is made."""
-    if made := [mistake for mistake, is_made in mistakes.items() if is_made]:
+def refuse(where: str, mistakes: Mapping[str, object]) -> None:
+    """ValueError with each of the mistakes that is made, as `where`.mistake."""
+    if made := [f"{where}.{mistake}" for mistake, is_made in mistakes.items() if is_made]:
         raise ValueError("\n".join(made))
 
 
