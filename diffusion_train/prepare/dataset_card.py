@@ -42,8 +42,8 @@ def make_card(source: Card, shards: Sequence[Done], details: Iterable[Details], 
     for part in details:
         for name, values in zip(Measures._fields, zip(*part.measures, strict=True), strict=False):
             columns[name] += map(intern, values) if name in ("format", "license") else values
-        signatures += b"".join(map(bytes.fromhex, columns.pop("signature")))
-        columns["signature"] = []
+        signatures += bytes.fromhex("".join(columns["signature"]))
+        columns["signature"].clear()
         for _, reason, _, count in part.left_out:
             left_out[reason] += count
     return {
