@@ -68,13 +68,8 @@ class ImageFolder:
         print(f"data.folder={self.path}: preparing its images into {ledger.out}, once", file=sys.stderr)
         workers = 0 if source.total() < _FEW else available()
         Preparation(Rules(missing_caption="empty"), max_bad_share=1.0, num_workers=workers).write(source, ledger)
-        _report(ledger)
+        captions = [measures.caption for details in ledger.details() for measures in details.measures]
+        print(f"    {len(captions):,} images, {sum(map(bool, captions)):,} of them with a caption", file=sys.stderr)
+        if left_out := reasons(ledger.details()):
+            print(f"    left out:\n{left_out}", file=sys.stderr)
         ledger.finish()
-
-
-def _report(ledger: Ledger) -> None:
-    """How many images and captions there are, and what was left out."""
-    captions = [measures.caption for details in ledger.details() for measures in details.measures]
-    print(f"    {len(captions):,} images, {sum(map(bool, captions)):,} of them with a caption", file=sys.stderr)
-    if left_out := reasons(ledger.details()):
-        print(f"    left out:\n{left_out}", file=sys.stderr)
