@@ -13,6 +13,13 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 
 UNKNOWN = "unknown"
 PUBLIC_DOMAIN = "LicenseRef-Public-Domain"
+MEANING = {  # of the terms of a licence
+    "share-alike": "what is made from them is passed on under the same licence",
+    "non-commercial": "no commercial use",
+    "no-derivatives": "no changed versions are passed on",
+    "unknown": "nothing says who may do what with them",
+    "unread": "a licence text that was not recognised: read it",
+}
 _EXPRESSIONS = Licensing()
 _LONGEST = 200  # characters of a name; longer texts are licences themselves, not names
 _NOTHING = {"", "unknown", "none", "null", "nan", "n/a", "na", "?", "-", "unspecified", "undefined"}

@@ -1,4 +1,4 @@
-"""Pages (HTML) and cards (Markdown) from jinja2 templates, which stand beside the code that fills them.
+"""Pages (HTML), cards (Markdown) and texts from jinja2 templates, which stand beside the code that fills them.
 
 Every value that a template prints is text of strangers until it is `Markup`: characters that do not print are made
 visible, and what means something to a browser, or in a card to Markdown, is escaped.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -21,12 +22,17 @@ _LONGEST = 4000  # characters of one value; `| cut(n)` for less
 
 def page(package: str, template: str, **values: Any) -> str:
     """The HTML of `template` beside the modules of `package`. Raises jinja2.UndefinedError for a value that is missing."""
-    return _environment(package, markdown=False).get_template(template).render(values)
+    return _environment(package, _printable).get_template(template).render(values)
 
 
 def card(package: str, template: str, **values: Any) -> str:
     """The Markdown of `template` beside the modules of `package`. Raises as `page` does."""
-    return _environment(package, markdown=True).get_template(template).render(values)
+    return _environment(package, _markdown_text).get_template(template).render(values)
+
+
+def plain(package: str, template: str, **values: Any) -> str:
+    """The text of `template`, for a terminal, where nothing is markup. Raises as `page` does."""
+    return _environment(package, _printable, autoescape=False).get_template(template).render(values)
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -43,22 +49,31 @@ def count(amount: int, noun: str) -> str:
 
 
 @cache
-def _environment(package: str, *, markdown: bool) -> Environment:
+def _environment(package: str, finalize: Callable[[object], object], autoescape: bool = True) -> Environment:
     environment = Environment(
         loader=PackageLoader(package, ""),
-        autoescape=not markdown,
-        finalize=_markdown_text if markdown else _printable,
+        autoescape=autoescape,
+        finalize=finalize,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "count": count, "cut": _cut}
+    environment.filters |= {"number": number, "percent": percent, "count": count, "cut": _cut, "code": _code}
     return environment
 
 
 def _cut(value: object, length: int) -> str:
     return shown(str(value), length)
+
+
+def _code(value: object) -> Markup:
+    """For between the backticks or quotes of code in Markdown, where no character but these means anything."""
+    return Markup(_on_one_line(value).replace("`", "'").replace('"', "'"))
+
+
+def _on_one_line(value: object) -> str:
+    return shown(" ".join(str(value).split()), _LONGEST)
 
 
 def _printable(value: object) -> object:
@@ -69,5 +84,5 @@ def _markdown_text(value: object) -> object:
     """On one line, and without a character that Markdown or a browser reads as markup."""
     if isinstance(value, Markup):
         return value
-    plain = html.escape(shown(" ".join(str(value).split()), _LONGEST), quote=False)
-    return re.sub(r"([\\`*{}\[\]#+!|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", plain)
+    text = html.escape(_on_one_line(value), quote=False)
+    return Markup(re.sub(r"([\\`*{}\[\]#+!|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text))

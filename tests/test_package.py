@@ -27,7 +27,12 @@ def test_the_wheel_finds_its_configuration_away_from_the_repository(tmp_path: Pa
     subprocess.run([*wheel, "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
     (file,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(file).extractall(tmp_path / "site")
-    assert (tmp_path / "site" / "diffusion_train" / "report" / "html" / "report.html").is_file()
+    others = [
+        path.relative_to(ROOT) for path in (ROOT / "diffusion_train").rglob("*.*") if path.suffix not in (".py", ".pyc")
+    ]
+    missing = [path for path in others if not (tmp_path / "site" / path).is_file()]
+    assert others
+    assert not missing, "templates are part of the package"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     code = "import sys; from diffusion_train.command.cli import main; sys.exit(main())"
 
@@ -56,6 +61,6 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_processes_that_prepare_data_need_no_torch() -> None:
-    code = "import sys, diffusion_train.prepare.work; print({'torch', 'webdataset'} & set(sys.modules))"
+    code = "import sys, diffusion_train.prepare.work; print({'torch', 'webdataset', 'jinja2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -21,6 +21,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / name / "__init__.py").touch()
     (tmp_path / name / "page.html").write_text('<b title="{{ value }}">{{ value }}</b>\n')
     (tmp_path / name / "card.md").write_text("| {{ value }} |\n")
+    (tmp_path / name / "code.md").write_text("`{{ value | code }}`\n")
+    (tmp_path / name / "lines.txt").write_text("<{{ value }}>\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield name
     sys.modules.pop(name, None)
@@ -42,6 +44,14 @@ def test_a_value_is_no_markdown(package: str, value: str) -> None:
     assert printed.count("\n") == 1
     for mark in "|[]!*#`<>":
         assert printed.count(mark) - printed.count(f"\\{mark}") == (2 if mark == "|" else 0), mark
+
+
+def test_a_value_stays_within_the_code_that_it_stands_in(package: str) -> None:
+    assert page.card(package, "code.md", value='a_b `c`\n"<d>\u202e') == "`a_b 'c' '<d>\\u202e`\n"
+
+
+def test_a_value_on_a_terminal_does_nothing(package: str) -> None:
+    assert page.plain(package, "lines.txt", value="a & *b*\x1b[2J\n") == "<a & *b*\\x1b[2J\\n>\n"
 
 
 def test_markup_of_our_own_is_printed_as_it_is(package: str) -> None:

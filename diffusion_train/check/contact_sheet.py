@@ -1,20 +1,24 @@
 """A page of what the trainer will really see: samples decoded, cropped and captioned as in training.
 
-One file without scripts. Keys and captions are text of strangers: what does not print is made visible, all is escaped.
+One file without scripts. Keys and captions are text of strangers.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 
 import numpy as np
+from markupsafe import Markup
+from PIL import Image
 
 from diffusion_train.check.rules import RULES, by_rule
-from diffusion_train.check.samples import Samples
+from diffusion_train.check.samples import Samples, small_members
 from diffusion_train.data.image.collate import to_levels
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.image.header import image_header
@@ -22,28 +26,37 @@ from diffusion_train.data.image.transform import AlignedError
 from diffusion_train.data.selection import Indices
 from diffusion_train.data.shard.catalog import Collection
 from diffusion_train.data.shard.problem import Problem
+from diffusion_train.page import page
 from diffusion_train.picture import to_image
-from diffusion_train.utils.redact import redact_url
-from diffusion_train.utils.text import shown
 
-_STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
-td:nth-child(3) { white-space: nowrap; } td.count { text-align: right; font-variant-numeric: tabular-nums; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem; margin: 1rem 0 2rem; }
-figure { margin: 0; padding: .6rem; border: 1px solid #ddd; border-radius: 6px; overflow-wrap: anywhere; }
-.pictures { display: flex; gap: .3rem; height: 10rem; }
-.picture { flex: 1; min-width: 0; background: #eee; display: flex; align-items: center; justify-content: center; }
-.picture img { width: 100%; height: 100%; object-fit: contain; } .picture p { margin: .6rem; color: #666; }
-.small img { image-rendering: pixelated; }
-figcaption { margin-top: .4rem; } small { color: #666; display: block; }
-.tag { display: inline-block; border-radius: 3px; padding: 0 .4rem; background: #ddd; color: #222; margin: .2rem 0; }
-tr.error td:first-child, small.error { color: #b00020; } tr.warning td:first-child, small.warning { color: #9a5b00; }
-tr.note td:first-child, small.note { color: #41607a; } td:last-child { overflow-wrap: anywhere; color: #666; }
-figure.error { border-color: #b00020; } figure.warning { border-color: #d08a20; } figure.note { border-color: #8aa5bb; }
-"""
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_SMALL = 176  # pixels; what is narrower is enlarged pixel by pixel
+
+@dataclass(frozen=True)
+class Seen:
+    """A sample in epoch 0, its stored `size` in words. Without an image, `fault` says why."""
+
+    key: str
+    caption: str
+    image: Image.Image | None = None
+    size: str = ""
+    fault: str = ""
+
+    @property
+    def address(self) -> Markup:
+        out = io.BytesIO()
+        assert self.image
+        self.image.save(out, "PNG")
+        return Markup(f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A sample on the page; `twin` looks like it."""
+
+    seen: Seen
+    shard: str
+    state: str
+    problems: Sequence[Problem]
+    twin: Seen | None
 
 
 def contact_sheet(
@@ -60,41 +73,48 @@ def contact_sheet(
     """
     collection = samples.collection
     faulty = with_findings(collection, found, num_shown)
-    cards = _Cards(samples, train, held_out, faulty, twins)
-    counts = f"{len(train):,} trained on, {len(held_out):,} held out"
-    left = len(collection) - len(train) - len(held_out)
-    parts = [
-        f"<h1>{len(collection):,} sample(s) in {len(collection.urls):,} shard(s)</h1>",
-        f"<p>{counts}{f', {left:,} neither' if left else ''}, as data.* say. Images are what training gets, in its first epoch.</p>",
-        _rules(found),
-        cards.section("Samples with findings", list(faulty)),
-        cards.section("Trained on", _spread(train, num_shown)),
-        cards.section("Held out", _spread(held_out, -(-num_shown // 4))),
-    ]
-    policy = f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">'
-    head = f'<meta charset="utf-8">{policy}<title>Contact sheet</title><style>{_STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'
+    seen = partial(_seen, samples, held_out)
+
+    def card(sample: int) -> Card:
+        shard = collection.shown_shard(sample).rsplit("/", 1)[-1]
+        state = "" if sample in train else "held out" if sample in held_out else "not trained on"
+        problems = faulty.get(sample, [])
+        return Card(seen(sample), shard, state, problems, seen(twins[sample]) if problems and sample in twins else None)
+
+    sections = {
+        "Samples with findings": faulty,
+        "Trained on": _spread(train, num_shown),
+        "Held out": _spread(held_out, -(-num_shown // 4)),
+    }
+    return page(
+        "diffusion_train.check",
+        "contact_sheet.html",
+        rules=RULES,
+        found=by_rule(found),
+        num_samples=len(collection),
+        num_shards=len(collection.urls),
+        num_trained=len(train),
+        num_held_out=len(held_out),
+        num_others=len(collection) - len(train) - len(held_out),
+        sections={title: list(map(card, shown)) for title, shown in sections.items()},
+    )
 
 
 def with_findings(collection: Collection, found: Sequence[Problem], at_most: int) -> dict[int, list[Problem]]:
     """Sample -> its problems: the first ones of each rule come first."""
-    turns: Counter[str] = Counter()
-    order = []
-    for number, problem in enumerate(found):
-        if problem.key is not None:
-            order.append((turns[problem.rule], number, (problem.shard, problem.key)))
-            turns[problem.rule] += 1
-    chosen = list(dict.fromkeys(name for _, _, name in sorted(order)))[:at_most]
-    problems: dict[tuple[str, str | None], list[Problem]] = {name: [] for name in chosen}
-    for problem in found:
-        if (problem.shard, problem.key) in problems:
-            problems[problem.shard, problem.key].append(problem)
+    of_samples = [problem for problem in found if problem.key is not None]
+    problems = defaultdict(list)
+    for problem in of_samples:
+        problems[problem.shard, str(problem.key)].append(problem)
+    turns = zip_longest(*by_rule(of_samples).values())
+    names = dict.fromkeys((problem.shard, str(problem.key)) for turn in turns for problem in turn if problem)
+    chosen = list(names)[:at_most]
     return {sample: problems[name] for name in chosen for sample in _samples_of(collection, *name)}
 
 
 def _samples_of(collection: Collection, shard: str, key: str) -> Iterator[int]:
     for sample in np.flatnonzero(collection.arrays["hashes"] == np.uint64(collection.hash(key))).tolist():
-        if redact_url(collection.urls[collection.shard(sample)]) == shard:
+        if collection.shown_shard(sample) == shard:
             yield sample
 
 
@@ -103,87 +123,21 @@ def _spread(samples: Indices, count: int) -> list[int]:
     return [int(samples[place * len(samples) // count]) for place in range(count)]
 
 
-def _rules(found: Sequence[Problem]) -> str:
-    rows = [
-        f'<tr class="{RULES[rule].severity}"><td>{RULES[rule].severity}</td><td class="count">{len(problems):,}</td>'
-        f"<td>{escape(rule)}</td><td>{escape(RULES[rule].remedy)}</td><td>{_first(problems[0])}</td></tr>"
-        for rule, problems in by_rule(found).items()
-    ]
-    head = "<tr><th></th><th>found</th><th>rule</th><th>what to do</th><th>the first</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>" if rows else "<p>Nothing was found.</p>"
-
-
-def _first(problem: Problem) -> str:
-    where = problem.key or problem.shard.rsplit("/", 1)[-1]
-    return escape(shown(f"{where}: {problem.detail}" if where else problem.detail, 120))
-
-
-class _Cards:
-    """The cards of samples, by their numbers."""
-
-    def __init__(
-        self,
-        samples: Samples,
-        train: Indices,
-        held_out: Indices,
-        found: Mapping[int, list[Problem]],
-        twins: Mapping[int, int],
-    ) -> None:
-        self.samples, self.train, self.held_out, self.found, self.twins = samples, train, held_out, found, twins
-
-    def section(self, title: str, numbers: Sequence[int]) -> str:
-        if not numbers:
-            return ""
-        cards = "".join(map(self._card, numbers))
-        return f'<h2>{title} ({len(numbers):,} shown)</h2><div class="grid">{cards}</div>'
-
-    def _card(self, sample: int) -> str:
-        collection, problems = self.samples.collection, self.found.get(sample, [])
-        picture, caption, size = self._seen(sample)
-        shard = redact_url(collection.urls[collection.shard(sample)]).rsplit("/", 1)[-1]
-        text = escape(shown(caption, 300)) or "<em>no caption</em>"
-        place = (
-            f"<small><code>{escape(shown(collection.key(sample), 100))}</code> in {escape(shown(shard, 60))}</small>"
-        )
-        rules = "".join(
-            f'<small class="{RULES[one.rule].severity}">{escape(one.rule)}: {escape(shown(one.detail, 200))}</small>'
-            for one in problems
-        )
-        frame = f' class="{RULES[problems[0].rule].severity}"' if problems else ""
-        under = f"<figcaption>{text}{self._tag(sample)}{place}<small>{size}</small>{rules}</figcaption>"
-        twin = self._seen(self.twins[sample])[0] if problems and sample in self.twins else ""
-        return f'<figure{frame}><div class="pictures">{picture}{twin}</div>{under}</figure>'
-
-    def _tag(self, sample: int) -> str:
-        if sample in self.train:
-            return ""
-        return f' <span class="tag">{"held out" if sample in self.held_out else "not trained on"}</span>'
-
-    def _seen(self, sample: int) -> tuple[str, str, str]:
-        """(picture, caption, sizes) of a sample in epoch 0."""
-        samples, key = self.samples, self.samples.collection.key(sample)
-        [members] = samples.read([sample])
-        data = {name: member.data for name, member in members.items() if member.data is not None}
-        texts: Iterable[str] = []
-        try:
-            caption, texts = samples.captions(data, key, 0, sample), samples.captions.said(data, key)
-        except ValueError as error:
-            caption = f"({error})"
-        view = samples.view.without_augmentation() if sample in self.held_out else samples.view
-        try:
-            image = next(data[name] for name in IMAGE_EXTENSIONS if name in data)
-            header = image_header(image)
-            draw = samples.draw(sample, header.width, header.height)
-            made = view.made(view.decode(image, draw), draw, texts, metadata=data.get("json"))
-        except (ValueError, AlignedError, StopIteration) as error:
-            return f'<div class="picture"><p>{escape(shown(str(error) or "no image", 200))}</p></div>', caption, ""
-        height, width = made["x"].shape[1:]
-        out = io.BytesIO()
-        to_image(to_levels(made)["x"]).save(out, "PNG")
-        source = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
-        kind = "picture small" if width < _SMALL else "picture"
-        return (
-            f'<div class="{kind}"><img alt="{escape(shown(key, 100))}" src="{source}"></div>',
-            caption,
-            f"{header.width} x {header.height} → {width} x {height}",
-        )
+def _seen(samples: Samples, held_out: Indices, sample: int) -> Seen:
+    key = samples.collection.key(sample)
+    [members] = samples.read([sample])
+    data = small_members(members)
+    texts: Iterable[str] = []
+    try:
+        caption, texts = samples.captions(data, key, 0, sample), samples.captions.said(data, key)
+    except ValueError as error:
+        caption = f"({error})"
+    view = samples.view.without_augmentation() if sample in held_out else samples.view
+    try:
+        image = next(data[name] for name in IMAGE_EXTENSIONS if name in data)
+        header = image_header(image)
+        draw = samples.draw(sample, header.width, header.height)
+        made = view.made(view.decode(image, draw), draw, texts, metadata=data.get("json"))
+    except (ValueError, AlignedError, StopIteration) as error:
+        return Seen(key, caption, fault=str(error) or "no image")
+    return Seen(key, caption, to_image(to_levels(made)["x"]), f"{header.width} x {header.height}")

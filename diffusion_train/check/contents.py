@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from diffusion_train.check.samples import Members, Samples
+from diffusion_train.check.samples import Members, Samples, small_members
 from diffusion_train.data.caption.fault import CaptionError
 from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS
@@ -23,7 +23,6 @@ from diffusion_train.data.order.order import Draw
 from diffusion_train.data.selection import Mask
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.metric.near_duplicates import SIGNATURE, Signatures, signature
-from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.workers import Workers, available
 
 _CHUNK = 256  # samples that a process takes at once
@@ -78,7 +77,7 @@ def look(samples: Samples, with_captions: bool, chunk: Sequence[int]) -> list[Lo
     collection = samples.collection
     looks = []
     for sample, members in zip(chunk, samples.read(chunk), strict=True):
-        seen = Look(redact_url(collection.urls[collection.shard(sample)]), collection.key(sample))
+        seen = Look(collection.shown_shard(sample), collection.key(sample))
         for name, rule, detail in _faults(samples, sample, members, seen):
             offset = members[name].place.offset if name in members else None
             seen.problems.append(Problem(rule, seen.shard, detail, seen.key, offset))
@@ -184,8 +183,7 @@ def _caption_faults(samples: Samples, members: Members, whole: dict[str, bytes],
 def _every_caption(samples: Samples, sample: int, members: Members) -> list[str]:
     """Where there are too many to list, that of epoch 0."""
     captions = samples.captions
-    data = {name: member.data for name, member in members.items() if member.data is not None}
-    key = samples.collection.key(sample)
+    data, key = small_members(members), samples.collection.key(sample)
     try:
         return list(captions.every(data, key)) or [captions(data, key, 0, sample)]
     except CaptionError:

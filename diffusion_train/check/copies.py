@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from diffusion_train.data.selection import Indices, told
 from diffusion_train.data.shard.catalog import Collection
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.metric.near_duplicates import Signatures, groups
-from diffusion_train.utils.redact import redact_url
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,15 @@ def of_copies(collection: Collection, caption_extensions: Sequence[str], copies:
         one, two = (collection.arrays["members"][rows[number]] for number in (sample, other))
         return bool(one["crc"] == two["crc"] and one["size"] == two["size"])
 
-    def tell(rule: str, found: Mapping[int, int], state: str) -> Iterator[Problem]:
-        def detail(sample: int) -> str:
-            other = found[sample]
-            likeness = "is" if same(images, sample, other) else "looks like"
-            shard = redact_url(collection.urls[collection.shard(other)])
-            parts = [f"its image {likeness} that of {collection.key(other)!r} in {shard}", state]
-            if captions and all(same(rows, sample, other) for rows in captions):
-                parts.append("with the same caption")
-            return ", ".join(filter(None, parts))
+    def detail(found: Mapping[int, int], state: str, sample: int) -> str:
+        other = found[sample]
+        likeness = "is" if same(images, sample, other) else "looks like"
+        place = f"{collection.key(other)!r} in {collection.shown_shard(other)}"
+        is_same_caption = captions and all(same(rows, sample, other) for rows in captions)
+        return f"its image {likeness} that of {place}{state}{', with the same caption' if is_same_caption else ''}"
 
+    states = {"leakage": (copies.leaked, ", which is trained on"), "near-duplicate": (copies.near, "")}
+    for rule, (found, state) in states.items():
         samples = np.zeros(len(collection), bool)
         samples[list(found)] = True
-        return told(collection, rule, detail, samples)
-
-    yield from tell("leakage", copies.leaked, "which is trained on")
-    yield from tell("near-duplicate", copies.near, "")
+        yield from told(collection, rule, partial(detail, found, state), samples)

@@ -31,6 +31,11 @@ class Member(NamedTuple):
 Members = Mapping[str, Member]
 
 
+def small_members(members: Members) -> dict[str, bytes]:
+    """What those of at most MAX_BYTES hold."""
+    return {name: member.data for name, member in members.items() if member.data is not None}
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """`images` names further images of a sample, `shapes` are those of the buckets."""

@@ -70,9 +70,8 @@ def unsuited_sizes(collection: Collection, there: Mask, side: int, max_aspect: f
 
 def duplicate_keys(collection: Collection) -> Iterator[Problem]:
     hashes = collection.arrays["hashes"]
-    order = np.argsort(hashes, kind="stable")
-    again = np.zeros(len(hashes), bool)
-    again[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
+    again = np.ones(len(hashes), bool)
+    again[np.unique(hashes, return_index=True)[1]] = False
     yield from told(collection, "duplicate-key", "an earlier shard has a sample of this key", again)
 
 
@@ -89,14 +88,9 @@ def unsorted_members(collection: Collection) -> Iterator[Problem]:
 def licenses(collection: Collection) -> Iterator[Problem]:
     """Samples without one, and what each of the others asks for, once."""
     names, place = collection.licenses()
-    called = np.array([normalise(name) for name in [*names, None]], object)
-    unknown = np.array([name == UNKNOWN for name in called], bool)
-    yield from told(collection, "unknown-license", "its json names no license", unknown[place])
-    counts = np.roll(np.bincount(place + 1, minlength=len(called)), -1)
-    samples: Counter[str] = Counter()
-    for name, count in zip(called, counts.tolist(), strict=True):
-        samples[name] += count
-    for name, count in samples.items():
+    called = np.array([normalise(name) for name in [*names, None]], object)[place]
+    yield from told(collection, "unknown-license", "its json names no license", called == UNKNOWN)
+    for name, count in Counter(called.tolist()).items():
         for term in terms(name) if name != UNKNOWN else ():
             yield Problem(f"{term}-license", "", f"{name}: {count:,} sample(s)")
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from diffusion_train import config
+from diffusion_train import config, page
 from diffusion_train.assembly import build_token_counter
 from diffusion_train.check import tables
 from diffusion_train.check.contact_sheet import contact_sheet
@@ -32,7 +32,6 @@ from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import atomic_file
-from diffusion_train.utils.text import shown
 from diffusion_train.utils.workers import WorkerDied
 
 SUMMARY = "look for faults in shards"
@@ -83,10 +82,10 @@ def check(cfg: DictConfig) -> int:
     with atomic_file(out / "report.json") as file:
         file.write(json.dumps(list(map(entry, seen.problems)), indent=1).encode())
     if seen.samples:
-        page = contact_sheet(seen.samples, seen.problems, seen.train, seen.held_out, seen.twins, cfg.num_shown)
+        sheet = contact_sheet(seen.samples, seen.problems, seen.train, seen.held_out, seen.twins, cfg.num_shown)
         with atomic_file(out / "contact_sheet.html") as file:
-            file.write(page.encode("utf-8", "replace"))
-    print("\n".join(told(seen, tokens is not None, out)), flush=True)
+            file.write(sheet.encode("utf-8", "replace"))
+    print(told(seen, tokens is not None, out), end="", flush=True)
     return Exit.FOUND if seen.problems else Exit.DONE
 
 
@@ -136,24 +135,8 @@ def entry(problem: Problem) -> dict[str, Any]:
     return {"severity": RULES[problem.rule].severity, **facts}
 
 
-def told(seen: Findings, counted_tokens: bool, out: Path) -> list[str]:
-    """What is printed in the end."""
-    lines = [*table(seen.problems), f"{len(seen.problems):,} finding(s), all in {out / 'report.json'}"]
-    if seen.occupancy:
-        lines += ["buckets:", *(f"  {bucket}" for bucket in seen.occupancy)]
-    if not counted_tokens:
-        lines += ["long captions were not looked for: conditioner=packaged_text, clip_text or t5 counts their tokens"]
-    if seen.samples:
-        kept, total = len(seen.train), len(seen.samples.collection)
-        lines += [f"{kept:,} of {total:,} samples would be trained on, {len(seen.held_out):,} held out"]
-        lines += [f"what training sees: {out / 'contact_sheet.html'}"]
-    return lines
-
-
-def table(problems: Sequence[Problem]) -> list[str]:
-    """Of each rule, the worst first: how many findings, the first of them, and what to do."""
-    lines = []
-    for rule, found in by_rule(problems).items():
-        lines.append(f"{RULES[rule].severity:<8}{len(found):>7,}  {rule:<22}  {shown(str(found[0]), 160)}")
-        lines.append(f"{'':<17}{RULES[rule].remedy}")
-    return lines
+def told(seen: Findings, counted_tokens: bool, out: Path) -> str:
+    """What is printed in the end: of each rule, the worst first, what was found and what to do; then how the buckets fare."""
+    found, count = by_rule(seen.problems), len(seen.problems)
+    given = {**vars(seen), "rules": RULES, "found": found, "num_problems": count, "counted_tokens": counted_tokens}
+    return page.plain("diffusion_train.check", "findings.txt", out=out, **given)

@@ -83,7 +83,9 @@ def exported(cfg: DictConfig, model: Model, form: ModuleType, scratch: Path) -> 
         shutil.copyfile(grid, folder / "sample.png")
     else:
         picture.save_png(picture.to_image(proof.picture), folder / "sample.png", {"prompt": question.prompt})
-    (folder / "README.md").write_text(readme(model, form, facts(cfg, model), question, proof, names, out), "utf-8")
+    (folder / "README.md").write_text(
+        readme(model, ask.format, facts(cfg, model), question, proof, names, out), "utf-8"
+    )
     publish_export(folder, file, out)
     print(f"{ask.format} in {out}; what it is and how it is used: {card_of(out)}")
     return Exit.DONE

@@ -21,8 +21,7 @@ from omegaconf import DictConfig
 from diffusion_train import config
 from diffusion_train.assembly import build_token_counter
 from diffusion_train.license import mistyped
-from diffusion_train.prepare.dataset_card import make_card
-from diffusion_train.prepare.dataset_card_text import readme, summary
+from diffusion_train.prepare.dataset_card import make_card, readme, summary
 from diffusion_train.prepare.ledger import FOLDER, Ledger, refuse_other_things
 from diffusion_train.prepare.preparation import LEFT_OUT, Preparation
 from diffusion_train.prepare.source.base import Source
@@ -126,7 +125,7 @@ def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
     allowed = card["settings"]["allowed_licenses"] or ()
     lines = [
         f"{out} was complete already" if was_finished else f"prepared {out}",
-        *summary(card),
+        *summary(card).splitlines(),
         *(f"  {'beware':<11}allowed_licenses: {line}" for line in mistyped(allowed, card["rights"]["licenses"])),
         f"  {'read':<11}{out / 'README.md'}; all of it in card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),
         f"train on it:\n  {train_command(card, out)}",

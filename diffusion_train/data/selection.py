@@ -16,7 +16,6 @@ from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS
 from diffusion_train.data.shard.catalog import Collection
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.license import decide, mistyped
-from diffusion_train.utils.redact import redact_url
 
 log = logging.getLogger(__name__)
 
@@ -185,9 +184,8 @@ def told(collection: Collection, rule: str, detail: str | Callable[[int], str], 
     """A problem for each of the samples (n,); `detail` may be a function of their numbers."""
     offsets, starts = collection.arrays["members"]["offset"], collection.arrays["starts"]
     for sample in np.flatnonzero(samples).tolist():
-        url = redact_url(collection.urls[collection.shard(sample)])
-        text = detail if isinstance(detail, str) else detail(sample)
-        yield Problem(rule, url, text, collection.key(sample), int(offsets[starts[sample]]))
+        text, offset = detail if isinstance(detail, str) else detail(sample), int(offsets[starts[sample]])
+        yield Problem(rule, collection.shown_shard(sample), text, collection.key(sample), offset)
 
 
 def per_source(collection: Collection, samples: Indices) -> dict[str, int]:

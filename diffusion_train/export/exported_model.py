@@ -90,19 +90,17 @@ def base_folder(node: Any, network: Any) -> Path:
         )
     model = node.get("model")
     folders = [Path(model), Path(model).parent] if isinstance(model, str) else []
-    for folder in folders:
-        index = folder / "model_index.json"
-        if index.is_file():
-            name = json.loads(index.read_text("utf-8")).get("_class_name")
-            if name in diffusers_folder.KINDS:
-                return folder
-            raise ValueError(
-                f"network.model={model}: {name} cannot be exported; {' and '.join(diffusers_folder.KINDS)} can"
-            )
-    raise ValueError(
-        f"network.model={model}: no pipeline of diffusers stands there, so that text encoder and autoencoder of the export "
-        "are not known; give network.model=<folder with model_index.json>"
-    )
+    base = next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
+    if base is None:
+        raise ValueError(
+            f"network.model={model}: no pipeline of diffusers stands there, so that text encoder and autoencoder of the "
+            "export are not known; give network.model=<folder with model_index.json>"
+        )
+    name = json.loads((base / "model_index.json").read_text("utf-8")).get("_class_name")
+    if name not in diffusers_folder.KINDS:
+        known = " and ".join(diffusers_folder.KINDS)
+        raise ValueError(f"network.model={model}: {name} cannot be exported; {known} can")
+    return base
 
 
 def part_weights(folder: Path) -> dict[str, Tensor]:

@@ -17,17 +17,6 @@ from diffusion_train.export.lora_peft import rank_and_alpha, weights_of
 from diffusion_train.export.original_names import unet_names
 
 ADAPTERS_ONLY = True
-USE = """\
-Put `{file}` into `models/loras` of ComfyUI (node "Load LoRA") or `models/Lora` of A1111 (`<lora:{stem}:1>` in the prompt),
-with the base model chosen as the checkpoint. In diffusers:
-
-```python
-import diffusers
-
-pipeline = diffusers.DiffusionPipeline.from_pretrained("{base}")
-pipeline.load_lora_weights("{place}", weight_name="{file}")
-pipeline("{prompt}").images[0].save("image.png")
-```"""
 
 _TEXT_ENCODERS = {
     "sd": {"text_encoder": "lora_te"},

@@ -13,16 +13,6 @@ from torch import Tensor
 from diffusion_train.export.exported_model import Model
 
 ADAPTERS_ONLY = True
-USE = """\
-```python
-import diffusers
-
-pipeline = diffusers.DiffusionPipeline.from_pretrained("{base}")
-pipeline.load_lora_weights("{place}")
-pipeline("{prompt}").images[0].save("image.png")
-```
-
-Or, on the U-Net alone: `peft.PeftModel.from_pretrained(pipeline.unet, "{place}")`."""
 
 
 def write(model: Model, folder: Path) -> Path:

@@ -12,16 +12,6 @@ from diffusion_train.adapter.lora import merge
 from diffusion_train.export import original_names
 from diffusion_train.export.exported_model import Model, part_weights
 
-USE = """\
-Put `{file}` into `models/checkpoints` of ComfyUI or `models/Stable-diffusion` of A1111. In diffusers, without a network:
-
-```python
-import diffusers
-
-pipeline = diffusers.{pipeline}.from_single_file("{place}/{file}", config="<folder of the base>", local_files_only=True)
-pipeline("{prompt}").images[0].save("image.png")
-```"""
-
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
 
 

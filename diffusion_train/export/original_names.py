@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Weights = dict[str, Tensor]
+_WRAPPER = "text_model."  # under which some versions of transformers keep everything but the projection
 
 _UNET = {
     "conv_in": "input_blocks.0.0",
@@ -79,12 +80,12 @@ def vae(weights: Mapping[str, Tensor]) -> Weights:
 
 def clip(weights: Mapping[str, Tensor], prefix: str) -> Weights:
     """CLIP's own text encoder, whose names are those of transformers."""
-    return {f"{prefix}transformer.text_model.{_plain(name)}": value for name, value in weights.items()}
+    return {f"{prefix}transformer.text_model.{name.removeprefix(_WRAPPER)}": value for name, value in weights.items()}
 
 
 def open_clip(weights: Mapping[str, Tensor], prefix: str) -> Weights:
     """OpenCLIP's, which keeps queries, keys and values of a layer in one matrix."""
-    plain = {_plain(name): value for name, value in weights.items()}
+    plain = {name.removeprefix(_WRAPPER): value for name, value in weights.items()}
     found = {}
     for name, value in plain.items():
         if name == "text_projection.weight":
@@ -101,7 +102,7 @@ def _unet_name(name: str, num_layers: int, attending: set[str]) -> str:
     if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", name):
         part, number, rest = match[1], int(match[2]), match[3]
         place = 2 * number if part == "resnets" else 2 * number + 1
-        return f"middle_block.{place}.{_in_block(rest) if part == 'resnets' else rest}"
+        return f"middle_block.{place}.{_replaced(rest, _UNET_BLOCK) if part == 'resnets' else rest}"
     match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", name)
     if not match:
         return _replaced(name, _UNET)
@@ -112,11 +113,7 @@ def _unet_name(name: str, num_layers: int, attending: set[str]) -> str:
         return f"{blocks}.{level + num_layers + 1}.0.{rest.replace('conv', 'op')}"
     if part == "upsamplers":
         return f"{blocks}.{level + num_layers}.{2 if match[2] in attending else 1}.{rest}"
-    return f"{blocks}.{place}.0.{_in_block(rest)}" if part == "resnets" else f"{blocks}.{place}.1.{rest}"
-
-
-def _in_block(rest: str) -> str:
-    return _replaced(rest, _UNET_BLOCK)
+    return f"{blocks}.{place}.0.{_replaced(rest, _UNET_BLOCK)}" if part == "resnets" else f"{blocks}.{place}.1.{rest}"
 
 
 def _vae_name(name: str, num_levels: int) -> str:
@@ -133,11 +130,6 @@ def _open_clip_name(name: str) -> str:
     for old, new in _OPEN_CLIP.items():
         name = name.replace(old, new)
     return name.replace("self_attn.", "")
-
-
-def _plain(name: str) -> str:
-    """Some versions of transformers keep everything but the projection under text_model."""
-    return name.removeprefix("text_model.")
 
 
 def _replaced(name: str, table: Mapping[str, str]) -> str:

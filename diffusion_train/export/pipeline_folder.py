@@ -11,14 +11,6 @@ from safetensors.torch import save_file
 from diffusion_train.adapter.lora import merge
 from diffusion_train.export.exported_model import Model
 
-USE = """\
-```python
-import diffusers
-
-pipeline = diffusers.DiffusionPipeline.from_pretrained("{place}")
-pipeline("{prompt}").images[0].save("image.png")
-```"""
-
 
 def write(model: Model, folder: Path) -> Path:
     unwanted = shutil.ignore_patterns(".*", "*.bin", "*.ckpt", "*.fp16.*", "*.non_ema.*", "*.md", "*.msgpack")

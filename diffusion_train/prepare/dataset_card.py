@@ -1,4 +1,4 @@
-"""What a set of shards holds, as data; dataset_card_text.py tells it to people."""
+"""What a set of shards holds: as data, as the README.md of its folder, and as a few lines for the terminal."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_train import page
 from diffusion_train.data.caption.tokens import Tokens
-from diffusion_train.license import terms
+from diffusion_train.license import MEANING, terms
 from diffusion_train.metric.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, SIGNATURE, Signatures, groups
 from diffusion_train.prepare.ledger import Details, Done
 from diffusion_train.prepare.shard_sample import Measures
+from diffusion_train.prepare.source.base import REASONS
 
 Card = dict[str, Any]
 Columns = dict[str, list[Any]]  # of Measures, by their names
@@ -24,6 +26,13 @@ _SIDES = (32, 64, 128, 256, 512, 768, 1024, 2048)
 _ASPECTS = (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)
 _WORDS = (1, 6, 11, 21, 41, 76)
 _SHOWN = 50  # groups of near-duplicates in the card
+_HUB_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
+_HUB_LICENSES = re.compile(  # https://huggingface.co/docs/hub/repositories-licenses, of SPDX, and "unknown"
+    r"unknown|afl-3\.0|apache-2\.0|artistic-2\.0|bsd-[23]-clause|bsd-3-clause-clear|bsl-1\.0|cc0-1\.0|cc-by-[234]\.0|cc-by-2\.5"
+    r"|cc-by-sa-[34]\.0|cc-by-nc-[234]\.0|cc-by-nd-4\.0|cc-by-nc-nd-[34]\.0|cc-by-nc-sa-[234]\.0|ecl-2\.0|epl-[12]\.0"
+    r"|eupl-1\.[12]|gfdl|gpl-2\.0|[al]?gpl-3\.0|isc|lgpl-2\.1|lppl-1\.3c|mit|mpl-2\.0|ms-pl|ncsa|odbl|ofl-1\.1|osl-3\.0|pddl"
+    r"|postgresql|unlicense|wtfpl|zlib"
+)
 
 
 def make_card(source: Card, shards: Sequence[Done], details: Iterable[Details], tokens: Tokens | None) -> Card:
@@ -33,8 +42,8 @@ def make_card(source: Card, shards: Sequence[Done], details: Iterable[Details], 
     for part in details:
         for name, values in zip(Measures._fields, zip(*part.measures, strict=True), strict=False):
             columns[name] += map(intern, values) if name in ("format", "license") else values
-        signatures += b"".join(map(bytes.fromhex, columns.pop("signature")))
-        columns["signature"] = []
+        signatures += bytes.fromhex("".join(columns["signature"]))
+        columns["signature"].clear()
         for _, reason, _, count in part.left_out:
             left_out[reason] += count
     return {
@@ -47,6 +56,34 @@ def make_card(source: Card, shards: Sequence[Done], details: Iterable[Details], 
         "near_duplicates": _near_duplicates(columns["key"], np.frombuffer(signatures, SIGNATURE)),
         "left_out": dict(left_out.most_common()),
     }
+
+
+def readme(card: Card, title: str) -> str:
+    """The dataset card for people and for the Hugging Face hub."""
+    return page.card(
+        "diffusion_train.prepare",
+        "dataset_card.md",
+        card=card,
+        title=title,
+        hub_license=_hub_license(card["rights"]["licenses"]),
+        hub_size=_HUB_SIZES[max(len(str(card["num_samples"])) - 3, 0)],
+        terms=terms,
+        meaning=MEANING,
+        reasons=REASONS,
+    )
+
+
+def summary(card: Card) -> str:
+    """A line a subject, for the terminal."""
+    return page.plain("diffusion_train.prepare", "summary.txt", card=card)
+
+
+def _hub_license(licenses: Iterable[str]) -> str:
+    """The hub's name of the one licence of all images, or "other"."""
+    name, *others = licenses
+    short = re.sub("-(only|or-later)$", "", name).lower()
+    known = (one for one in (short, short.rpartition("-")[0]) if _HUB_LICENSES.fullmatch(one) and not others)
+    return next(known, "other")
 
 
 def _images(columns: Columns) -> Card:

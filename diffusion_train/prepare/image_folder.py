@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
 from diffusion_train.prepare.ledger import Ledger
-from diffusion_train.prepare.preparation import Preparation
+from diffusion_train.prepare.preparation import Preparation, reasons
 from diffusion_train.prepare.shard_sample import Rules
-from diffusion_train.prepare.source.base import REASONS, LeftOut
+from diffusion_train.prepare.source.base import LeftOut
 from diffusion_train.prepare.source.folder import Folder
 from diffusion_train.utils.files import cache_folder
 from diffusion_train.utils.lock import wait_for_lock
-from diffusion_train.utils.text import shown
 from diffusion_train.utils.workers import available
 
 _FORMAT = 1  # raised when the same images would give other samples
@@ -70,21 +68,8 @@ class ImageFolder:
         print(f"data.folder={self.path}: preparing its images into {ledger.out}, once", file=sys.stderr)
         workers = 0 if source.total() < _FEW else available()
         Preparation(Rules(missing_caption="empty"), max_bad_share=1.0, num_workers=workers).write(source, ledger)
-        _report(ledger)
+        captions = [measures.caption for details in ledger.details() for measures in details.measures]
+        print(f"    {len(captions):,} images, {sum(map(bool, captions)):,} of them with a caption", file=sys.stderr)
+        if left_out := reasons(ledger.details()):
+            print(f"    left out:\n{left_out}", file=sys.stderr)
         ledger.finish()
-
-
-def _report(ledger: Ledger) -> None:
-    """How many images and captions there are, and what was left out."""
-    num_images, num_captions, examples = 0, 0, dict[str, str]()
-    left_out = Counter[str]()
-    for details in ledger.details():
-        num_images += len(details.measures)
-        num_captions += sum(bool(measures.caption) for measures in details.measures)
-        for name, reason, _, count in details.left_out:
-            left_out[reason] += count
-            examples.setdefault(reason, name)
-    print(f"    {num_images:,} images, {num_captions:,} of them with a caption", file=sys.stderr)
-    for reason, count in left_out.items():
-        meaning, example = REASONS[reason].meaning, shown(examples[reason])
-        print(f"    {count:,} left out: {meaning}; first {example}", file=sys.stderr)

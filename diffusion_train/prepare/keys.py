@@ -36,9 +36,8 @@ def safe(name: str) -> str:
 
 
 def _safe_character(character: str) -> str:
-    if character == "." or (unicodedata.category(character) in _UNSAFE and character not in _JOINERS):
-        return "_"
-    return character
+    is_unsafe = character == "." or (unicodedata.category(character) in _UNSAFE and character not in _JOINERS)
+    return "_" if is_unsafe else character
 
 
 _UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")

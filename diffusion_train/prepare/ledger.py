@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,11 +126,9 @@ class Ledger:
                 shard.with_name(shard.name + ".index.npz").unlink(missing_ok=True)
 
     def _parts(self) -> Iterator[Done]:
-        number = 0
-        while (file := self._file(number)).is_file():
+        for file in takewhile(Path.is_file, map(self._file, count())):
             with file.open("rb") as lines:
                 yield Done(*json.loads(lines.readline()))
-            number += 1
 
     def _is_whole(self, done: Done) -> bool:
         path = self.out / (done.shard or "")
@@ -154,8 +152,7 @@ def refuse_other_things(out: Path) -> None:
 def _refuse_change(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if changed:
-        lines = [f"    {name}: {before.get(name)} then, {now.get(name)} now" for name in changed]
-        told = "\n".join(lines)
+        told = "\n".join(f"    {name}: {before.get(name)} then, {now.get(name)} now" for name in changed)
         raise ValueError(
             f"out={out} was begun with other settings: go on with those, give another out, or delete it\n{told}"
         )

@@ -1,33 +1,23 @@
-"""Python packages as sources of images: found or refused with the remedy, drawn, and kept as shards."""
+"""Python packages as sources of images: drawn, and kept as shards."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
 from diffusion_train.data.shard.writer import Sample, write_shards
-from diffusion_train.prepare.source.base import Entry, LeftOut
+from diffusion_train.prepare.source.base import Entry, LeftOut, require
 from diffusion_train.utils.files import cache_folder
 
 _FORMAT = 1  # raised when the same packages would give other samples
 _SAMPLES_PER_SHARD = 512
-
-
-def require(module: str) -> ModuleType:
-    """ValueError with the command that installs what is missing."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f'{module} is not installed; run: pip install "diffusion_train[demo]"') from error
 
 
 def draw_svg(svg: str, size: int) -> bytes:

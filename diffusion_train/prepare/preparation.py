@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +22,10 @@ from diffusion_train.data.shard.writer import Sample, shard_name, write_shard
 from diffusion_train.prepare.keys import Keys
 from diffusion_train.prepare.ledger import Details, Done, Ledger
 from diffusion_train.prepare.shard_sample import Rules
-from diffusion_train.prepare.source.base import REASONS, STATE, Entry, LeftOut, Source
+from diffusion_train.prepare.source.base import REASONS, STATE, Entry, LeftOut, Source, refuse
 from diffusion_train.prepare.work import Outcome, keep_index, make_all
 from diffusion_train.utils.files import atomic_file
+from diffusion_train.utils.text import shown
 from diffusion_train.utils.workers import Workers, available
 
 LEFT_OUT = "left_out.jsonl"
@@ -52,17 +53,16 @@ class Preparation:
     num_workers: int | None = None
 
     def __post_init__(self) -> None:
-        wrong = []
-        for name, least in (("samples_per_shard", 1), ("mib_per_shard", 1), ("num_workers", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                wrong.append(f"prepare.{name}={value}: at least {least}")
-        if not 0 <= self.max_bad_share <= 1:
-            wrong.append(f"prepare.max_bad_share={self.max_bad_share}: a share, 0 to 1")
-        if not self.name or set(self.name) & set("/{}*?[]."):
-            wrong.append(f"prepare.name={self.name}: a name without dots, slashes, braces and wildcards")
-        if wrong:
-            raise ValueError("\n".join(wrong))
+        samples, mib, share, workers = self.samples_per_shard, self.mib_per_shard, self.max_bad_share, self.num_workers
+        mistakes = {
+            f"samples_per_shard={samples}: at least 1": samples < 1,
+            f"mib_per_shard={mib}: at least 1": mib < 1,
+            f"num_workers={workers}: at least 0": workers is not None and workers < 0,
+            f"max_bad_share={share}: a share, 0 to 1": not 0 <= share <= 1,
+            f"name={self.name}: a name without dots, slashes, braces and wildcards": not self.name
+            or set(self.name) & set("/{}*?[]."),
+        }
+        refuse("prepare", mistakes)
 
     def write(self, source: Source, ledger: Ledger) -> None:
         """Adds what is missing to the shards of the ledger's folder.
@@ -89,7 +89,7 @@ class Preparation:
                 raise
         write_left_out(ledger)
         if not sum(done.num_samples for done in ledger.parts):
-            told = _reasons([*ledger.details()])
+            told = reasons(ledger.details())
             raise ValueError(f"no sample is left of {ledger.last.num_entries:,} entries of the source\n{told}")
 
 
@@ -207,17 +207,18 @@ class _Run:
             raise TooManyFaults(
                 f"{self.num_faults:,} of {num_entries:,} entries so far are faulty, more than prepare.max_bad_share="
                 f"{self.settings.max_bad_share} allows; {self.ledger.out / LEFT_OUT} lists them\n"
-                + _reasons([*self.ledger.details(), self.details])
+                + reasons(itertools.chain(self.ledger.details(), [self.details]))
             )
 
 
-def _reasons(all_details: Sequence[Details]) -> str:
+def reasons(all_details: Iterable[Details]) -> str:
+    """A line for each reason why something was left out."""
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for details in all_details:
         for name, reason, detail, count in details.left_out:
             counts[reason] += count
-            examples.setdefault(reason, f"{name!r}{f' ({detail})' if detail else ''}")
+            examples.setdefault(reason, f"{name!r}{f' ({shown(detail, 200)})' if detail else ''}")
     return "\n".join(
         f"    {count:,} {reason}: {REASONS[reason].meaning}; first {examples[reason]}"
         for reason, count in counts.most_common()

@@ -16,7 +16,7 @@ from diffusion_train.data.image.header import Header, ImageError, image_header
 from diffusion_train.license import UNKNOWN, decide, normalise
 from diffusion_train.metric.near_duplicates import signature
 from diffusion_train.prepare.rights import NO_RIGHTS, Rights, rights_of
-from diffusion_train.prepare.source.base import Entry, LeftOut, Record
+from diffusion_train.prepare.source.base import Entry, LeftOut, Record, refuse
 
 MissingCaption = Literal["drop", "empty"]
 _THUMBNAIL = 64  # pixels a side that a signature is made of, where there are so many
@@ -34,19 +34,16 @@ class Rules:
     rights: Rights = NO_RIGHTS
 
     def __post_init__(self) -> None:
-        wrong = []
-        if self.missing_caption not in get_args(MissingCaption):
-            wrong.append(
-                f"prepare.missing_caption={self.missing_caption}: one of {', '.join(get_args(MissingCaption))}"
-            )
-        if self.min_side < 1:
-            wrong.append(f"prepare.min_side={self.min_side}: at least 1 pixel")
-        if self.max_aspect is not None and self.max_aspect < 1:
-            wrong.append(f"prepare.max_aspect={self.max_aspect}: longer side / shorter side, so at least 1")
-        if self.max_side is not None and self.max_side < max(self.min_side, 16):
-            wrong.append(f"prepare.max_side={self.max_side}: at least 16 pixels and prepare.min_side={self.min_side}")
-        if wrong:
-            raise ValueError("\n".join(wrong))
+        possible, aspect, side, least = get_args(MissingCaption), self.max_aspect, self.max_side, self.min_side
+        mistakes = {
+            f"missing_caption={self.missing_caption}: one of {', '.join(possible)}": self.missing_caption
+            not in possible,
+            f"min_side={least}: at least 1 pixel": least < 1,
+            f"max_aspect={aspect}: longer side / shorter side, so at least 1": aspect is not None and aspect < 1,
+            f"max_side={side}: at least 16 pixels and prepare.min_side={least}": side is not None
+            and side < max(least, 16),
+        }
+        refuse("prepare", mistakes)
 
 
 class Measures(NamedTuple):

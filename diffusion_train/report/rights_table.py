@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_train import config
-from diffusion_train.license import UNKNOWN, normalise, terms
-from diffusion_train.prepare.dataset_card_text import MEANING
+from diffusion_train.license import MEANING, UNKNOWN, normalise, terms
 from diffusion_train.pretrained.model_license import license_of
 
 _MAX_BYTES = 64 << 20

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 
 from diffusion_train.metric.near_duplicates import SIGNATURE
-from diffusion_train.prepare.dataset_card import Tokens, make_card
-from diffusion_train.prepare.dataset_card_text import readme, summary
+from diffusion_train.prepare.dataset_card import Tokens, make_card, readme, summary
 from diffusion_train.prepare.ledger import Details, Done
 from diffusion_train.prepare.shard_sample import Measures
 from diffusion_train.prepare.source.base import LeftOut
@@ -35,7 +35,7 @@ def card():
     ]
     left_out = [("x", "no-caption", "", 1), ("y", "not-downloaded", "404", 5)]
     tokens = Tokens("MiniLM", 2, lambda captions: [len(caption.split()) for caption in captions])
-    return make_card({"settings": {"source": "folder", "n": {"x": 1}}}, DONE, [Details(samples, left_out)], tokens)
+    return make_card({"settings": {"source": "folder", "n.x": 1}}, DONE, [Details(samples, left_out)], tokens)
 
 
 def test_counts_sizes_and_spreads(card):
@@ -85,21 +85,21 @@ def test_what_was_left_out_is_counted(card):
 
 def test_texts_of_strangers_mean_nothing_on_the_page(card):
     page = readme(card, "a_b <script>*x*\x1b[2J\n# head | cell")
-    assert page.startswith("# a_b &lt;script&gt;\\*x\\*\\\\x1b\\[2J\\\\n\\# head \\| cell\n")
+    assert "\n# a_b &lt;script&gt;\\*x\\*\\\\x1b\\[2J\\\\n\\# head \\| cell\n" in page
     assert "see &lt;b&gt;LICENSE&lt;/b&gt;" in page
     assert "<b>" not in page
     assert not set("\x1b\u202e") & set(page)
 
 
 def test_the_page_and_the_lines_tell_what_matters(card):
-    page, lines = readme(card, "photos"), "\n".join(summary(card))
+    page, lines = readme(card, "photos"), summary(card)
     for words in ("share-alike", "non-commercial", "unknown", "unread"):
         assert words in page
     for words in (
         "not-downloaded 5",
         "CC-BY-NC-SA-4.0 1",
         "share-alike 1, non-commercial 1, unknown 1, unread 1",
-        "2 images in 1 groups",
+        "2 images in 1 group",
     ):
         assert words in lines
     assert "2 are longer than the 2 tokens that MiniLM takes" in page
@@ -111,3 +111,39 @@ def test_a_ratio_of_a_narrow_image_is_none_of_zero():
     samples = [measures("a", "x", 8, 2500), measures("b", "y", 4, 1000), measures("c", "z", 2000, 6)]
     made = make_card({"settings": {}}, DONE, [Details(samples, [])], None)
     assert "0.0032 to 333.33, median 0.004." in readme(made, "narrow")
+
+
+@pytest.mark.parametrize(
+    ("licenses", "name"),
+    [
+        (["MIT"], "mit"),
+        (["CC-BY-SA-4.0"], "cc-by-sa-4.0"),
+        (["GPL-3.0-or-later"], "gpl-3.0"),
+        (["ODbL-1.0"], "odbl"),
+        (["unknown"], "unknown"),
+        (["CC-BY"], "other"),
+        (["see: LICENSE\n---"], "other"),
+        (["MIT", "CC0-1.0"], "other"),
+    ],
+)
+def test_the_hub_reads_its_head(licenses, name):
+    samples = [measures(str(number), "x", license=license) for number, license in enumerate(licenses)]
+    page = readme(make_card({"settings": {}}, DONE, [Details(samples, [])], None), "a: <b>\n---\n'\"")
+    assert page.startswith("---\n")
+    assert yaml.safe_load(page.split("\n---\n")[0]) == {
+        "pretty_name": "a: <b>\n---\n'\"",
+        "license": name,
+        "task_categories": ["text-to-image"],
+        "size_categories": ["n<1K"],
+        "tags": ["webdataset", "diffusion_train"],
+    }
+
+
+@pytest.mark.parametrize(("count", "size"), [(999, "n<1K"), (1000, "1K<n<10K"), (123_456_789, "100M<n<1B")])
+def test_the_hub_reads_how_many_images_there_are(card, count, size):
+    assert f"size_categories: [{size}]\n" in readme(card | {"num_samples": count}, "photos")
+
+
+def test_images_without_captions_are_for_another_task(card):
+    page = readme(card | {"captions": card["captions"] | {"empty": 4}}, "photos")
+    assert "task_categories: [unconditional-image-generation]\n" in page

@@ -66,6 +66,10 @@ class Collection:
     def shard(self, sample: int) -> int:
         return int(np.searchsorted(self.arrays["shard_ends"], sample, side="right"))
 
+    def shown_shard(self, sample: int) -> str:
+        """The URL of its shard without secrets, as a Problem has it."""
+        return redact_url(self.urls[self.shard(sample)])
+
     @staticmethod
     def hash(key: str) -> int:
         """The number in `arrays["hashes"]` of samples of this key."""

@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 from diffusion_train.data.image.header import MAX_BYTES
@@ -101,6 +103,21 @@ class Source(Protocol):
 
     def total(self) -> int:
         """How many entries there are."""
+
+
+def refuse(where: str, mistakes: Mapping[str, object]) -> None:
+    """ValueError with each of the mistakes that is made, as `where`.mistake."""
+    if made := [f"{where}.{mistake}" for mistake, is_made in mistakes.items() if is_made]:
+        raise ValueError("\n".join(made))
+
+
+def require(module: str, extra: str = "demo") -> ModuleType:
+    """ValueError with the command that installs what is missing."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        name = module.partition(".")[0]
+        raise ValueError(f'{name} is not installed; run: pip install "diffusion_train[{extra}]"') from error
 
 
 def file_state(path: Path) -> FileState:

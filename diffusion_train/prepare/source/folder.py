@@ -89,7 +89,8 @@ class Folder:
 
     @cached_property
     def _folders(self) -> list[_Files]:
-        return list(_walk(Path(self.path), "", _identity(self.ignore)))
+        ignored = {_identity(Path(self.ignore))} if self.ignore and Path(self.ignore).is_dir() else set()
+        return list(_walk(Path(self.path), "", ignored))
 
     @cached_property
     def _table(self) -> _Table:
@@ -184,20 +185,17 @@ class _Table:
             self.rows[path] = Row(where, caption_of(values, chosen) or "", chosen.facts(values), state)
 
 
-def _identity(folder: str | None) -> set[tuple[int, int]]:
-    if folder is None or not os.path.isdir(folder):
-        return set()
+def _identity(folder: Path) -> tuple[int, int]:
     facts = os.stat(folder)
-    return {(facts.st_dev, facts.st_ino)}
+    return facts.st_dev, facts.st_ino
 
 
 def _walk(root: Path, path: str, seen: set[tuple[int, int]]) -> Iterator[_Files]:
     """Folders that are links too, each once, so that links in a circle end."""
     try:
-        facts = os.stat(root / path)
-        if (facts.st_dev, facts.st_ino) in seen:
+        if (identity := _identity(root / path)) in seen:
             return
-        seen.add((facts.st_dev, facts.st_ino))
+        seen.add(identity)
         with os.scandir(root / path) as items:
             found = {item.name: item.is_dir() for item in items if not item.name.startswith(".")}
     except OSError as error:

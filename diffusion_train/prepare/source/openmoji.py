@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from diffusion_train.prepare.packages import draw_svg, kept_shards, require
-from diffusion_train.prepare.source.base import Entry, Record
+from diffusion_train.prepare.packages import draw_svg, kept_shards
+from diffusion_train.prepare.source.base import Entry, Record, require
 
 _SKIN_TONES = set(range(0x1F3FB, 0x1F400))
 _REGIONAL_INDICATORS = set(range(0x1F1E6, 0x1F200))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from diffusion_train.data.image.header import MAX_BYTES
-from diffusion_train.prepare.source.base import Entry, LeftOut, Record, file_state
+from diffusion_train.prepare.source.base import Entry, LeftOut, Record, file_state, require
 from diffusion_train.prepare.source.table import USUAL_COLUMNS, Columns, caption_of, table_entry
 
 _ROWS_AT_ONCE = 32  # whose images are in memory together
@@ -94,10 +93,7 @@ def _holds_paths(table: Any, image: str | None) -> bool:
 
 
 def _open(file: Path) -> Any:
-    try:
-        parquet = import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        raise ValueError('pyarrow is not installed; run: pip install "diffusion_train[parquet]"') from error
+    parquet = require("pyarrow.parquet", "parquet")
     try:
         return parquet.ParquetFile(file, memory_map=True)
     except (OSError, ValueError) as error:  # pyarrow's own errors are both

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from diffusion_train.prepare.packages import draw_svg, kept_shards, require
-from diffusion_train.prepare.source.base import Entry, Record
+from diffusion_train.prepare.packages import draw_svg, kept_shards
+from diffusion_train.prepare.source.base import Entry, Record, require
 
 log = logging.getLogger(__name__)
 

@@ -150,8 +150,7 @@ def header(path: Path) -> list[str]:
         if start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise ValueError(f"{path} is written in UTF-16: save it as UTF-8")
     if path.suffix.lower() == ".jsonl":
-        first = next((line.values for line in rows(path) if isinstance(line.values, dict)), {})
-        names = list(first)
+        names = next((list(line.values) for line in rows(path) if isinstance(line.values, dict)), [])
     else:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             names = next(csv.reader(file, delimiter=_delimiter(path)), [])
@@ -169,18 +168,12 @@ def rows(path: Path) -> Iterator[Line]:
 
 def _json_rows(path: Path) -> Iterator[Line]:
     with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_METADATA + 2):
-            number += 1
-            if line.strip():
-                yield Line(number, _parsed(line))
-
-
-def _parsed(line: bytes) -> dict[str, Any] | LeftOut:
-    try:
-        return parse_metadata(line)
-    except LeftOut as fault:
-        return LeftOut("bad-row", fault.detail)
+        for number, line in enumerate(iter(partial(file.readline, MAX_METADATA + 2), b""), 1):
+            try:
+                if line.strip():
+                    yield Line(number, parse_metadata(line))
+            except LeftOut as fault:
+                yield Line(number, LeftOut("bad-row", fault.detail))
 
 
 def _csv_rows(path: Path) -> Iterator[Line]:
