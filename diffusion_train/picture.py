@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def _lines(caption: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
-def scatter(points: Tensor, data: Tensor, path: Path, title: str) -> None:
+def scatter(points: Tensor, data: Tensor, title: str) -> Image.Image:
     """Samples (N, 2) over data (M, 2)."""
     from matplotlib.figure import Figure
 
@@ -80,5 +81,6 @@ def scatter(points: Tensor, data: Tensor, path: Path, title: str) -> None:
     axes.scatter(points[:, 0].tolist(), points[:, 1].tolist(), s=4, c="tab:blue", alpha=0.6, label="samples")
     axes.set(title=title, aspect="equal")
     axes.legend(loc="upper right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    out = io.BytesIO()
+    figure.savefig(out, metadata={"Software": None})
+    return Image.open(out, formats=["PNG"])

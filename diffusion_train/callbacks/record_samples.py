@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
+
+from diffusion_train.callbacks.sampling import gather
 
 
 class RecordSamples(pl.Callback):
@@ -24,11 +25,7 @@ class RecordSamples(pl.Callback):
             self.path.write_text("".join(kept), "utf-8")
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        mine = (batch["key"], outputs["loss"].tolist())
-        parts: list[Any] = [mine]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, mine)
+        parts = gather(trainer, (batch["key"], outputs["loss"].tolist()))
         if trainer.is_global_zero:
             keys = [key for part, _ in parts for key in part]
             losses = [loss for _, part in parts for loss in part]

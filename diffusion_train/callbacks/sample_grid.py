@@ -9,11 +9,9 @@ from typing import Any
 import pytorch_lightning as pl
 
 from diffusion_train import picture
-from diffusion_train.callbacks.progress import say
-from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared
+from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared, show_samples
 from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.guidance.base import Guidance
-from diffusion_train.logger.image import log_image
 from diffusion_train.pipeline import take
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.sampler.base import Sampler
@@ -52,9 +50,7 @@ class SampleGrid(Scheduled):
                 trainer, pipeline, take(conditions, rows), seeds, negative_prompt=self.negative_prompt
             )
         if trainer.is_global_zero:
-            path = self.folder / f"step_{trainer.global_step:08d}.png"
             captions = [conditions["caption"][row] for row in rows]
             num_columns = min(2 * self.num_samples, len(rows))
-            picture.save_png(picture.grid(samples, captions, num_columns=num_columns), path)
-            log_image(trainer.loggers, "samples", path, "; ".join(conditions["caption"]), trainer.global_step)
-            say(f"samples: {path}")
+            drawn = picture.grid(samples, captions, num_columns=num_columns)
+            show_samples(trainer, self.folder, drawn, "; ".join(conditions["caption"]))

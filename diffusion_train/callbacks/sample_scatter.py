@@ -8,11 +8,9 @@ from typing import Any
 import pytorch_lightning as pl
 
 from diffusion_train import picture
-from diffusion_train.callbacks.progress import say
-from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared
+from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared, show_samples
 from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.guidance.base import Guidance
-from diffusion_train.logger.image import log_image
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.sampler.base import Sampler
 
@@ -33,7 +31,5 @@ class SampleScatter(Scheduled):
         with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
             samples = sample_shared(trainer, pipeline, data, range(len(data["index"])), batch_size=self.num_samples)
         if trainer.is_global_zero:
-            path = self.folder / f"step_{trainer.global_step:08d}.png"
-            picture.scatter(samples, data["x"], path, f"step {trainer.global_step}")
-            log_image(trainer.loggers, "samples", path, "samples over data", trainer.global_step)
-            say(f"samples: {path}")
+            drawn = picture.scatter(samples, data["x"], f"step {trainer.global_step}")
+            show_samples(trainer, self.folder, drawn, "samples over data")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch import Tensor
 
+from diffusion_train.callbacks.progress import say
 from diffusion_train.guidance.base import Guidance
+from diffusion_train.logger.image import log_image
+from diffusion_train.picture import save_png
 from diffusion_train.pipeline import Pipeline, take
 from diffusion_train.sampler.base import Sampler
 
@@ -35,11 +40,23 @@ def sample_shared(
     """All ranks sample their share of the rows; every rank gets all of them, (N, ...) on the CPU."""
     mine = range(trainer.global_rank, len(seeds), trainer.world_size)
     samples = pipeline.sample(take(batch, mine), [seeds[row] for row in mine], batch_size, negative_prompt)
-    if trainer.world_size == 1:
-        return samples
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, samples)
     everything = torch.empty(len(seeds), *pipeline.shape)
-    for rank, part in enumerate(parts):
+    for rank, part in enumerate(gather(trainer, samples)):
         everything[rank :: trainer.world_size] = part
     return everything
+
+
+def gather(trainer: pl.Trainer, mine: Any) -> list[Any]:
+    """That of every rank, on every rank."""
+    parts = [mine] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(parts, mine)
+    return parts
+
+
+def show_samples(trainer: pl.Trainer, folder: Path, image: Image.Image, caption: str) -> None:
+    """Saves a picture of samples as `step_00001000.png`, and shows it in the loggers."""
+    path = folder / f"step_{trainer.global_step:08d}.png"
+    save_png(image, path)
+    log_image(trainer.loggers, "samples", path, caption, trainer.global_step)
+    say(f"samples: {path}")

@@ -64,9 +64,7 @@ def refuse(cfg: DictConfig) -> None:
     if "storage" not in cfg.data:
         problem = "check reads shards that can be indexed"
         mistakes.append(config.Mistake("data", problem, "choose data=shards, openmoji, simple_icons or brand_icons"))
-    for key, least in (("num_shown", 1), ("max_aspect", 1), ("num_workers", 0)):
-        if cfg[key] is not None and cfg[key] < least:
-            mistakes.append(config.Mistake(f"{key}={cfg[key]}", f"at least {least}"))
+    mistakes += config.too_small(cfg, num_shown=1, max_aspect=1, num_workers=0)
     mistakes += config.unwritable("out", Path(cfg.out))
     config.raise_all(mistakes)
 

@@ -24,6 +24,7 @@ from diffusion_train.encode.caption_embeddings import encode_captions
 from diffusion_train.encode.image_latents import encode_images, shard_dataset
 from diffusion_train.encode.precomputed_data import check_encodable
 from diffusion_train.encode.rank import Ranks
+from diffusion_train.page import plain
 from diffusion_train.training.precision import resolve
 from diffusion_train.training_run import RunCaptions, check_image_shapes
 from diffusion_train.utils.exit_code import Exit
@@ -69,9 +70,7 @@ def check_settings(cfg: DictConfig) -> None:
     elif others := sorted(path.name for path in Path(cfg.out).glob("*.tar") if not path.name.startswith(OWN)):
         problem = f"holds other shards ({others[0]})"
         mistakes.append(config.Mistake(f"out={cfg.out}", problem, "give a folder of its own"))
-    if cfg.encode_batch_size < 1:
-        mistakes.append(config.Mistake(f"encode_batch_size={cfg.encode_batch_size}", "at least 1"))
-    config.raise_all(mistakes)
+    config.raise_all([*mistakes, *config.too_small(cfg, encode_batch_size=1)])
 
 
 def encode(cfg: DictConfig, out: Path) -> int:
@@ -103,7 +102,7 @@ def encode(cfg: DictConfig, out: Path) -> int:
     if ranks.mine.number > 0:
         return Exit.DONE
     if code == Exit.DONE:
-        print("\n".join(summary(counts, out)), flush=True)
+        print(summary(counts, out), end="", flush=True)
     return code
 
 
@@ -112,14 +111,7 @@ def stopped(reason: str, code: Exit) -> Exit:
     return code
 
 
-def summary(counts: Mapping[str, Mapping[str, int]], out: Path) -> list[str]:
-    lines = []
-    for name, count in counts.items():
-        if any(count.values()):
-            lines.append(f"{name:<9}{count['encoded']:>9,} encoded, {count['there']:,} were there")
-        if count["bad"]:
-            lines.append(f"{'':<9}{count['bad']:>9,} cannot be decoded; others are trained on in their place")
+def summary(counts: Mapping[str, Mapping[str, int]], out: Path) -> str:
     shards = sorted(out.glob("*.tar"))
-    size = sum(shard.stat().st_size for shard in shards)
-    lines.append(f"{out}: {len(shards):,} shards of {size / 1e6:,.1f} MB; train with them by data.encoded={out}")
-    return lines
+    num_bytes = sum(shard.stat().st_size for shard in shards)
+    return plain("diffusion_train.encode", "encoded.txt", counts=counts, out=out, shards=shards, num_bytes=num_bytes)

@@ -52,11 +52,7 @@ def run(cfg: DictConfig) -> int:
 def refuse(cfg: DictConfig) -> None:
     """Raises ConfigError with what is wrong with the command's own settings."""
     ask = cfg.sample
-    mistakes = [
-        config.Mistake(f"{name}={ask[name]}", f"at least {least}")
-        for name, least in (("num_samples", 1), ("batch_size", 1), ("seed", 0))
-        if ask[name] is not None and ask[name] < least
-    ]
+    mistakes = config.too_small(ask, num_samples=1, batch_size=1, seed=0)
     mistakes += config.unwritable("out", Path(ask.out))
     mistakes += [
         config.Mistake(f"{name}={ask[name]}", f"this run's conditioner reads no {what}", "leave it out")
@@ -119,7 +115,7 @@ def file_names(count: int, num_samples: int) -> list[str]:
 def write(samples: Tensor, rows: list[tuple[str, int]], num_samples: int, facts: dict[str, str], out: Path) -> None:
     """A PNG a sample, named in the order of the prompts, and a grid of all; points in a plane make one plot."""
     if samples.shape[1:] == (2,):
-        picture.scatter(samples, samples[:0], out / "grid.png", facts["run"])
+        picture.save_png(picture.scatter(samples, samples[:0], facts["run"]), out / "grid.png")
         print(out / "grid.png")
         return
     for name, x, (prompt, seed) in zip(file_names(len(rows), num_samples), samples, rows, strict=True):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_train.config.checks.values import is_unknown, keys, set_value
+from diffusion_train.config.checks.values import is_unknown, keys, set_value, settings
 from diffusion_train.config.mistakes import ConfigError, Mistake, did_you_mean
 from diffusion_train.config.run import load_run_config
 from diffusion_train.config.secrets import escape
@@ -83,7 +83,7 @@ def describe(wanted: str, prediction: str | None = None, tokenizer: str | None =
     """Raises ValueError where there is no such model, or one that is not supported."""
     if origin.kind(wanted) == "run":
         return Model("run", _nodes_of_run(wanted))
-    layout = origin.layout(wanted, prediction, tokenizer)
+    layout = origin.folder(wanted, prediction, tokenizer, weights=False)
     return Model(diffusers_folder.kind(layout, wanted), parts.of_pipeline(layout, wanted, wanted, prediction))
 
 
@@ -128,19 +128,11 @@ def _settings(cfg: DictConfig, chosen: set[str]) -> Iterator[Mistake]:
     """Sets what a recipe says for this kind of model, but for what was chosen; they are plain settings from then on."""
     wanted = OmegaConf.to_container(cfg.base, resolve=False).get("settings") or {}  # type: ignore[union-attr]
     cfg.base.settings = None
-    for path, value in _leaves(wanted.get(cfg.base_record.kind, {})):
+    for path, value in settings(wanted.get(cfg.base_record.kind), "").items():
         if OmegaConf.select(cfg, path, default=_ABSENT) is _ABSENT:
             yield Mistake(f"base.settings.{cfg.base_record.kind}.{path}", "there is no such key", "correct the recipe")
         elif not any(_covers(key, path) for key in chosen):
             OmegaConf.update(cfg, path, value, merge=False)
-
-
-def _leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", value
 
 
 def _set(cfg: DictConfig, override: Override) -> list[Mistake]:

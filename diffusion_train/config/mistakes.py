@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -56,6 +57,19 @@ def unwritable(key: str, folder: Path) -> Iterator[Mistake]:
             pass
     except OSError as error:
         yield Mistake(f"{key}={folder}", f"cannot be written to ({error.strerror})", f"give another {key}")
+
+
+def too_small(settings: Mapping[str, Any], **least: int) -> list[Mistake]:
+    """Those of the settings that are numbers below what they are at least."""
+    given = {name: settings[name] for name in least if settings[name] is not None}
+    return [
+        Mistake(f"{name}={value}", f"at least {least[name]}") for name, value in given.items() if value < least[name]
+    ]
+
+
+def no_option(argument: str, group: str, value: object, options: Sequence[str]) -> Mistake:
+    remedy = f"{did_you_mean(str(value), options)} options: {listed(options)}".strip()
+    return Mistake(argument, f"group {group!r} has no option {value!r}", remedy)
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from diffusion_train.config.checks.values import is_unknown, keys, set_value, unresolved
 from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with
-from diffusion_train.config.mistakes import ERRORS, Mistake, did_you_mean, first_lines, listed, raise_all, unknown_key
+from diffusion_train.config.mistakes import ERRORS, Mistake, first_lines, listed, no_option, raise_all, unknown_key
 from diffusion_train.config.secrets import escape
 from diffusion_train.config.targets import forbidden
 
@@ -83,13 +83,9 @@ def compose_run(run: Path, arguments: Sequence[str], folders: Sequence[Path], wo
 
 def _choice_mistakes(override: Override, known: dict[str, list[str]]) -> list[Mistake]:
     line, group, value = str(override.input_line), override.key_or_group, override.value()
-    options = known[group]
     if override.type != OverrideType.CHANGE or override.package:
         return [Mistake(line, "a part of a run can only be exchanged", f"write {group}=<option>")]
-    if value not in options:
-        remedy = f"{did_you_mean(str(value), options)} options: {listed(options)}".strip()
-        return [Mistake(line, f"group {group!r} has no option {value!r}", remedy)]
-    return []
+    return [] if value in known[group] else [no_option(line, group, value, known[group])]
 
 
 def _exchange_parts(cfg: DictConfig, choices: Sequence[Override], folders: Sequence[Path]) -> None:

@@ -38,29 +38,20 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.yaml", "weights.safetensors"))
 
 
-def layout(source: str, prediction: str | None = None, tokenizer: str | None = None) -> Path:
-    """A folder in diffusers' layout that describes the model, its weights perhaps left out: quickly had."""
-    found = kind(source)
-    if found == "file":
-        Vocabulary.find(tokenizer, Path(source))
-        return single_file.layout(Path(source).expanduser(), prediction)
-    if found == "hub":
-        return diffusers_folder.checked(hub.snapshot(source, "pretrained", hub.DESCRIPTION), source, weights=False)
-    return diffusers_folder.checked(Path(source).expanduser(), source)
-
-
-def folder(source: str, prediction: str | None = None, tokenizer: str | None = None) -> Path:
-    """A folder in diffusers' layout with all of the model.
+def folder(source: str, prediction: str | None = None, tokenizer: str | None = None, weights: bool = True) -> Path:
+    """A folder in diffusers' layout with all of the model; without `weights` at least what describes it, quickly had.
 
     A single file is converted once and kept in the cache folder; `prediction` and `tokenizer` say what it does not hold.
     """
-    found = kind(source)
-    if found == "file":
-        file = Path(source).expanduser()
-        return converted(file, single_file.layout(file, prediction), tokenizer)
+    found, path = kind(source), Path(source).expanduser().absolute()
     if found == "hub":
-        return diffusers_folder.checked(hub.snapshot(source, "pretrained", hub.EVERYTHING), source)
-    return diffusers_folder.checked(Path(source).expanduser().absolute(), source)
+        files = hub.snapshot(source, "pretrained", hub.EVERYTHING if weights else hub.DESCRIPTION)
+        return diffusers_folder.checked(files, source, weights)
+    if found != "file":
+        return diffusers_folder.checked(path, source)
+    Vocabulary.find(tokenizer, path)
+    layout = single_file.layout(path, prediction)
+    return converted(path, layout, tokenizer) if weights else layout
 
 
 def part(source: str, key: str, *subfolders: str) -> Path:

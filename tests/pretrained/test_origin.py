@@ -44,7 +44,7 @@ def test_each_kind_is_told_apart(folder, tmp_path):
 
 
 def test_a_whole_folder_is_taken_as_it_is(folder):
-    assert origin.folder(str(folder)) == origin.layout(str(folder)) == folder
+    assert origin.folder(str(folder)) == origin.folder(str(folder), weights=False) == folder
     assert sorted(diffusers_folder.weight_files(folder, "it")) == [
         f"{name}/model.safetensors" for name in ("text_encoder", "unet", "vae")
     ]
@@ -66,10 +66,10 @@ def test_addresses_and_pickles_are_not_read(tmp_path):
 
 def test_a_folder_without_an_index_names_the_one_inside(folder, tmp_path):
     with pytest.raises(ValueError, match=rf"holds no model_index\.json; did you mean {folder}\?"):
-        origin.layout(str(tmp_path))
+        origin.folder(str(tmp_path), weights=False)
     (folder / "model_index.json").unlink()
     with pytest.raises(ValueError, match=r"holds no model_index\.json; give a folder as diffusers saves one"):
-        origin.layout(str(folder))
+        origin.folder(str(folder), weights=False)
 
 
 @pytest.mark.parametrize(
@@ -86,27 +86,27 @@ def test_a_folder_without_an_index_names_the_one_inside(folder, tmp_path):
 def test_weights_that_cannot_be_used(folder, file, said):
     (folder / "unet" / "model.safetensors").rename(folder / "unet" / file)
     with pytest.raises(ValueError, match=said):
-        origin.layout(str(folder))
+        origin.folder(str(folder), weights=False)
 
 
 def test_missing_pieces_are_listed(folder):
     (folder / "vae" / "config.json").unlink()
     (folder / "tokenizer").rmdir()
     with pytest.raises(ValueError, match=r"vae/config\.json, tokenizer/ is missing"):
-        origin.layout(str(folder))
+        origin.folder(str(folder), weights=False)
 
 
 def test_another_pipeline_is_not_supported_yet(folder):
     (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ValueError, match="a FluxPipeline, which is not supported yet; give one of StableDiffusion"):
-        origin.layout(str(folder))
+        origin.folder(str(folder), weights=False)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000])
 def test_a_broken_description_is_no_traceback(folder, text):
     (folder / "model_index.json").write_text(text)
     with pytest.raises(ValueError, match=r"pretrained=.*model_index\.json"):
-        origin.layout(str(folder))
+        origin.folder(str(folder), weights=False)
 
 
 @pytest.mark.usefixtures("offline")
@@ -158,7 +158,7 @@ def test_what_the_hub_does_not_give_is_said(value, said, tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        code = f"from diffusion_train.pretrained import origin; origin.layout({value!r})"
+        code = f"from diffusion_train.pretrained import origin; origin.folder({value!r}, weights=False)"
         environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False

@@ -21,6 +21,7 @@ from diffusion_train.utils.files import file_sha256
 _FORMAT = 2  # raised when the same files would give other embeddings
 _ROWS = 8  # embedded at once, always: products of matrices of another shape may round otherwise
 _TOKENIZED_AT_ONCE = 10_000
+_SAFE = {"local_files_only": True, "trust_remote_code": False}
 _KINDS = ("*.safetensors", "*.json", "*.txt", "*.model")  # of files that decide an embedding
 
 
@@ -47,7 +48,7 @@ class TransformersEncoder(TextEncoder):
         self.weights, self.tokenizer, self.model = weights, tokenizer, model
         self.max_length, self.pool, self.padded, self.normalize = max_length, pool, padded, normalize
         self.read = read or last_layer
-        self._loaded: tuple[Any, Any] | None = None
+        self._model: Any = None
         if not list(weights.glob("*.safetensors")):
             raise ValueError(f"{weights} holds no .safetensors file; weights in other formats are not loaded")
 
@@ -69,11 +70,10 @@ class TransformersEncoder(TextEncoder):
         return total.hexdigest()[:32]
 
     def embed(self, captions: Sequence[str], device: torch.device) -> Iterator[tuple[str, Embedding]]:
-        tokenizer, model = self._load()
-        model.to(device)
+        model = self._load().to(device)
         for start in range(0, len(captions), _TOKENIZED_AT_ONCE):
             by_length = defaultdict(list)
-            for caption, ids, truncated in self._tokenized(tokenizer, captions[start : start + _TOKENIZED_AT_ONCE]):
+            for caption, ids, truncated in self._tokenized(captions[start : start + _TOKENIZED_AT_ONCE]):
                 by_length[len(ids)].append((caption, ids, truncated))
             for _, group in sorted(by_length.items()):
                 for first in range(0, len(group), _ROWS):
@@ -85,18 +85,18 @@ class TransformersEncoder(TextEncoder):
     def num_tokens(self, captions: Sequence[str]) -> list[int]:
         """Of each caption, whole."""
         texts = list(map(_encodable, captions))
-        return [len(ids) for ids in self._counter(texts, truncation=False, verbose=False)["input_ids"]] if texts else []
-
-    @cached_property
-    def _counter(self) -> Any:
-        import transformers
-
-        return transformers.AutoTokenizer.from_pretrained(
-            self.tokenizer, local_files_only=True, trust_remote_code=False
+        return (
+            [len(ids) for ids in self._tokenizer(texts, truncation=False, verbose=False)["input_ids"]] if texts else []
         )
 
+    @cached_property
+    def _tokenizer(self) -> Any:
+        import transformers
+
+        return transformers.AutoTokenizer.from_pretrained(self.tokenizer, **_SAFE)
+
     def unload(self) -> None:
-        self._loaded = None
+        self._model = None
 
     def online(self) -> OnlineText:
         return OnlineText({"text_encoder": self.part()}) if self.padded else super().online()
@@ -105,32 +105,30 @@ class TransformersEncoder(TextEncoder):
         """Of an OnlineText, to which the weights then belong; captions fill all places."""
         assert self.padded
         assert self.normalize is None
-        tokenizer, model = self._load()
+        model = self._load()
         self.unload()
         read = self.read
         if (read, self.pool) == (layer_before_last, no_pool):
             read = last_layer
             _cut_last_layer(model)
-        return Part(model, partial(self._ids, tokenizer), partial(_run, read=read, pool=self.pool))
+        return Part(model, self._ids, partial(_run, read=read, pool=self.pool))
 
-    def _load(self) -> tuple[Any, Any]:
-        if self._loaded is None:
+    def _load(self) -> Any:
+        if self._model is None:
             import transformers
 
-            safe = {"local_files_only": True, "trust_remote_code": False}
             transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             # Loading draws from the global generator, and happens at one step in one run and at another in the next.
             with torch.random.fork_rng(devices=[]):
-                tokenizer = transformers.AutoTokenizer.from_pretrained(self.tokenizer, **safe)
                 model_class = getattr(transformers, self.model)
-                model = model_class.from_pretrained(self.weights, use_safetensors=True, dtype=torch.float32, **safe)
+                model = model_class.from_pretrained(self.weights, use_safetensors=True, dtype=torch.float32, **_SAFE)
             places = getattr(model.config, "max_position_embeddings", self.max_length)
             if self.max_length > places:
                 raise ValueError(
                     f"conditioner.encoder.max_length={self.max_length}, but the text encoder has {places} places"
                 )
-            self._loaded = tokenizer, model.eval().requires_grad_(False)
-        return self._loaded
+            self._model = model.eval().requires_grad_(False)
+        return self._model
 
     def _rows(self, model: Any, ids: list[list[int]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """(text, pooled) of captions of equal length, with more rows beside them up to `_ROWS`."""
@@ -142,16 +140,16 @@ class TransformersEncoder(TextEncoder):
             texts, pooled = self.normalize(texts, pooled)
         return list(zip(texts, pooled, strict=True))[: len(ids)]
 
-    def _ids(self, tokenizer: Any, captions: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
+    def _ids(self, captions: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         """-> ids and whether they were cut, a row a caption."""
-        _, ids, truncated = zip(*self._tokenized(tokenizer, captions), strict=True)
+        _, ids, truncated = zip(*self._tokenized(captions), strict=True)
         return list(ids), list(truncated)
 
-    def _tokenized(self, tokenizer: Any, captions: Sequence[str]) -> Iterator[tuple[str, list[int], bool]]:
+    def _tokenized(self, captions: Sequence[str]) -> Iterator[tuple[str, list[int], bool]]:
         padding = "max_length" if self.padded else False
         texts = list(map(_encodable, captions))
-        whole = tokenizer(texts, padding=False, truncation=False, verbose=False)["input_ids"]
-        cut = tokenizer(texts, padding=padding, truncation=True, max_length=self.max_length)["input_ids"]
+        whole = self._tokenizer(texts, padding=False, truncation=False, verbose=False)["input_ids"]
+        cut = self._tokenizer(texts, padding=padding, truncation=True, max_length=self.max_length)["input_ids"]
         for caption, all_ids, ids in zip(captions, whole, cut, strict=True):
             yield caption, ids, len(all_ids) > self.max_length
 

@@ -17,7 +17,7 @@ from diffusion_train.config.base_model import named, overlay, sets_part
 from diffusion_train.config.checks.values import hydra_mistakes, is_unknown, keys, set_value, unresolved
 from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with
-from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, did_you_mean, first_lines, listed, unknown_key
+from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, first_lines, no_option, unknown_key
 
 Refusal = tuple[Override, Exception]
 
@@ -106,8 +106,7 @@ class Composer:
         if self._lacks_option(override):
             if value is None:
                 return Mistake(line, f"group {key!r} cannot be null", f"leave it out with '~{key}'")
-            remedy = f"{did_you_mean(str(value), self.groups[key])} options: {listed(self.groups[key])}".strip()
-            return Mistake(line, f"group {key!r} has no option {value!r}", remedy)
+            return no_option(line, key, value, self.groups[key])
         problem = first_lines(error)
         return self._no_such_key(override, names) if "Could not override" in problem else Mistake(line, problem)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.fault import decode, is_utf8
+from diffusion_train.data.caption.table_rows import column_names, table_rows
 from diffusion_train.data.shard.catalog import Collection
 from diffusion_train.data.shard.problem import DataError
 from diffusion_train.utils.files import file_sha256
@@ -21,11 +21,10 @@ from diffusion_train.utils.text import shown
 log = logging.getLogger(__name__)
 _SHOWN = 5  # keys in a message
 _SHOWN_UNMATCHED = 3
-_MAX_FIELD = 1 << 17  # characters of a caption
 
 
 class CsvColumn:
-    """The column `column` of a CSV file (UTF-8, a header line), found by the sample's key in the column `key`.
+    """The column `column` of a table (CSV or JSON lines in UTF-8), found by the sample's key in the column `key`.
 
     A key may be written with the ending of its image: `cats/0001.jpg` is the sample `cats/0001`. The table is read when it
     is first asked for, and held in memory: ValueError for one that is not whole, or for keys in several rows, unless
@@ -103,38 +102,24 @@ def check_keys(captions: Captions, collection: Collection) -> None:
 
 def _rows(file: Path, column: str, key: str) -> Iterator[tuple[str, bytes]]:
     """(key of the sample, caption in the file's own bytes)"""
-    csv.field_size_limit(_MAX_FIELD)  # one for the process: preparing sets another
     try:
-        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            # strict: a quote that is never closed would swallow the rows after it
-            rows = csv.reader(stream, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True)
-            header = next(rows, [])
-            places = [_place(file, header, name) for name in (key, column)]
-            for row in rows:
-                if row and len(row) != len(header):
-                    raise ValueError(f"{file}, line {rows.line_num}: {len(row)} fields where {len(header)} are named")
-                if row:
-                    name, text = (row[place].encode("utf-8", "surrogateescape") for place in places)
-                    yield sample_key(name.decode("utf-8", "replace")), text
+        names = column_names(file)
+        if missing := [name for name in (key, column) if name not in names]:
+            raise ValueError(f"{file} has no column {missing[0]!r}; it has {shown(', '.join(names))}")
+        for line, row, fault in table_rows(file):
+            values = [row.get(key), row.get(column)]
+            if fault or not all(isinstance(value, str) for value in values):
+                raise ValueError(f"{file} line {line}: {fault or f'{key} and {column} are not both text'}")
+            name, text = (str(value).encode("utf-8", "surrogateescape") for value in values)
+            yield sample_key(name.decode("utf-8", "replace")), text
     except OSError as error:
         raise ValueError(f"data.captions.source.path={file}: {error.strerror or error}") from error
-    except csv.Error as error:
-        raise ValueError(f"{file}, line {rows.line_num}: {error}") from error
 
 
 def sample_key(name: str) -> str:
     """`folder/name.jpg` -> `folder/name`: what WebDataset makes of a member's name."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.split(".", 1)[0]
-
-
-def _place(file: Path, header: list[str], name: str) -> int:
-    if header.count(name) != 1:
-        names = shown(", ".join(header))
-        raise ValueError(
-            f"{file} has {header.count(name)} columns {name!r}: it has the columns {names or 'of no header'}"
-        )
-    return header.index(name)
 
 
 def _refuse_repeated(file: Path, keys: list[str]) -> None:

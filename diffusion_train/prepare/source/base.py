@@ -13,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
+from diffusion_train.data.caption.table_rows import json_object
 from diffusion_train.data.image.header import MAX_BYTES
 
-MAX_METADATA = 1 << 20  # bytes of one sample's JSON
 STATE = 8
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
 
@@ -146,13 +146,7 @@ def read_file(path: Path, most: int = MAX_BYTES) -> bytes:
 
 def parse_metadata(data: bytes) -> dict[str, Any]:
     """One JSON object. Raises LeftOut."""
-    if len(data) > MAX_METADATA:
-        raise LeftOut("bad-metadata", f"{len(data)} bytes of JSON")
     try:
-        facts = json.loads(data.decode("utf-8-sig", "replace"))
-        json.dumps(facts)
-    except (ValueError, RecursionError) as error:
+        return json_object(data)
+    except ValueError as error:
         raise LeftOut("bad-metadata", str(error)[:200]) from None
-    if not isinstance(facts, dict):
-        raise LeftOut("bad-metadata", f"a {type(facts).__name__}, not an object")
-    return facts

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from diffusion_train.data.caption.table_rows import MAX_METADATA, SUFFIXES, column_names, table_rows
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, decode_caption
 from diffusion_train.license import both
 from diffusion_train.prepare.rights import rights_of
 from diffusion_train.prepare.source.base import (
-    MAX_METADATA,
     Entry,
     FileState,
     LeftOut,
@@ -26,7 +26,7 @@ from diffusion_train.prepare.source.base import (
     parse_metadata,
     read_file,
 )
-from diffusion_train.prepare.source.table import SUFFIXES, USUAL, USUAL_COLUMNS, Columns, caption_of, header, rows
+from diffusion_train.prepare.source.table import USUAL, USUAL_COLUMNS, Columns, caption_of
 
 PLACES = ("txt", "table", "json", "name", "prompt")
 TABLES = tuple(f"{name}{suffix}" for name in ("captions", "metadata") for suffix in SUFFIXES)
@@ -171,11 +171,11 @@ class _Table:
     def add(self, root: Path, table: str, folder: str, columns: Columns) -> None:
         """ValueError for a table without the columns that are needed."""
         state = (file_state(root / table),)
-        chosen = columns.among(header(root / table), table, needed=("image",))
-        for line, values in rows(root / table):
+        chosen = columns.among(column_names(root / table), table, needed=("image",))
+        for line, values, fault in table_rows(root / table):
             where = f"{table} line {line}"
-            if isinstance(values, LeftOut):
-                self.faults.append(Entry(where, values))
+            if fault:
+                self.faults.append(Entry(where, LeftOut("bad-row", fault)))
                 continue
             path = _same_name(os.path.normpath(os.path.join(folder, str(values.get(chosen.image or "")))))
             if path in self.rows:

@@ -14,11 +14,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
 
+from diffusion_train.data.caption.table_rows import MAX_METADATA
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, decode_caption
 from diffusion_train.data.image.header import MAX_BYTES
 from diffusion_train.data.shard import tar
 from diffusion_train.prepare.source.base import (
-    MAX_METADATA,
     Entry,
     LeftOut,
     Record,

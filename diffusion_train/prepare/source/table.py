@@ -1,27 +1,23 @@
-"""Tables of captions and facts: CSV (also with tabs or semicolons) and JSON lines, read a row at a time."""
+"""Tables of captions and facts as sources of samples: which column holds what, and rows whose image is a file."""
 
 from __future__ import annotations
 
-import codecs
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from diffusion_train.data.caption.table_rows import SUFFIXES, column_names, table_rows
 from diffusion_train.prepare.rights import AUTHOR_FIELDS, LICENSE_FIELDS, SOURCE_FIELDS
 from diffusion_train.prepare.source.base import (
-    MAX_METADATA,
     Entry,
     LeftOut,
     Record,
     file_state,
-    parse_metadata,
     read_file,
 )
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
 USUAL = {
     "image": ("image", "file_name", "filename", "image_path", "image_file", "filepath", "path", "file", "jpg", "png"),
     "caption": ("caption", "captions", "text", "txt", "prompt", "description"),
@@ -101,25 +97,25 @@ class Csv:
         if not path.is_file() or path.suffix.lower() not in SUFFIXES:
             problem = f"not one of {', '.join(SUFFIXES)}" if path.is_file() else "no such file"
             raise ValueError(f"path={self.path}: {problem}")
-        if next(rows(path), None) is None:
+        if next(table_rows(path), None) is None:
             raise ValueError(f"path={self.path}: the table has no rows")
         self._columns()
 
     def total(self) -> int:
-        return sum(1 for _ in rows(Path(self.path)))
+        return sum(1 for _ in table_rows(Path(self.path)))
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
         state = file_state(Path(self.path))
         columns, folder = self._columns(), Path(self.images or Path(self.path).parent)
-        for number, row in rows(Path(self.path)):
-            if isinstance(row, LeftOut):
-                yield Entry(f"{Path(self.path).name} line {number}", row)
+        for line, row, fault in table_rows(Path(self.path)):
+            where = f"{Path(self.path).name} line {line}"
+            if fault:
+                yield Entry(where, LeftOut("bad-row", fault))
             else:
-                entry = table_entry(row, columns, folder, f"{Path(self.path).name} line {number}")
-                yield entry._replace(opened=[state])
+                yield table_entry(row, columns, folder, where)._replace(opened=[state])
 
     def _columns(self) -> Columns:
-        return self.columns.among(header(Path(self.path)), self.path)
+        return self.columns.among(column_names(Path(self.path)), self.path)
 
 
 def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str) -> Entry:
@@ -137,64 +133,3 @@ def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str)
 
 def read_row(file: Path, caption: str | None, facts: dict[str, Any]) -> Record:
     return Record(read_file(file), caption, facts)
-
-
-class Line(NamedTuple):
-    number: int
-    values: dict[str, Any] | LeftOut
-
-
-def header(path: Path) -> list[str]:
-    """Names of the columns. ValueError if there are none, or the text is UTF-16."""
-    with path.open("rb") as start:
-        if start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise ValueError(f"{path} is written in UTF-16: save it as UTF-8")
-    if path.suffix.lower() == ".jsonl":
-        names = next((list(line.values) for line in rows(path) if isinstance(line.values, dict)), [])
-    else:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            names = next(csv.reader(file, delimiter=_delimiter(path)), [])
-    if not any(names):
-        raise ValueError(f"{path} has no header: its first line names the columns")
-    if twice := sorted({name for name in names if name and names.count(name) > 1}):
-        raise ValueError(f"{path} has several columns called {', '.join(twice)}: give each a name of its own")
-    return names
-
-
-def rows(path: Path) -> Iterator[Line]:
-    """(line, {column: value}) or, for a row that does not fit, what is wrong. ValueError for an unclosed quote."""
-    return _json_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
-
-
-def _json_rows(path: Path) -> Iterator[Line]:
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(partial(file.readline, MAX_METADATA + 2), b""), 1):
-            try:
-                if line.strip():
-                    yield Line(number, parse_metadata(line))
-            except LeftOut as fault:
-                yield Line(number, LeftOut("bad-row", fault.detail))
-
-
-def _csv_rows(path: Path) -> Iterator[Line]:
-    csv.field_size_limit(MAX_METADATA)
-    names = header(path)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=_delimiter(path), strict=True)
-        try:
-            next(reader)
-            for values in reader:
-                if values and len(values) != len(names):
-                    detail = f"{len(values)} fields where the header has {len(names)}: quote text with separators"
-                    yield Line(reader.line_num, LeftOut("bad-row", detail))
-                elif values:
-                    yield Line(reader.line_num, dict(zip(names, values, strict=True)))
-        except csv.Error as error:
-            raise ValueError(f"{path} line {reader.line_num}: {error}; is a quote not closed?") from error
-
-
-def _delimiter(path: Path) -> str:
-    """The one that the header has most of."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        line = file.readline(MAX_METADATA)
-    return max(",;\t", key=line.count)

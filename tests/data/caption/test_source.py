@@ -126,6 +126,8 @@ def test_a_column_is_found_by_key_and_by_file_name(table):
     assert [source.has(key) for key in ("cats/1", "d/2", "3")] == [True, True, False]
     assert source.extensions == ()
     assert table("key\ttext\n1\ta,b\n", "t.tsv", column="text").texts({}, "1") == ["a,b"]
+    assert table("key;caption\n1;a,b\n").texts({}, "1") == ["a,b"]
+    assert table('{"key": "1.png", "caption": "é"}\n', "t.jsonl").texts({}, "1") == ["é"]
 
 
 def test_bytes_of_a_table_that_are_not_utf8(table):
@@ -145,19 +147,24 @@ def test_keys_in_several_rows_are_reported_or_several_captions(table):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "0 columns 'key'"),
-        ("key,text\n", "0 columns 'caption': it has the columns key, text"),
-        ("key,caption,caption\n", "2 columns 'caption'"),
-        ("key,caption\n1,a,b\n", "line 2: 3 fields where 2 are named"),
-        ("key,caption\n1,a\n2\n", "line 3: 1 fields where 2 are named"),
+        ("", "has no header"),
+        ("key,text\n", "has no column 'caption'; it has key, text"),
+        ("key,caption,caption\n", "several columns called caption"),
+        ("key,caption\n1,a,b\n", "line 2: 3 fields where the header has 2"),
+        ("key,caption\n1,a\n2\n", "line 3: 1 fields where the header has 2"),
         ('key,caption\n1,"a\n2,b\n3,c\n', "unexpected end of data"),
-        ("key,caption\n1," + "x" * 200_000, "line 2: field larger than field limit"),
+        ("key,caption\n1," + "x" * 2_000_000, "line 2: field larger than field limit"),
     ],
     ids=["empty", "no-column", "twice", "too-many", "too-few", "open-quote", "huge-field"],
 )
 def test_a_table_that_is_not_whole_is_refused(table, content, reason):
     with pytest.raises(ValueError, match=reason):
         table(content).keys()
+
+
+def test_a_caption_in_json_lines_must_be_text(table):
+    with pytest.raises(ValueError, match="line 2: key and caption are not both text"):
+        table('{"key": "1", "caption": "a"}\n{"key": "2", "caption": 5}\n', "t.jsonl").keys()
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path):

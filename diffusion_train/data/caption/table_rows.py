@@ -1,0 +1,96 @@
+"""Tables, CSV (also with tabs or semicolons) and JSON lines, read a row at a time."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+MAX_METADATA = 1 << 20  # bytes of a JSON object or a field of a row
+
+
+class TableRow(NamedTuple):
+    """`values` by column, or the `fault` of a row that does not fit its table."""
+
+    line: int
+    values: dict[str, Any]
+    fault: str = ""
+
+
+def column_names(path: Path) -> list[str]:
+    """ValueError if there are none, two are equal, or the text is UTF-16."""
+    with path.open("rb") as start:
+        if start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError(f"{path} is written in UTF-16: save it as UTF-8")
+    if path.suffix.lower() == ".jsonl":
+        names = list(next((row.values for row in table_rows(path) if not row.fault), {}))
+    else:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            names = next(csv.reader(file, delimiter=_delimiter(path)), [])
+    if not any(names):
+        raise ValueError(f"{path} has no header: its first line names the columns")
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise ValueError(f"{path} has several columns called {', '.join(twice)}: give each its own name")
+    return names
+
+
+def table_rows(path: Path) -> Iterator[TableRow]:
+    """ValueError for an unclosed quote, and for what `column_names` refuses in a CSV file."""
+    return _json_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """ValueError for anything else, and for more than MAX_METADATA bytes."""
+    if len(data) > MAX_METADATA:
+        raise ValueError(f"{len(data)} bytes of JSON")
+    try:
+        found = json.loads(data.decode("utf-8-sig", "replace"))
+        json.dumps(found)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(found, dict):
+        raise ValueError(f"a {type(found).__name__}, not an object")  # noqa: TRY004
+    return found
+
+
+def _json_rows(path: Path) -> Iterator[TableRow]:
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_METADATA + 2):
+            number += 1
+            if line.strip():
+                try:
+                    yield TableRow(number, json_object(line))
+                except ValueError as error:
+                    yield TableRow(number, {}, str(error)[:200])
+
+
+def _csv_rows(path: Path) -> Iterator[TableRow]:
+    csv.field_size_limit(MAX_METADATA)
+    names = column_names(path)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        # strict: a quote that is never closed would swallow the rows after it
+        reader = csv.reader(file, delimiter=_delimiter(path), strict=True)
+        try:
+            next(reader)
+            for values in filter(None, reader):
+                fits = len(values) == len(names)
+                fault = (
+                    ""
+                    if fits
+                    else f"{len(values)} fields where the header has {len(names)}: quote text with separators"
+                )
+                yield TableRow(reader.line_num, dict(zip(names, values, strict=False)), fault)
+        except csv.Error as error:
+            raise ValueError(f"{path} line {reader.line_num}: {error}; is a quote not closed?") from error
+
+
+def _delimiter(path: Path) -> str:
+    """The one that the header has most of."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        line = file.readline(MAX_METADATA)
+    return max(",;\t", key=line.count)
