@@ -43,7 +43,7 @@ def test_a_batch_holds_samples_of_one_bucket(sizes, lanes, rows, start):
 
 
 @given(sizes=some_sizes, batch_size=st.integers(1, 16))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_pass_of_a_bucket_holds_each_of_its_samples_once_and_nothing_is_dropped(sizes, batch_size):
     """After as many cycles as a batch has samples, each bucket is at the end of that many passes."""
     buckets = _buckets(sizes)
@@ -53,7 +53,7 @@ def test_every_pass_of_a_bucket_holds_each_of_its_samples_once_and_nothing_is_dr
 
 
 @given(sizes=some_sizes, batch_size=st.integers(1, 60), num_steps=st.integers(1, 200))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_buckets_come_in_proportion_to_their_sizes(sizes, batch_size, num_steps):
     buckets = _buckets(sizes)
     chosen = [_bucket(buckets.indices(step * batch_size, batch_size, [0])) for step in range(num_steps)]

@@ -78,7 +78,7 @@ def test_dataset_grew_or_shrank(num_old, num_new, num_gone, lanes, num_steps):
         assert sorted(samples[following].tolist()) == list(range(len(now)))
 
 
-@pytest.mark.parametrize("num_steps", [0, 1, 17, 40, 95])
+@pytest.mark.parametrize("num_steps", [1, 40, 95])
 @pytest.mark.parametrize("after", [8, 12], ids=["same-batch", "other-batch"])
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_sources_in_buckets_each_go_on_with_what_they_have_not_seen(num_steps, after, lanes):
