@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tiny_pipelines import sd15
+from warm_process import PROGRAM, python
 
 from diffusion_train.prepare.source.openmoji import OpenMoji
 
@@ -33,7 +34,8 @@ LINKS = re.findall(r"\]\((?!http)([^)]+)\)", README)
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short default run, as the README's first command makes one."""
     folder = tmp_path_factory.mktemp("runs") / "openmoji"
-    assert call(["train.py", f"run_dir={folder}", "trainer.max_steps=2", "callbacks=images"]).returncode == 0
+    command = [sys.executable, "train.py", f"run_dir={folder}", "trainer.max_steps=2", "callbacks=images"]
+    subprocess.run(command, cwd=ROOT, check=True)
     return folder
 
 
@@ -67,13 +69,11 @@ def draw_images(images: Path) -> None:
 
 
 def tool(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return call([str(Path(sys.executable).with_name("diffusion-train")), *arguments])
+    return call([PROGRAM, *arguments])
 
 
 def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "WANDB_MODE": "offline"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return python(*arguments, env={**os.environ, "WANDB_MODE": "offline"})
 
 
 def test_the_readme_shows_both_first_commands() -> None:

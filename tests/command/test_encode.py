@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_pipelines
 from PIL import Image
+from warm_process import PROGRAM, python
 
 from diffusion_train.data.shard.writer import write_shards
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("diffusers")
 ROOT = Path(__file__).parents[2]
-PROGRAM = Path(sys.executable).with_name("diffusion-train")
 SMALL = (
     *("trainer=cpu", "trainer.log_every_n_steps=1", "logger=none", "data.batch_size=4", "data.micro_batch_size=null"),
     *("data.num_workers=1", "data.flip=true", "sampler.num_steps=2", "data.captions.trigger=logo"),
@@ -45,8 +44,7 @@ def _private_cache(private_cache: Path) -> None:
 
 
 def call(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [str(PROGRAM), command, *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return python(PROGRAM, command, *arguments)
 
 
 def losses(run_dir: Path) -> np.ndarray:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import tiny_pipelines
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from warm_process import PROGRAM, python
 
 from diffusion_train import config
 from diffusion_train.data.shard.writer import write_shards
@@ -26,7 +25,6 @@ SMALL = (
     *("trainer=cpu", "trainer.precision=32-true", "logger=none", "data.num_workers=0", "data.batch_size=2"),
     *("callbacks.samples.num_samples=1", "sampler.num_steps=2", "callbacks.samples.prompts=[red apple]"),
 )
-COMMAND = "import sys; from diffusion_train.command.cli import main; sys.exit(main())"
 
 
 @pytest.fixture
@@ -43,9 +41,7 @@ def shards(tmp_path: Path) -> Path:
 @pytest.fixture
 def call(tmp_path: Path) -> Callable[..., str]:
     def call(*arguments: object) -> str:
-        command = [sys.executable, *map(str, arguments)]
-        given = {**os.environ, "DIFFUSION_TRAIN_CACHE": str(tmp_path / "cache")}
-        done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=600, check=False)
+        done = python(*arguments, env={**os.environ, "DIFFUSION_TRAIN_CACHE": str(tmp_path / "cache")})
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -71,7 +67,7 @@ def test_trained_gone_on_with_sampled_and_exported(
     if text_encoder == "true":
         assert_a_report_compares_text_encoders(run)
     out = tmp_path / "brand"
-    told = call("-c", COMMAND, "export", f"run={run}", "format=lora_kohya", f"out={out}", "proof.num_steps=2")
+    told = call(PROGRAM, "export", f"run={run}", "format=lora_kohya", f"out={out}", "proof.num_steps=2")
     assert "largest difference to diffusers" in told
     assert (out / f"{recipe}.safetensors").is_file()
     call("sample.py", f"run={run}", f"out={tmp_path / 'images'}", "prompts=[red apple]", "adapter.scale=0.5")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import tiny_pipelines
 import torch
 import yaml
 from PIL import Image
+from warm_process import python
 
 from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.training.weights import load_weights
@@ -48,8 +48,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
 
 
 def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return python(*arguments)
 
 
 def train(run_dir: Path, shards: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

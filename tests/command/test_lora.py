@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from warm_process import python
 
 from diffusion_train.training.checkpoint import load
 from diffusion_train.training.weights import load_weights
@@ -32,8 +32,7 @@ LORA = ["adapter=lora", "adapter.rank=4", "adapter.targets='.*'"]
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, script, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return python(script, *arguments)
 
 
 @pytest.fixture(scope="module")

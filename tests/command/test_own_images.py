@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from warm_process import python
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("private_cache")]
 ROOT = Path(__file__).parents[2]
@@ -26,9 +25,7 @@ def photos(tmp_path: Path, make_png) -> Path:
 
 
 def train(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "train.py", *SMALL, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return python("train.py", *SMALL, *arguments)
 
 
 def test_a_folder_is_trained_on_and_the_same_command_resumes(photos: Path, make_png, tmp_path: Path) -> None:

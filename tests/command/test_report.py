@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_pipelines
 from PIL import Image
+from warm_process import PROGRAM, python
 
 from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.report.marks import FORMAT
@@ -23,8 +23,7 @@ SMALL += ["callbacks.validation.num_samples=2", "sampler.num_steps=2", "callback
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "import sys; from diffusion_train.command.cli import main; sys.exit(main())"]
-    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    return python(PROGRAM, *arguments)
 
 
 def report_of(run: Path) -> dict:

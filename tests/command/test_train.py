@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from warm_process import python
 
 from diffusion_train.command.train import claimed
 from diffusion_train.training.checkpoint import load
@@ -33,8 +34,7 @@ SMALL = [
 
 
 def train(run_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "train.py", *SMALL, f"run_dir={run_dir}", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return python("train.py", *SMALL, f"run_dir={run_dir}", *arguments)
 
 
 def seen(run_dir: Path) -> tuple[list[list[str]], torch.Tensor]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from warm_process import python
 
 from diffusion_train.data.shard.writer import write_shard, write_shards
 from diffusion_train.training.checkpoint import load
@@ -46,18 +47,18 @@ def command(shards: list[Path], run_dir: Path, *arguments: str) -> list[str]:
     small = ["data.image_size=16", "data.batch_size=8", "network.channels=[32,32,32,32]", "sampler.num_steps=2"]
     small += [f"run_dir={run_dir}", f"data.shards='{shards[0].parent}/*.tar'", "logger=none", "data.num_workers=0"]
     small += ["debug=record_samples", "callbacks.bad_samples.max_share=0.2", "trainer.log_every_n_steps=1"]
-    return [sys.executable, "train.py", "experiment=ddpm_cifar_style", *small, *arguments]
+    return ["train.py", "experiment=ddpm_cifar_style", *small, *arguments]
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return python(*command(*arguments))
 
 
 @contextmanager
 def under_way(shards: list[Path], run_dir: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A run that has made its first step; it and what it started do not outlive the block."""
     process = subprocess.Popen(
-        command(shards, run_dir, "trainer.max_steps=100000", *arguments),
+        [sys.executable, *command(shards, run_dir, "trainer.max_steps=100000", *arguments)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

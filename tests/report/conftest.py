@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_process import PROGRAM, python
 
 from diffusion_train.data.shard.writer import write_shards
 
@@ -44,22 +43,10 @@ def drawings(numbers: range, folder: Path, license: str = LICENSE) -> Path:
     return shard
 
 
-def call(arguments: list[str], cache: Path) -> None:
+def call(arguments: list[str | Path], cache: Path) -> None:
     environment = {**os.environ, "DIFFUSION_TRAIN_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = python(*arguments, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def tool(*arguments: str) -> list[str]:
-    return ["-c", "import sys; from diffusion_train.command.cli import main; sys.exit(main())", *arguments]
 
 
 @pytest.fixture(scope="session")
@@ -75,5 +62,5 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run += [f"pretrained={folder / 'base'}", "data.batch_size=4", "callbacks.checkpointing.every_n_steps=225"]
     call(["train.py", *SMALL, *run, "optimizer.lr=1e-3"], cache)
     ask = [f"run={folder / 'run'}", "num_prompts=4", "scales=[0,1]", "false_alarm=0.01"]
-    call(tool("report", *ask), cache)
+    call([PROGRAM, "report", *ask], cache)
     return folder / "run"
