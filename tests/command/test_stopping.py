@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from warm_process import python
 
 from diffusion_train.command.cli import guarded
 from diffusion_train.config import ConfigError
@@ -93,18 +93,8 @@ def train(
 ) -> subprocess.CompletedProcess[str]:
     script = folder / "patched.py"
     script.write_text(SCRIPT.format(root=str(ROOT), patch=patch))
-    command = [sys.executable, str(script), *SMALL, f"run_dir={folder / 'run'}", *arguments]
-    environment = {**os.environ, **environment}
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        start_new_session=start_new_session,
-    )
+    words = [script, *SMALL, f"run_dir={folder / 'run'}", *arguments]
+    return python(*words, env={**os.environ, **environment}, start_new_session=start_new_session)
 
 
 def test_a_clusters_signal_interrupts_and_is_told_with_what_to_do(capsys) -> None:

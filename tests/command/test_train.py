@@ -57,17 +57,8 @@ def test_train_then_sample_twice(tmp_path: Path) -> None:
     ):
         assert (tmp_path / "run" / name).is_file(), name
     for out in ("a", "b"):
-        command = [
-            sys.executable,
-            "sample.py",
-            f"run={tmp_path / 'run'}",
-            f"out={tmp_path / out}",
-            "prompts=['']",
-            "num_samples=5",
-        ]
-        subprocess.run(
-            [*command, "sampler=dpm_solver", "sampler.num_steps=4"], cwd=ROOT, check=True, capture_output=True
-        )
+        ask = [f"run={tmp_path / 'run'}", f"out={tmp_path / out}", "prompts=['']", "num_samples=5"]
+        assert python("sample.py", *ask, "sampler=dpm_solver", "sampler.num_steps=4").returncode == 0
     assert (tmp_path / "a" / "grid.png").read_bytes() == (tmp_path / "b" / "grid.png").read_bytes()
 
 
@@ -194,20 +185,19 @@ def test_an_image_takes_the_place_of_a_prompt(tmp_path: Path) -> None:
         "network.channels=[8,8,8]",
         "sampler.num_steps=1",
     ]
-    command = [sys.executable, "train.py", *arguments, f"run_dir={tmp_path / 'run'}", "data.batch_size=2"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    command = [sys.executable, "sample.py", f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "sampler.num_steps=2"]
-    subprocess.run(
-        [*command, f"images=[{tmp_path / 'red.png'}]", "num_samples=2"], cwd=ROOT, check=True, capture_output=True
-    )
+    done = python("train.py", *arguments, f"run_dir={tmp_path / 'run'}", "data.batch_size=2")
+    assert done.returncode == 0, done.stderr
+    ask = [f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "sampler.num_steps=2", "num_samples=2"]
+    done = python("sample.py", *ask, f"images=[{tmp_path / 'red.png'}]")
+    assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000_000.png", "0000_001.png", "grid.png"]
 
 
 @pytest.mark.slow
 def test_the_default_run_goes_on_bit_for_bit_with_another_number_of_workers(tmp_path: Path) -> None:
     def default(name: str, *arguments: str) -> None:
-        command = [sys.executable, "train.py", f"run_dir={tmp_path / name}", "debug=record_samples", "callbacks=images"]
-        subprocess.run([*command, "logger=none", *arguments], cwd=ROOT, check=True, capture_output=True)
+        given = [f"run_dir={tmp_path / name}", "debug=record_samples", "callbacks=images", "logger=none"]
+        assert python("train.py", *given, *arguments).returncode == 0
 
     default("a", "trainer.max_steps=20")
     default("b", "trainer.max_steps=7")
