@@ -34,15 +34,12 @@ def python(
     cwd: Path = ROOT,
     env: Mapping[str, str] | None = None,
     timeout: float = 600,
-    start_new_session: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """As `subprocess.run([sys.executable, *arguments], ...)` with captured text; the first argument is a script."""
     words = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [f"{folder}/stdout", f"{folder}/stderr"]
-        process = _CONTEXT.Process(
-            target=_run, args=(words, str(cwd), dict(env or os.environ), outputs, start_new_session)
-        )
+        process = _CONTEXT.Process(target=_run, args=(words, str(cwd), dict(env or os.environ), outputs))
         process.start()
         process.join(timeout)
         if process.is_alive():
@@ -52,11 +49,7 @@ def python(
         return subprocess.CompletedProcess(words, process.exitcode or 0, stdout, stderr)
 
 
-def _run(
-    arguments: Sequence[str], cwd: str, environment: Mapping[str, str], outputs: Sequence[str], start_new_session: bool
-) -> None:
-    if start_new_session:
-        os.setsid()
+def _run(arguments: Sequence[str], cwd: str, environment: Mapping[str, str], outputs: Sequence[str]) -> None:
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(cwd)

@@ -93,8 +93,14 @@ def train(
 ) -> subprocess.CompletedProcess[str]:
     script = folder / "patched.py"
     script.write_text(SCRIPT.format(root=str(ROOT), patch=patch))
-    words = [script, *SMALL, f"run_dir={folder / 'run'}", *arguments]
-    return python(*words, env={**os.environ, **environment}, start_new_session=start_new_session)
+    words = [str(script), *SMALL, f"run_dir={folder / 'run'}", *arguments]
+    environment = {**os.environ, **environment}
+    if not start_new_session:
+        return python(*words, env=environment)
+    command = [sys.executable, *words]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, start_new_session=True
+    )
 
 
 def test_a_clusters_signal_interrupts_and_is_told_with_what_to_do(capsys) -> None:
