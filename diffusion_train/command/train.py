@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -112,11 +112,9 @@ def _wrong_shapes(cfg: DictConfig) -> Iterator[config.Mistake]:
         yield from config.mistakes_of(error, "network")
 
 
-@contextmanager
-def claimed(run_dir: Path) -> Iterator[None]:
+def claimed(run_dir: Path) -> AbstractContextManager[None]:
     """Holds the run folder, which no other run may write to meanwhile. Raises ValueError if it is in use."""
-    with locked(run_dir / ".lock", f"run_dir={run_dir}") if first_process() else nullcontext():
-        yield
+    return locked(run_dir / ".lock", f"run_dir={run_dir}") if first_process() else nullcontext()
 
 
 def fit(run: TrainingRun) -> Exit:

@@ -14,7 +14,7 @@ from hydra._internal.utils import get_args_parser
 
 from diffusion_train.config.command_line import own_data
 from diffusion_train.config.command_line.arguments import last_of_each_key, parse
-from diffusion_train.config.folders import conf_folder, groups, read_yaml
+from diffusion_train.config.folders import conf_folder, groups, own_settings, read_yaml
 from diffusion_train.config.mistakes import Mistake, raise_all
 
 
@@ -63,8 +63,10 @@ class Call:
     @property
     def groups(self) -> dict[str, list[str]]:
         """Group -> options, without the groups that only other commands have."""
-        own = self._chosen(self.settings if "defaults" in self.settings else self._read("config"))
-        others = {name for file in self.folders[0].glob("*.yaml") for name in self._chosen(self._read(file.stem))} - own
+        own = self._chosen(self.settings if "defaults" in self.settings else own_settings("config"))
+        others = {
+            name for file in self.folders[0].glob("*.yaml") for name in self._chosen(own_settings(file.stem))
+        } - own
         return {group: options for group, options in groups(self.folders).items() if group.split("/")[0] not in others}
 
     @property
@@ -74,14 +76,13 @@ class Call:
 
     def _chosen(self, settings: dict[str, Any]) -> set[str]:
         """The groups in a config's defaults list, and in those of the configs that it takes in whole."""
-        own = _chosen(settings)
+        own: set[str] = set()
         for entry in settings.get("defaults", []):
-            if isinstance(entry, str) and entry != "_self_":
-                own |= self._chosen(self._read(entry))
+            if isinstance(entry, dict):
+                own |= {str(key).rpartition(" ")[2] for key in entry}
+            elif isinstance(entry, str) and entry != "_self_":
+                own |= self._chosen(own_settings(entry))
         return own
-
-    def _read(self, name: str) -> dict[str, Any]:
-        return read_yaml((self.folders[0] / f"{name}.yaml").read_text("utf-8"))
 
     @property
     def flag_arguments(self) -> list[str]:
@@ -113,12 +114,6 @@ def read_call(command: str, arguments: Sequence[str]) -> Call:
         chosen = own_data.choose(overrides, call.folders)
         call = replace(call, overrides=chosen.overrides, mistakes=chosen.mistakes)
     return call
-
-
-def _chosen(settings: dict[str, Any]) -> set[str]:
-    """The groups in a config's defaults list."""
-    entries = (key for entry in settings.get("defaults", []) if isinstance(entry, dict) for key in entry)
-    return {str(key).rpartition(" ")[2] for key in entries}
 
 
 def _key_lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
