@@ -25,6 +25,7 @@ from diffusion_train.config.training_config import DRY_BUILT, SETTINGS
 from diffusion_train.data.data_settings import DataSettings
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedTogether
+from diffusion_train.page import plain
 from diffusion_train.pretrained import origin
 from diffusion_train.report.brand_report import write_report
 from diffusion_train.run_folder import RunFolder
@@ -184,18 +185,9 @@ def report(run: TrainingRun, code: Exit) -> None:
 
 def farewell(run: TrainingRun) -> None:
     folder = RunFolder(run.run_dir)
-    if not folder.weights.exists():
-        return
-    rows = {
-        "weights": folder.weights,
-        "checkpoint": folder.last_checkpoint,
-        "samples": folder.last_samples or "none drawn yet",
-        "metrics": folder.metrics,
-    }
-    print("\ndone" if run.is_done else f"\nstopped at step {run.trainer.global_step}")
-    for name, value in rows.items():
-        print(f"  {name:<11}{value}")
-    print("sample from it:\n  " + sample_command(run.cfg, folder.path))
+    if folder.weights.exists():
+        print(plain("diffusion_train.command", "farewell.txt", run=run, folder=folder), end="")
+        print("sample from it:\n  " + sample_command(run.cfg, folder.path))
 
 
 def sample_command(cfg: DictConfig, run_dir: Path) -> str:

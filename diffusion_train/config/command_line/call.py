@@ -111,8 +111,8 @@ def read_call(command: str, arguments: Sequence[str]) -> Call:
     raise_all([*mistakes, *wrong])
     call = Call(command, tuple(arguments), flags, overrides, allowed, (conf_folder(), *user))
     if not flags.config_name and call.is_of_training:
-        chosen = own_data.choose(overrides, call.folders)
-        call = replace(call, overrides=chosen.overrides, mistakes=chosen.mistakes)
+        overrides, found = own_data.choose(overrides, call.folders)
+        call = replace(call, overrides=overrides, mistakes=found)
     return call
 
 
