@@ -63,26 +63,15 @@ class Call:
     @property
     def groups(self) -> dict[str, list[str]]:
         """Group -> options, without the groups that only other commands have."""
-        own = self._chosen(self.settings if "defaults" in self.settings else own_settings("config"))
-        others = {
-            name for file in self.folders[0].glob("*.yaml") for name in self._chosen(own_settings(file.stem))
-        } - own
+        own = _chosen(self.settings if "defaults" in self.settings else own_settings("config"))
+        commands = [own_settings(file.stem) for file in self.folders[0].glob("*.yaml")]
+        others = set[str]().union(*map(_chosen, commands)) - own
         return {group: options for group, options in groups(self.folders).items() if group.split("/")[0] not in others}
 
     @property
     def is_of_training(self) -> bool:
         """Whether the config takes a recipe."""
-        return "experiment" in self._chosen(self.settings)
-
-    def _chosen(self, settings: dict[str, Any]) -> set[str]:
-        """The groups in a config's defaults list, and in those of the configs that it takes in whole."""
-        own: set[str] = set()
-        for entry in settings.get("defaults", []):
-            if isinstance(entry, dict):
-                own |= {str(key).rpartition(" ")[2] for key in entry}
-            elif isinstance(entry, str) and entry != "_self_":
-                own |= self._chosen(own_settings(entry))
-        return own
+        return "experiment" in _chosen(self.settings)
 
     @property
     def flag_arguments(self) -> list[str]:
@@ -114,6 +103,17 @@ def read_call(command: str, arguments: Sequence[str]) -> Call:
         overrides, found = own_data.choose(overrides, call.folders)
         call = replace(call, overrides=overrides, mistakes=found)
     return call
+
+
+def _chosen(settings: dict[str, Any]) -> set[str]:
+    """The groups in a config's defaults list, and in those of the configs that it takes in whole."""
+    chosen: set[str] = set()
+    for entry in settings.get("defaults", []):
+        if isinstance(entry, dict):
+            chosen |= {str(key).rpartition(" ")[2] for key in entry}
+        elif isinstance(entry, str) and entry != "_self_":
+            chosen |= _chosen(own_settings(entry))
+    return chosen
 
 
 def _key_lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
