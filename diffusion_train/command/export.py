@@ -103,8 +103,7 @@ def refuse_wrong(ask: DictConfig) -> None:
         mistakes.append(config.Mistake(f"out={out}", "is there already", "give another name, or remove it"))
     if not ask.tolerance > 0:
         mistakes.append(config.Mistake(f"tolerance={ask.tolerance}", "must be above 0"))
-    if mistakes:
-        raise config.ConfigError(mistakes)
+    config.raise_all(mistakes)
 
 
 def opened(cfg: DictConfig) -> Model:
@@ -129,10 +128,11 @@ def facts(cfg: DictConfig, model: Model) -> Facts:
 
     plain = {key: value for key, value in config.redact(cfg).items() if key != "export"}
     data = run_folder(cfg.export).data
+    sha256 = cfg.get("base_record", {}).get("sha256")
     templates = OmegaConf.select(cfg, "data.captions.templates") or []
     return Facts(
         base=str(cfg.pretrained or cfg.network.model),
-        base_sha256=base_sha256(cfg, model),
+        base_sha256=str(sha256 or sha256_of_files(weight_files(model.base, str(model.base)))),
         base_license=OmegaConf.select(cfg, "base_record.license") or license_of(model.base),
         data=json.loads(data.read_text("utf-8")) if data.is_file() else {},
         trigger=trigger(cfg),
@@ -144,12 +144,6 @@ def facts(cfg: DictConfig, model: Model) -> Facts:
 def run_folder(ask: DictConfig) -> RunFolder:
     run = Path(ask.run)
     return RunFolder(run if run.is_dir() else run.parent)
-
-
-def base_sha256(cfg: DictConfig, model: Model) -> str:
-
-    recorded = cfg.get("base_record", {}).get("sha256")
-    return str(recorded or sha256_of_files(weight_files(model.base, str(model.base))))
 
 
 def publish_export(folder: Path, file: Path, out: Path) -> None:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from diffusion_train import config
 from diffusion_train.assembly import build_token_counter
+from diffusion_train.config.command_line.arguments import for_shell, quoted
 from diffusion_train.license import mistyped
 from diffusion_train.prepare.dataset_card import make_card, readme, summary
 from diffusion_train.prepare.ledger import FOLDER, Ledger, refuse_other_things
@@ -78,8 +79,7 @@ def parts(cfg: DictConfig) -> tuple[Source, Preparation]:
         except ValueError as error:
             where = f"source={source_name(cfg)}" if node is cfg.source else "prepare"
             mistakes.append(config.Mistake(where, "\n    ".join(str(error).splitlines())))
-    if mistakes:
-        raise config.ConfigError(mistakes)
+    config.raise_all(mistakes)
     return built[0], built[1]
 
 
@@ -154,6 +154,5 @@ def shards_argument(shards: list[Path]) -> str:
         texts = [str(shards[0].with_name(shards[0].name.replace(first, f"{{{first}..{last}}}")))]
     elif len(shards) > 1:
         texts = [str(shard) for shard in shards]
-    items = ["'" + text.replace("'", "\\'") + "'" for text in texts]
-    argument = f"data.shards={items[0] if len(items) == 1 else '[' + ','.join(items) + ']'}"
-    return shlex.quote(argument) if re.search(r'[$`"\\!]', argument) else f'"{argument}"'
+    items = ",".join(map(quoted, texts))
+    return for_shell(f"data.shards={items if len(texts) == 1 else f'[{items}]'}")

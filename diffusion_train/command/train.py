@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from diffusion_train.config.training_config import DRY_BUILT, SETTINGS
 from diffusion_train.data.data_settings import DataSettings
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedTogether
+from diffusion_train.page import plain
 from diffusion_train.pretrained import origin
 from diffusion_train.report.brand_report import write_report
 from diffusion_train.run_folder import RunFolder
@@ -112,11 +113,9 @@ def _wrong_shapes(cfg: DictConfig) -> Iterator[config.Mistake]:
         yield from config.mistakes_of(error, "network")
 
 
-@contextmanager
-def claimed(run_dir: Path) -> Iterator[None]:
+def claimed(run_dir: Path) -> AbstractContextManager[None]:
     """Holds the run folder, which no other run may write to meanwhile. Raises ValueError if it is in use."""
-    with locked(run_dir / ".lock", f"run_dir={run_dir}") if first_process() else nullcontext():
-        yield
+    return locked(run_dir / ".lock", f"run_dir={run_dir}") if first_process() else nullcontext()
 
 
 def fit(run: TrainingRun) -> Exit:
@@ -186,18 +185,9 @@ def report(run: TrainingRun, code: Exit) -> None:
 
 def farewell(run: TrainingRun) -> None:
     folder = RunFolder(run.run_dir)
-    if not folder.weights.exists():
-        return
-    rows = {
-        "weights": folder.weights,
-        "checkpoint": folder.last_checkpoint,
-        "samples": folder.last_samples or "none drawn yet",
-        "metrics": folder.metrics,
-    }
-    print("\ndone" if run.is_done else f"\nstopped at step {run.trainer.global_step}")
-    for name, value in rows.items():
-        print(f"  {name:<11}{value}")
-    print("sample from it:\n  " + sample_command(run.cfg, folder.path))
+    if folder.weights.exists():
+        print(plain("diffusion_train.command", "farewell.txt", run=run, folder=folder), end="")
+        print("sample from it:\n  " + sample_command(run.cfg, folder.path))
 
 
 def sample_command(cfg: DictConfig, run_dir: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -17,26 +17,22 @@ class Joint(Conditioner):
     def __init__(self, parts: Mapping[str, Conditioner]) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(dict(parts))
+        self._parts = dict(parts)  # the same, as conditioners
         self.reads_captions = any(part.reads_captions for part in parts.values())
         self.reads_images = any(part.reads_images for part in parts.values())
 
     def forward(self, batch: dict[str, Any]) -> Cond:
-        return self._merged({name: part(batch) for name, part in self._each()})
+        return self._merged({name: part(batch) for name, part in self._parts.items()})
 
     def null(self, n: int) -> Cond:
-        return self._merged({name: part.null(n) for name, part in self._each()})
+        return self._merged({name: part.null(n) for name, part in self._parts.items()})
 
     def texts(self) -> list[FrozenText]:
-        return [text for _, part in self._each() for text in part.texts()]
+        return [text for part in self._parts.values() for text in part.texts()]
 
     def warm_up(self, captions: Iterable[str]) -> None:
-        for _, part in self._each():
+        for part in self._parts.values():
             part.warm_up(captions)
-
-    def _each(self) -> Iterator[tuple[str, Conditioner]]:
-        for name, part in self.parts.items():
-            assert isinstance(part, Conditioner)
-            yield name, part
 
     def _merged(self, conds: Mapping[str, Cond]) -> Cond:
         merged: Cond = {}

@@ -40,9 +40,7 @@ def named(cfg: DictConfig, arguments: Sequence[Override] = ()) -> str | None:
     for override in arguments:
         if override.key_or_group == "pretrained":
             return str(override.value() or "") or None
-    if "pretrained" not in cfg or OmegaConf.is_missing(cfg, "pretrained"):
-        return None
-    return str(cfg.pretrained) if cfg.pretrained else None
+    return str(OmegaConf.select(cfg, "pretrained") or "") or None
 
 
 def sets_part(override: Override) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from diffusion_train.config.checks.values import walk
+
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C takes a tenth of the time
 
 
@@ -51,15 +53,7 @@ def options_with(key: str, folders: Sequence[Path]) -> list[str]:
     for length in range(len(path) - 1, 0, -1):
         group = "/".join(path[:length])
         files = sorted(file for folder in folders for file in (folder / group).glob("*.yaml"))
-        if found := [f"{group}={file.stem}" for file in files if _sets(file, path[length:])]:
+        own = ".".join(path[length:])
+        if found := [f"{group}={file.stem}" for file in files if own in dict(walk(read_yaml(file.read_text("utf-8"))))]:
             return list(dict.fromkeys(found))
     return []
-
-
-def _sets(file: Path, path: Sequence[str]) -> bool:
-    node: Any = read_yaml(file.read_text("utf-8"))
-    for name in path:
-        if not isinstance(node, dict) or name not in node:
-            return False
-        node = node[name]
-    return True

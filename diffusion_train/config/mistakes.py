@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -38,9 +37,8 @@ class ConfigError(ValueError):
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = list(dict.fromkeys(mistakes))
-        count = len(self.mistakes)
-        title = "1 mistake in the configuration" if count == 1 else f"{count} mistakes in the configuration"
-        super().__init__("\n".join([f"{title}:", *(f"  {mistake}" for mistake in self.mistakes)]))
+        title = f"{len(self.mistakes)} mistake{'s' * (len(self.mistakes) != 1)} in the configuration:"
+        super().__init__("\n".join([title, *(f"  {mistake}" for mistake in self.mistakes)]))
 
 
 def raise_all(mistakes: Sequence[Mistake]) -> None:
@@ -100,31 +98,6 @@ def _likeness(word: str, candidate: str) -> float:
 
 def _last(name: str) -> str:
     return re.split(r"[./]", name)[-1]
-
-
-def quoted(argument: str, parses: Callable[[str], bool]) -> str:
-    """`argument` (key=value) with its value quoted for the override grammar and the shell; "" if that helps nothing."""
-    key, _, value = argument.partition("=")
-    for candidate in (f"{key}={_quote_items(value)}", f"{key}={_quote(value)}"):
-        if parses(candidate):
-            return _shell(candidate)
-    return ""
-
-
-def _quote(value: str) -> str:
-    return "'" + value.replace("'", "\\'") + "'"
-
-
-def _quote_items(value: str) -> str:
-    """[x-{0..9}.tar, y.tar] -> ['x-{0..9}.tar','y.tar']"""
-    if not (value.startswith("[") and value.endswith("]")):
-        return _quote(value)
-    items = [item.strip() for item in re.split(r",(?![^{]*\})", value[1:-1])]
-    return "[" + ",".join(item if item[:1] in "'\"" else _quote(item) for item in items) + "]"
-
-
-def _shell(argument: str) -> str:
-    return shlex.quote(argument) if re.search(r'[$`"\\!]', argument) else f'"{argument}"'
 
 
 def first_lines(error: BaseException) -> str:

@@ -17,11 +17,8 @@ def left_open(cfg: DictConfig) -> list[str]:
 
 
 def with_stand_ins(cfg: DictConfig) -> DictConfig:
-    """The config, or a copy in which a number stands for what is left open, so that types can be compared."""
-    names = left_open(cfg)
-    if not names:
-        return cfg
+    """A copy of the config in which a number stands for what is left open, so that types can be compared."""
     whole = copy.deepcopy(cfg)
-    for name in names:
+    for name in left_open(cfg):
         whole.data[name] = MOST[name]
     return whole

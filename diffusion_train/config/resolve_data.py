@@ -72,13 +72,10 @@ def _chosen(cfg: DictConfig) -> Sizes:
         images = data.dataset()
     sizes = sizes_for(images.sizes(), len(images))
     if first_process():
-        print(_report(cfg, images, sizes), file=sys.stderr)
+        chosen = ", ".join(f"data.{name}={getattr(sizes, name)}" for name in left_open(cfg))
+        about = _about_captions(cfg, images)
+        print(f"{cfg.name}: {len(images):,} images give {chosen}; {about}", file=sys.stderr)
     return sizes
-
-
-def _report(cfg: DictConfig, images: ShardDataset, sizes: Sizes) -> str:
-    chosen = [f"data.{name}={value}" for name, value in sizes._asdict().items() if name in left_open(cfg)]
-    return f"{cfg.name}: {len(images):,} images give {', '.join(chosen)}; {_about_captions(cfg, images)}"
 
 
 def _about_captions(cfg: DictConfig, images: ShardDataset) -> str:

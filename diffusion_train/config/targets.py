@@ -50,9 +50,8 @@ def is_allowed(name: str) -> bool:
 
 
 def _is_listed(name: str) -> bool:
-    if name in _NAMES or name in _from_command_line or name.startswith(_PREFIXES):
-        return True
-    return any(name.startswith(entry.rstrip(".") + ".") for entry in _from_command_line)
+    prefixes = (*_PREFIXES, *(entry.rstrip(".") + "." for entry in _from_command_line))
+    return name in _NAMES | _from_command_line or name.startswith(prefixes)
 
 
 def targets(node: object, path: str = "") -> Iterator[tuple[str, object]]:

@@ -5,16 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
-
-@dataclass(frozen=True)
-class Group:
-    """A Hydra group. `dry_built`: its parts need neither weights nor a device, so that building them finds mistakes."""
-
-    dry_built: bool
-
-
-_Tried = Annotated[dict[str, Any], Group(dry_built=True)]
-_Untried = Annotated[dict[str, Any], Group(dry_built=False)]
+# Groups of Hydra, told apart: the parts of the first need neither weights nor a device, so that building them finds mistakes.
+_Tried = Annotated[dict[str, Any], "built once to find mistakes"]
+_Untried = Annotated[dict[str, Any], "not built to find mistakes"]
 
 
 @dataclass
@@ -51,11 +44,8 @@ class TrainingConfig:
     trainer: _Untried
 
 
-_GROUPS: dict[str, Group | None] = {
-    name: next(iter(getattr(hint, "__metadata__", ())), None)
-    for name, hint in get_type_hints(TrainingConfig, include_extras=True).items()
-}
+_HINTS = get_type_hints(TrainingConfig, include_extras=True)
 # Keys that the code reads itself; every other key must belong to a part or be referred to by one.
-SETTINGS = (*(name for name, group in _GROUPS.items() if group is None), "base_record")
+SETTINGS = (*(name for name, hint in _HINTS.items() if hint not in (_Tried, _Untried)), "base_record")
 # Groups whose parts are built once to find their mistakes.
-DRY_BUILT = tuple(name for name, group in _GROUPS.items() if group is not None and group.dry_built)
+DRY_BUILT = tuple(name for name, hint in _HINTS.items() if hint == _Tried)

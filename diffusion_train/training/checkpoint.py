@@ -39,7 +39,7 @@ def load(path: Path) -> dict[str, Any]:
     """Raises ValueError if the file is not a whole checkpoint of ours, or holds more than data."""
     if problem := damage(path):
         raise ValueError(f"{path}: {problem}")
-    return _read(path)
+    return peek(path, mmap=False)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -48,12 +48,8 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def peek(path: Path) -> dict[str, Any]:
-    """A whole checkpoint whose tensors are read when they are used. ValueError if it is none of ours."""
-    return _read(path, mmap=True)
-
-
-def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
+def peek(path: Path, mmap: bool = True) -> dict[str, Any]:
+    """A whole checkpoint, whose tensors are read when they are used, unless without `mmap`. ValueError if it is none of ours."""
     try:
         content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from tqdm import tqdm
 
 from diffusion_train.conditioner.base import Cond, Conditioner, entry
@@ -134,14 +135,10 @@ class Text(Conditioner):
 
     def _padded(self, rows: list[Embedding]) -> Cond:
         length = self.encoder.max_length
-        text = torch.zeros(len(rows), length, rows[0].text.shape[1])
-        mask = torch.zeros(len(rows), length, dtype=torch.bool)
-        for place, row in enumerate(rows):
-            text[place, : len(row.text)] = row.text
-            mask[place, : len(row.text)] = True
-        cond = {"text": self._sent(text)}
+        cond = {"text": self._sent(torch.stack([pad(row.text, (0, 0, 0, length - len(row.text))) for row in rows]))}
         if not self.encoder.padded:
-            cond["text_mask"] = sent(mask, self.place.device)
+            lengths = torch.tensor([[len(row.text)] for row in rows])
+            cond["text_mask"] = sent(torch.arange(length) < lengths, self.place.device)
         if rows[0].pooled.numel():
             cond["pooled"] = self._sent(torch.stack([row.pooled for row in rows]))
         return cond

@@ -63,12 +63,10 @@ def fits(value: object, annotation: Any) -> bool:
         return any(fits(value, argument) for argument in arguments)
     if origin is typing.Literal:
         return value in arguments
-    if annotation is bool:
-        return isinstance(value, bool)
+    if annotation in (bool, str):
+        return isinstance(value, annotation)
     if annotation in (int, float):
         return isinstance(value, (int, annotation)) and not isinstance(value, bool)
-    if annotation is str:
-        return isinstance(value, str)
     if (origin or annotation) in _SEQUENCES:
         return isinstance(value, list) and _items_fit(value, origin, arguments)
     if (origin or annotation) in _MAPPINGS:

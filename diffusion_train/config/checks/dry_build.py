@@ -32,8 +32,6 @@ def dry_build(
     apart = {path for path, _ in nodes if any(fnmatch(path, pattern) for pattern in without)}
     faulty: list[str] = []
     for path, node in sorted(nodes, key=lambda item: (groups.index(item[0].split(".")[0]), -item[0].count("."))):
-        if path in apart:
-            continue
         if any(
             f"{inner}.".startswith(f"{held}.")
             for inner in [*faulty, *apart, *without]

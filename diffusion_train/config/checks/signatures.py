@@ -26,9 +26,7 @@ def check(cfg: DictConfig, read: Collection[str] = ()) -> None:
     """
     cfg = with_stand_ins(cfg)
     raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
-    mistakes: list[Mistake] = []
-    for path, node in target_nodes(cfg):
-        mistakes += _node_mistakes(path, node)
+    mistakes = [mistake for path, node in target_nodes(cfg) for mistake in _node_mistakes(path, node)]
     raise_all([*mistakes, *unread(cfg, read)])
 
 
@@ -66,7 +64,8 @@ def _node_mistakes(path: str, node: DictConfig) -> Iterator[Mistake]:
     parameters = _parameters(target)
     open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
     accepted = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    values = {str(key): value for key, value in _resolved(node).items() if key not in _HYDRA_KEYS}
+    plain: Any = OmegaConf.to_container(node, resolve=True)
+    values = {str(key): value for key, value in plain.items() if key not in _HYDRA_KEYS}
     name = node["_target_"].rpartition(".")[2]
     for key, value in values.items():
         if key in accepted and value != "???":
@@ -84,15 +83,9 @@ def _node_mistakes(path: str, node: DictConfig) -> Iterator[Mistake]:
 
 def _source(node: DictConfig, key: str) -> str | None:
     """`a.b` where the setting is `${a.b}`: what a user sets is the key that it is taken from."""
-    written = OmegaConf.to_container(node, resolve=False)
-    match = re.fullmatch(r"\$\{([\w.]+)\}", str(written[key])) if isinstance(written, dict) and key in written else None
+    written: Any = OmegaConf.to_container(node, resolve=False)
+    match = re.fullmatch(r"\$\{([\w.]+)\}", str(written[key]))
     return match[1] if match and not match[1].startswith(".") else None
-
-
-def _resolved(node: DictConfig) -> dict[Any, Any]:
-    plain = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(plain, dict)
-    return plain
 
 
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -104,18 +97,9 @@ def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 def _references(plain: object) -> Iterator[str]:
     for path, value in walk(plain):
-        for text in _texts(value):
-            for dots, name in _REFERENCE.findall(text):
-                above = path.split(".")[: -len(dots)] if dots else []
-                yield ".".join([*above, name])
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
+        for dots, name in _REFERENCE.findall("" if isinstance(value, dict) else str(value)):
+            above = path.split(".")[: -len(dots)] if dots else []
+            yield ".".join([*above, name])
 
 
 def _plain_leaves(node: object, path: str = "") -> Iterator[str]:

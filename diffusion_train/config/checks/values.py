@@ -10,16 +10,16 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from diffusion_train.config.checks.annotations import fits
 from diffusion_train.config.mistakes import Mistake, first_lines, listed
 from diffusion_train.config.targets import forbidden
 
-_SCALARS: dict[str, Any] = {"bool": bool, "int": int, "float": (int, float)}
+_SCALARS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def keys(cfg: DictConfig) -> list[str]:
     """Every dotted key but those of `hydra`."""
-    plain = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
     plain.pop("hydra", None)
     return [path for path, _ in walk(plain) if "_target_" not in path]
 
@@ -83,8 +83,7 @@ def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:
 
 def hydra_mistakes(cfg: DictConfig, overrides: Sequence[Override]) -> list[Mistake]:
     """Hydra calls the targets of its own node before any code of ours runs: callbacks, launchers, log handlers."""
-    node = OmegaConf.to_container(cfg.hydra, resolve=False)
-    assert isinstance(node, dict)
+    node: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
     mistakes = []
     for path, value in walk(node, "hydra"):
         if path.rpartition(".")[2] not in ("_target_", "()", "class") or not isinstance(value, str):
@@ -124,9 +123,11 @@ def type_mistakes(override: Override, base: DictConfig, groups: Collection[str])
         inside = listed([f"{key}.{child!s}" for child in default if child != "_target_"])
         remedy = f"choose an option of the group: {group}={value}" if group in groups else f"it has {inside}"
         yield Mistake(line, f"{key!r} holds keys, not a single value", remedy)
-    kind = type(default).__name__
-    if kind in _SCALARS and not _is_a(value, kind):
-        yield Mistake(line, f"{key!r} must be {_article(kind)}, not {value!r}", _integer(key, value, kind))
+    kind = type(default)
+    if kind in _SCALARS and not fits(value, kind):
+        is_whole = kind is int and isinstance(value, float) and value.is_integer()
+        remedy = f"write {key}={value:.0f}" if is_whole else ""
+        yield Mistake(line, f"{key!r} must be {_SCALARS[kind]}, not {value!r}", remedy)
 
 
 def _is_reference(base: DictConfig, key: str) -> bool:
@@ -135,15 +136,3 @@ def _is_reference(base: DictConfig, key: str) -> bool:
     for part in path:
         node = node._get_node(part) if isinstance(node, DictConfig) else None
     return isinstance(node, DictConfig) and name in node and OmegaConf.is_interpolation(node, name)
-
-
-def _is_a(value: object, kind: str) -> bool:
-    return isinstance(value, _SCALARS[kind]) and (kind == "bool" or not isinstance(value, bool))
-
-
-def _article(kind: str) -> str:
-    return {"bool": "true or false", "int": "a whole number", "float": "a number"}[kind]
-
-
-def _integer(key: str, value: object, kind: str) -> str:
-    return f"write {key}={int(value)}" if kind == "int" and isinstance(value, float) and value.is_integer() else ""

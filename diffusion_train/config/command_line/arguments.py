@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
-from diffusion_train.config.mistakes import Mistake, first_lines, quoted
+from diffusion_train.config.mistakes import Mistake, first_lines
 
 _PARSER = OverridesParser.create()
 
@@ -19,11 +20,9 @@ def parse(arguments: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
     overrides, mistakes = [], []
     for argument in arguments:
         try:
-            override = _PARSER.parse_override(argument)
+            overrides.append(_PARSER.parse_override(argument))
         except HydraException as error:
             mistakes.append(_grammar_mistake(argument, error))
-            continue
-        overrides.append(override)
     return overrides, mistakes
 
 
@@ -31,11 +30,8 @@ def last_of_each_key(arguments: Sequence[str]) -> tuple[str, ...]:
     """A setting that is given again replaces the one before, so that a script may append its own."""
     last: dict[object, str] = {}
     for number, argument in enumerate(arguments):
-        try:
-            override = _PARSER.parse_override(argument)
-            key: object = (override.type, override.get_key_element())
-        except HydraException:
-            key = number
+        override = _parsed(argument)
+        key: object = (override.type, override.get_key_element()) if override else number
         last.pop(key, None)
         last[key] = argument
     return tuple(last.values())
@@ -45,16 +41,12 @@ def jobs(arguments: Sequence[str]) -> list[list[str]]:
     """For a sweep: command lines of single jobs that together try every choice once."""
     choices: list[list[str]] = []
     for argument in arguments:
-        try:
-            override = _PARSER.parse_override(argument)
-        except HydraException:
+        override = _parsed(argument)
+        if override is None or not override.is_sweep_override():
             choices.append([argument])
-            continue
-        if override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP):
+        elif override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP):
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        elif not override.is_sweep_override():
-            choices.append([argument])
     count = max((len(choice) for choice in choices), default=1)
     return [[choice[min(job, len(choice) - 1)] for choice in choices] for job in range(count)]
 
@@ -78,17 +70,36 @@ def _grammar_mistake(argument: str, error: Exception) -> Mistake:
         if key.startswith("-"):
             return Mistake(argument, "is no option", "--help lists them")
         return Mistake(argument, "is not of the form key=value", f"write {key}=<value>")
-    if fixed := quoted(argument, _parses):
-        return Mistake(argument, f"the value {value!r} needs quotes", f"write {fixed}")
+    for candidate in (f"{key}={_quoted_items(value)}", f"{key}={quoted(value)}"):
+        if _parsed(candidate):
+            return Mistake(argument, f"the value {value!r} needs quotes", f"write {for_shell(candidate)}")
     return Mistake(argument, f"cannot be read: {first_lines(error)}")
 
 
-def _parses(argument: str) -> bool:
+def _parsed(argument: str) -> Override | None:
+    """None where it does not follow the override grammar."""
     try:
-        _PARSER.parse_override(argument)
+        return _PARSER.parse_override(argument)
     except HydraException:
-        return False
-    return True
+        return None
+
+
+def quoted(value: str) -> str:
+    """Text as the override grammar reads it, whatever it holds."""
+    return "'" + value.replace("'", "\\'") + "'"
+
+
+def _quoted_items(value: str) -> str:
+    """[x-{0..9}.tar, y.tar] -> ['x-{0..9}.tar','y.tar']"""
+    if not (value.startswith("[") and value.endswith("]")):
+        return quoted(value)
+    items = [item.strip() for item in re.split(r",(?![^{]*\})", value[1:-1])]
+    return "[" + ",".join(item if item[:1] in "'\"" else quoted(item) for item in items) + "]"
+
+
+def for_shell(argument: str) -> str:
+    """An argument as one word of a shell."""
+    return shlex.quote(argument) if re.search(r'[$`"\\!]', argument) else f'"{argument}"'
 
 
 def first_word(argument: str) -> str:

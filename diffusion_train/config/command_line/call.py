@@ -14,7 +14,7 @@ from hydra._internal.utils import get_args_parser
 
 from diffusion_train.config.command_line import own_data
 from diffusion_train.config.command_line.arguments import last_of_each_key, parse
-from diffusion_train.config.folders import conf_folder, groups, read_yaml
+from diffusion_train.config.folders import conf_folder, groups, own_settings, read_yaml
 from diffusion_train.config.mistakes import Mistake, raise_all
 
 
@@ -63,25 +63,15 @@ class Call:
     @property
     def groups(self) -> dict[str, list[str]]:
         """Group -> options, without the groups that only other commands have."""
-        own = self._chosen(self.settings if "defaults" in self.settings else self._read("config"))
-        others = {name for file in self.folders[0].glob("*.yaml") for name in self._chosen(self._read(file.stem))} - own
+        own = _chosen(self.settings if "defaults" in self.settings else own_settings("config"))
+        commands = [own_settings(file.stem) for file in self.folders[0].glob("*.yaml")]
+        others = set[str]().union(*map(_chosen, commands)) - own
         return {group: options for group, options in groups(self.folders).items() if group.split("/")[0] not in others}
 
     @property
     def is_of_training(self) -> bool:
         """Whether the config takes a recipe."""
-        return "experiment" in self._chosen(self.settings)
-
-    def _chosen(self, settings: dict[str, Any]) -> set[str]:
-        """The groups in a config's defaults list, and in those of the configs that it takes in whole."""
-        own = _chosen(settings)
-        for entry in settings.get("defaults", []):
-            if isinstance(entry, str) and entry != "_self_":
-                own |= self._chosen(self._read(entry))
-        return own
-
-    def _read(self, name: str) -> dict[str, Any]:
-        return read_yaml((self.folders[0] / f"{name}.yaml").read_text("utf-8"))
+        return "experiment" in _chosen(self.settings)
 
     @property
     def flag_arguments(self) -> list[str]:
@@ -110,15 +100,20 @@ def read_call(command: str, arguments: Sequence[str]) -> Call:
     raise_all([*mistakes, *wrong])
     call = Call(command, tuple(arguments), flags, overrides, allowed, (conf_folder(), *user))
     if not flags.config_name and call.is_of_training:
-        chosen = own_data.choose(overrides, call.folders)
-        call = replace(call, overrides=chosen.overrides, mistakes=chosen.mistakes)
+        overrides, found = own_data.choose(overrides, call.folders)
+        call = replace(call, overrides=overrides, mistakes=found)
     return call
 
 
 def _chosen(settings: dict[str, Any]) -> set[str]:
-    """The groups in a config's defaults list."""
-    entries = (key for entry in settings.get("defaults", []) if isinstance(entry, dict) for key in entry)
-    return {str(key).rpartition(" ")[2] for key in entries}
+    """The groups in a config's defaults list, and in those of the configs that it takes in whole."""
+    chosen: set[str] = set()
+    for entry in settings.get("defaults", []):
+        if isinstance(entry, dict):
+            chosen |= {str(key).rpartition(" ")[2] for key in entry}
+        elif isinstance(entry, str) and entry != "_self_":
+            chosen |= _chosen(own_settings(entry))
+    return chosen
 
 
 def _key_lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:

@@ -51,16 +51,12 @@ def launch(call: Call, body: Body, ends: Collection[int] = ()) -> int:
         return _on_run(call, body)
     cfg = first_pass(call)
     if call.flags.cfg == "job":
-        return _show(cfg, call.flags.resolve)
+        # Hydra itself would show it without the pretrained model's parts.
+        print(OmegaConf.to_yaml(_without_hydra(cfg), resolve=call.flags.resolve), end="")
+        return 0
     if not call.shows_only:
         raise_all(_run_dir_mistakes(cfg))
     return _start(call, cfg, body, ends)
-
-
-def _show(cfg: DictConfig, resolve: bool) -> int:
-    """As Hydra shows it, which knows nothing of the pretrained model's parts."""
-    print(OmegaConf.to_yaml(_without_hydra(cfg), resolve=resolve), end="")
-    return 0
 
 
 def _without_hydra(cfg: DictConfig) -> DictConfig:
@@ -98,8 +94,7 @@ def _without_missing(mistakes: Sequence[Mistake]) -> list[Mistake]:
 
 
 def _run_dir_mistakes(cfg: DictConfig) -> list[Mistake]:
-    raw = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(raw, dict)
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
     timed = "${now:" in str(raw.get("run_dir")) and raw["hydra"]["run"]["dir"] == "${run_dir}"
     if timed and num_started() > 1:
         problem = "every process would make a folder of its own, named by its time"
@@ -122,7 +117,9 @@ def _start(call: Call, first: DictConfig, body: Body, ends: Collection[int]) -> 
         if call.flags.multirun:
             # Hydra's own config lacks the parts of a pretrained model, which the Composer alone lays over a config.
             arguments = list(HydraConfig.get().overrides.task)
-            cfg = _of_job(call, arguments)
+            composed, mistakes = _composer(call).config(arguments)
+            raise_all(mistakes)
+            cfg = _without_hydra(composed)
         # What Lightning starts its further processes with: this job alone, not the whole sweep.
         sys.argv = [*head, *flags, *trust, *arguments]
         folder = _settle_run_dir(cfg)
@@ -156,12 +153,6 @@ def _run_job(cfg: DictConfig, job: Callable[[DictConfig], None], folder: Path) -
     _ = done.return_value  # raises what the job raised
 
 
-def _of_job(call: Call, arguments: Sequence[str]) -> DictConfig:
-    cfg, mistakes = _composer(call).config(arguments)
-    raise_all(mistakes)
-    return _without_hydra(cfg)
-
-
 def _forced(argument: str) -> str:
     """Values of parts may belong to the pretrained model, which Hydra does not know; the first pass has checked them."""
     (override,) = parse([argument])[0]
@@ -183,16 +174,11 @@ def _settle_run_dir(cfg: DictConfig) -> Path:
     if "run_dir" in cfg:
         with read_write(cfg), open_dict(cfg):
             cfg.run_dir = folder
-    if node.mode == RunMode.MULTIRUN:
-        _redact_file(Path(str(node.sweep.dir)) / "multirun.yaml")
+    if node.mode == RunMode.MULTIRUN and (saved := Path(str(node.sweep.dir)) / "multirun.yaml").is_file():
+        # Hydra has saved the settings there as they were given.
+        settings = redact(OmegaConf.to_container(OmegaConf.load(saved), resolve=False))
+        saved.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
     return Path(folder)
-
-
-def _redact_file(path: Path) -> None:
-    """Hydra saves a sweep's settings as they were given."""
-    if path.is_file():
-        settings = redact(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-        path.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
 
 
 def _on_run(call: Call, body: Body) -> int:
@@ -201,7 +187,7 @@ def _on_run(call: Call, body: Body) -> int:
     run_arguments = [a for a in call.overrides if first_word(a) not in call.settings]
     mistakes = [Mistake("--multirun", "is for training runs")] if call.flags.multirun else []
     mistakes += sweep_mistakes(call.overrides)
-    own, found = Composer(call.config_name, call.folders, _hydra_settings(call)).config(own_arguments)
+    own, found = _composer(call).config(own_arguments)
     mistakes += found
     cfg = OmegaConf.create({})
     if not OmegaConf.is_missing(own, "run"):
@@ -212,9 +198,7 @@ def _on_run(call: Call, body: Body) -> int:
         except ValueError as error:
             mistakes.append(Mistake(f"run={own.run}", str(error)))
     raise_all(_without_missing(mistakes) if call.shows_only else mistakes)
-    with open_dict(own):
-        own.pop("hydra")
-    settings = OmegaConf.to_container(own, resolve=not call.shows_only)
+    settings = OmegaConf.to_container(_without_hydra(own), resolve=not call.shows_only)
     OmegaConf.update(cfg, call.command, settings if call.shows_only else escape(settings), force_add=True)
     if call.shows_only:
         print(OmegaConf.to_yaml(cfg), end="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import read_yaml
@@ -14,15 +14,10 @@ _OPTIONS = {"data.shards": "shards", "data.folder": "folder"}
 _RECIPE = "own_images"
 
 
-class Chosen(NamedTuple):
-    """Overrides with the choices that follow from them, as if they had been typed."""
+def choose(overrides: Sequence[str], folders: Sequence[Path]) -> tuple[tuple[str, ...], tuple[Mistake, ...]]:
+    """-> overrides with the choices that follow from them, as if they had been typed, and what is wrong with them.
 
-    overrides: tuple[str, ...]
-    mistakes: tuple[Mistake, ...] = ()
-
-
-def choose(overrides: Sequence[str], folders: Sequence[Path]) -> Chosen:
-    """For a config with the groups `experiment` and `data`, whose options are YAML files of `folders`.
+    For a config with the groups `experiment` and `data`, whose options are YAML files of `folders`.
 
     `data.folder=x` alone becomes `experiment=own_images data=folder data.folder=x`. A recipe that is named stays, and its
     data make room where they are not shards that anyone may give.
@@ -32,9 +27,9 @@ def choose(overrides: Sequence[str], folders: Sequence[Path]) -> Chosen:
     if len(given) > 1:
         named = " ".join(by_key[key] for key in given)
         rest = tuple(argument for argument in overrides if argument not in map(by_key.get, given))
-        return Chosen(rest, (Mistake(named, "name two data sets", "give one of them"),))
+        return rest, (Mistake(named, "name two data sets", "give one of them"),)
     mistakes = tuple(_absent(by_key["data.folder"])) if "data.folder" in by_key else ()
-    return Chosen((*(_choices(by_key, _OPTIONS[given[0]], folders) if given else ()), *overrides), mistakes)
+    return (*(_choices(by_key, _OPTIONS[given[0]], folders) if given else ()), *overrides), mistakes
 
 
 def _choices(by_key: Mapping[str, str], option: str, folders: Sequence[Path]) -> Iterator[str]:

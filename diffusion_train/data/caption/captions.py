@@ -41,8 +41,9 @@ class Captions:
         tags: Tags = NO_TAGS,
         missing: Missing = "error",
     ) -> None:
-        _require_one_of("choose", choose, get_args(Choose))
-        _require_one_of("missing", missing, get_args(Missing))
+        for name, value, known in (("choose", choose, get_args(Choose)), ("missing", missing, get_args(Missing))):
+            if value not in known:
+                raise ValueError(f"data.captions.{name}={value}: one of {', '.join(known)}")
         self.source, self.seed, self.choose, self.tags, self.missing = source, seed, choose, tags, missing
         self.templates = _read(templates, trigger)
         is_bare = [template.parts for template in self.templates] == [[CAPTION]]
@@ -153,11 +154,6 @@ def _faults(source: Source, members: Members, key: str) -> Iterator[Fault]:
 
 def _not_blank(texts: list[str]) -> list[str]:
     return [stripped for text in texts if (stripped := text.strip())]
-
-
-def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"data.captions.{name}={value}: one of {', '.join(known)}")
 
 
 def _pick(choices: Sequence[T], purpose: str, drawn: tuple[int, int, int]) -> T:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +45,12 @@ class CsvColumn:
         rows: dict[str, list[bytes]] = {}
         for name, text in _rows(self._file, self._column, self._key):
             rows.setdefault(name, []).append(text)
-        if not self._several:
-            _refuse_repeated(self._file, [name for name, texts in rows.items() if len(texts) > 1])
+        repeated = [name for name, texts in rows.items() if len(texts) > 1]
+        if repeated and not self._several:
+            raise ValueError(
+                f"{self._file}: {len(repeated)} keys stand in several rows: {_some(repeated[:_SHOWN], len(repeated))}; "
+                "data.captions.source.several=true makes each row a caption of its sample"
+            )
         return rows
 
     def has(self, key: str) -> bool:
@@ -90,7 +93,7 @@ def check_keys(captions: Captions, collection: Collection) -> None:
             _some(some, len(samples)),
         )
     if len(rows):
-        unused = (keys[row] for row in rows[:_SHOWN_UNMATCHED])
+        unused = [keys[row] for row in rows[:_SHOWN_UNMATCHED]]
         log.warning(
             "%d of %d keys belong to no sample (%s): %s",
             len(rows),
@@ -122,15 +125,6 @@ def sample_key(name: str) -> str:
     return folder + slash + last.split(".", 1)[0]
 
 
-def _refuse_repeated(file: Path, keys: list[str]) -> None:
-    if keys:
-        some = ", ".join(map(shown, keys[:_SHOWN])) + (", ..." if len(keys) > _SHOWN else "")
-        raise ValueError(
-            f"{file}: {len(keys)} keys stand in several rows: {some}; "
-            "data.captions.source.several=true makes each row a caption of its sample"
-        )
-
-
-def _some(names: Iterable[str], count: int) -> str:
-    listed = ", ".join(shown(name) for name in islice(names, _SHOWN_UNMATCHED))
-    return listed + (", ..." if count > _SHOWN_UNMATCHED else "")
+def _some(names: Sequence[str], count: int) -> str:
+    """The first of `count` names."""
+    return ", ".join(map(shown, names)) + (", ..." if count > len(names) else "")

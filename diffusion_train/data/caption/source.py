@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -32,42 +33,15 @@ class Source(Protocol):
     def is_utf8(self, members: Members, key: str) -> bool: ...
 
 
-class TextMember:
-    """One text a sample, in `key.<extension>`; with `lines` each line is a caption of its own."""
+class Member(ABC):
+    """A member of each sample, `key.<extension>`, which alone decides whether it has captions."""
 
-    def __init__(self, extension: str = "txt", lines: bool = False) -> None:
-        self.lines = lines
-        self.extensions: tuple[str, ...] = (_extension(extension),)
-        self.name = f"caption ({extension})"
-        self.settings = f"{extension}, lines={lines}"
-
-    def has(self, key: str) -> bool:
-        return True
-
-    def keys(self) -> None:
-        return None
-
-    def texts(self, members: Members, key: str) -> list[str]:
-        if (data := members.get(self.extensions[0])) is None:
-            return []
-        text = decode(data)
-        return _LINE_END.split(text) if self.lines else [text]
-
-    def is_utf8(self, members: Members, key: str) -> bool:
-        return is_utf8(members.get(self.extensions[0], b""))
-
-
-class JsonMember:
-    """A field of `key.<extension>`, named by the keys that lead to it: `caption`, `annotation.title`.
-
-    A list there, or on the way there, holds several captions.
-    """
-
-    def __init__(self, field: str = "caption", extension: str = "json") -> None:
-        self.path = parse_path(field, "data.captions.source.field")
-        self.extensions: tuple[str, ...] = (_extension(extension),)
-        self.name = f"{field} in {extension}"
-        self.settings = f"{extension}: {field}"
+    def __init__(self, extension: str) -> None:
+        if not extension or extension != extension.lower().lstrip(".") or "/" in extension:
+            raise ValueError(
+                f"data.captions.source.extension={extension}: a member's lower-case ending without its dot, as in txt"
+            )
+        self.extensions: tuple[str, ...] = (extension,)
 
     def has(self, key: str) -> bool:
         return True
@@ -77,15 +51,41 @@ class JsonMember:
 
     def texts(self, members: Members, key: str) -> list[str]:
         data = members.get(self.extensions[0])
-        return [] if data is None else field_texts(data, self.path)
+        return [] if data is None else self.read(data)
+
+    @abstractmethod
+    def read(self, data: bytes) -> list[str]:
+        """The captions that the member's contents are."""
 
     def is_utf8(self, members: Members, key: str) -> bool:
         return is_utf8(members.get(self.extensions[0], b""))
 
 
-def _extension(name: str) -> str:
-    if not name or name != name.lower().lstrip(".") or "/" in name:
-        raise ValueError(
-            f"data.captions.source.extension={name}: a member's lower-case ending without its dot, as in txt"
-        )
-    return name
+class TextMember(Member):
+    """One text a sample, in `key.<extension>`; with `lines` each line is a caption of its own."""
+
+    def __init__(self, extension: str = "txt", lines: bool = False) -> None:
+        super().__init__(extension)
+        self.lines = lines
+        self.name = f"caption ({extension})"
+        self.settings = f"{extension}, lines={lines}"
+
+    def read(self, data: bytes) -> list[str]:
+        text = decode(data)
+        return _LINE_END.split(text) if self.lines else [text]
+
+
+class JsonMember(Member):
+    """A field of `key.<extension>`, named by the keys that lead to it: `caption`, `annotation.title`.
+
+    A list there, or on the way there, holds several captions.
+    """
+
+    def __init__(self, field: str = "caption", extension: str = "json") -> None:
+        super().__init__(extension)
+        self.path = parse_path(field, "data.captions.source.field")
+        self.name = f"{field} in {extension}"
+        self.settings = f"{extension}: {field}"
+
+    def read(self, data: bytes) -> list[str]:
+        return field_texts(data, self.path)

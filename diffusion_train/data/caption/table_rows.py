@@ -59,9 +59,7 @@ def json_object(data: bytes) -> dict[str, Any]:
 
 def _json_rows(path: Path) -> Iterator[TableRow]:
     with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_METADATA + 2):
-            number += 1
+        for number, line in enumerate(iter(lambda: file.readline(MAX_METADATA + 2), b""), 1):
             if line.strip():
                 try:
                     yield TableRow(number, json_object(line))

@@ -31,10 +31,7 @@ class Template:
         self.paths = [part for part in self.parts if not isinstance(part, str)]
 
     def render(self, values: Mapping[Path, str]) -> str:
-        text = ""
-        for part in self.parts:
-            text += part if isinstance(part, str) else values[part]
-        return text
+        return "".join(part if isinstance(part, str) else values[part] for part in self.parts)
 
 
 def _read(part: str, text: str) -> str | Path:
