@@ -49,9 +49,6 @@ from diffusion_train.utils.redact import redact_text
 SUMMARY = "train a model"
 EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=runs/short"
 
-# Parts that read files when they are built.
-NEED_FILES = ("callbacks.*.extractor",)
-
 
 def run(cfg: DictConfig) -> int:
     quiet_libraries()
@@ -85,7 +82,7 @@ def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
     refusals = (ValueError, MisconfigurationException)
     yield from config.dry_build(cfg, ["data"])
     yield from config.attempt(lambda: _data_settings(cfg).check(), "data")
-    yield from config.dry_build(cfg, DRY_BUILT, NEED_FILES, refusals=refusals)
+    yield from config.dry_build(cfg, DRY_BUILT, refusals)
     samples = cfg.callbacks.get("samples", {})
     for name, none in (("prompts", "[]"), ("negative_prompt", "null")):
         if (value := samples.get(name)) and value != [""] and not reads(cfg, "captions"):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 from functools import partial
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,26 +16,16 @@ from diffusion_train.config.targets import build
 Refusals = tuple[type[Exception], ...]
 
 
-def dry_build(
-    cfg: DictConfig,
-    groups: Sequence[str],
-    without: Collection[str] = (),
-    refusals: Refusals = (ValueError,),
-) -> Iterator[Mistake]:
+def dry_build(cfg: DictConfig, groups: Sequence[str], refusals: Refusals = (ValueError,)) -> Iterator[Mistake]:
     """What the parts of `groups` say of their settings by one of `refusals`, group by group from the inside out.
 
-    `without` are parts that need data, by patterns, and are not made; nor is one that holds a part with a mistake, or
-    refers to one.
+    A part that holds one with a mistake, or refers to one, is not built.
     """
     nodes = [(path, node) for path, node in target_nodes(cfg) if path.split(".")[0] in groups]
-    apart = {path for path, _ in nodes if any(fnmatch(path, pattern) for pattern in without)}
     faulty: list[str] = []
     for path, node in sorted(nodes, key=lambda item: (groups.index(item[0].split(".")[0]), -item[0].count("."))):
-        if any(
-            f"{inner}.".startswith(f"{held}.")
-            for inner in [*faulty, *apart, *without]
-            for held in (path, *_referred(node))
-        ):
+        held = (path, *_referred(node))
+        if any(f"{inner}.".startswith(f"{outer}.") for inner in faulty for outer in held):
             continue
         mistakes = attempt(partial(build, node), path, refusals)
         faulty += [path] * bool(mistakes)
