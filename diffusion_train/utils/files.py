@@ -65,10 +65,13 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 def publish(temporary: Path, path: Path) -> None:
     """Renames a complete file, or a folder of files, to `path` on the same file system, once all of it is on disk.
 
-    A file replaces a file, and a folder an empty folder; FileExistsError where `path` holds anything else.
+    A file replaces a file, and a folder an empty folder; FileExistsError where `path` holds anything else. A file may
+    be read and written by those who may the folder that it lay in.
     """
     for inner in temporary.rglob("*") if temporary.is_dir() else ():
         _flush(inner)
+    if temporary.is_file():  # which safetensors closes to all but this user
+        temporary.chmod(temporary.parent.stat().st_mode & 0o666)
     _flush(temporary)
     try:
         os.replace(temporary, path)
