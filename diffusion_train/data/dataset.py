@@ -30,7 +30,8 @@ from diffusion_train.data.shard.catalog import Located
 from diffusion_train.data.shard.catalog_builder import Shards, open_shards
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.data.storage.base import split_version
-from diffusion_train.data.storage.by_scheme import StorageByScheme, is_remote
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.urls import is_local
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
 
@@ -119,7 +120,7 @@ class ShardDataset:
             split_version(version)[0]
             for collection in collections
             for url, version in zip(collection.urls, collection.versions, strict=True)
-            if is_remote(url)
+            if not is_local(url)
         )
         cache = self.storage.cache
         if not num_bytes or not cache:

@@ -24,7 +24,7 @@ from diffusion_train.data.shard.problem import Problem
 from diffusion_train.data.storage.base import Stat, Storage
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.local import local_error
-from diffusion_train.data.storage.shard_file import ShardFile
+from diffusion_train.data.storage.shard_file import shard_file
 from diffusion_train.data.storage.urls import is_local, local_path
 from diffusion_train.utils.redact import redact_url
 
@@ -69,7 +69,7 @@ def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> 
 
 def _open(url: str, stat: Stat, storage: Storage) -> BinaryIO:
     if not is_local(url):
-        return ShardFile(storage, url, stat.version, stat.size)
+        return shard_file(storage, url, stat.version, stat.size)
     try:
         return open(local_path(url), "rb", _CHUNK)
     except OSError as error:
