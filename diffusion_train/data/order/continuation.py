@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_train.data.order.buckets import Buckets
 from diffusion_train.data.order.order import I64, Draws, Window, grouped
 from diffusion_train.data.order.permutation import mix
 
@@ -22,13 +22,7 @@ _CHUNK = 1 << 18  # draws walked at once
 _CHUNKS = 16  # or so many parts of a pass
 
 
-class BatchOrder(Protocol):
-    """`Draws` or `Buckets`."""
-
-    def walked(self, position: int, batch_size: int) -> list[tuple[Draws, int]]: ...
-
-
-def last_epochs(order: BatchOrder, earlier: I64, position: int, batch_size: int) -> I64:
+def last_epochs(order: Draws | Buckets, earlier: I64, position: int, batch_size: int) -> I64:
     """The last epoch in which each sample (n,) was drawn in the first `position` draws; `earlier` where it was not.
 
     Walks back from `position` until each sample was met: through two passes of the slowest source at most.
