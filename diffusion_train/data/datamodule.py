@@ -76,10 +76,6 @@ class DataModule(pl.LightningDataModule):
         return len(self.dataset)
 
     @property
-    def fingerprint(self) -> str:
-        return self.dataset.fingerprint
-
-    @property
     def description(self) -> str:
         return f"{self.num_samples:,} samples"
 
@@ -91,7 +87,7 @@ class DataModule(pl.LightningDataModule):
     @property
     def facts(self) -> dict[str, Any]:
         """For the record of a run: exactly which data, under which rights, goes into it."""
-        counts = {"fingerprint": self.fingerprint, "samples": self.num_samples, "held_out": len(self.holdout)}
+        counts = {"fingerprint": self.dataset.fingerprint, "samples": self.num_samples, "held_out": len(self.holdout)}
         buckets = {
             f"{height}x{width}": bucket.num_samples for bucket in self.occupancy() for height, width in [bucket.shape]
         }
@@ -111,15 +107,11 @@ class DataModule(pl.LightningDataModule):
         order = self.course.arrangement.description
         return {
             "seed": self.order.seed,
-            "data": self.fingerprint,
+            "data": self.dataset.fingerprint,
             "data.order": "; ".join([order, *([self.resolution.settings] if self.resolution else [])]),
             "data.captions": self.dataset.caption_settings,
             "data.batch_size": self.batch_size,
         }
-
-    def position(self, step: int) -> int:
-        """How many samples of the order went into the steps before `step`."""
-        return self.start_position + (step - self.start_step) * self.batch_size
 
     def go_on(self, step: int, position: int) -> None:
         """The loader's next batch is that of `step` and comes after `position` samples of the order."""
@@ -127,7 +119,8 @@ class DataModule(pl.LightningDataModule):
 
     def record(self, step: int) -> dict[str, Any]:
         """Plain data from which `resume` goes on after the steps before `step`."""
-        return {"cursor": self.position(step), "course": self.course.record(self.batch_size)}
+        position = self.start_position + (step - self.start_step) * self.batch_size
+        return {"cursor": position, "course": self.course.record(self.batch_size)}
 
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
         """Goes on from a checkpoint in `folder`; with another order from what that one left: see `Course`."""

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,8 @@ from diffusion_train.data.shard.catalog import Located
 from diffusion_train.data.shard.catalog_builder import Shards, open_shards
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.data.storage.base import split_version
-from diffusion_train.data.storage.by_scheme import StorageByScheme, is_remote
+from diffusion_train.data.storage.by_scheme import StorageByScheme
+from diffusion_train.data.storage.urls import is_local
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
 
@@ -63,7 +64,9 @@ class ShardDataset:
         self.chosen = (selection or Selection()).choose(self.collection, captions)
         self.samples, self.fingerprint = self._numbered(self.chosen.train)
         self.decoder = SampleDecoder(view, captions, dict(images or {}), verify)
-        self._warn_of_enlarged()
+        side = view.transform.image_size
+        if count := int((self.sizes().min(1) < side).sum()):
+            log.warning("%d of %d images are enlarged to data.image_size=%d", count, len(self), side)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -72,6 +75,9 @@ class ShardDataset:
         return self.begin(draws).finish()
 
     def begin(self, draws: Sequence[Draw]) -> Reading:
+        return self._begin(draws, self._decode_or_replace)
+
+    def _begin(self, draws: Sequence[Draw], decode: Callable[[Draw, str, Located, Members, bool], Sample]) -> Reading:
         located = self._locate(draws)
         flat = [one for members in located for one in members.values()]
         num_bytes, finish = self.storage.begin([range_ for range_, _ in flat])
@@ -81,9 +87,8 @@ class ShardDataset:
             is_sound = not self.decoder.verify or list(map(crc32, parts)) == [crc for _, crc in flat]
             rest = iter(parts)
             members = [{name: next(rest) for name in names} for names in located]
-            return list(
-                map(self._decode_or_replace, draws, self._keys(draws), located, members, itertools.repeat(is_sound))
-            )
+            keys = self.collection.keys(self._numbers(draws))
+            return list(map(decode, draws, keys, located, members, itertools.repeat(is_sound)))
 
         return Reading(num_bytes, samples)
 
@@ -97,29 +102,16 @@ class ShardDataset:
     def _numbers(self, draws: Sequence[Draw]) -> Indices:
         return self.samples[[draw.sample for draw in draws]]
 
-    def _keys(self, draws: Sequence[Draw]) -> list[str]:
-        return self.collection.keys(self._numbers(draws))
-
     def _decode_or_replace(self, draw: Draw, key: str, located: Located, members: Members, is_sound: bool) -> Sample:
         try:
             return self.decoder.decode(draw, key, located, members, is_sound)
         except BadSample as error:
-            return self._substitute(draw, error)
-
-    def _substitute(self, draw: Draw, bad: BadSample) -> Sample:
+            bad = error
         for attempt in range(_MAX_SUBSTITUTES):
             index = key_seed("substitute", self.fingerprint, draw.sample, attempt) % len(self.samples)
-            other = draw._replace(sample=index)
-            [located], [key] = self._locate([other]), self._keys([other])
-            parts = self.storage.read([range_ for range_, _ in located.values()])
-            members = dict(zip(located, parts, strict=True))
-            try:
-                return {
-                    **self.decoder.decode(other, key, located, members, not self.decoder.verify),
-                    "bad": bad.line(),
-                }
-            except BadSample:
-                continue
+            with suppress(BadSample):
+                [other] = self._begin([draw._replace(sample=index)], self.decoder.decode).finish()
+                return {**other, "bad": bad.line()}
         raise DataError(f"{bad}; none of {_MAX_SUBSTITUTES} other samples tried in its place can be read either")
 
     def lookahead(self, windows: Sequence[Window], fraction: float) -> Lookahead:
@@ -128,7 +120,7 @@ class ShardDataset:
             split_version(version)[0]
             for collection in collections
             for url, version in zip(collection.urls, collection.versions, strict=True)
-            if is_remote(url)
+            if not is_local(url)
         )
         cache = self.storage.cache
         if not num_bytes or not cache:
@@ -233,8 +225,3 @@ class ShardDataset:
             return samples, whole
         chosen = hashlib.sha256(samples.astype("<i8").tobytes()).hexdigest()
         return samples, hashlib.sha256(f"{whole} {chosen}".encode()).hexdigest()
-
-    def _warn_of_enlarged(self) -> None:
-        side = self.decoder.view.transform.image_size
-        if count := int((self.sizes().min(1) < side).sum()):
-            log.warning("%d of %d images are enlarged to data.image_size=%d", count, len(self), side)

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from diffusion_train.data.base import Batch, Dataset, Sample
-from diffusion_train.data.image.collate import stack
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.rank_batches import Plan
 from diffusion_train.utils.interruption import leave_signals_to_the_parent
@@ -23,7 +22,6 @@ def loader(batches: TorchDataset[Sample], num_workers: int, seed: int, pin_memor
     return DataLoader(
         batches,
         batch_sampler=_Numbers(),
-        collate_fn=stack,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         worker_init_fn=leave_signals_to_the_parent,  # Ctrl-C would end workers and then the run

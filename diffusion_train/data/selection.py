@@ -70,16 +70,13 @@ class Selection:
             raise DataError(f"data.shards: none of {len(kept)} samples is left ({reasons})")
         for reason, count in (+left_out).items():
             log.warning("%d of %d samples are left out: %s", count, len(kept), reason)
-        if collection.meta["num_ignored"]:
-            ignored = collection.meta["num_ignored"]
+        if ignored := collection.meta["num_ignored"]:
             log.warning("%d members of the shards are ignored: links, folders, hidden files", ignored)
         return Chosen(*self.split(collection, usable), problems, +left_out)
 
     def _whole(self, collection: Collection, captions: Captions) -> tuple[Mask, list[Problem]]:
         found = sample_faults(collection, captions)
-        faulty = np.zeros(len(collection), bool)
-        for _, _, mask in found:
-            faulty |= mask
+        faulty = np.any([mask for _, _, mask in found], axis=0)
         problems = [*collection.problems, *(one for fault in found for one in told(collection, *fault))]
         if problems and self.faults == "strict":
             error = DataError.listing(problems)

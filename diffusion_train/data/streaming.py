@@ -23,7 +23,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from diffusion_train.data.base import Batch, Sample
 from diffusion_train.data.batch_size import indivisible, wrong_sizes
 from diffusion_train.data.caption.captions import Captions
-from diffusion_train.data.image.collate import collate, stack, to_levels
+from diffusion_train.data.image.collate import collate, to_levels
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.loader import process
@@ -117,7 +117,6 @@ class StreamModule(pl.LightningDataModule):
             self.stream,
             batch_size=self.batch_size // world_size,
             num_workers=self.num_workers,
-            collate_fn=stack,
             pin_memory=cuda,
             worker_init_fn=leave_signals_to_the_parent,
         )

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
 from diffusion_train.autoencoder.base import Autoencoder
 from diffusion_train.data.base import Batch, IndexedData
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.collate import stack, to_levels
+from diffusion_train.data.image.collate import to_levels
 from diffusion_train.data.order.order import Draw, Shape
 from diffusion_train.data.precomputed.entries import Entries, EntryWriter
 from diffusion_train.data.precomputed.latents import PrecomputedLatents
@@ -143,7 +143,8 @@ class _ViewBatches(TorchDataset[Batch]):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> Batch:
-        return stack(self.dataset.read(self.views.draws(self.batches[number])))
+        batch: Batch = default_collate(self.dataset.read(self.views.draws(self.batches[number])))
+        return batch
 
 
 def _moments(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:

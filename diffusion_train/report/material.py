@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torch.utils.data import default_collate
 
 from diffusion_train import config
-from diffusion_train.data.image.collate import collate, stack
+from diffusion_train.data.image.collate import collate
 from diffusion_train.data.order.order import Draw
 from diffusion_train.metric.extractor import Extractor
 from diffusion_train.metric.near_duplicates import SIGNATURE, Signatures, signature
@@ -169,5 +170,5 @@ def _spread(dataset: Any, most: int, extractor: Extractor | None) -> Images:
         x: Tensor = collate(dataset.read([Draw(0, places[place])]))["x"][0]
         return x
 
-    batch = stack(beside) if beside else {"caption": [], "key": []}
+    batch = default_collate(beside) if beside else {"caption": [], "key": []}
     return Images(batch, len(dataset), together(*seen) if seen else None, picture)

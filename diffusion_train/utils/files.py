@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,17 +29,11 @@ def cache_folder() -> Path:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the name `path` once it is complete and on disk, and leaves nothing behind on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-    temporary = Path(name)
-    try:
-        os.close(handle)
+    with temporary_folder(path.parent) as folder:
+        temporary = folder / path.name
         with temporary.open("wb") as file:
             yield file
         publish(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -60,8 +54,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """A folder in `parent`, removed at the end with what has not been moved out of it."""
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
+    temporary = parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    temporary.mkdir(parents=True)
     try:
         yield temporary
     finally:
@@ -71,11 +65,13 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 def publish(temporary: Path, path: Path) -> None:
     """Renames a complete file, or a folder of files, to `path` on the same file system, once all of it is on disk.
 
-    A file replaces a file, and a folder an empty folder; FileExistsError where `path` holds anything else.
+    A file replaces a file, and a folder an empty folder; FileExistsError where `path` holds anything else. A file may
+    be read and written by those who may the folder that it lay in.
     """
     for inner in temporary.rglob("*") if temporary.is_dir() else ():
         _flush(inner)
-    temporary.chmod((0o777 if temporary.is_dir() else 0o666) & ~_umask())
+    if temporary.is_file():  # which safetensors closes to all but this user
+        temporary.chmod(temporary.parent.stat().st_mode & 0o666)
     _flush(temporary)
     try:
         os.replace(temporary, path)
@@ -132,12 +128,6 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _read(entry: Path) -> list[object]:

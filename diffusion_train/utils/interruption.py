@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 GRACE = 30.0  # seconds
-_OF_CLUSTERS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+_OF_CLUSTERS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(KeyboardInterrupt):

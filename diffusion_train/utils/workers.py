@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
@@ -101,16 +102,13 @@ def _serve(connection: Connection) -> None:
     """Until the other end is closed, by its process or by its death."""
     leave_signals_to_the_parent()
     function: Callable[[Any], Any] | None = None
-    try:
+    with suppress(EOFError, OSError):
         while True:
             given, task = connection.recv()
             function = given or function
             assert function
-            answer: tuple[Any, Exception | None] = (None, None)
             try:
-                answer = (function(task), None)
+                answer: tuple[Any, Exception | None] = (function(task), None)
             except Exception as error:  # noqa: BLE001 (the caller raises it)
                 answer = (None, error)
             connection.send(answer)
-    except (EOFError, OSError):
-        return

@@ -14,12 +14,13 @@ import tiny_pipelines
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from diffusion_train.autoencoder.kl import KL
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.collate import collate, stack
+from diffusion_train.data.image.collate import collate
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Draw, Order
@@ -124,7 +125,7 @@ def test_equal_whatever_is_drawn(tmp_path: Path, out: Path, pipeline: Path, crop
     before = with_latents(out, data, kl)
     for epoch in range(4):
         draws = [Draw(epoch, index) for index in (*range(8), 3)]
-        online, cached = collate(data.read(draws)), stack(before.read(draws))
+        online, cached = collate(data.read(draws)), default_collate(before.read(draws))
         assert {"x"} == online.keys() - cached.keys()
         assert {"moments", "target_size"} == cached.keys() - online.keys()
         for name in ("crop", "original_size", "index"):
@@ -180,7 +181,7 @@ def test_bad_samples_are_replaced_as_they_are_online(tmp_path: Path, out: Path, 
     assert len(list(out.glob("*.tar"))) == count
     check_complete(data, PrecomputedLatents(Entries(out), kl.fingerprint), module(data).shapes(), "encoded")
     draws = [Draw(0, index) for index in range(8)]
-    online, cached = collate(data.read(draws)), stack(with_latents(out, data, kl).read(draws))
+    online, cached = collate(data.read(draws)), default_collate(with_latents(out, data, kl).read(draws))
     assert online["bad"] == cached["bad"] != [""] * 8
     assert online["key"] == cached["key"]
     assert_close(latents(kl, cached, None), latents(kl, online, None))

@@ -8,15 +8,14 @@ cycle at random but evenly.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
-from diffusion_train.data.order.interleave import interleave
-from diffusion_train.data.order.order import I64, Draw, Draws, Shape, Window
+from diffusion_train.data.order.interleave import counts_before, interleave, row_of
+from diffusion_train.data.order.order import I64, Draw, Draws, Shape, Window, grouped
 from diffusion_train.utils.rng import key_seed
 
 
@@ -68,8 +67,7 @@ class Buckets:
         """The `indices` of each position."""
         bucket, batch = self._batches(np.array(positions, np.int64) // batch_size, batch_size)
         found: dict[int, list[Draw]] = {}
-        for number in np.unique(bucket).tolist():
-            its = np.flatnonzero(bucket == number)
+        for number, its in grouped(bucket):
             after = (batch[its] * batch_size).tolist()
             batches = self.draws[number].batches(after, batch_size, places, self.shapes[number])
             found |= zip(its.tolist(), batches, strict=True)
@@ -80,40 +78,36 @@ class Buckets:
 
     def walked(self, position: int, batch_size: int) -> list[tuple[Draws, int]]:
         """The first `position` draws as sequences with how far each was walked."""
-        step = position // batch_size
-        cycle = self._cycle_of(step, batch_size)
-        bucket, _ = self._of_cycle(cycle, batch_size, np.arange(step - sum(self._before(cycle, batch_size))))
-        batches = self._before(cycle, batch_size) + np.bincount(bucket, minlength=len(self.draws))
+        step, quotas = position // batch_size, self._quotas(batch_size)
+        cycle = row_of(step, quotas)
+        before = np.array(counts_before(cycle, quotas))
+        bucket, _ = self._of_cycle(cycle, quotas, np.arange(step - before.sum()))
+        batches = before + np.bincount(bucket, minlength=len(self.draws))
         return list(zip(self.draws, (batches * batch_size).tolist(), strict=True))
 
     def occupancy(self, batch_size: int) -> list[Occupancy]:
         return [
-            Occupancy(shape, draws.num_samples, batch_size, float(draws.epoch_size / Fraction(batch_size)))
-            for shape, draws in zip(self.shapes, self.draws, strict=True)
+            Occupancy(shape, draws.num_samples, batch_size, float(quota))
+            for shape, draws, quota in zip(self.shapes, self.draws, self._quotas(batch_size), strict=True)
         ]
 
     def _batches(self, steps: I64, batch_size: int) -> tuple[I64, I64]:
         """(bucket, number of the batch in its sequence) of steps (m,)."""
-        cycles = np.array([self._cycle_of(step, batch_size) for step in steps.tolist()])
+        quotas = self._quotas(batch_size)
+        cycles = np.array([row_of(step, quotas) for step in steps.tolist()])
         bucket, batch = np.empty_like(steps), np.empty_like(steps)
-        for cycle in np.unique(cycles).tolist():
-            now, before = cycles == cycle, np.array(self._before(cycle, batch_size))
-            bucket[now], rank = self._of_cycle(cycle, batch_size, steps[now] - before.sum())
+        for cycle, now in grouped(cycles):
+            before = np.array(counts_before(cycle, quotas))
+            bucket[now], rank = self._of_cycle(cycle, quotas, steps[now] - before.sum())
             batch[now] = before[bucket[now]] + rank
         return bucket, batch
 
-    def _of_cycle(self, cycle: int, batch_size: int, step: I64) -> tuple[I64, I64]:
+    def _of_cycle(self, cycle: int, quotas: Sequence[Fraction], step: I64) -> tuple[I64, I64]:
         """(bucket, how many of its batches come before) of the steps (m,) of a cycle, counted from its first."""
-        counts = np.subtract(self._before(cycle + 1, batch_size), self._before(cycle, batch_size))
+        counts = np.subtract(counts_before(cycle + 1, quotas), counts_before(cycle, quotas))
         key = np.full(len(step), key_seed("buckets", self.seed, cycle), np.uint64)
         return interleave(step, np.broadcast_to(counts[:, None], (len(counts), len(step))), key)
 
-    def _before(self, cycle: int, batch_size: int) -> list[int]:
-        """Batches of each bucket before a cycle."""
-        return [math.floor(cycle * draws.epoch_size / Fraction(batch_size)) for draws in self.draws]
-
-    def _cycle_of(self, step: int, batch_size: int) -> int:
-        cycle = step * batch_size // self.epoch_size
-        while sum(self._before(cycle + 1, batch_size)) <= step:
-            cycle += 1
-        return cycle
+    def _quotas(self, batch_size: int) -> list[Fraction]:
+        """Batches of each bucket in a cycle, on average."""
+        return [draws.epoch_size / Fraction(batch_size) for draws in self.draws]

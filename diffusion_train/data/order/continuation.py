@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_train.data.order.order import I64, Draws, Window
+from diffusion_train.data.order.buckets import Buckets
+from diffusion_train.data.order.order import I64, Draws, Window, grouped
 from diffusion_train.data.order.permutation import mix
 
 NEVER = -1  # the last epoch of a sample that was not drawn
@@ -22,13 +22,7 @@ _CHUNK = 1 << 18  # draws walked at once
 _CHUNKS = 16  # or so many parts of a pass
 
 
-class BatchOrder(Protocol):
-    """`Draws` or `Buckets`."""
-
-    def walked(self, position: int, batch_size: int) -> list[tuple[Draws, int]]: ...
-
-
-def last_epochs(order: BatchOrder, earlier: I64, position: int, batch_size: int) -> I64:
+def last_epochs(order: Draws | Buckets, earlier: I64, position: int, batch_size: int) -> I64:
     """The last epoch in which each sample (n,) was drawn in the first `position` draws; `earlier` where it was not.
 
     Walks back from `position` until each sample was met: through two passes of the slowest source at most.
@@ -67,7 +61,7 @@ def places_of(new: Names, old: Names) -> I64:
 
 def carry_over(newest: I64, places: I64) -> I64:
     """`newest` of the samples of another data set, which were at these places of the one before."""
-    return np.where(places < 0, NEW, newest[places]) if len(newest) else np.full(len(places), NEW)
+    return np.append(newest, NEW)[places]  # -1 is the last
 
 
 def numbered(names: Names) -> Names:
@@ -93,8 +87,7 @@ class Rest(Draws):
     def at(self, position: I64) -> tuple[I64, I64]:
         epochs, samples = np.empty_like(position), np.empty_like(position)
         part = np.searchsorted(self._ends, position, side="right")
-        for number in np.unique(part).tolist():
-            its = part == number
+        for number, its in grouped(part):
             begun = position[its] - (self._ends[number - 1] if number else 0)
             if number < len(self.parts):
                 epoch, draws = self.parts[number]

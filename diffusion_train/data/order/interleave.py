@@ -8,15 +8,31 @@ without it are placed so. So each stretch from the start holds a kind as often a
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_train.data.order.permutation import mix
+from diffusion_train.data.order.permutation import U64, mix
 
 I64 = NDArray[np.int64]
-U64 = NDArray[np.uint64]
 MAX_SLOTS = 2**32  # of a row: products of two numbers below stay within 64 bits
 _ONE = np.uint64(1)
+
+
+def counts_before(row: int, quotas: Sequence[Fraction]) -> list[int]:
+    """How often each kind has come before a row, of which it has its quota on average: what is no whole number adds up."""
+    return [math.floor(row * quota) for quota in quotas]
+
+
+def row_of(place: int, quotas: Sequence[Fraction]) -> int:
+    """The row of a place, where such rows follow one another."""
+    row = place // sum(quotas)
+    while sum(counts_before(row + 1, quotas)) <= place:
+        row += 1
+    return row
 
 
 def interleave(slot: I64, counts: I64, key: U64) -> tuple[I64, I64]:

@@ -41,8 +41,7 @@ class Roster:
         gone = [its for name, its in held.items() if name not in self.sources]
         for name, its in self._ranges():
             before = np.concatenate([np.arange(0), *([held[name]] if name in held else gone)])
-            found = places_of(self.names[its], old.names[before])
-            places[its] = np.where(found < 0, -1, np.append(before, -1)[found])
+            places[its] = np.append(before, -1)[places_of(self.names[its], old.names[before])]  # -1 is the last
         return places
 
     def _ranges(self) -> Iterator[tuple[str, I64]]:

@@ -16,8 +16,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from diffusion_train.data.order.interleave import MAX_SLOTS, interleave
-from diffusion_train.data.order.order import I64, Draws, Window
+from diffusion_train.data.order.interleave import MAX_SLOTS, counts_before, interleave, row_of
+from diffusion_train.data.order.order import I64, Draws, Window, grouped
 from diffusion_train.data.order.permutation import mix
 from diffusion_train.utils.rng import key_seed
 
@@ -39,12 +39,12 @@ class Mix(Draws):
 
     def at(self, position: I64) -> tuple[I64, I64]:
         source, place = np.empty_like(position), np.empty_like(position)
-        for epoch in range(self._epoch_of(int(position.min())), self._epoch_of(int(position.max())) + 1):
-            now = (position >= sum(self._before(epoch))) & (position < sum(self._before(epoch + 1)))
-            source[now], place[now] = self._within(epoch, position[now])
+        first, last = (row_of(int(end), self.quotas) for end in (position.min(), position.max()))
+        begins = [sum(counts_before(epoch, self.quotas)) for epoch in range(first + 1, last + 1)]
+        for further, its in grouped(np.searchsorted(begins, position, side="right")):
+            source[its], place[its] = self._within(first + further, position[its])
         epochs, samples = np.empty_like(position), np.empty_like(position)
-        for number in np.unique(source).tolist():
-            its = source == number
+        for number, its in grouped(source):
             epochs[its], samples[its] = self.sources[number].at(place[its])
         return epochs, samples
 
@@ -53,8 +53,8 @@ class Mix(Draws):
 
     def _within(self, epoch: int, position: I64) -> tuple[I64, I64]:
         """(source, position in its own sequence) of positions (m,) of one epoch of the mix."""
-        before = np.array(self._before(epoch))
-        draws = np.array(self._before(epoch + 1)) - before
+        before = np.array(counts_before(epoch, self.quotas))
+        draws = counts_before(epoch + 1, self.quotas) - before
         start = before.sum()
         source_start = start + np.cumsum(draws) - draws
         lane = position % self.num_lanes
@@ -63,16 +63,6 @@ class Mix(Draws):
         key = np.uint64(key_seed("mix", self.seed, epoch)) + lane.astype(np.uint64)
         source, rank = interleave((position - start) // self.num_lanes, counts, mix(key))
         return source, before[source] + first[source, np.arange(len(position))] + rank * self.num_lanes
-
-    def _before(self, epoch: int) -> list[int]:
-        """Draws of each source before an epoch."""
-        return [math.floor(epoch * quota) for quota in self.quotas]
-
-    def _epoch_of(self, position: int) -> int:
-        epoch = position // self.epoch_size
-        while sum(self._before(epoch + 1)) <= position:
-            epoch += 1
-        return epoch
 
 
 def repeats_of(

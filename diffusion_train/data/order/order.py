@@ -10,7 +10,7 @@ slot = one of a lane's turns, x = 0, 1, 2, ...
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
 from itertools import repeat
@@ -97,6 +97,12 @@ def positions_of(places: Sequence[int] | None, positions: Sequence[int], batch_s
     return np.array(positions, np.int64)[:, None] + chosen % width * num_lanes + chosen // width
 
 
+def grouped(numbers: I64) -> Iterator[tuple[int, I64]]:
+    """(number, where it stands) for each number among `numbers` (m,)."""
+    for number in np.unique(numbers).tolist():
+        yield number, np.flatnonzero(numbers == number)
+
+
 class Order(Draws):
     """Each of n samples once in positions n * epoch to n * (epoch + 1); `block_size` in samples, `window` in blocks."""
 
@@ -119,8 +125,7 @@ class Order(Draws):
     def at(self, position: I64) -> tuple[I64, I64]:
         epoch = position // self.num_samples
         sample = np.empty_like(epoch)
-        for number in np.unique(epoch).tolist():
-            now = epoch == number
+        for number, now in grouped(epoch):
             sample[now] = self.sequence(number, self._lane_by_lane(number, position[now]))
         return epoch, sample
 
@@ -130,7 +135,8 @@ class Order(Draws):
     def sequence(self, epoch: int, position: I64) -> I64:
         """Samples at positions (m,) of an epoch's shuffled sequence."""
         key, short = _epoch_key(self.seed, self.fingerprint, epoch, self._num_blocks)
-        first, last = self._window_of(position, short)
+        first = self._slot(position, short) // self.window * self.window  # slot of the window around each position
+        last = np.minimum(first + self.window, self._num_blocks)  # exclusive
         window_key = mix(key + (first // self.window).astype(np.uint64) + np.uint64(1))
         start = self._start(first, short)
         length = self._start(last, short) - start
@@ -157,11 +163,6 @@ class Order(Draws):
     def _slot(self, position: I64, short: int) -> I64:
         before = position < (short + 1) * self.block_size - self._missing
         return np.where(before, position, position + self._missing) // self.block_size
-
-    def _window_of(self, position: I64, short: int) -> tuple[I64, I64]:
-        """First and last (exclusive) slot of the window around each position."""
-        first = self._slot(position, short) // self.window * self.window
-        return first, np.minimum(first + self.window, self._num_blocks)
 
 
 class Subset(Draws):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from diffusion_train.data.order.buckets import Buckets
 from diffusion_train.data.order.continuation import NEVER, NEW, Rest
 from diffusion_train.data.order.mixture import Mix, repeats_of
-from diffusion_train.data.order.order import I64, Draws, Order, Shape, Subset
+from diffusion_train.data.order.order import I64, Draws, Order, Shape, Subset, grouped
 from diffusion_train.data.order.resolution import AspectRatios, nearest
 
 
@@ -93,9 +93,8 @@ class Arrangement:
         """The shapes of buckets, and which samples (m,) are in each that is not empty."""
         if sizes is None:
             raise ValueError("data.buckets.max_ratio: this data set has no images of known sizes; use 1")
-        bucket = nearest(sizes[:, 0], sizes[:, 1], self.shapes)
-        for number in np.unique(bucket).tolist():
-            yield self.shapes[number], np.flatnonzero(bucket == number)
+        for number, members in grouped(nearest(sizes[:, 0], sizes[:, 1], self.shapes)):
+            yield self.shapes[number], members
 
 
 def _mix(draws: Sequence[Draws], repeats: Sequence[Fraction]) -> Draws:

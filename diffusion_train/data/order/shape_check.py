@@ -25,18 +25,14 @@ def check_shapes(size: int, resolution: Resolution, factor: int, latent_shape: L
             return takes((side, side))
         return False
 
-    def refused(shapes: set[Shape]) -> list[Shape]:
-        return sorted(shape for shape in shapes if not takes(shape))
-
     wrong = []
     squares = {"data.image_size": {size}, "data.resolution": set(resolution.sizes) - {size}}
     for key, sizes in squares.items():
-        for height, width in refused({(side, side) for side in sizes}):
-            near = " or ".join(str(side) for side in _taken(height, takes_square))
-            wrong.append(f"{key}={width}: the network takes images whose sides it can divide by {factor}; use {near}")
-    if not wrong and (
-        stretched := refused({shape for one in resolution.sizes for shape in resolution.ratios.shapes(one)})
-    ):
+        for side in sorted(side for side in sizes if not takes((side, side))):
+            near = " or ".join(map(str, _taken(side, takes_square)))
+            wrong.append(f"{key}={side}: the network takes images whose sides it can divide by {factor}; use {near}")
+    shapes = {shape for one in resolution.sizes for shape in resolution.ratios.shapes(one)}
+    if not wrong and (stretched := sorted(shape for shape in shapes if not takes(shape))):
         listed = ", ".join(f"{width}x{height}" for height, width in stretched[:3])
         divisor = resolution.ratios.divisor
         use = next(side for side in range(divisor, 2**16) if takes_square(side))

@@ -9,9 +9,8 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from safetensors.torch import save
@@ -66,7 +65,7 @@ class Entries:
         return [members[EXTENSION] for members in self.collection.members_of(numbers, {EXTENSION})]
 
 
-class EntryWriter:
+class EntryWriter(AbstractContextManager["EntryWriter"]):
     """Writes entries to shards in `folder`, each whole with its index or not there; what was added is kept however `with` ends."""
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -74,12 +73,7 @@ class EntryWriter:
         self._waiting: dict[str, bytes] = {}
         self._num_bytes, self._since = 0, time.monotonic()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.flush()
 
     def add(self, address: str, tensors: Mapping[str, Tensor]) -> None:

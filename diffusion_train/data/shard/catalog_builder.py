@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,8 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
     for name, patterns in (shards if isinstance(shards, Mapping) else {"shards": shards}).items():
         found, faults = find_shards(patterns)
         sources[name], urls, problems = len(found), urls + found, problems + faults
-    answers = _probe(urls, storage)
+    with ThreadPoolExecutor(_PROBES) as pool:  # first of all, so that a wrong address or right is told at once
+        answers = list(pool.map(partial(_stat, storage), urls))
     stats = [answer for answer in answers if isinstance(answer, Stat)]
     if problems or len(stats) < len(urls):
         raise _unreadable(problems, zip(urls, answers, strict=True))
@@ -55,26 +55,22 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
     folder = cache_folder() / "collection" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     versions = [stat.version for stat in stats]
     with wait_for_lock(folder.with_suffix(".lock")):  # of several processes that start at once, one makes the tables
-        if whole := _kept(urls, versions, sources, folder):
-            return whole
-        try:
-            indexes = list(_indexes(urls, stats, storage))
-        except StorageError as error:  # read since the probe, and now out of reach
-            raise DataError(f"data.shards cannot be indexed: {error}") from error
-        meta, arrays = _joined(indexes)
-        if not len(arrays["hashes"]):
-            raise DataError.listing([problem for index in indexes for problem in index.problems])
-        written = keep(meta, arrays, folder)
-    return (written and _kept(urls, versions, sources, folder)) or Collection(urls, versions, sources, meta, arrays)
+        meta = kept(folder)
+        if meta is None:
+            try:
+                indexes = _indexes(urls, stats, storage)
+            except StorageError as error:  # read since the probe, and now out of reach
+                raise DataError(f"data.shards cannot be indexed: {error}") from error
+            made, arrays = _joined(indexes)
+            if not len(arrays["hashes"]):
+                raise DataError.listing([problem for index in indexes for problem in index.problems])
+            meta = kept(folder) if keep(made, arrays, folder) else None
+            if meta is None:
+                return Collection(urls, versions, sources, made, arrays)
+        return reopened(urls, versions, sources, meta, {}, folder)
 
 
-def _probe(urls: Sequence[str], storage: Storage) -> list[Stat | StorageError]:
-    """Size and version of every shard; the first thing a run does, so that a wrong address or right is told at once."""
-    with ThreadPoolExecutor(min(_PROBES, max(1, len(urls)))) as pool:
-        return list(pool.map(lambda url: _stat(url, storage), urls))
-
-
-def _stat(url: str, storage: Storage) -> Stat | StorageError:
+def _stat(storage: Storage, url: str) -> Stat | StorageError:
     try:
         return storage.stat(url)
     except StorageError as error:
@@ -93,25 +89,18 @@ def _unreadable(problems: Sequence[Problem], answers: Iterable[tuple[str, Stat |
     return error
 
 
-def _indexes(urls: Sequence[str], stats: Sequence[Stat], storage: Storage) -> Iterator[ShardIndex]:
+def _indexes(urls: Sequence[str], stats: Sequence[Stat], storage: Storage) -> list[ShardIndex]:
     """In order; shards without an index that fits are read by all cores at once."""
-    with ThreadPoolExecutor(min(_PROBES, max(1, len(urls)))) as pool:
-        kept = list(pool.map(lambda url, stat: load_index(url, stat, storage), urls, stats))
-    missing = [number for number, index in enumerate(kept) if index is None]
-    small = sum(stats[number].size for number in missing) < _SMALL and all(is_local(urls[number]) for number in missing)
-    built = _build([urls[number] for number in missing], storage, alone=small)
-    for number, index in zip(missing, built, strict=True):
-        kept[number] = index
-    return (index for index in kept if index is not None)
-
-
-def _build(urls: Sequence[str], storage: Storage, alone: bool) -> list[ShardIndex]:
-    """`alone`: by this process."""
-    num_workers = 0 if alone or len(urls) < 4 else min(available(), len(urls))
-    with Workers(num_workers) as workers:
-        built = workers.map(partial(_build_one, storage=storage), urls)
-        hidden = None if urls else True
-        return list(tqdm(built, "Indexing shards", len(urls), unit="shard", mininterval=0.5, disable=hidden))
+    with ThreadPoolExecutor(_PROBES) as pool:
+        found = list(pool.map(lambda url, stat: load_index(url, stat, storage), urls, stats))
+    missing = {url: stat.size for url, stat, index in zip(urls, stats, found, strict=True) if index is None}
+    alone = len(missing) < 4 or (sum(missing.values()) < _SMALL and all(map(is_local, missing)))
+    with Workers(0 if alone else min(available(), len(missing))) as workers:
+        built = workers.map(partial(_build_one, storage=storage), missing)
+        hidden = None if missing else True
+        bar = tqdm(built, "Indexing shards", len(missing), unit="shard", mininterval=0.5, disable=hidden)
+        made = dict(zip(missing, bar, strict=True))
+    return [made[url] if index is None else index for url, index in zip(urls, found, strict=True)]
 
 
 def _build_one(url: str, storage: Storage) -> ShardIndex:
@@ -123,11 +112,12 @@ def _joined(indexes: Sequence[ShardIndex]) -> tuple[dict[str, Any], dict[str, Ar
     extensions = _names(index.extensions for index in indexes)
     licenses = _names(index.licenses for index in indexes)
     counts = [len(index) for index in indexes]
-    members = [_renumbered(index.members, "ext", index.extensions, extensions) for index in indexes]
+    members = np.concatenate([index.members for index in indexes])
+    members["ext"] = np.concatenate([_places(index.members["ext"], index.extensions, extensions) for index in indexes])
     lengths = [np.diff(index.starts) for index in indexes]
     arrays: dict[str, Array] = {
         "shard_ends": np.cumsum(counts, dtype=np.int64),
-        "members": np.concatenate(members),
+        "members": members,
         "starts": np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)]),
         "keys": np.concatenate([index.keys for index in indexes]),
         "key_ends": np.cumsum(np.concatenate([np.diff(index.key_ends, prepend=0) for index in indexes])),
@@ -148,12 +138,6 @@ def _names(lists: Iterable[Sequence[str]]) -> dict[str, int]:
     return {name: number for number, name in enumerate(dict.fromkeys(name for names in lists for name in names))}
 
 
-def _renumbered(rows: Array, column: str, own: Sequence[str], common: Mapping[str, int]) -> Array:
-    rows = rows.copy()
-    rows[column] = _places(rows[column], own, common)
-    return rows
-
-
 def _places(values: Array, own: Sequence[str], common: Mapping[str, int]) -> NDArray[np.int32]:
     table = np.array([*(common[name] for name in own), -1], np.int32)  # -1 stays -1
     return table[values]
@@ -165,8 +149,3 @@ def _refuse_to_be_imported() -> None:
         raise RuntimeError(
             'several processes read the shards: put what your script does under `if __name__ == "__main__":`'
         )
-
-
-def _kept(urls: list[str], versions: list[str], sources: Mapping[str, int], folder: Path) -> Collection | None:
-    meta = kept(folder)
-    return None if meta is None else reopened(urls, versions, sources, meta, {}, folder)

@@ -33,7 +33,8 @@ def open_index(url: str | os.PathLike[str], storage: Storage | None = None) -> S
     """The kept index of the shard if it still fits, else a new one, kept. Raises StorageError."""
     url, storage = os.fspath(url), storage or StorageByScheme()
     stat = storage.stat(url)
-    return load_index(url, stat, storage) or keep_index(build_index(url, storage))
+    index = load_index(url, stat, storage)
+    return keep_index(build_index(url, storage)) if index is None else index
 
 
 def sidecars(url: str) -> list[str]:
@@ -50,11 +51,8 @@ def load_index(url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
     One beside a remote shard, uploaded with it, cannot know the store's version and fits by size; every sample's
     checksum is compared when it is read.
     """
-    for place in sidecars(url):
-        index = _loaded(place, url, stat, storage)
-        if index is not None:
-            return index
-    return None
+    indexes = (_loaded(place, url, stat, storage) for place in sidecars(url))
+    return next((index for index in indexes if index is not None), None)
 
 
 def _loaded(place: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | None:

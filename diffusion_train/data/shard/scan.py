@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -23,7 +24,7 @@ from diffusion_train.data.shard.problem import Problem
 from diffusion_train.data.storage.base import Stat, Storage
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.local import local_error
-from diffusion_train.data.storage.shard_file import ShardFile
+from diffusion_train.data.storage.shard_file import shard_file
 from diffusion_train.data.storage.urls import is_local, local_path
 from diffusion_train.utils.redact import redact_url
 
@@ -31,12 +32,17 @@ _KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]*)", re.DOTALL)
 _CHUNK = 1 << 20
 _Row = tuple[int, int, int, int, int, int, bytes]  # of MEMBER
 _MAX_JSON = 1 << 20
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
-_OTHERS = {
-    b"PK\x03\x04": "a zip archive",
-    b"PAR1": "a parquet file, as diffusion-train prepare source=parquet takes",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x89PNG": "a PNG image",
+_COMPRESSED = "compressed-shard", "compressed with {}: decompress it, samples are read by their place in the file"
+_OTHER = "not-a-tar", "not a tar but {}"
+_FORMATS = {  # by their first bytes
+    b"\x1f\x8b": ("gzip", *_COMPRESSED),
+    b"\x28\xb5\x2f\xfd": ("zstd", *_COMPRESSED),
+    b"BZh": ("bzip2", *_COMPRESSED),
+    b"\xfd7zXZ": ("xz", *_COMPRESSED),
+    b"PK\x03\x04": ("a zip archive", *_OTHER),
+    b"PAR1": ("a parquet file, as diffusion-train prepare source=parquet takes", *_OTHER),
+    b"\xff\xd8\xff": ("a JPEG image", *_OTHER),
+    b"\x89PNG": ("a PNG image", *_OTHER),
 }
 
 
@@ -63,7 +69,7 @@ def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> 
 
 def _open(url: str, stat: Stat, storage: Storage) -> BinaryIO:
     if not is_local(url):
-        return ShardFile(storage, url, stat.version, stat.size)
+        return shard_file(storage, url, stat.version, stat.size)
     try:
         return open(local_path(url), "rb", _CHUNK)
     except OSError as error:
@@ -116,7 +122,10 @@ class _Found:
             digest.update(data)
         if is_read and extension == "json" and (license := _license(data)):
             self.license_of[key] = license
-        width, height = _size(data) if is_read and extension != "json" else (0, 0)
+        width, height = 0, 0
+        if is_read and extension != "json":
+            with suppress(ImageError):
+                width, height = image_size(data)
         return crc, digest.digest(), width, height
 
     def index(self, stat: Stat) -> ShardIndex:
@@ -142,13 +151,6 @@ class _Found:
         )
 
 
-def _size(data: bytes) -> tuple[int, int]:
-    try:
-        return image_size(data)
-    except ImageError:
-        return 0, 0
-
-
 def _license(data: bytes) -> str | None:
     try:
         facts = json.loads(data)
@@ -163,13 +165,9 @@ def _other_file(file: BinaryIO, size: int) -> tuple[str, str] | None:
     head = file.read(16)
     if size == 0:
         return "empty-shard", "empty file"
-    for magic, kind in _COMPRESSED.items():
+    for magic, (kind, rule, detail) in _FORMATS.items():
         if head.startswith(magic):
-            detail = f"compressed with {kind}: decompress it, samples are read by their place in the file"
-            return "compressed-shard", detail
-    for magic, kind in _OTHERS.items():
-        if head.startswith(magic):
-            return "not-a-tar", f"not a tar but {kind}"
+            return rule, detail.format(kind)
     if head.lstrip().startswith(b"<"):
         return "not-a-tar", f"not a tar: starts with {head.lstrip().decode('ascii', 'replace')!r}"
     return None

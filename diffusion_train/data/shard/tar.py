@@ -6,6 +6,7 @@ Formats: ustar and pax (POSIX.1-2017, "pax Interchange Format"), GNU long names 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from tarfile import (
     GNUTYPE_LONGLINK,
@@ -21,7 +22,6 @@ from typing import BinaryIO
 
 BLOCK = 512
 _ZERO = bytes(BLOCK)
-_SEARCHED = 1 << 20  # bytes looked through at once, a multiple of BLOCK
 _MAX_EXTENDED = 1 << 20  # bytes of a long name or pax header; real ones are far below
 _WITHOUT_DATA = b"123456"  # links, devices, directories, pipes: whatever their size field says
 _EXTENDED = b"".join([XHDTYPE, SOLARIS_XHDTYPE, XGLTYPE, GNUTYPE_LONGNAME, GNUTYPE_LONGLINK])
@@ -81,7 +81,9 @@ def _walk(file: BinaryIO, offset: int, file_size: int) -> Iterator[Member]:
         header = _parse(block, offset)
         data = offset + BLOCK
         if header.type in _EXTENDED:
-            payload = _extended(file, data, file_size, header.size)
+            if header.size > _MAX_EXTENDED:
+                raise TarError(offset, f"an extended header of {header.size} bytes")
+            payload = _read(file, data, file_size, header.size, "extended header")
             if header.type == XGLTYPE:
                 pax_global |= _parse_pax(payload, data)
             elif header.type in XHDTYPE + SOLARIS_XHDTYPE:
@@ -151,12 +153,6 @@ def _parse_pax(payload: bytes, offset: int) -> dict[str, str]:
     return records
 
 
-def _extended(file: BinaryIO, offset: int, file_size: int, size: int) -> bytes:
-    if size > _MAX_EXTENDED:
-        raise TarError(offset - BLOCK, f"an extended header of {size} bytes")
-    return _read(file, offset, file_size, size, "extended header")
-
-
 def _skip_sparse_map(file: BinaryIO, member: Member, block: bytes, file_size: int) -> tuple[Member, int]:
     """GNU sparse members go on in blocks of their own before the data."""
     data = member.offset
@@ -171,12 +167,10 @@ def _verify_end(file: BinaryIO, offset: int, file_size: int) -> None:
     """Two blocks of zeros, then nothing but zeros."""
     _read(file, offset, file_size, 2 * BLOCK, "end of the archive")
     file.seek(offset)
-    at = offset
     while chunk := file.read(1 << 20):
-        if any(chunk):
-            first = at + next(i for i, byte in enumerate(chunk) if byte)
+        if rest := chunk.lstrip(b"\0"):
+            first = file.tell() - len(rest)
             raise TarError(first, "data after the end of the archive: joined or damaged tars", "trailing-data")
-        at += len(chunk)
 
 
 def _read(file: BinaryIO, offset: int, file_size: int, size: int, what: str) -> bytes:
@@ -190,25 +184,14 @@ def _read(file: BinaryIO, offset: int, file_size: int, size: int, what: str) -> 
 
 def _next_header(file: BinaryIO, start: int, file_size: int) -> int | None:
     """The first block from `start` on (a multiple of BLOCK) that names the format and has the checksum it states."""
-    magic_at, magic = 257, b"ustar"
-    for offset in range(start, file_size - BLOCK + 1, _SEARCHED):
-        file.seek(offset)
-        data = file.read(_SEARCHED)
-        at = data.find(magic)
-        while at >= 0:
-            begin = at - magic_at
-            if begin >= 0 and begin % BLOCK == 0 and _is_header(data[begin : begin + BLOCK]):
-                return offset + begin
-            at = data.find(magic, at + 1)
+    file.seek(start)
+    for offset in range(start, file_size, BLOCK):
+        block = file.read(BLOCK)
+        if block.startswith(b"ustar", 257):
+            with suppress(TarError):
+                _parse(block, offset)
+                return offset
     return None
-
-
-def _is_header(block: bytes) -> bool:
-    try:
-        _parse(block, 0)
-    except TarError:
-        return False
-    return len(block) == BLOCK
 
 
 def _after(data: int, size: int) -> int:

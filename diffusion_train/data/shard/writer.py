@@ -24,8 +24,14 @@ def write_shards(samples: Iterable[Sample], folder: Path, name: str, samples_per
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; shards are written into a folder of their own")
+    names: list[str] = []
+    rest = _checked(samples)
     with atomic_folder(folder) as temporary:
-        names = _write_all(_checked(samples), temporary, name, samples_per_shard)
+        while shard := list(itertools.islice(rest, samples_per_shard)):
+            names.append(shard_name(name, len(names)))
+            write_shard(shard, temporary / names[-1])
+        if not names:
+            raise ValueError(f"no samples to write as {name}-*.tar")
     paths = [folder / shard for shard in names]
     if not all(path.is_file() for path in paths):
         raise FileExistsError(f"{folder} holds other files, which another process wrote there meanwhile")
@@ -42,16 +48,6 @@ def write_shard(samples: Iterable[Sample], path: Path) -> None:
     ):
         for sample in samples:
             writer.write(sample)
-
-
-def _write_all(samples: Iterator[Sample], folder: Path, name: str, samples_per_shard: int) -> list[str]:
-    names: list[str] = []
-    while shard := list(itertools.islice(samples, samples_per_shard)):
-        names.append(shard_name(name, len(names)))
-        write_shard(shard, folder / names[-1])
-    if not names:
-        raise ValueError(f"no samples to write as {name}-*.tar")
-    return names
 
 
 def shard_name(name: str, number: int) -> str:

@@ -131,7 +131,6 @@ class Claim:
                 part.unlink()
         unlock(self._descriptor)  # a process forked meanwhile holds the descriptor too
         os.close(self._descriptor)
-        self._descriptor = None
 
 
 def _verified(path: Path, size: int, start: int, end: int) -> bytes | None:
@@ -176,8 +175,5 @@ def _is_named(descriptor: int, path: Path) -> bool:
 
 
 def _is_free(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return try_lock(descriptor)
-    finally:
-        os.close(descriptor)
+    with path.open("rb") as file:
+        return try_lock(file.fileno())

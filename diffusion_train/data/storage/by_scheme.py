@@ -11,7 +11,7 @@ from diffusion_train.data.storage.cached import CachedStorage
 from diffusion_train.data.storage.local import LocalStorage
 from diffusion_train.data.storage.remote import RemoteStorage
 from diffusion_train.data.storage.settings import StorageSettings
-from diffusion_train.data.storage.urls import scheme_of
+from diffusion_train.data.storage.urls import is_local
 
 
 class StorageByScheme:
@@ -31,7 +31,7 @@ class StorageByScheme:
         return self._remote.num_retries
 
     def stat(self, url: str) -> Stat:
-        return (self._local if scheme_of(url) == "file" else self._remote).stat(url)
+        return (self._local if is_local(url) else self._remote).stat(url)
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         return self.begin(ranges)[1]()
@@ -41,26 +41,21 @@ class StorageByScheme:
 
         What is in memory already, or may be in a cache, is not under way: it is read by that call.
         """
-        remote_urls = set(filter(is_remote, {part.url for part in ranges}))
+        remote_urls = {url for url in {part.url for part in ranges} if not is_local(url)}
         if not remote_urls:
             return self._local.advise(ranges), partial(self._local.read, ranges)
-        positions = [position for position, part in enumerate(ranges) if part.url in remote_urls]
-        remote = [ranges[position] for position in positions]
+        remote = [part for part in ranges if part.url in remote_urls]
         num_bytes = 0 if self.cache else sum(part.size for part in remote)
         finish = partial(self.cache.read, remote) if self.cache else self._remote.request(remote)
-        return num_bytes, lambda: self._with_local(ranges, dict(zip(positions, finish(), strict=True)))
+
+        def parts() -> list[bytes]:
+            fetched = iter(finish())
+            local = iter(self._local.read([part for part in ranges if part.url not in remote_urls]))
+            return [next(fetched if part.url in remote_urls else local) for part in ranges]
+
+        return num_bytes, parts
 
     def prefetch(self, ranges: Sequence[Range]) -> bool:
         """Begins to fetch what is remote into the cache; False where too much waits to be fetched already."""
         assert self.cache
-        return self.cache.fill(part for part in ranges if is_remote(part.url))
-
-    def _with_local(self, ranges: Sequence[Range], remote: dict[int, bytes]) -> list[bytes]:
-        """`remote` are the bytes of some ranges by position; those of the others are files."""
-        positions = [position for position in range(len(ranges)) if position not in remote]
-        local = dict(zip(positions, self._local.read([ranges[position] for position in positions]), strict=True))
-        return [(local if position in local else remote)[position] for position in range(len(ranges))]
-
-
-def is_remote(url: str) -> bool:
-    return ":" in url and scheme_of(url) != "file"
+        return self.cache.fill(part for part in ranges if not is_local(part.url))

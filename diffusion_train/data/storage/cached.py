@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from diffusion_train.data.storage.base import Range, Stat, Storage, check_inside, split_version
+from diffusion_train.data.storage.base import Range, Storage, check_inside, split_version
 from diffusion_train.data.storage.blocks import BlockFiles, Claim
 from diffusion_train.data.storage.prefetch import Prefetcher
 
@@ -51,13 +51,10 @@ class CachedStorage:
         self._patience = patience
         self._prefetcher = Prefetcher(self._fetch_absent)
 
-    def stat(self, url: str) -> Stat:
-        return self.storage.stat(url)
-
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         check_inside(ranges)
         windows = [window for position, part in enumerate(ranges) for window in self._windows(position, part)]
-        parts = [self._read_window(window) for window in windows]
+        parts = [self._kept(window.block, window.start, window.end) for window in windows]
         missing = dict.fromkeys(window.block for window, part in zip(windows, parts, strict=True) if part is None)
         fetched = self._fetch(missing)
         pieces: list[list[bytes]] = [[] for _ in ranges]
@@ -84,16 +81,13 @@ class CachedStorage:
             block = _Block(url, version, number, min(self.block_bytes, total - low))
             yield _Window(block, max(offset - low, 0), min(end - low, self.block_bytes), position)
 
-    def _read_window(self, window: _Window) -> bytes | None:
-        """None where the cache does not hold it."""
-        return self._files.read(window.block.name, window.block.size, window.start, window.end)
-
-    def _read_block(self, block: _Block) -> bytes | None:
-        return self._files.read(block.name, block.size, 0, block.size)
+    def _kept(self, block: _Block, start: int, end: int) -> bytes | None:
+        """None where the cache does not hold the block."""
+        return self._files.read(block.name, block.size, start, end)
 
     def _fetch_absent(self, blocks: Iterable[_Block]) -> None:
         """Those that nobody else is fetching."""
-        absent = [block for block in blocks if self._read_window(_Window(block, 0, 1, 0)) is None]
+        absent = [block for block in blocks if self._kept(block, 0, 1) is None]
         self._fetch_claimed({block: claim for block in absent if (claim := self._files.claim(block.name))})
 
     def _fetch(self, blocks: Iterable[_Block]) -> dict[_Block, bytes]:
@@ -108,7 +102,7 @@ class CachedStorage:
 
     def _fetch_claimed(self, claims: dict[_Block, Claim]) -> dict[_Block, bytes]:
         try:
-            bodies = {block: body for block in claims if (body := self._read_block(block)) is not None}
+            bodies = {block: body for block in claims if (body := self._kept(block, 0, block.size)) is not None}
             absent = [block for block in claims if block not in bodies]
             for block, body in zip(absent, self._request(absent), strict=True):
                 claims[block].keep(body)
@@ -120,7 +114,7 @@ class CachedStorage:
 
     def _fetch_other(self, block: _Block, until: float) -> bytes:
         while time.monotonic() < until:
-            if (body := self._read_block(block)) is not None:
+            if (body := self._kept(block, 0, block.size)) is not None:
                 return body
             if claim := self._files.claim(block.name):
                 return self._fetch_claimed({block: claim})[block]

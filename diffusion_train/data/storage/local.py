@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 import time
 from collections import OrderedDict
@@ -31,7 +32,7 @@ class LocalStorage:
             found = os.stat(local_path(url))
             if not stat.S_ISREG(found.st_mode):
                 raise StorageError(f"{url}: not a file")
-            _Descriptor(local_path(url))
+            _Descriptor(url)
         except OSError as error:
             raise local_error(url, error) from error
         return Stat(found.st_size, _version(found))
@@ -71,12 +72,10 @@ class LocalStorage:
 
     def _descriptor(self, url: str, version: str) -> _Descriptor:
         key = url, version
-        try:
+        with suppress(KeyError):  # never opened, or closed by another thread just now
             self._open.move_to_end(key)
             return self._open[key]
-        except KeyError:  # never opened, or closed by another thread just now
-            pass
-        file = self._open[key] = _open(url)
+        file = self._open[key] = _Descriptor(url)
         if len(self._open) > _MAX_OPEN:
             with suppress(KeyError):
                 self._open.popitem(last=False)
@@ -91,21 +90,17 @@ class _Descriptor:
 
     __slots__ = ("known", "number")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, url: str) -> None:
         self.known: tuple[int, int] | None = None  # size and time of change that are those of the version wanted
         self.number = -1
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.number = os.open(local_path(url), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise local_error(url, error) from error
 
     def __del__(self) -> None:
         if self.number >= 0:
             os.close(self.number)
-
-
-def _open(url: str) -> _Descriptor:
-    try:
-        return _Descriptor(local_path(url))
-    except OSError as error:
-        raise local_error(url, error) from error
 
 
 def _check(file: _Descriptor, url: str, version: str) -> None:
@@ -143,8 +138,6 @@ def local_error(url: str, error: OSError) -> StorageError:
 
 def _user() -> str:
     try:
-        import pwd
-
         return pwd.getpwuid(os.geteuid()).pw_name
-    except (ImportError, KeyError):
-        return str(getattr(os, "geteuid", lambda: "?")())
+    except KeyError:
+        return str(os.geteuid())

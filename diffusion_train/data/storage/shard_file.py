@@ -9,11 +9,9 @@ from diffusion_train.data.storage.base import Denied, Missing, Range, Storage, S
 from diffusion_train.utils.redact import redact_url
 
 
-class ShardFile(io.BufferedReader):
+def shard_file(storage: Storage, url: str, version: str, size: int, read_ahead: int = 1 << 22) -> io.BufferedReader:
     """One object, read only, `read_ahead` bytes at a time."""
-
-    def __init__(self, storage: Storage, url: str, version: str, size: int, read_ahead: int = 1 << 22) -> None:
-        super().__init__(_Raw(storage, url, version, size), read_ahead)
+    return io.BufferedReader(_Raw(storage, url, version, size), read_ahead)
 
 
 class _Raw(io.RawIOBase):

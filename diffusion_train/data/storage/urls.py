@@ -30,4 +30,4 @@ def local_path(url: str) -> str:
 
 
 def is_local(url: str) -> bool:
-    return scheme_of(url) == "file"
+    return ":" not in url or scheme_of(url) == "file"

@@ -125,7 +125,7 @@ def test_the_focal_point_is_in_the_middle_where_there_is_room(focal, left):
     assert ImageTransform(40, crop="focal")(wide, 0, 0, focal=focal)["crop"].tolist() == [0, left]
 
 
-@pytest.mark.parametrize("focal", [(float("nan"), 0.5), (0.5, float("inf")), (0.5,)], ids=str)
+@pytest.mark.parametrize("focal", [(float("nan"), 0.5), (0.5, float("inf")), (1e308, 0), (0.5,)], ids=str)
 def test_a_focal_point_that_is_none_is_a_fault_of_the_sample(focal):
     with pytest.raises(ImageError, match="focal point"):
         ImageTransform(40, crop="focal")(Image.new("RGB", (80, 40)), 0, 0, focal=focal)

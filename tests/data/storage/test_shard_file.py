@@ -12,12 +12,12 @@ from diffusion_train.data.shard import tar
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.storage.local import LocalStorage
 from diffusion_train.data.storage.remote import RemoteStorage
-from diffusion_train.data.storage.shard_file import ShardFile, read_whole
+from diffusion_train.data.storage.shard_file import read_whole, shard_file
 
 
 def _open(storage, url, read_ahead=1 << 22):
     size, version = storage.stat(url)
-    return ShardFile(storage, url, version, size, read_ahead)
+    return shard_file(storage, url, version, size, read_ahead)
 
 
 STEPS = st.lists(st.tuples(st.integers(-5, 60), st.sampled_from([0, 1, 2]), st.integers(-1, 30)), max_size=8)

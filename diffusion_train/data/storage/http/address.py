@@ -84,12 +84,8 @@ def _quoted(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, quote(parts.path, _PLAIN), quote(parts.query, _PLAIN), ""))
 
 
+@lru_cache(65536)
 def _proxy(url: str) -> str | None:
-    parts = urlsplit(url)
-    return _proxy_of_host(parts.scheme, parts.netloc.rpartition("@")[2])
-
-
-@lru_cache(1024)
-def _proxy_of_host(scheme: str, host: str) -> str | None:
     """HTTPS_PROXY, NO_PROXY and their like."""
-    return None if proxy_bypass(host) else getproxies().get(scheme)
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc.rpartition("@")[2]) else getproxies().get(parts.scheme)

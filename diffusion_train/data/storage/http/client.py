@@ -46,7 +46,11 @@ class Client:
         ) as self.session:
             self._ready.set()
             await self._end.wait()
-            await _given_up(asyncio.all_tasks() - {asyncio.current_task()})
+            # what was begun and is not waited for ends while its connections are still open, without a word
+            begun = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in begun:
+                task.cancel()
+            await asyncio.gather(*begun, return_exceptions=True)
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Raises RuntimeError once closed: a thread that reads ahead may come late."""
@@ -62,13 +66,6 @@ class Client:
             self._loop.call_soon_threadsafe(self._end.set)  # after all that was started
         if threading.current_thread() is not self._thread:
             self._thread.join()
-
-
-async def _given_up(tasks: set[asyncio.Task[Any]]) -> None:
-    """What was begun and is not waited for ends while its connections are still open, without a word."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class OwnClient:
