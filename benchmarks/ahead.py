@@ -33,7 +33,7 @@ from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.settings import StorageSettings
@@ -69,7 +69,7 @@ def main() -> None:
 
 def measured(urls: list[str], num_workers: int, storage: StorageByScheme) -> list[float]:
     dataset = ShardDataset(urls, View(ImageTransform(64)), storage=storage)
-    order = Arrangement(partial(Order, seed=0, window=24))
+    order = OrderSpec(partial(Order, seed=0, window=24))
     waits, batches = [], iter(DataModule(dataset, order, BATCH, num_workers=num_workers).train_dataloader())
     for _ in range(STEPS + 3):
         started = time.perf_counter()

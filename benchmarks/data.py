@@ -41,7 +41,7 @@ from diffusion_train.data.image.collate import collate
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Draw, Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.shard.writer import write_shards
 
 NUM_SAMPLES, FAR, MARK = 4000, 10_000_000, "webdataset"
@@ -71,7 +71,7 @@ class Ours(Peer):
         return count
 
     def restore(self, state: int) -> None:
-        self.data.go_on(0, state)
+        self.data.seek(0, state)
 
 
 LIBRARIES = {"ours": Ours, **PEERS}
@@ -167,7 +167,7 @@ def opened(name: str, folder: Path) -> Peer:
 
 def module(urls: list[str], view: type[View]) -> DataModule:
     dataset = ShardDataset(urls, view(ImageTransform(256)))
-    return DataModule(dataset, Arrangement(lambda **facts: Order(0, **facts)), BATCH_SIZE)
+    return DataModule(dataset, OrderSpec(lambda **facts: Order(0, **facts)), BATCH_SIZE)
 
 
 def by_us(samples: Iterator[Sample]) -> Iterator[dict[str, Any]]:

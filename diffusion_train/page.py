@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from diffusion_train.utils.text import shown
+from diffusion_train.utils.text import printable
 
 _LONGEST = 4000  # characters of one value; `| cut(n)` for less
 
@@ -64,7 +64,7 @@ def _environment(package: str, finalize: Callable[[object], object], autoescape:
 
 
 def _cut(value: object, length: int) -> str:
-    return shown(str(value), length)
+    return printable(str(value), length)
 
 
 def _code(value: object) -> Markup:
@@ -73,11 +73,11 @@ def _code(value: object) -> Markup:
 
 
 def _on_one_line(value: object) -> str:
-    return shown(" ".join(str(value).split()), _LONGEST)
+    return printable(" ".join(str(value).split()), _LONGEST)
 
 
 def _printable(value: object) -> object:
-    return value if isinstance(value, Markup) else shown(str(value), _LONGEST)
+    return value if isinstance(value, Markup) else printable(str(value), _LONGEST)
 
 
 def _markdown_text(value: object) -> object:

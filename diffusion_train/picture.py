@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from diffusion_train.utils.text import shown
+from diffusion_train.utils.text import printable
 
 
 def to_image(x: Tensor) -> Image.Image:
@@ -44,7 +44,7 @@ def grid(images: Tensor, captions: Sequence[str], num_columns: int, min_side: in
         left = gap + (number % num_columns) * cell_w
         top = gap + (number // num_columns) * cell_h
         canvas.paste(to_image(x).resize((width, height), Image.Resampling.NEAREST), (left, top))
-        for row, text in enumerate(_lines(shown(" ".join(caption.split()), 200), font, width)):
+        for row, text in enumerate(_lines(printable(" ".join(caption.split()), 200), font, width)):
             draw.text((left, top + height + 1 + row * line), text, fill="black", font=font)
     return canvas
 

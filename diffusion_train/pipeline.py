@@ -52,12 +52,12 @@ class Pipeline:
         """
         if negative_prompt is not None and not self.conditioner.reads_captions:
             raise ValueError(f"negative_prompt={negative_prompt}: this run reads no captions; leave it out")
-        batch_size = batch_size or fitting(self.shape)
+        batch_size = batch_size or default_batch_size(self.shape)
         batch = {"target_size": torch.tensor(self.shape[-2:]).expand(len(seeds), -1)} | batch
         parts = [range(start, min(start + batch_size, len(seeds))) for start in range(0, len(seeds), batch_size)]
         with evaluating(self.network, self.conditioner):
             rows = [
-                self._sample(take(batch, part), Rng.for_samples([seeds[row] for row in part]), negative_prompt)
+                self._sample(select_rows(batch, part), Rng.for_samples([seeds[row] for row in part]), negative_prompt)
                 for part in parts
             ]
         return torch.cat([samples.float().cpu() for samples in rows]) if rows else torch.empty(0, *self.shape)
@@ -97,12 +97,12 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             module.train(mode)
 
 
-def fitting(shape: Sequence[int]) -> int:
+def default_batch_size(shape: Sequence[int]) -> int:
     """How many samples of a shape (C, H, W) are worked on at once unless somebody says."""
     return max(1, min(_MOST_ROWS, _MOST_PIXELS // math.prod(shape[1:])))
 
 
-def take(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+def select_rows(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
     """Some rows of a batch of tensors and lists."""
     return {
         name: value[torch.as_tensor(rows)] if isinstance(value, Tensor) else [value[row] for row in rows]

@@ -21,7 +21,7 @@ from diffusion_train.conditioner.none import NoCondition
 from diffusion_train.data.base import Dataset
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.order.order import Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.diffusion.parameterization import V
 from diffusion_train.diffusion.process import GaussianDiffusion
@@ -75,7 +75,7 @@ def points_run(
     torch.manual_seed(seed)
     data = DataModule(
         dataset or PointsDataset("two_moons", num_samples, num_holdout=5),
-        Arrangement(functools.partial(Order, seed=seed)),
+        OrderSpec(functools.partial(Order, seed=seed)),
         batch_size=batch_size,
         num_workers=num_workers,
     )

@@ -26,7 +26,7 @@ from PIL import Image
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.order.order import Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.shard.writer import write_shards
 from diffusion_train.data.storage.remote import RemoteStorage
 from diffusion_train.data.storage.settings import StorageSettings
@@ -257,10 +257,10 @@ def global_batches() -> Callable[[ShardDataset, Sequence[tuple[int, int, int]]],
     """Keys of the global batches of a run that goes on through stages of (ranks, workers, steps)."""
 
     def run(dataset: ShardDataset, stages: Sequence[tuple[int, int, int]]) -> list[list[str]]:
-        data = DataModule(dataset, Arrangement(partial(Order, seed=0, block_size=4, window=2)), batch_size=8)
+        data = DataModule(dataset, OrderSpec(partial(Order, seed=0, block_size=4, window=2)), batch_size=8)
         step, batches = 0, []
         for ranks, data.num_workers, steps in stages:
-            data.go_on(step, 8 * step)
+            data.seek(step, 8 * step)
             shares = []
             for rank in range(ranks):
                 strategy = SimpleNamespace(root_device=torch.device("cpu"))

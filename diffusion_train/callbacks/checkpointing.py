@@ -15,7 +15,7 @@ from diffusion_train import __version__
 from diffusion_train.callbacks.bad_samples import TooManyBadSamples
 from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.data.storage.base import StorageError
-from diffusion_train.data.synchronized_loader import StoppedTogether
+from diffusion_train.data.synchronized_loader import StoppedOnAllRanks
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.training.checkpoint import by_step, mismatch, peek, read_facts, step_name
@@ -88,7 +88,7 @@ class Checkpointing(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self.saved_step, self.saved_last_step = trainer.global_step, trainer.max_steps
         if trainer.is_global_zero:
-            trainer.datamodule.keep(self.folder)  # type: ignore[attr-defined]
+            trainer.datamodule.save_manifest(self.folder)  # type: ignore[attr-defined]
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step % self.every_n_steps == 0:
@@ -105,7 +105,7 @@ class Checkpointing(pl.Callback):
         Of several processes all must have stopped between the same steps; where one alone fails, as in a callback, the
         others wait for it and nothing can be saved.
         """
-        together = trainer.world_size == 1 or isinstance(exception, (StoppedTogether, TooManyBadSamples))
+        together = trainer.world_size == 1 or isinstance(exception, (StoppedOnAllRanks, TooManyBadSamples))
         is_new = 0 <= self.saved_step < trainer.global_step
         saves = isinstance(exception, (StorageError, TooManyBadSamples)) and not isinstance(exception, NotSaved)
         if saves and together and is_new:
@@ -147,7 +147,7 @@ class Checkpointing(pl.Callback):
         for path in by_step(self.folder)[self.num_kept :]:
             path.unlink(missing_ok=True)
         with suppress(ValueError, RuntimeError, OSError):  # one that cannot be read may need any of it
-            datamodule.forget(self.folder, map(read_facts, self.folder.glob("*.ckpt")))
+            datamodule.prune_manifests(self.folder, map(read_facts, self.folder.glob("*.ckpt")))
 
     def _point_last_at(self, name: str) -> None:
         temporary = self.folder / f"{TEMPORARY}last.ckpt"
@@ -179,7 +179,7 @@ class Checkpointing(pl.Callback):
         before, now = saved["identity"], _identity(precision, data)
         changed = [name for name, value in now.items() if before[name] != value]
         if refused := [name for name in changed if name not in self.allow_mismatch]:
-            then = f": {data.going_on}" if set(changed) & set(_ORDER) else ""
+            then = f": {data.resume_policy}" if set(changed) & set(_ORDER) else ""
             raise mismatch({name: (before[name], now[name]) for name in refused}, changed, then)
 
 

@@ -15,7 +15,7 @@ from diffusion_train.guidance.base import Guidance
 from diffusion_train.metric.extractor import Extractor
 from diffusion_train.metric.kid import KID
 from diffusion_train.metric.retrieval import Retrieval
-from diffusion_train.pipeline import take
+from diffusion_train.pipeline import select_rows
 from diffusion_train.sampler.base import Sampler
 
 
@@ -47,7 +47,7 @@ class Quality(Scheduled):
         count = min(self.num_samples, len(real["index"]))
         rows = [place * len(real["index"]) // count for place in range(count)]  # spread over the data
         with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
-            samples = sample_shared(trainer, pipeline, take(real, rows), rows)
+            samples = sample_shared(trainer, pipeline, select_rows(real, rows), rows)
         if trainer.is_global_zero:
             scalars = self._figures(samples, real["x"], rows)
             log(trainer, scalars)

@@ -12,7 +12,7 @@ from diffusion_train import picture
 from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared, show_samples
 from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.guidance.base import Guidance
-from diffusion_train.pipeline import take
+from diffusion_train.pipeline import select_rows
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.sampler.base import Sampler
 
@@ -47,7 +47,7 @@ class SampleGrid(Scheduled):
         seeds = [self.seed + row % self.num_samples for row in range(len(rows))]
         with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
             samples = sample_shared(
-                trainer, pipeline, take(conditions, rows), seeds, negative_prompt=self.negative_prompt
+                trainer, pipeline, select_rows(conditions, rows), seeds, negative_prompt=self.negative_prompt
             )
         if trainer.is_global_zero:
             captions = [conditions["caption"][row] for row in rows]

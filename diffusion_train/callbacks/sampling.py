@@ -16,7 +16,7 @@ from diffusion_train.callbacks.progress import say
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.logger.image import log_image
 from diffusion_train.picture import save_png
-from diffusion_train.pipeline import Pipeline, take
+from diffusion_train.pipeline import Pipeline, select_rows
 from diffusion_train.sampler.base import Sampler
 
 
@@ -39,7 +39,7 @@ def sample_shared(
 ) -> Tensor:
     """All ranks sample their share of the rows; every rank gets all of them, (N, ...) on the CPU."""
     mine = range(trainer.global_rank, len(seeds), trainer.world_size)
-    samples = pipeline.sample(take(batch, mine), [seeds[row] for row in mine], batch_size, negative_prompt)
+    samples = pipeline.sample(select_rows(batch, mine), [seeds[row] for row in mine], batch_size, negative_prompt)
     everything = torch.empty(len(seeds), *pipeline.shape)
     for rank, part in enumerate(gather(trainer, samples)):
         everything[rank :: trainer.world_size] = part

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusion_train.callbacks.scalars import log
 from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
-from diffusion_train.pipeline import evaluating, fitting, take
+from diffusion_train.pipeline import default_batch_size, evaluating, select_rows
 from diffusion_train.training.module import check_latents, finite_rows
 from diffusion_train.utils.rng import Rng
 from diffusion_train.utils.tensor import widest_dtype
@@ -46,7 +46,7 @@ class Validation(Scheduled):
         averages = module.ema.names
         names = ["val/noise_mse", "val/noise_mse_ema", *(f"val/noise_mse_ema_{name}" for name in averages[1:])]
         contexts = [nullcontext(), *(module.ema.averaged(number) for number in range(len(averages)))]
-        batch_size = self.batch_size or fitting(held_out["x"].shape[1:])
+        batch_size = self.batch_size or default_batch_size(held_out["x"].shape[1:])
         scalars: dict[str, float] = {}
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             for name, weights in zip(names, contexts, strict=True):
@@ -67,7 +67,7 @@ class Validation(Scheduled):
     def _errors(self, module: Any, prepared: dict[str, Tensor], rows: range) -> Tensor:
         """Row r is sample r // num_levels at level r % num_levels; -> noise MSE (len(rows),)."""
         samples, levels = zip(*(divmod(row, self.num_levels) for row in rows), strict=True)
-        cond = {name: value.to(module.device) for name, value in take(prepared, samples).items()}
+        cond = {name: value.to(module.device) for name, value in select_rows(prepared, samples).items()}
         x0 = cond.pop("x0").to(widest_dtype(module.network))
         log_snr = torch.linspace(-self.max_log_snr, self.max_log_snr, self.num_levels)[list(levels)]
         t = module.diffusion.schedule.t_at(log_snr).to(x0.device)
@@ -80,7 +80,7 @@ def _prepared(module: Any, held_out: dict[str, Any], batch_size: int) -> dict[st
     """`x0` and conditions of all samples, encoded once for every level and average; on the CPU."""
     parts = []
     for rows in torch.arange(len(held_out["index"])).split(batch_size):
-        batch = take(held_out, rows.tolist())
+        batch = select_rows(held_out, rows.tolist())
         x0, cond = module.prepare({k: v.to(module.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
         check_latents(batch["key"], finite_rows(x0).tolist())
         parts.append({name: value.cpu() for name, value in {"x0": x0, **cond}.items()})

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.order.buckets import Buckets, Occupancy
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.selection import (
     Indices,
     Mask,
@@ -95,12 +95,12 @@ def licenses(collection: Collection) -> Iterator[Problem]:
             yield Problem(f"{term}-license", "", f"{name}: {count:,} sample(s)")
 
 
-def occupancy(collection: Collection, train: Indices, arrangement: Arrangement, batch_size: int) -> list[Occupancy]:
+def occupancy(collection: Collection, train: Indices, order_spec: OrderSpec, batch_size: int) -> list[Occupancy]:
     """How the buckets of the training samples fare; none where all images have one shape."""
-    if len(arrangement.shapes) == 1 or not len(train):
+    if len(order_spec.shapes) == 1 or not len(train):
         return []
     chosen = np.stack(sizes(collection), 1)[train]
-    order = arrangement(collection.fingerprint, per_source(collection, train), chosen)
+    order = order_spec(collection.fingerprint, per_source(collection, train), chosen)
     assert isinstance(order, Buckets)
     return order.occupancy(batch_size)
 

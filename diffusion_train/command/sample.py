@@ -13,7 +13,7 @@ from diffusion_train.assembly import load_pipeline, reads
 from diffusion_train.data.caption.prompt_list import read_prompts
 from diffusion_train.data.image.collate import collate
 from diffusion_train.data.image.decode import decode_image
-from diffusion_train.pipeline import take
+from diffusion_train.pipeline import select_rows
 from diffusion_train.run_folder import weights_file
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import file_sha256
@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> int:
     refuse_older(Path(ask.out), file_names(len(rows), ask.num_samples))
     pipeline = load_pipeline(Path(ask.run), cfg, device=best_device())
     seeds = [ask.seed + number % ask.num_samples for number in range(len(rows))]
-    samples = pipeline.sample(take(conditions, rows), seeds, ask.batch_size, negative_prompt)
+    samples = pipeline.sample(select_rows(conditions, rows), seeds, ask.batch_size, negative_prompt)
     facts = {
         "run": str(cfg.name),
         "weights": file_sha256(file)[:16],

@@ -24,7 +24,7 @@ from diffusion_train.config.resolve_data import resolve_data
 from diffusion_train.config.training_config import DRY_BUILT, SETTINGS
 from diffusion_train.data.data_settings import DataSettings
 from diffusion_train.data.storage.base import StorageError
-from diffusion_train.data.synchronized_loader import StoppedTogether
+from diffusion_train.data.synchronized_loader import StoppedOnAllRanks
 from diffusion_train.page import plain
 from diffusion_train.pretrained import origin
 from diffusion_train.report.brand_report import write_report
@@ -125,7 +125,7 @@ def fit(run: TrainingRun) -> Exit:
         print(error, file=sys.stderr)
         return _common(run, Exit.NUMERICAL)
     except (StorageError, TooManyBadSamples) as error:
-        together = isinstance(error, (NotSaved, StoppedTogether, TooManyBadSamples))
+        together = isinstance(error, (NotSaved, StoppedOnAllRanks, TooManyBadSamples))
         if run.trainer.is_global_zero or not together:
             reason = str(error).strip().splitlines()[-1]  # a worker process sends its whole traceback
             what = "" if isinstance(error, NotSaved) else "data: "

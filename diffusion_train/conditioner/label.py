@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from diffusion_train.conditioner.base import Cond, Conditioner
-from diffusion_train.utils.tensor import sent
+from diffusion_train.utils.tensor import to_device
 
 
 class Label(Conditioner):
@@ -35,7 +35,7 @@ class Label(Conditioner):
             label = torch.tensor([self._number(caption) for caption in batch["caption"]])
         if label.numel() and not 0 <= int(label.min()) <= int(label.max()) <= self.num_classes:
             raise ValueError(f"a label outside 0 ... {self.num_classes}: {label.tolist()}")
-        return {"label": sent(label, self.place.device, torch.int64)}
+        return {"label": to_device(label, self.place.device, torch.int64)}
 
     def _number(self, caption: str) -> int:
         if caption.strip() not in self.numbers:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusion_train.conditioner.base import Cond, Conditioner, entry
-from diffusion_train.utils.tensor import sent
+from diffusion_train.utils.tensor import to_device
 
 
 class Precomputed(Conditioner):
@@ -52,7 +52,7 @@ class Precomputed(Conditioner):
         return value
 
     def _moved(self, name: str, value: Tensor) -> Tensor:
-        return sent(value, self.place.device, torch.bool if name.endswith("_mask") else self.place.dtype)
+        return to_device(value, self.place.device, torch.bool if name.endswith("_mask") else self.place.dtype)
 
 
 def _nothing(name: str, shape: tuple[int, ...]) -> Tensor:

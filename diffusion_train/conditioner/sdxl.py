@@ -25,7 +25,7 @@ from diffusion_train.conditioner.text.transformers_encoder import (
     no_pool,
     projected_pool,
 )
-from diffusion_train.utils.tensor import sent
+from diffusion_train.utils.tensor import to_device
 
 _AT_ONCE = 64  # captions whose first half is kept until the second one is there; whole batches of the encoders
 
@@ -113,7 +113,7 @@ def _size(batch: dict[str, Any], device: torch.device) -> Tensor:
         raise ValueError("SDXL needs 'target_size' (B, 2) or images 'x' in the batch")
     target = batch["target_size"] if "target_size" in batch else torch.tensor([batch["x"].shape[-2:]])
     original, crop = batch.get("original_size", target), batch.get("crop", torch.zeros_like(target))
-    parts = [sent(part, device, torch.float32) for part in (original, crop, target)]
+    parts = [to_device(part, device, torch.float32) for part in (original, crop, target)]
     rows = max(map(len, parts))
     return torch.cat([part.expand(rows, 2) for part in parts], 1)
 

@@ -115,7 +115,7 @@ class TrainingData(Protocol):
         """What there is to train on, in words."""
 
     @property
-    def going_on(self) -> str:
+    def resume_policy(self) -> str:
         """Which samples come next where a run resumes with other data, in words."""
 
     @property
@@ -139,10 +139,10 @@ class TrainingData(Protocol):
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
         """Continues from the record of a checkpoint in `folder`."""
 
-    def keep(self, folder: Path) -> None:
+    def save_manifest(self, folder: Path) -> None:
         """Writes beside the checkpoints what `resume` needs of them."""
 
-    def forget(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    def prune_manifests(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Removes from there what `resume` needs of none of `records`, those of all checkpoints that are left."""
 
     def examples(self, num_samples: int) -> Batch:

@@ -19,7 +19,7 @@ from diffusion_train.data.image.decode import WHITE, Animated
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.image.transform import Aligned, Crop, ImageTransform
 from diffusion_train.data.order.order import Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.order.resolution import AspectRatios, Resolution
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.data.selection import Faults, Selection
@@ -136,9 +136,9 @@ class ShardData(ImageData):
     def selection(self) -> Selection:
         return Selection(self.holdout, self.min_side, self.max_aspect, self.allowed_licenses, self.faults)
 
-    def order_spec(self) -> Arrangement:
+    def order_spec(self) -> OrderSpec:
         order = partial(Order, seed=self.seed, block_size=self.block_size, window=self.window, num_lanes=self.num_lanes)
-        return Arrangement(order, self.repeats, self.weights, self.buckets, self.image_size)
+        return OrderSpec(order, self.repeats, self.weights, self.buckets, self.image_size)
 
     def image_sizes(self) -> Resolution:
         return Resolution(self.image_size if self.resolution is None else self.resolution, self.buckets)
@@ -163,5 +163,5 @@ class PointsData(DataSettings):
 
     def datamodule(self) -> DataModule:
         dataset = PointsDataset(self.kind, self.num_samples, self.seed, self.holdout)
-        order_spec = Arrangement(partial(Order, seed=self.seed, num_lanes=self.num_lanes))
+        order_spec = OrderSpec(partial(Order, seed=self.seed, num_lanes=self.num_lanes))
         return DataModule(dataset, order_spec, **self.sizes)

@@ -19,8 +19,8 @@ from diffusion_train.data.image.collate import collate, to_levels
 from diffusion_train.data.loader import BatchDataset, loader, process
 from diffusion_train.data.order.buckets import Buckets, Occupancy
 from diffusion_train.data.order.order import Draw, Draws, Shape
-from diffusion_train.data.order.order_spec import Arrangement
-from diffusion_train.data.order.order_state import Course
+from diffusion_train.data.order.order_spec import OrderSpec
+from diffusion_train.data.order.order_state import OrderState
 from diffusion_train.data.order.resolution import Resolution
 from diffusion_train.data.rank_batches import RankBatches
 from diffusion_train.data.read_ahead import ReadAhead
@@ -39,12 +39,14 @@ class DataModule(pl.LightningDataModule):
     `num_repeated_batches` goes over the first so many batches again and again: a network must learn them by heart.
     """
 
-    going_on = "what the pass at hand has not drawn yet comes first, with the samples that are new, then whole passes"
+    resume_policy = (
+        "what the pass at hand has not drawn yet comes first, with the samples that are new, then whole passes"
+    )
 
     def __init__(
         self,
         dataset: Dataset,
-        arrangement: Arrangement,
+        order_spec: OrderSpec,
         batch_size: int,
         micro_batch_size: int | None = None,
         num_workers: int = 0,
@@ -54,7 +56,7 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         self.dataset = dataset
         self.holdout = dataset.holdout()
-        self.course = Course(dataset, arrangement)
+        self.order_state = OrderState(dataset, order_spec)
         self.resolution = resolution
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
@@ -99,12 +101,12 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def order(self) -> Draws | Buckets:
-        return self.course.order
+        return self.order_state.order
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides, with the position, which samples a batch holds."""
-        order = self.course.arrangement.description
+        order = self.order_state.order_spec.description
         return {
             "seed": self.order.seed,
             "data": self.dataset.fingerprint,
@@ -113,26 +115,26 @@ class DataModule(pl.LightningDataModule):
             "data.batch_size": self.batch_size,
         }
 
-    def go_on(self, step: int, position: int) -> None:
+    def seek(self, step: int, position: int) -> None:
         """The loader's next batch is that of `step` and comes after `position` samples of the order."""
         self.start_step, self.start_position = step, position
 
     def record(self, step: int) -> dict[str, Any]:
         """Plain data from which `resume` goes on after the steps before `step`."""
         position = self.start_position + (step - self.start_step) * self.batch_size
-        return {"cursor": position, "course": self.course.record(self.batch_size)}
+        return {"cursor": position, "course": self.order_state.record(self.batch_size)}
 
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
-        """Goes on from a checkpoint in `folder`; with another order from what that one left: see `Course`."""
-        self.go_on(step, self.course.resume(record["course"], record["cursor"], self.batch_size, folder))
+        """Goes on from a checkpoint in `folder`; with another order from what that one left: see `OrderState`."""
+        self.seek(step, self.order_state.resume(record["course"], record["cursor"], self.batch_size, folder))
 
-    def keep(self, folder: Path) -> None:
+    def save_manifest(self, folder: Path) -> None:
         """Writes beside the checkpoints what `resume` needs of them."""
-        self.course.keep(folder)
+        self.order_state.save_manifest(folder)
 
-    def forget(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    def prune_manifests(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Removes from there what `resume` needs of none of `records`, those of all checkpoints that are left."""
-        self.course.forget(folder, (record["course"] for record in records))
+        self.order_state.prune_manifests(folder, (record["course"] for record in records))
 
     def check(self, world_size: int = 1) -> None:
         """Raises ValueError with all that cannot be done with these sizes on so many processes."""
@@ -195,7 +197,7 @@ class DataModule(pl.LightningDataModule):
         """Every shape that training draws images in, and which samples (m,) it draws in it."""
         buckets: list[tuple[Shape | None, NDArray[np.int64]]] = [(None, np.arange(self.num_samples))]
         if isinstance(self.order, Buckets):
-            buckets = list(self.course.arrangement.sorted(image_sizes(self.dataset)))
+            buckets = list(self.order_state.order_spec.sorted(image_sizes(self.dataset)))
         if self.resolution is None:
             height, width = self.shape[1:]
             return [(shape or (height, width), samples) for shape, samples in buckets]

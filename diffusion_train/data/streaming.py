@@ -51,7 +51,7 @@ class StreamModule(pl.LightningDataModule):
 
     problems: Sequence[Problem] = ()
     num_samples = 0  # nobody knows
-    going_on = "samples are drawn anew"
+    resume_policy = "samples are drawn anew"
 
     def __init__(
         self,
@@ -94,10 +94,10 @@ class StreamModule(pl.LightningDataModule):
     def record(self, step: int) -> dict[str, Any]:
         return {"cursor": step * self.batch_size}
 
-    def keep(self, folder: Path) -> None:
+    def save_manifest(self, folder: Path) -> None:
         """Nothing: what was drawn cannot be told."""
 
-    def forget(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    def prune_manifests(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """There is nothing to remove."""
 
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:

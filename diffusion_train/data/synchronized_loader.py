@@ -13,16 +13,16 @@ from diffusion_train.data.storage.base import StorageError
 T = TypeVar("T")
 
 
-class StoppedTogether(StorageError):
+class StoppedOnAllRanks(StorageError):
     """Raised by every process at the same step, after the storage of one of them failed."""
 
 
 def together(loader: Iterable[T]) -> Iterable[T]:
     """`loader`, on which the processes of a group agree; itself where there is none."""
-    return Together(loader) if dist.is_initialized() and dist.get_world_size() > 1 else loader
+    return SynchronizedLoader(loader) if dist.is_initialized() and dist.get_world_size() > 1 else loader
 
 
-class Together(Iterable[T]):
+class SynchronizedLoader(Iterable[T]):
     """Items of `loader`, each after all processes have theirs; otherwise all of them raise.
 
     StoppedTogether names the process and its fault where the fault is a StorageError. Any other is raised where it came
@@ -67,4 +67,4 @@ class Together(Iterable[T]):
             raise fault
         rank, (of_storage, reason) = next((rank, one) for rank, one in enumerate(told) if one)
         text = f"process {rank} of {len(told)} cannot read its data: {reason}"
-        raise (StoppedTogether if of_storage else RuntimeError)(text) from fault
+        raise (StoppedOnAllRanks if of_storage else RuntimeError)(text) from fault

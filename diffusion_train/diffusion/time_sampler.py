@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusion_train.diffusion.schedule.base import Schedule
 from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule
 from diffusion_train.utils.rng import Rng
-from diffusion_train.utils.tensor import sent
+from diffusion_train.utils.tensor import to_device
 
 
 class TimeSampler(ABC):
@@ -27,7 +27,7 @@ class TimeSampler(ABC):
 
         In float64 and then rounded: in float32 a function's last bit depends on a number's place in the tensor.
         """
-        return sent(self(rng.uniform("time").double()).float(), device)
+        return to_device(self(rng.uniform("time").double()).float(), device)
 
     def conflicts(self, schedule: Schedule) -> list[str]:
         """Why this cannot be used with `schedule`, and what to do; empty where it can."""
@@ -108,7 +108,7 @@ class Stratified(TimeSampler):
         return self.time_sampler(u)
 
     def draw(self, rng: Rng, device: torch.device | str = "cpu") -> Tensor:
-        return sent(self(rng.stratified("time").double()).float(), device)
+        return to_device(self(rng.stratified("time").double()).float(), device)
 
     def conflicts(self, schedule: Schedule) -> list[str]:
         return self.time_sampler.conflicts(schedule)

@@ -25,7 +25,7 @@ from diffusion_train.data.precomputed.entries import Entries, EntryWriter
 from diffusion_train.data.precomputed.latents import PrecomputedLatents
 from diffusion_train.encode.rank import Rank
 from diffusion_train.utils.interruption import leave_signals_to_the_parent
-from diffusion_train.utils.text import shown
+from diffusion_train.utils.text import printable
 
 _AT_ONCE = 4096  # samples looked up together
 
@@ -158,7 +158,7 @@ def _moments(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
 def _check_finite(moments: Tensor, keys: list[str]) -> None:
     finite = moments.isfinite().flatten(1).all(1)
     if not finite.all():
-        names = ", ".join(shown(key) for key, good in zip(keys, finite.tolist(), strict=True) if not good)
+        names = ", ".join(printable(key) for key, good in zip(keys, finite.tolist(), strict=True) if not good)
         raise ValueError(f"the autoencoder answers no numbers for the samples {names}")
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from diffusion_train.utils.text import shown
+from diffusion_train.utils.text import printable
 
 
 def log_image(loggers: Iterable[Logger], name: str, path: Path, caption: str, step: int) -> None:
     """The picture of a file, with its caption, to every logger that shows pictures; the others leave it out."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path)], step, caption=[shown(caption, 1000)])
+            logger.log_image(name, [str(path)], step, caption=[printable(caption, 1000)])

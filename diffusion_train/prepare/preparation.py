@@ -25,7 +25,7 @@ from diffusion_train.prepare.shard_sample import Rules
 from diffusion_train.prepare.source.base import REASONS, STATE, Entry, LeftOut, Source, refuse
 from diffusion_train.prepare.work import Outcome, keep_index, make_all
 from diffusion_train.utils.files import atomic_file
-from diffusion_train.utils.text import shown
+from diffusion_train.utils.text import printable
 from diffusion_train.utils.workers import Workers, available
 
 LEFT_OUT = "left_out.jsonl"
@@ -83,7 +83,7 @@ class Preparation:
                     workers.later(keep_index, ledger.out / done.shard)
             run = _Run(self, source, ledger, workers)
             try:
-                run.go_on()
+                run.seek()
             except TooManyFaults:
                 write_left_out(ledger, run.details)
                 raise
@@ -141,7 +141,7 @@ class _Run:
         self.num_faults = ledger.last.num_faults
         self.details = Details()
 
-    def go_on(self) -> None:
+    def seek(self) -> None:
         self._refuse_faults(self.ledger.last.num_entries)
         if self.ledger.parts and self.ledger.last.shard is None:
             return
@@ -218,7 +218,7 @@ def reasons(all_details: Iterable[Details]) -> str:
     for details in all_details:
         for name, reason, detail, count in details.left_out:
             counts[reason] += count
-            examples.setdefault(reason, f"{name!r}{f' ({shown(detail, 200)})' if detail else ''}")
+            examples.setdefault(reason, f"{name!r}{f' ({printable(detail, 200)})' if detail else ''}")
     return "\n".join(
         f"    {count:,} {reason}: {REASONS[reason].meaning}; first {examples[reason]}"
         for reason, count in counts.most_common()

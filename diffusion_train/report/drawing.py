@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_train.metric.extractor import Extractor
-from diffusion_train.pipeline import Pipeline, fitting, take
+from diffusion_train.pipeline import Pipeline, default_batch_size, select_rows
 from diffusion_train.report.album import Album
 from diffusion_train.report.material import (
     GENERAL,
@@ -64,11 +64,11 @@ class Artist:
         self, pipeline: Pipeline, prompts: Prompts, rows: Sequence[int], seeds: Sequence[int], keep: bool = False
     ) -> tuple[Seen, list[str]]:
         """-> what was seen of the samples, and where `keep` is set their names in the album."""
-        batch_size = self.settings.batch_size or fitting(pipeline.shape)
+        batch_size = self.settings.batch_size or default_batch_size(pipeline.shape)
         seen, names = [], []
         for start in range(0, len(rows), batch_size):
             part = slice(start, start + batch_size)
-            samples = pipeline.sample(take(prompts.conditions, rows[part]), seeds[part], batch_size).clamp(-1, 1)
+            samples = pipeline.sample(select_rows(prompts.conditions, rows[part]), seeds[part], batch_size).clamp(-1, 1)
             seen.append(see(samples, self.extractor))
             names += [self.album.keep(x) for x in samples] if keep else []
         return together(*seen), names

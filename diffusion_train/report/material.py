@@ -19,7 +19,7 @@ from diffusion_train.data.order.order import Draw
 from diffusion_train.metric.extractor import Extractor
 from diffusion_train.metric.near_duplicates import SIGNATURE, Signatures, signature
 from diffusion_train.picture import to_image
-from diffusion_train.pipeline import take
+from diffusion_train.pipeline import select_rows
 
 GENERAL = (  # for a base whose own captions are not here
     "a photo of a dog", "a bowl of fruit on a table", "a city street at night", "a portrait of an old man",
@@ -128,7 +128,7 @@ def choose_prompts(given: Sequence[str], sources: Sequence[tuple[Images, str]], 
             first = {text: row for row, text in reversed(list(enumerate(images.batch["caption"])))}
             rows, count = sorted(first.values()), min(most, len(first))
             batch = {name: values for name, values in images.batch.items() if name not in _SIZES}
-            return Prompts(take(batch, [rows[place * len(rows) // count] for place in range(count)]), origin)
+            return Prompts(select_rows(batch, [rows[place * len(rows) // count] for place in range(count)]), origin)
     return Prompts({"caption": []}, "none")
 
 

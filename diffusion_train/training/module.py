@@ -19,8 +19,8 @@ from diffusion_train.training.ema import EMA
 from diffusion_train.training.optimizer import Optimization
 from diffusion_train.training.weights import checkpoint_weights, load_exactly, trainable_modules, trainable_state
 from diffusion_train.utils.rng import Rng, key_seed
-from diffusion_train.utils.tensor import Arriving
-from diffusion_train.utils.text import shown
+from diffusion_train.utils.tensor import AsyncCopy
+from diffusion_train.utils.text import printable
 
 Batch = dict[str, Any]
 
@@ -161,12 +161,12 @@ class DiffusionModule(pl.LightningModule):
         self.skipped_in_a_row = checkpoint["skipped_in_a_row"]
 
 
-def finite_rows(latents: Tensor) -> Arriving:
+def finite_rows(latents: Tensor) -> AsyncCopy:
     """(B, ...) -> (B,): which rows are numbers throughout."""
-    return Arriving(latents.isfinite().flatten(1).all(1))
+    return AsyncCopy(latents.isfinite().flatten(1).all(1))
 
 
 def check_latents(keys: Iterable[str], finite: Iterable[bool]) -> None:
     """Raises ValueError that names the samples whose latents are not finite."""
-    if wrong := [shown(key) for key, row in zip(keys, finite, strict=True) if not row]:
+    if wrong := [printable(key) for key, row in zip(keys, finite, strict=True) if not row]:
         raise ValueError(f"the autoencoder answers no numbers for the samples {', '.join(wrong)}")

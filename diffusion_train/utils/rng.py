@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_train.utils.tensor import sent
+from diffusion_train.utils.tensor import to_device
 
 KeyPart = int | str
 Key = tuple[KeyPart, ...]
@@ -58,7 +58,7 @@ class Rng:
 
     def uniform(self, purpose: str, device: torch.device | str = "cpu") -> Tensor:
         """(B,) in [0, 1), float32."""
-        return sent(torch.tensor([_unit(purpose, *key) for key in self.rows], dtype=torch.float32), device)
+        return to_device(torch.tensor([_unit(purpose, *key) for key in self.rows], dtype=torch.float32), device)
 
     def stratified(self, purpose: str, device: torch.device | str = "cpu") -> Tensor:
         """(B,) in [0, 1): one number in each of `num_places` equal strata of the global batch, all with one shared shift.
@@ -67,7 +67,7 @@ class Rng:
         """
         shift = _unit(purpose, *self.batch)
         values = [(shift + place / self.num_places) % 1.0 for place in self.places]
-        return sent(torch.tensor(values, dtype=torch.float32).clamp_max_(_BELOW_ONE), device)
+        return to_device(torch.tensor(values, dtype=torch.float32).clamp_max_(_BELOW_ONE), device)
 
 
 _BELOW_ONE = 1 - 2**-24  # the largest float32 below 1

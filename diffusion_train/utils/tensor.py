@@ -24,7 +24,7 @@ def widest_dtype(network: nn.Module) -> torch.dtype:
     return reduce(torch.promote_types, {parameter.dtype for parameter in network.parameters()})
 
 
-def sent(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor on `device`, without waiting for what a GPU has yet to do: from memory that it copies by itself."""
     device, tensor = torch.device(device), tensor.to(dtype or tensor.dtype)
     if device.type != "cuda" or tensor.is_cuda:
@@ -32,7 +32,7 @@ def sent(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None =
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-class Arriving:
+class AsyncCopy:
     """A tensor on its way to the CPU: reading it waits for what the device had to do until then, not for what came after."""
 
     def __init__(self, tensor: Tensor) -> None:

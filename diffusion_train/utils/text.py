@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 
 
-def shown(text: str, length: int = 80) -> str:
+def printable(text: str, length: int = 80) -> str:
     """At most `length` characters of `text`, in which everything that does not print is escaped.
 
     That is: control characters, those that change the direction of writing or are not seen, line ends, surrogates.

@@ -86,7 +86,7 @@ def _needed(run_dir: Path) -> set[str]:
 
 
 def test_a_roster_goes_with_the_last_checkpoint_that_needs_it(tmp_path: Path, run_points) -> None:
-    def go_on(max_steps: int) -> set[str]:
+    def seek(max_steps: int) -> set[str]:
         last = tmp_path / "checkpoints" / "last.ckpt"
         run_points(tmp_path, max_steps, every_n_steps=2, resume=last, num_samples=50, allow_mismatch=("data",))
         return _rosters(tmp_path)
@@ -94,9 +94,9 @@ def test_a_roster_goes_with_the_last_checkpoint_that_needs_it(tmp_path: Path, ru
     run_points(tmp_path, 4, every_n_steps=2)
     [old] = _rosters(tmp_path)
     (tmp_path / "checkpoints" / "roster-of-before.npz").touch()  # as of a run that was killed between the two
-    assert go_on(6) == _needed(tmp_path)
+    assert seek(6) == _needed(tmp_path)
     assert old in _needed(tmp_path)
-    assert go_on(8) == _needed(tmp_path)
+    assert seek(8) == _needed(tmp_path)
     assert len(_needed(tmp_path)) == 1
 
 

@@ -13,7 +13,7 @@ from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.order.resolution import AspectRatios, Resolution
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.data.selection import Selection
@@ -21,7 +21,7 @@ from diffusion_train.data.storage.base import StorageError
 
 
 def _points(num_samples=20, batch_size=6, num_lanes=1, **options):
-    order = Arrangement(partial(Order, seed=0, block_size=4, window=2, num_lanes=num_lanes))
+    order = OrderSpec(partial(Order, seed=0, block_size=4, window=2, num_lanes=num_lanes))
     return DataModule(PointsDataset("spiral", num_samples, num_holdout=5), order, batch_size, **options)
 
 
@@ -29,7 +29,7 @@ def _points(num_samples=20, batch_size=6, num_lanes=1, **options):
 def make_images(make_shards):
     def make(**options):
         dataset = ShardDataset(make_shards(14, 4), View(ImageTransform(16, flip=True)), selection=Selection(holdout=2))
-        return DataModule(dataset, Arrangement(partial(Order, seed=0, block_size=2, window=2)), 4, **options)
+        return DataModule(dataset, OrderSpec(partial(Order, seed=0, block_size=2, window=2)), 4, **options)
 
     return make
 
@@ -64,7 +64,7 @@ def test_a_restart_goes_on_with_the_same_batches(start):
     data = _points()
     whole = _indices(_take(data, 12))
     assert whole == [[draw.sample for draw in data.order.indices(6 * step, 6)] for step in range(12)]
-    data.go_on(start, 6 * start)
+    data.seek(start, 6 * start)
     assert _indices(_take(data, 12 - start)) == whole[start:]
 
 
@@ -166,7 +166,7 @@ def test_held_out_samples_come_in_their_order_and_no_more_than_there_are():
     assert data.held_out(3)["index"].tolist() == [0, 1, 2]
     assert len(data.held_out(99)["index"]) == 5
     assert not torch.isin(data.held_out(5)["x"], data.examples(20)["x"]).any()
-    assert DataModule(PointsDataset("spiral", 8), Arrangement(partial(Order, seed=0)), 4).held_out(3) is None
+    assert DataModule(PointsDataset("spiral", 8), OrderSpec(partial(Order, seed=0)), 4).held_out(3) is None
 
 
 def test_examples_are_spread_over_the_data():
@@ -187,9 +187,9 @@ def make_wide_and_tall(make_tar, make_png):
 
     def make(world_size=1, rank=0, **options):
         ratios = AspectRatios(2, 4)
-        arrangement = Arrangement(partial(Order, seed=0, block_size=2, window=2), ratios=ratios, image_size=16)
+        order_spec = OrderSpec(partial(Order, seed=0, block_size=2, window=2), ratios=ratios, image_size=16)
         dataset = ShardDataset(path, View(ImageTransform(16)))
-        data = DataModule(dataset, arrangement, 4, resolution=Resolution([[0, 16], [9, 32]], ratios), **options)
+        data = DataModule(dataset, order_spec, 4, resolution=Resolution([[0, 16], [9, 32]], ratios), **options)
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)
         return data
@@ -215,7 +215,7 @@ def test_buckets_and_resolutions_are_shared_out_and_gone_on_with_exactly(make_wi
     shares = [[batch["key"] for batch in _take(make_wide_and_tall(2, rank), 12)] for rank in range(2)]
     assert [one + two for one, two in zip(*shares, strict=True)] == whole
     later = make_wide_and_tall(num_workers=1)
-    later.go_on(7, 28)
+    later.seek(7, 28)
     batches = _take(later, 5)
     assert [batch["key"] for batch in batches] == whole[7:]
     assert (
@@ -227,6 +227,6 @@ def test_a_bucket_smaller_than_a_batch_is_told(make_wide_and_tall, caplog):
     data = make_wide_and_tall()
     assert sum(data.facts["buckets"].values()) == 30
     assert not caplog.text
-    small = DataModule(data.dataset, Arrangement(partial(Order, seed=0), ratios=AspectRatios(2, 4), image_size=16), 20)
+    small = DataModule(data.dataset, OrderSpec(partial(Order, seed=0), ratios=AspectRatios(2, 4), image_size=16), 20)
     assert len(small.occupancy()) == 3
     assert "fewer than data.batch_size=20: a batch holds some of them 2 times" in caplog.text

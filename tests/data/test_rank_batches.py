@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_train.data.order.buckets import Buckets
-from diffusion_train.data.order.continuation import Rest
+from diffusion_train.data.order.continuation import Remainder
 from diffusion_train.data.order.mixture import Mix
 from diffusion_train.data.order.order import Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.order.resolution import AspectRatios, Resolution
 from diffusion_train.data.rank_batches import Plan, RankBatches
 
@@ -24,15 +24,15 @@ ORDERS = {
     "mixed": (Mix, {"repeats": {"a": 1.3, "b": 0.4}}, None),
     "buckets": (Buckets, {"ratios": RATIOS, "image_size": 32}, None),
     "mixed in buckets": (Buckets, {"weights": {"a": 1, "b": 3}, "ratios": RATIOS, "image_size": 32}, None),
-    "what is left of a pass": (Rest, {}, np.arange(57) % 3),
+    "what is left of a pass": (Remainder, {}, np.arange(57) % 3),
 }
 
 
 def _order(name, lanes):
     kind, options, newest = ORDERS[name]
-    arrangement = Arrangement(partial(Order, seed=3, block_size=4, window=3, num_lanes=lanes), **options)
+    order_spec = OrderSpec(partial(Order, seed=3, block_size=4, window=3, num_lanes=lanes), **options)
     sources = SOURCES if kind in (Mix, Buckets) else {"a": 57}
-    order = arrangement("data", sources, np.random.default_rng(0).integers(20, 60, (57, 2)), newest)
+    order = order_spec("data", sources, np.random.default_rng(0).integers(20, 60, (57, 2)), newest)
     assert isinstance(order, kind)
     return order
 

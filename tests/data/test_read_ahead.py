@@ -24,7 +24,7 @@ from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.storage.base import Missing, Range, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.local import LocalStorage
@@ -50,7 +50,7 @@ def make_data(make_shards, server):
         if folder := options.get("cache_folder"):
             shutil.rmtree(folder, ignore_errors=True)  # which making the index has filled
         return DataModule(
-            dataset, Arrangement(partial(Order, seed=0, block_size=4, window=2)), 4, num_workers=num_workers
+            dataset, OrderSpec(partial(Order, seed=0, block_size=4, window=2)), 4, num_workers=num_workers
         )
 
     return make
@@ -80,7 +80,7 @@ def test_batches_are_the_same_bit_for_bit(make_data, tmp_path, num_workers, cach
 def test_a_restart_elsewhere_reads_what_is_due_there(make_data):
     data = make_data()
     whole = [batch["key"] for batch in _take(data, 9)]
-    data.go_on(5, 20)
+    data.seek(5, 20)
     assert [batch["key"] for batch in _take(data, 4)] == whole[5:]
 
 
@@ -100,7 +100,7 @@ def test_files_in_memory_are_read_in_their_turn_and_ahead_once_reading_has_waite
     """To look up batches early would only take time."""
     data = DataModule(
         ShardDataset(list(map(str, make_shards(24, 4))), View(ImageTransform(16))),
-        Arrangement(partial(Order, seed=0)),
+        OrderSpec(partial(Order, seed=0)),
         4,
     )
     begin, storage, begun = StorageByScheme.begin, data.dataset.storage, []
@@ -242,7 +242,7 @@ def test_repeated_requests_are_counted_in_the_metrics(make_data, server, tmp_pat
 def test_coming_batches_of_local_files_are_told_to_the_system(make_shards, monkeypatch, ahead_bytes, first):
     storage = StorageByScheme(StorageSettings(ahead_bytes=ahead_bytes))
     dataset = ShardDataset(make_shards(100, 20), View(ImageTransform(16)), storage=storage)
-    loader = DataModule(dataset, Arrangement(partial(Order, 0)), 4).train_dataloader()
+    loader = DataModule(dataset, OrderSpec(partial(Order, 0)), 4).train_dataloader()
     told: list[int] = []
     monkeypatch.setattr(LocalStorage, "advise", lambda self, ranges: told.append(len(ranges)) or len(ranges))
     batches = iter(loader)

@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 
 from diffusion_train.data.storage.base import Denied
-from diffusion_train.data.synchronized_loader import StoppedTogether, Together
+from diffusion_train.data.synchronized_loader import StoppedOnAllRanks, SynchronizedLoader
 from diffusion_train.utils.interruption import leave_signals_to_the_parent
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def _process(rank: int, folder: Path, port: int, kind: type[Exception]) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     got: list[Any] = []
     try:
-        for item in Together(_items(rank, port, kind)):
+        for item in SynchronizedLoader(_items(rank, port, kind)):
             got.append(item)  # noqa: PERF402  what came before the fault counts
     except Exception as error:  # noqa: BLE001
         (folder / str(rank)).write_text(f"{got} {type(error).__name__} {error}")
@@ -74,7 +74,7 @@ def _told(folder: Path, port: int, kind: type[Exception]) -> list[str]:
 
 
 def test_storage_that_refuses_one_process_stops_both_before_the_same_step(tmp_path: Path, port: int) -> None:
-    text = f"[0, 1, 2] {StoppedTogether.__name__} process 1 of 2 cannot read its data: /1/3: 403"
+    text = f"[0, 1, 2] {StoppedOnAllRanks.__name__} process 1 of 2 cannot read its data: /1/3: 403"
     assert _told(tmp_path, port, Denied) == [text, text]
 
 
@@ -94,7 +94,7 @@ def test_lightning_finds_the_workers_that_it_ends_at_the_end(monkeypatch) -> Non
     iter(loader)
     [worker] = loader._iterator._workers
     assert worker.is_alive()
-    _shutdown_workers_and_reset_iterator(Together(loader))
+    _shutdown_workers_and_reset_iterator(SynchronizedLoader(loader))
     assert not worker.is_alive()
     assert loader._iterator is None
-    _shutdown_workers_and_reset_iterator(Together([1, 2]))
+    _shutdown_workers_and_reset_iterator(SynchronizedLoader([1, 2]))

@@ -24,7 +24,7 @@ from diffusion_train.data.image.collate import collate
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Draw, Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.order.resolution import AspectRatios, Resolution
 from diffusion_train.data.precomputed.entries import Entries, EntryWriter
 from diffusion_train.data.precomputed.latents import NoLatents, PrecomputedLatents
@@ -73,7 +73,7 @@ def module(data: ShardDataset, ratio: float = 1, resolution: Resolution | None =
         return Order(seed=0, fingerprint=fingerprint, num_samples=num_samples, block_size=4, window=4)
 
     ratios = AspectRatios(ratio, 8)
-    return DataModule(data, Arrangement(order, ratios=ratios, image_size=32), batch_size=4, resolution=resolution)
+    return DataModule(data, OrderSpec(order, ratios=ratios, image_size=32), batch_size=4, resolution=resolution)
 
 
 def shards(data: DataModule) -> ShardDataset:

@@ -15,7 +15,7 @@ from diffusion_train.network.unet import UNet
 from diffusion_train.training import ema
 from diffusion_train.training.checkpoint import load, newest_whole
 from diffusion_train.utils.rng import Rng
-from diffusion_train.utils.tensor import Arriving, sent
+from diffusion_train.utils.tensor import AsyncCopy, to_device
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 Run = Callable[..., tuple[Any, Any]]
@@ -139,7 +139,7 @@ def test_layouts_answer_alike(layout: dict[str, bool]) -> None:
 
 def test_tensors_travel_both_ways() -> None:
     values = torch.arange(5.0)
-    there = sent(values, "cuda", torch.bfloat16)
+    there = to_device(values, "cuda", torch.bfloat16)
     assert there.is_cuda
     assert there.dtype == torch.bfloat16
-    assert Arriving(there).tolist() == values.tolist()
+    assert AsyncCopy(there).tolist() == values.tolist()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_train.utils.text import shown
+from diffusion_train.utils.text import printable
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,14 @@ from diffusion_train.utils.text import shown
     ids=["plain", "control", "bidi", "lines", "surrogate-bom-tag", "html"],
 )
 def test_what_does_not_print_is_escaped(text, expected):
-    assert shown(text) == expected
-    shown(text).encode("utf-8")
+    assert printable(text) == expected
+    printable(text).encode("utf-8")
 
 
 @pytest.mark.parametrize("text", ["a" * 10**6, "\x1b" * 10**6, "a" * 79 + "\n", "ab" * 39 + "\u202e"])
 def test_long_text_is_cut_and_marked(text):
-    out = shown(text)
+    out = printable(text)
     assert len(out) <= 80
     assert out.endswith("…")
     assert len(out) > 70
-    assert shown("a" * 80) == "a" * 80
+    assert printable("a" * 80) == "a" * 80

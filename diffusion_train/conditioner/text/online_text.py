@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_train.utils.tensor import sent
+from diffusion_train.utils.tensor import to_device
 
 Tokenize = Callable[[Sequence[str]], tuple[list[list[int]], list[bool]]]
 Read = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
@@ -39,13 +39,13 @@ class OnlineText(nn.Module):
         texts, pools, cuts = zip(*(self._embed(part, list(different)) for part in self.parts), strict=True)
         rows = [different[caption] for caption in captions]
         truncated = [any(cut[row] for cut in cuts) for row in rows]
-        chosen = sent(torch.tensor(rows), texts[0].device)
+        chosen = to_device(torch.tensor(rows), texts[0].device)
         return torch.cat(texts, 2)[chosen], torch.cat(pools, 1)[chosen], truncated
 
     def _embed(self, part: Part, captions: Sequence[str]) -> tuple[Tensor, Tensor, list[bool]]:
         ids, truncated = part.tokenize(captions)
         device = next(part.model.parameters()).device
-        return *part.read(part.model, sent(torch.tensor(ids), device)), truncated
+        return *part.read(part.model, to_device(torch.tensor(ids), device)), truncated
 
 
 def _as_published(model: nn.Module) -> nn.Module:

@@ -20,8 +20,8 @@ from diffusion_train.conditioner.text.encoder import Embedding, FrozenText, Prec
 from diffusion_train.conditioner.text.online_text import OnlineText
 from diffusion_train.conditioner.text.text_store import MAX_BYTES, TextStore
 from diffusion_train.utils.files import cache_folder
-from diffusion_train.utils.tensor import sent
-from diffusion_train.utils.text import shown
+from diffusion_train.utils.tensor import to_device
+from diffusion_train.utils.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -138,13 +138,13 @@ class Text(Conditioner):
         cond = {"text": self._sent(torch.stack([pad(row.text, (0, 0, 0, length - len(row.text))) for row in rows]))}
         if not self.encoder.padded:
             lengths = torch.tensor([[len(row.text)] for row in rows])
-            cond["text_mask"] = sent(torch.arange(length) < lengths, self.place.device)
+            cond["text_mask"] = to_device(torch.arange(length) < lengths, self.place.device)
         if rows[0].pooled.numel():
             cond["pooled"] = self._sent(torch.stack([row.pooled for row in rows]))
         return cond
 
     def _sent(self, values: Tensor) -> Tensor:
-        return sent(values, self.place.device, self.place.dtype)
+        return to_device(values, self.place.device, self.place.dtype)
 
 
 def _different(captions: Iterable[str]) -> Iterator[str]:
@@ -179,7 +179,7 @@ class LongCaptions:
     def add(self, captions: Iterable[str], truncated: Iterable[bool]) -> None:
         for caption, cut in zip(captions, truncated, strict=True):
             if cut and len(self) < MAX_COUNTED:
-                self._example = self._example or shown(caption)
+                self._example = self._example or printable(caption)
                 self._hashes.add(hash(caption))
 
     def report(self) -> None:

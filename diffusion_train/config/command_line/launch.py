@@ -122,7 +122,7 @@ def _start(call: Call, first: DictConfig, body: Body, ends: Collection[int]) -> 
             cfg = _without_hydra(composed)
         # What Lightning starts its further processes with: this job alone, not the whole sweep.
         sys.argv = [*head, *flags, *trust, *arguments]
-        folder = _settle_run_dir(cfg)
+        folder = _set_run_dir(cfg)
         codes.append(int(body(cfg)))
         with suppress(OSError):
             folder.rmdir()  # only if nothing was written
@@ -165,7 +165,7 @@ def _program(call: Call) -> list[str]:
     return sys.argv[:count] if tuple(sys.argv[count:]) == call.arguments else sys.argv[:1]
 
 
-def _settle_run_dir(cfg: DictConfig) -> Path:
+def _set_run_dir(cfg: DictConfig) -> Path:
     """One folder for everything: the one Hydra made, which processes started by Lightning are told of."""
     node: Any = HydraConfig.get()
     folder = str(node.runtime.output_dir)

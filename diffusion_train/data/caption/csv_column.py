@@ -15,7 +15,7 @@ from diffusion_train.data.caption.table_rows import column_names, table_rows
 from diffusion_train.data.shard.catalog import Collection
 from diffusion_train.data.shard.problem import DataError
 from diffusion_train.utils.files import file_sha256
-from diffusion_train.utils.text import shown
+from diffusion_train.utils.text import printable
 
 log = logging.getLogger(__name__)
 _SHOWN = 5  # keys in a message
@@ -79,9 +79,9 @@ def check_keys(captions: Captions, collection: Collection) -> None:
     rows = np.flatnonzero(~np.isin(of_rows, of_samples))
     some = collection.keys(samples[:_SHOWN_UNMATCHED])
     if len(samples) == len(collection):
-        row = f"such as {shown(keys[0])!r}" if keys else "none at all"
+        row = f"such as {printable(keys[0])!r}" if keys else "none at all"
         raise DataError(
-            f"no sample has a {captions.source.name}: samples are called such as {shown(some[0])!r}, and the table names "
+            f"no sample has a {captions.source.name}: samples are called such as {printable(some[0])!r}, and the table names "
             f"{row}; data.captions.source.key is the column of keys or file names"
         )
     if len(samples):
@@ -108,7 +108,7 @@ def _rows(file: Path, column: str, key: str) -> Iterator[tuple[str, bytes]]:
     try:
         names = column_names(file)
         if missing := [name for name in (key, column) if name not in names]:
-            raise ValueError(f"{file} has no column {missing[0]!r}; it has {shown(', '.join(names))}")
+            raise ValueError(f"{file} has no column {missing[0]!r}; it has {printable(', '.join(names))}")
         for line, row, fault in table_rows(file):
             values = [row.get(key), row.get(column)]
             if fault or not all(isinstance(value, str) for value in values):
@@ -127,4 +127,4 @@ def sample_key(name: str) -> str:
 
 def _some(names: Sequence[str], count: int) -> str:
     """The first of `count` names."""
-    return ", ".join(map(shown, names)) + (", ..." if count > len(names) else "")
+    return ", ".join(map(printable, names)) + (", ..." if count > len(names) else "")

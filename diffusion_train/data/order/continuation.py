@@ -75,7 +75,7 @@ def numbered(names: Names) -> Names:
     return out
 
 
-class Rest(Draws):
+class Remainder(Draws):
     """`parts` of passes begun earlier, each with its epoch, then `order` from pass `epoch` on."""
 
     def __init__(self, order: Draws, parts: Sequence[tuple[int, Draws]], epoch: int) -> None:

@@ -22,7 +22,7 @@ from diffusion_train.utils.files import atomic_file
 
 
 @dataclass(frozen=True, eq=False)
-class Roster:
+class SampleManifest:
     """Samples 0..n-1, those of one source after the other: their names, sizes (n, 2) where they decide the order, and
     the last epoch of each when the order began, where it goes on from an earlier one."""
 
@@ -32,7 +32,7 @@ class Roster:
     sizes: I64 | None = None
     newest: I64 | None = None
 
-    def places_in(self, old: Roster) -> I64:
+    def places_in(self, old: SampleManifest) -> I64:
         """Where these samples were in `old`, -1 where they were not.
 
         A source goes on as the one of its name, or else as those whose names are gone.
@@ -57,7 +57,7 @@ class Roster:
             np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
-    def read(cls, path: Path) -> Roster:
+    def read(cls, path: Path) -> SampleManifest:
         """Raises ValueError where it is not whole."""
         try:
             with np.load(path, allow_pickle=False) as file:

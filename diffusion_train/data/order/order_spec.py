@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_train.data.order.buckets import Buckets
-from diffusion_train.data.order.continuation import NEVER, NEW, Rest
+from diffusion_train.data.order.continuation import NEVER, NEW, Remainder
 from diffusion_train.data.order.mixture import Mix, repeats_of
 from diffusion_train.data.order.order import I64, Draws, Order, Shape, Subset, grouped
 from diffusion_train.data.order.resolution import AspectRatios, nearest
 
 
-class Arrangement:
+class OrderSpec:
     """Makes an `Order`, a `Mix` of several sources, or `Buckets` of either, as data and settings ask for.
 
     `order` is `Order` but for data set and size. `repeats` or `weights` say by name how often the sources come.
@@ -39,7 +39,7 @@ class Arrangement:
         self.shapes = self.ratios.shapes(image_size)
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Arrangement:
+    def of(cls, settings: Mapping[str, Any]) -> OrderSpec:
         """The arrangement that has these `settings`."""
         buckets = dict(settings["buckets"])
         size = buckets.pop("image_size", 1)
@@ -119,7 +119,7 @@ class _Leaf:
         first, last = (int(old.min()), int(old.max())) if len(old) else (NEVER, NEVER)
         begun = range(first + 1, last + 1)  # more than one where lanes are not level
         parts = [(epoch, self._subset(numbers[newest < epoch], *names)) for epoch in begun]
-        return Rest(every_pass, parts, last + 1)
+        return Remainder(every_pass, parts, last + 1)
 
     def _subset(self, samples: I64 | range, *names: str) -> Draws:
         order = self.order(fingerprint=" ".join([self.fingerprint, *names]), num_samples=len(samples))

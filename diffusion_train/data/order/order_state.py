@@ -14,31 +14,31 @@ import numpy as np
 from diffusion_train.data.base import Dataset, image_sizes
 from diffusion_train.data.order.buckets import Buckets
 from diffusion_train.data.order.continuation import NEVER, carry_over, last_epochs
-from diffusion_train.data.order.manifest import Roster
+from diffusion_train.data.order.manifest import SampleManifest
 from diffusion_train.data.order.order import I64
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 
 log = logging.getLogger(__name__)
 
 
-class Course:
+class OrderState:
     """`order` of a data set: an `arrangement` of all its samples, or of what an earlier order left of its passes.
 
     The second kind needs the last epoch of each sample. It lies in a roster, a file beside the checkpoints that is written
     once an order; `id` names it, and is a hash of all that led to the order.
     """
 
-    def __init__(self, dataset: Dataset, arrangement: Arrangement) -> None:
-        self.dataset, self.arrangement = dataset, arrangement
+    def __init__(self, dataset: Dataset, order_spec: OrderSpec) -> None:
+        self.dataset, self.order_spec = dataset, order_spec
         self._begin(self._id())
 
     def _begin(self, number: str, newest: I64 | None = None) -> None:
         data = self.dataset
         self.id, self.newest = number, newest
-        self.order = self.arrangement(data.fingerprint, data.sources, image_sizes(data), newest)
+        self.order = self.order_spec(data.fingerprint, data.sources, image_sizes(data), newest)
 
     def _id(self, *history: object) -> str:
-        led_here = [self.dataset.fingerprint, dict(self.dataset.sources), self.arrangement.settings, history]
+        led_here = [self.dataset.fingerprint, dict(self.dataset.sources), self.order_spec.settings, history]
         return hashlib.sha256(json.dumps(led_here, sort_keys=True).encode()).hexdigest()[:32]
 
     def record(self, batch_size: int) -> dict[str, Any]:
@@ -46,18 +46,18 @@ class Course:
         return {
             "id": self.id,
             "data": self.dataset.fingerprint,
-            "arrangement": self.arrangement.settings,
+            "arrangement": self.order_spec.settings,
             "batch_size": batch_size,
             "remapped": self.newest is not None,
         }
 
-    def keep(self, folder: Path) -> None:
+    def save_manifest(self, folder: Path) -> None:
         """Writes the roster into the folder of the checkpoints, unless it is there."""
         path = _place(folder, self.id)
         if not path.exists():
             self._roster().write(path)
 
-    def forget(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    def prune_manifests(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Removes the rosters that neither this order nor one of `records`, which are read only if there are others, needs."""
         others = set(folder.glob(_place(folder, "*").name)) - {_place(folder, self.id)}
         if others:
@@ -73,15 +73,15 @@ class Course:
         now = self.record(batch_size)
         deciding = ("data", "arrangement", *(["batch_size"] if isinstance(self.order, Buckets) else []))
         if any(record[name] != now[name] for name in deciding):
-            self._remap(Roster.read(_place(folder, record["id"])), record, position)
+            self._remap(SampleManifest.read(_place(folder, record["id"])), record, position)
             return 0
         if record["remapped"]:
-            self._begin(record["id"], Roster.read(_place(folder, record["id"])).newest)
+            self._begin(record["id"], SampleManifest.read(_place(folder, record["id"])).newest)
         return position
 
-    def _remap(self, old: Roster, record: Mapping[str, Any], position: int) -> None:
+    def _remap(self, old: SampleManifest, record: Mapping[str, Any], position: int) -> None:
         batch_size = record["batch_size"]
-        order = Arrangement.of(record["arrangement"])(old.fingerprint, old.sources, old.sizes, old.newest)
+        order = OrderSpec.of(record["arrangement"])(old.fingerprint, old.sources, old.sizes, old.newest)
         earlier = np.full(len(old.names), NEVER) if old.newest is None else old.newest
         newest = last_epochs(order, earlier, position, batch_size)
         places = self._roster().places_in(old)
@@ -90,10 +90,10 @@ class Course:
         log.warning(text, len(places) - kept, len(old.names) - kept)
         self._begin(self._id(record["id"], position, batch_size), carry_over(newest, places))
 
-    def _roster(self) -> Roster:
+    def _roster(self) -> SampleManifest:
         data = self.dataset
         sizes = image_sizes(data) if isinstance(self.order, Buckets) else None
-        return Roster(data.fingerprint, data.sources, data.sample_ids(), sizes, self.newest)
+        return SampleManifest(data.fingerprint, data.sources, data.sample_ids(), sizes, self.newest)
 
 
 def _place(folder: Path, number: str) -> Path:

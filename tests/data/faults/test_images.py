@@ -20,7 +20,7 @@ from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.image.decode import MAX_PIXELS
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.order.resolution import AspectRatios
 from diffusion_train.data.shard.problem import DataError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
@@ -161,8 +161,8 @@ def test_all_exif_orientations(photo, shown, make_tar, make_dataset):
         square = ImageOps.fit(upright, (160, 160), centering=(0.5, 0.5))
         found = shown(encode(square, "png"), "png")
         assert np.abs(found - shown(data, "jpg")).mean() < 2, orientation
-    arrangement = Arrangement(partial(Order, seed=0), ratios=AspectRatios(2, 2), image_size=8)
-    buckets = DataModule(make_dataset(make_tar(members)), arrangement, batch_size=4).facts["buckets"]
+    order_spec = OrderSpec(partial(Order, seed=0), ratios=AspectRatios(2, 2), image_size=8)
+    buckets = DataModule(make_dataset(make_tar(members)), order_spec, batch_size=4).facts["buckets"]
     assert buckets == {"6x10": 4, "10x6": 4}
 
 
@@ -184,7 +184,7 @@ def _bomb(side: int = 12_000) -> bytes:
 
 MEASURE = """
 import resource, sys, time
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.image.decode import ImageError, decode_image
 from diffusion_train.data.shard.scan import build_index
 path, image = sys.argv[1:]

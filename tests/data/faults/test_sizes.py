@@ -15,7 +15,7 @@ import torch
 
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.order.order import Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.shard.problem import DataError
 from diffusion_train.utils.exit_code import Exit
 
@@ -38,7 +38,7 @@ def test_no_shards_or_an_empty_data_set(train, make_tar, make_png, make_dataset,
 
 
 def _module(dataset, rank, world_size, **options):
-    data = DataModule(dataset, Arrangement(partial(Order, seed=0, block_size=2, window=2)), **options)
+    data = DataModule(dataset, OrderSpec(partial(Order, seed=0, block_size=2, window=2)), **options)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)
     return data

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from diffusion_train.data.order.continuation import NEVER, NEW, carry_over, last_epochs, places_of
 from diffusion_train.data.order.order import Order
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.order.resolution import AspectRatios
 
 
 def _arrangement(lanes=1, **options):
-    return Arrangement(partial(Order, seed=0, block_size=4, window=3, num_lanes=lanes), **options)
+    return OrderSpec(partial(Order, seed=0, block_size=4, window=3, num_lanes=lanes), **options)
 
 
 def _never(count):

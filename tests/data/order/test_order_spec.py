@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from diffusion_train.data.order.order import Order, Window
-from diffusion_train.data.order.order_spec import Arrangement
+from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.order.resolution import AspectRatios
 
 WIDE, SQUARE = (100, 50), (50, 50)
 
 
 def _arrange(sources, sizes=None, **options):
-    arrangement = Arrangement(partial(Order, seed=3, block_size=4, window=3), image_size=512, **options)
-    return arrangement("data", sources, None if sizes is None else np.array(sizes))
+    order_spec = OrderSpec(partial(Order, seed=3, block_size=4, window=3), image_size=512, **options)
+    return order_spec("data", sources, None if sizes is None else np.array(sizes))
 
 
 def _samples(order, batch_size, num_steps):
@@ -63,16 +63,16 @@ def test_each_sample_is_in_the_bucket_of_its_aspect_ratio():
 def test_settings_name_all_that_decides_the_order():
     plain = partial(Order, seed=3, block_size=4, window=3)
     others = [{}, {"repeats": {"a": 2}}, {"weights": {"a": 2, "b": 3}}, {"ratios": AspectRatios(2), "image_size": 512}]
-    told = [Arrangement(plain, **other).description for other in others]
+    told = [OrderSpec(plain, **other).description for other in others]
     assert len(set(told)) == len(others)
     assert told[1] == "block_size=4, window=3, num_lanes=1; repeats={'a': 2}"
-    assert Arrangement(plain, image_size=512).description == told[0]
+    assert OrderSpec(plain, image_size=512).description == told[0]
 
 
 @pytest.mark.parametrize("shares", [{"repeats": {"a": 2.5}}, {"weights": {"a": 2, "b": 3}}], ids=["repeats", "weights"])
 def test_an_arrangement_is_made_again_of_its_settings(shares):
-    given = Arrangement(partial(Order, seed=3, num_lanes=2), **shares, ratios=AspectRatios(2), image_size=512)
-    again = Arrangement.of(json.loads(json.dumps(given.settings)))
+    given = OrderSpec(partial(Order, seed=3, num_lanes=2), **shares, ratios=AspectRatios(2), image_size=512)
+    again = OrderSpec.of(json.loads(json.dumps(given.settings)))
     assert again.settings == given.settings
     facts = ("data", {"a": 8, "b": 8}, np.array([WIDE, SQUARE] * 8))
     walks = [[order(*facts).indices(4 * step, 4) for step in range(20)] for order in (given, again)]

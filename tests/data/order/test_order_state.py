@@ -13,10 +13,10 @@ from PIL import Image
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.image.transform import ImageTransform
-from diffusion_train.data.order.manifest import Roster
+from diffusion_train.data.order.manifest import SampleManifest
 from diffusion_train.data.order.order import Order
-from diffusion_train.data.order.order_spec import Arrangement
-from diffusion_train.data.order.order_state import Course
+from diffusion_train.data.order.order_spec import OrderSpec
+from diffusion_train.data.order.order_state import OrderState
 from diffusion_train.data.order.resolution import AspectRatios
 from diffusion_train.data.points import PointsDataset
 
@@ -52,33 +52,33 @@ def dataset(make_tar):
 
 
 def _arrangement(num_lanes=1, seed=0, **options):
-    return Arrangement(partial(Order, seed=seed, block_size=4, window=2, num_lanes=num_lanes), **options)
+    return OrderSpec(partial(Order, seed=seed, block_size=4, window=2, num_lanes=num_lanes), **options)
 
 
 class _Run:
     """Draws of one data set after another: (group, epoch, number of the sample) of each, and restarts between them."""
 
-    def __init__(self, folder, arrangement, dataset):
-        self.folder, self.arrangement = folder, arrangement
-        self.course, self.position, self.drawn = Course(dataset, arrangement), 0, []
+    def __init__(self, folder, order_spec, dataset):
+        self.folder, self.order_spec = folder, order_spec
+        self.order_state, self.position, self.drawn = OrderState(dataset, order_spec), 0, []
 
     def walk(self, num_steps, batch_size=BATCH):
-        self.course.keep(self.folder)
-        ends = list(np.cumsum(list(self.course.dataset.sources.values())))
+        self.order_state.save_manifest(self.folder)
+        ends = list(np.cumsum(list(self.order_state.dataset.sources.values())))
         for _ in range(num_steps):
-            draws = self.course.order.indices(self.position, batch_size)
-            lanes = self.course.order.num_lanes
+            draws = self.order_state.order.indices(self.position, batch_size)
+            lanes = self.order_state.order.num_lanes
             in_turn = [draw for turn in range(batch_size // lanes) for draw in draws[turn :: batch_size // lanes]]
             for epoch, sample, shape in in_turn:
                 group = (int(np.searchsorted(ends, sample, side="right")), shape)
-                self.drawn.append((group, epoch, int(self.course.dataset.collection.key(sample))))
+                self.drawn.append((group, epoch, int(self.order_state.dataset.collection.key(sample))))
             self.position += batch_size
-        self.saved = json.loads(json.dumps(self.course.record(batch_size)))
+        self.saved = json.loads(json.dumps(self.order_state.record(batch_size)))
         return self
 
-    def restart(self, dataset, arrangement=None, batch_size=BATCH):
-        self.course = Course(dataset, arrangement or self.arrangement)
-        self.position = self.course.resume(self.saved, self.position, batch_size, self.folder)
+    def restart(self, dataset, order_spec=None, batch_size=BATCH):
+        self.order_state = OrderState(dataset, order_spec or self.order_spec)
+        self.position = self.order_state.resume(self.saved, self.position, batch_size, self.folder)
         return self
 
 
@@ -137,7 +137,7 @@ def test_a_run_that_went_on_with_other_data_resumes_exactly(dataset, tmp_path, k
     for num_steps in (1, 12, 15):
         parts.restart(new).walk(num_steps)
     assert parts.drawn == whole.drawn
-    assert parts.course.id == whole.course.id
+    assert parts.order_state.id == whole.order_state.id
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -145,7 +145,7 @@ def test_data_that_changes_twice_within_a_pass_repeats_nothing(dataset, tmp_path
     run = _Run(tmp_path, _arrangement(), dataset(range(60))).walk(4)
     run.restart(dataset(range(60), range(60, 90))).walk(3)
     if resumed:
-        run.restart(run.course.dataset)
+        run.restart(run.order_state.dataset)
     run.restart(dataset(range(60), range(60, 90), range(100, 106))).walk(9)
     assert "6 samples are new, 0 are gone" in caplog.text
     assert sorted(number for _, _, number in run.drawn) == [*range(90), *range(100, 106)]
@@ -203,9 +203,9 @@ def test_without_buckets_another_batch_size_goes_on_with_the_very_next_sample(da
 
 
 def test_points_that_are_others_begin_their_first_pass(tmp_path):
-    course = Course(PointsDataset("spiral", 20), _arrangement())
-    course.keep(tmp_path)
-    other = Course(PointsDataset("spiral", 30), _arrangement())
+    course = OrderState(PointsDataset("spiral", 20), _arrangement())
+    course.save_manifest(tmp_path)
+    other = OrderState(PointsDataset("spiral", 30), _arrangement())
     assert other.resume(course.record(BATCH), 12, BATCH, tmp_path) == 0
     assert sorted(draw[:2] for draw in other.order.indices(0, 30)) == [(0, sample) for sample in range(30)]
 
@@ -232,9 +232,9 @@ def test_a_roster_is_written_once_and_gives_back_what_it_holds(dataset, tmp_path
     ).walk(3)
     [path] = tmp_path.glob("roster-*.npz")
     written = path.stat()
-    run.course.keep(tmp_path)
+    run.order_state.save_manifest(tmp_path)
     assert path.stat().st_mtime_ns == written.st_mtime_ns
-    roster = Roster.read(path)
-    assert roster.names.tolist() == run.course.dataset.sample_ids().tolist()
-    assert roster.sizes.tolist() == run.course.dataset.sizes().tolist()
+    roster = SampleManifest.read(path)
+    assert roster.names.tolist() == run.order_state.dataset.sample_ids().tolist()
+    assert roster.sizes.tolist() == run.order_state.dataset.sizes().tolist()
     assert (dict(roster.sources), roster.newest) == ({"a": 30, "b": 20}, None)
