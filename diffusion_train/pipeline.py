@@ -71,8 +71,8 @@ class Pipeline:
         else:
             null = self.conditioner(batch | {"caption": [negative_prompt] * len(rng.rows)})
 
-        def network(xt: Tensor, told: Tensor, /, **cond: Tensor) -> Tensor:
-            output: Tensor = self.network(xt.to(dtype), told, **cond)
+        def network(xt: Tensor, time_label: Tensor, /, **cond: Tensor) -> Tensor:
+            output: Tensor = self.network(xt.to(dtype), time_label, **cond)
             return output
 
         def predict(xt: Tensor, t: Tensor, **cond: Tensor) -> Prediction:

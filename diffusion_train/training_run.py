@@ -23,7 +23,7 @@ from diffusion_train.data.data_settings import DataSettings, ImageData
 from diffusion_train.data.order.shape_check import LatentShape, check_shapes
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.encode.precomputed_data import use_precomputed
-from diffusion_train.network.layout import place
+from diffusion_train.network.layout import set_memory_format
 from diffusion_train.training.checkpoint import AtomicCheckpointIO, read_facts
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization
@@ -101,7 +101,7 @@ def _check_same_config(cfg: DictConfig, checkpoint: Path) -> None:
 
 def build_module(cfg: DictConfig, micro_batch_size: int | None = None) -> DiffusionModule:
     network = build_network(cfg)
-    place(network, channels_last=cfg.channels_last, compile=cfg.compile)
+    set_memory_format(network, channels_last=cfg.channels_last, compile=cfg.compile)
     return DiffusionModule(
         network=network,
         diffusion=config.build(cfg.diffusion),

@@ -118,7 +118,7 @@ class Checkpointing(pl.Callback):
         if trainer.strategy.reduce_boolean_decision(fault is not None, all=False):
             if fault is not None and not isinstance(fault, OSError):
                 raise fault
-            raise NotSaved(_told(fault) if fault else "the first process cannot save the run") from fault
+            raise NotSaved(_reason(fault) if fault else "the first process cannot save the run") from fault
         self.saved_step, self.saved_last_step = trainer.global_step, trainer.max_steps
 
     def _write(self, trainer: pl.Trainer, module: Any) -> Exception | None:
@@ -183,7 +183,7 @@ class Checkpointing(pl.Callback):
             raise mismatch({name: (before[name], now[name]) for name in refused}, changed, then)
 
 
-def _told(fault: OSError) -> str:
+def _reason(fault: OSError) -> str:
     return f"{fault.filename}: {fault.strerror}" if fault.filename else str(fault)
 
 

@@ -34,7 +34,7 @@ class Progress(pl.Callback):
             return
         if self._bar is not None:
             self._bar.set_postfix_str(self._line(trainer), refresh=False)
-            self._bar.update(max(0.0, self._share_done(trainer) - self._bar.n))
+            self._bar.update(max(0.0, self._fraction_done(trainer) - self._bar.n))
         elif monotonic() - self._shown > self.every_n_seconds or trainer.global_step == trainer.max_steps:
             self._shown = monotonic()
             say(self._line(trainer))
@@ -45,10 +45,10 @@ class Progress(pl.Callback):
             parts.append(f"{timedelta(seconds=round(left))} left")
         return "  ".join(parts)
 
-    def _share_done(self, trainer: pl.Trainer) -> float:
-        shares = [trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0]
-        shares += [budget.seconds / (60 * budget.minutes) for budget in _budgets(trainer)]
-        return min(1.0, max(shares))
+    def _fraction_done(self, trainer: pl.Trainer) -> float:
+        fractions = [trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0]
+        fractions += [budget.seconds / (60 * budget.minutes) for budget in _budgets(trainer)]
+        return min(1.0, max(fractions))
 
     def _seconds_left(self, trainer: pl.Trainer) -> float | None:
         left = [60 * budget.minutes - budget.seconds for budget in _budgets(trainer)]

@@ -45,7 +45,7 @@ class Quality(Scheduled):
         data = trainer.datamodule  # type: ignore[attr-defined]
         real = data.examples(self.num_real)
         count = min(self.num_samples, len(real["index"]))
-        rows = [place * len(real["index"]) // count for place in range(count)]  # spread over the data
+        rows = [number * len(real["index"]) // count for number in range(count)]  # spread over the data
         with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
             samples = sample_shared(trainer, pipeline, select_rows(real, rows), rows)
         if trainer.is_global_zero:

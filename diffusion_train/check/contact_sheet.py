@@ -120,7 +120,7 @@ def _samples_of(collection: Collection, shard: str, key: str) -> Iterator[int]:
 
 def _spread(samples: Indices, count: int) -> list[int]:
     count = min(count, len(samples))
-    return [int(samples[place * len(samples) // count]) for place in range(count)]
+    return [int(samples[number * len(samples) // count]) for number in range(count)]
 
 
 def _seen(samples: Samples, held_out: Indices, sample: int) -> Seen:

@@ -79,7 +79,7 @@ def look(samples: Samples, with_captions: bool, chunk: Sequence[int]) -> list[Lo
     for sample, members in zip(chunk, samples.read(chunk), strict=True):
         seen = Look(collection.shown_shard(sample), collection.key(sample))
         for name, rule, detail in _faults(samples, sample, members, seen):
-            offset = members[name].place.offset if name in members else None
+            offset = members[name].span.offset if name in members else None
             seen.problems.append(Problem(rule, seen.shard, detail, seen.key, offset))
         if with_captions:
             seen.captions = _every_caption(samples, sample, members)
@@ -145,13 +145,13 @@ def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, byt
 
 
 def _handled(header: Header) -> dict[str, str]:
-    told = {
+    details = {
         "exif-rotation": header.rotated and f"EXIF orientation {header.orientation}: it is turned when read",
         "transparent-image": header.alpha and "what is transparent shows data.background",
         "animated-image": header.animated and "only its first frame is used",
         "deep-image": header.bits > 8 and f"{header.bits} bits a channel become 8",
     }
-    return {rule: detail for rule, detail in told.items() if detail}
+    return {rule: detail for rule, detail in details.items() if detail}
 
 
 def _further_faults(samples: Samples, image: Image.Image, draw: Draw, whole: dict[str, bytes]) -> Found:
@@ -168,16 +168,16 @@ def _further_faults(samples: Samples, image: Image.Image, draw: Draw, whole: dic
 def _caption_faults(samples: Samples, members: Members, whole: dict[str, bytes], key: str) -> Found:
     captions = samples.captions
     read = [name for name in captions.extensions if name in members]
-    place = read[0] if read else ""
+    member = read[0] if read else ""
     for name in read:
         if members[name].intact and name not in whole:
-            yield name, "malformed-caption", f"{members[name].place.size} bytes for a caption"
+            yield name, "malformed-caption", f"{members[name].span.size} bytes for a caption"
     if any(name not in whole for name in read):
         return
     for rule, detail in dict.fromkeys(captions.faults(whole, key)):
         if rule == "missing-caption" and captions.missing != "error":
             rule = "without-caption"
-        yield place, rule, detail
+        yield member, rule, detail
 
 
 def _every_caption(samples: Samples, sample: int, members: Members) -> list[str]:

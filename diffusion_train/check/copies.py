@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.selection import Indices, told
+from diffusion_train.data.selection import Indices, problems_of
 from diffusion_train.data.shard.catalog import Collection
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.metric.near_duplicates import Signatures, groups
@@ -31,10 +31,10 @@ def find_copies(looks: Signatures, train: Indices, held_out: Indices) -> Copies:
     samples = np.sort(np.concatenate([train, held_out]))
     for group in groups(looks[samples]):
         members = samples[np.sort(group)]
-        trained = members[~is_held_out[members]]
-        first = int(trained[0] if len(trained) else members[0])
+        training = members[~is_held_out[members]]
+        first = int(training[0] if len(training) else members[0])
         for sample in members[members != first].tolist():
-            found = copies.leaked if is_held_out[sample] and len(trained) else copies.near
+            found = copies.leaked if is_held_out[sample] and len(training) else copies.near
             found[sample] = first
     return copies
 
@@ -53,12 +53,12 @@ def of_copies(collection: Collection, caption_extensions: Sequence[str], copies:
     def detail(found: Mapping[int, int], state: str, sample: int) -> str:
         other = found[sample]
         likeness = "is" if same(images, sample, other) else "looks like"
-        place = f"{collection.key(other)!r} in {collection.shown_shard(other)}"
+        name = f"{collection.key(other)!r} in {collection.shown_shard(other)}"
         is_same_caption = captions and all(same(rows, sample, other) for rows in captions)
-        return f"its image {likeness} that of {place}{state}{', with the same caption' if is_same_caption else ''}"
+        return f"its image {likeness} that of {name}{state}{', with the same caption' if is_same_caption else ''}"
 
     states = {"leakage": (copies.leaked, ", which is trained on"), "near-duplicate": (copies.near, "")}
     for rule, (found, state) in states.items():
         samples = np.zeros(len(collection), bool)
         samples[list(found)] = True
-        yield from told(collection, rule, partial(detail, found, state), samples)
+        yield from problems_of(collection, rule, partial(detail, found, state), samples)

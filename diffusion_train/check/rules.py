@@ -77,8 +77,8 @@ def in_order(problems: Iterable[Problem], ignored: Container[str] = ()) -> list[
         if one.rule not in ignored:
             found.setdefault((one.rule, one.shard, one.key, one.key or (one.offset, one.detail)), one)
     unread = {(one.shard, one.key) for one in found.values() if one.rule == "malformed-json"}
-    told = [one for one in found.values() if one.rule != "unknown-license" or (one.shard, one.key) not in unread]
-    return sorted(told, key=lambda one: _rank(one.rule))
+    reported = [one for one in found.values() if one.rule != "unknown-license" or (one.shard, one.key) not in unread]
+    return sorted(reported, key=lambda one: _rank(one.rule))
 
 
 def by_rule(problems: Iterable[Problem]) -> dict[str, Sequence[Problem]]:

@@ -23,7 +23,7 @@ _BYTES_AT_ONCE = 1 << 25
 class Member(NamedTuple):
     """`data` is None for more than MAX_BYTES; `intact` that its checksum is that of the index."""
 
-    place: Range
+    span: Range
     data: bytes | None
     intact: bool
 
@@ -50,33 +50,33 @@ class Samples:
     def read(self, numbers: Sequence[int]) -> Iterator[Members]:
         """All members of each sample."""
         for some in self._batches(numbers):
-            small = [place for members in some for place, _ in members.values() if place.size <= MAX_BYTES]
+            small = [span for members in some for span, _ in members.values() if span.size <= MAX_BYTES]
             data = dict(zip(small, self.storage.read(small), strict=True))
             for members in some:
-                yield {name: self._member(place, crc, data.get(place)) for name, (place, crc) in members.items()}
+                yield {name: self._member(span, crc, data.get(span)) for name, (span, crc) in members.items()}
 
     def draw(self, sample: int, width: int, height: int) -> Draw:
         """In epoch 0, in the shape of the bucket of an image of this size."""
-        place = nearest(np.array([width]), np.array([height]), self.shapes) if len(self.shapes) > 1 else [0]
-        return Draw(0, sample, self.shapes[int(place[0])])
+        span = nearest(np.array([width]), np.array([height]), self.shapes) if len(self.shapes) > 1 else [0]
+        return Draw(0, sample, self.shapes[int(span[0])])
 
     def _batches(self, numbers: Sequence[int]) -> Iterator[list[dict[str, tuple[Range, int]]]]:
         batch: list[dict[str, tuple[Range, int]]] = []
         size = 0
         for members in self.collection.members_of(numbers):
             batch.append(members)
-            size += sum(place.size for place, _ in members.values())
+            size += sum(span.size for span, _ in members.values())
             if size > _BYTES_AT_ONCE:
                 yield batch
                 batch, size = [], 0
         if batch:
             yield batch
 
-    def _member(self, place: Range, crc: int, data: bytes | None) -> Member:
+    def _member(self, span: Range, crc: int, data: bytes | None) -> Member:
         found = zlib.crc32(data) if data is not None else 0
         if data is None:
-            for offset in range(0, place.size, MAX_BYTES):
-                size = min(MAX_BYTES, place.size - offset)
-                [part] = self.storage.read([place._replace(offset=place.offset + offset, size=size)])
+            for offset in range(0, span.size, MAX_BYTES):
+                size = min(MAX_BYTES, span.size - offset)
+                [part] = self.storage.read([span._replace(offset=span.offset + offset, size=size)])
                 found = zlib.crc32(part, found)
-        return Member(place, data, found == crc)
+        return Member(span, data, found == crc)

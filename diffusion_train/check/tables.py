@@ -17,7 +17,7 @@ from diffusion_train.data.selection import (
     per_source,
     sample_faults,
     sizes,
-    told,
+    problems_of,
     without_caption,
 )
 from diffusion_train.data.shard.catalog import Collection
@@ -32,13 +32,13 @@ def of_samples(
     yield from collection.problems
     faults = sample_faults(collection, captions)
     for fault in faults:
-        yield from told(collection, *fault)
+        yield from problems_of(collection, *fault)
     if captions.missing == "empty":
         detail = f"no {captions.source.name}"
-        yield from told(collection, "without-caption", detail, without_caption(collection, captions))
+        yield from problems_of(collection, "without-caption", detail, without_caption(collection, captions))
     there, license_of = np.ones(len(collection), bool), _license(collection)
     for rule, detail, samples in selection.unwanted(collection, captions, _whole(faults)):
-        yield from told(collection, rule, license_of if rule == "license-not-allowed" else detail, samples)
+        yield from problems_of(collection, rule, license_of if rule == "license-not-allowed" else detail, samples)
         there &= ~samples
     yield from unsuited_sizes(collection, there, side, max_aspect)
     yield from duplicate_keys(collection)
@@ -62,7 +62,7 @@ def unsuited_sizes(collection: Collection, there: Mask, side: int, max_aspect: f
     short, long = np.minimum(width, height), np.maximum(width, height)
 
     def tell(rule: str, reason: str, samples: Mask) -> Iterator[Problem]:
-        return told(collection, rule, lambda sample: f"{width[sample]} x {height[sample]}: {reason}", samples)
+        return problems_of(collection, rule, lambda sample: f"{width[sample]} x {height[sample]}: {reason}", samples)
 
     yield from tell("tiny-image", f"a side below data.image_size={side}", there & (short > 0) & (short < side))
     yield from tell("extreme-aspect", f"an aspect ratio above {max_aspect:g}", there & (long > max_aspect * short))
@@ -72,7 +72,7 @@ def duplicate_keys(collection: Collection) -> Iterator[Problem]:
     hashes = collection.arrays["hashes"]
     again = np.ones(len(hashes), bool)
     again[np.unique(hashes, return_index=True)[1]] = False
-    yield from told(collection, "duplicate-key", "an earlier shard has a sample of this key", again)
+    yield from problems_of(collection, "duplicate-key", "an earlier shard has a sample of this key", again)
 
 
 def unsorted_members(collection: Collection) -> Iterator[Problem]:
@@ -82,14 +82,14 @@ def unsorted_members(collection: Collection) -> Iterator[Problem]:
     shard = np.searchsorted(collection.arrays["shard_ends"], owner, side="right")
     owners = owner[np.lexsort((offsets, shard))]
     runs = np.bincount(owners[np.diff(owners, prepend=-1) != 0], minlength=len(collection))
-    yield from told(collection, "unsorted-members", "members of other samples lie between its own", runs > 1)
+    yield from problems_of(collection, "unsorted-members", "members of other samples lie between its own", runs > 1)
 
 
 def licenses(collection: Collection) -> Iterator[Problem]:
     """Samples without one, and what each of the others asks for, once."""
-    names, place = collection.licenses()
-    called = np.array([normalise(name) for name in [*names, None]], object)[place]
-    yield from told(collection, "unknown-license", "its json names no license", called == UNKNOWN)
+    names, index = collection.licenses()
+    called = np.array([normalise(name) for name in [*names, None]], object)[index]
+    yield from problems_of(collection, "unknown-license", "its json names no license", called == UNKNOWN)
     for name, count in Counter(called.tolist()).items():
         for term in terms(name) if name != UNKNOWN else ():
             yield Problem(f"{term}-license", "", f"{name}: {count:,} sample(s)")
@@ -118,6 +118,6 @@ def _whole(faults: Sequence[tuple[str, str, Mask]]) -> Mask:
 
 def _license(collection: Collection) -> Callable[[int], str]:
     """Of a sample, in words."""
-    names, place = collection.licenses()
+    names, index = collection.licenses()
     called = [*names, UNKNOWN]
-    return lambda sample: f"license {called[place[sample]]}"
+    return lambda sample: f"license {called[index[sample]]}"

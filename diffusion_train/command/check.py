@@ -83,7 +83,7 @@ def check(cfg: DictConfig) -> int:
         sheet = contact_sheet(seen.samples, seen.problems, seen.train, seen.held_out, seen.twins, cfg.num_shown)
         with atomic_file(out / "contact_sheet.html") as file:
             file.write(sheet.encode("utf-8", "replace"))
-    print(told(seen, tokens is not None, out), end="", flush=True)
+    print(summary(seen, tokens is not None, out), end="", flush=True)
     return Exit.FOUND if seen.problems else Exit.DONE
 
 
@@ -133,7 +133,7 @@ def entry(problem: Problem) -> dict[str, Any]:
     return {"severity": RULES[problem.rule].severity, **facts}
 
 
-def told(seen: Findings, counted_tokens: bool, out: Path) -> str:
+def summary(seen: Findings, counted_tokens: bool, out: Path) -> str:
     """What is printed in the end: of each rule, the worst first, what was found and what to do; then how the buckets fare."""
     found, count = by_rule(seen.problems), len(seen.problems)
     given = {**vars(seen), "rules": RULES, "found": found, "num_problems": count, "counted_tokens": counted_tokens}

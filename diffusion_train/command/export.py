@@ -70,11 +70,11 @@ def exported(cfg: DictConfig, model: Model, form: ModuleType, scratch: Path) -> 
     ask, folder, out = cfg.export, scratch / "export", Path(cfg.export.out)
     folder.mkdir()
     question = Question(prompt(cfg), ask.proof.seed, ask.proof.num_steps, ask.proof.guidance_scale)
-    inputs, answers = ours(model, question)
+    inputs, outputs = ours(model, question)
     file = form.write(model, folder)
     if model.own_base and model.adapters:
         without(model.unet).save_pretrained(scratch / "unet", safe_serialization=True)
-    proof = prove(model, ask.format, file, question, inputs, answers, scratch)
+    proof = prove(model, ask.format, file, question, inputs, outputs, scratch)
     print(f"largest difference to diffusers: prediction {proof.prediction:.1e}, image {proof.image:.1e}", flush=True)
     if not proof.largest <= ask.tolerance:
         raise Unproved(f"the export differs from the run by {proof.largest:.1e}, more than tolerance={ask.tolerance:g}")

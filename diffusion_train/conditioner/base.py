@@ -22,14 +22,14 @@ class Conditioner(nn.Module, ABC):
     whether sampling may be given prompts and pictures.
     """
 
-    place: Tensor
+    like: Tensor
     reads_captions = False
     reads_images = False
     adapted = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("place", torch.zeros(()), persistent=False)
+        self.register_buffer("like", torch.zeros(()), persistent=False)
 
     @abstractmethod
     def forward(self, batch: dict[str, Any]) -> Cond:

@@ -35,7 +35,7 @@ class Label(Conditioner):
             label = torch.tensor([self._number(caption) for caption in batch["caption"]])
         if label.numel() and not 0 <= int(label.min()) <= int(label.max()) <= self.num_classes:
             raise ValueError(f"a label outside 0 ... {self.num_classes}: {label.tolist()}")
-        return {"label": to_device(label, self.place.device, torch.int64)}
+        return {"label": to_device(label, self.like.device, torch.int64)}
 
     def _number(self, caption: str) -> int:
         if caption.strip() not in self.numbers:

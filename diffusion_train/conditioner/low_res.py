@@ -22,10 +22,10 @@ class LowRes(Conditioner):
         self.size, self.channels, self.key = size, channels, key
 
     def forward(self, batch: dict[str, Any]) -> Cond:
-        small = entry(batch, self.key, "LowRes").to(self.place)
+        small = entry(batch, self.key, "LowRes").to(self.like)
         if small.shape[1] != self.channels:
             raise ValueError(f"{self.key!r} has {small.shape[1]} channels, conditioner.channels says {self.channels}")
         return {"concat": interpolate(small, (self.size, self.size), mode="bicubic", antialias=True).clamp(-1, 1)}
 
     def null(self, n: int) -> Cond:
-        return {"concat": self.place.new_zeros(n, self.channels, self.size, self.size)}
+        return {"concat": self.like.new_zeros(n, self.channels, self.size, self.size)}

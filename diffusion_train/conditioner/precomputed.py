@@ -52,7 +52,7 @@ class Precomputed(Conditioner):
         return value
 
     def _moved(self, name: str, value: Tensor) -> Tensor:
-        return to_device(value, self.place.device, torch.bool if name.endswith("_mask") else self.place.dtype)
+        return to_device(value, self.like.device, torch.bool if name.endswith("_mask") else self.like.dtype)
 
 
 def _nothing(name: str, shape: tuple[int, ...]) -> Tensor:

@@ -53,7 +53,7 @@ class SDXL(Conditioner):
 
     def forward(self, batch: dict[str, Any]) -> Cond:
         cond: Cond = self.text(batch)
-        return cond | {"size": _size(batch, self.place.device).expand(len(cond["text"]), 6)}
+        return cond | {"size": _size(batch, self.like.device).expand(len(cond["text"]), 6)}
 
     def null(self, n: int) -> Cond:
         cond = self.text.null(n)
@@ -77,10 +77,10 @@ class SDXLText(TextEncoder):
 
     def __init__(self, folder: Path, max_length: int = 77) -> None:
         self.max_length = max_length
-        places: dict[str, Any] = {"max_length": max_length, "padded": True, "read": layer_before_last}
+        options: dict[str, Any] = {"max_length": max_length, "padded": True, "read": layer_before_last}
         parts = [(folder / f"text_encoder{n}", folder / f"tokenizer{n}") for n in ("", "_2")]
-        self.first = TransformersEncoder(*parts[0], "CLIPTextModel", pool=no_pool, **places)
-        self.second = TransformersEncoder(*parts[1], "CLIPTextModelWithProjection", pool=projected_pool, **places)
+        self.first = TransformersEncoder(*parts[0], "CLIPTextModel", pool=no_pool, **options)
+        self.second = TransformersEncoder(*parts[1], "CLIPTextModelWithProjection", pool=projected_pool, **options)
 
     @property
     def fingerprint(self) -> str:

@@ -186,7 +186,7 @@ class DataModule(pl.LightningDataModule):
     def examples(self, num_samples: int) -> Batch:
         """Training samples spread evenly over the data, always the same; at most `num_samples`."""
         count = min(num_samples, self.num_samples)
-        return collate(self.dataset.read([Draw(0, place * self.num_samples // count) for place in range(count)]))
+        return collate(self.dataset.read([Draw(0, number * self.num_samples // count) for number in range(count)]))
 
     def held_out(self, num_samples: int) -> Batch | None:
         """The first held-out samples in their fixed order, at most `num_samples`; None where none are held out."""

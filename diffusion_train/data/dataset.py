@@ -151,8 +151,8 @@ class ShardDataset:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        names, place = self.collection.licenses()
-        counts = np.bincount(place[self.samples] + 1, minlength=len(names) + 1).tolist()
+        names, index = self.collection.licenses()
+        counts = np.bincount(index[self.samples] + 1, minlength=len(names) + 1).tolist()
         meta = self.collection.meta
         return {
             "sources": dict(self.sources),

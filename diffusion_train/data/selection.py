@@ -77,7 +77,7 @@ class Selection:
     def _whole(self, collection: Collection, captions: Captions) -> tuple[Mask, list[Problem]]:
         found = sample_faults(collection, captions)
         faulty = np.any([mask for _, _, mask in found], axis=0)
-        problems = [*collection.problems, *(one for fault in found for one in told(collection, *fault))]
+        problems = [*collection.problems, *(one for fault in found for one in problems_of(collection, *fault))]
         if problems and self.faults == "strict":
             error = DataError.listing(problems)
             error.add_note("data.faults=tolerant trains on what is whole and records the rest")
@@ -119,11 +119,11 @@ class Selection:
             yield "license-not-allowed", reason, lambda: self._forbidden(collection)
 
     def _forbidden(self, collection: Collection) -> Mask:
-        names, place = collection.licenses()
+        names, index = collection.licenses()
         for line in mistyped(self.allowed_licenses or (), names):
             log.warning("data.allowed_licenses: %s", line)
         allowed = np.array([decide(name, self.allowed_licenses or ()) for name in [*names, None]])
-        return ~allowed[place]
+        return ~allowed[index]
 
     def split(self, collection: Collection, usable: Indices) -> tuple[Indices, Indices]:
         """(trained on, held out)"""
@@ -177,7 +177,7 @@ def sample_faults(collection: Collection, captions: Captions) -> list[tuple[str,
     return faults
 
 
-def told(collection: Collection, rule: str, detail: str | Callable[[int], str], samples: Mask) -> Iterator[Problem]:
+def problems_of(collection: Collection, rule: str, detail: str | Callable[[int], str], samples: Mask) -> Iterator[Problem]:
     """A problem for each of the samples (n,); `detail` may be a function of their numbers."""
     offsets, starts = collection.arrays["members"]["offset"], collection.arrays["starts"]
     for sample in np.flatnonzero(samples).tolist():

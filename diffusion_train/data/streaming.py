@@ -197,8 +197,8 @@ def _members(shards: Iterator[dict[str, Any]], tell: Callable[[Problem], None]) 
 def _open(url: str) -> IO[bytes]:
     if scheme_of(url) == "file":
         return open(local_path(url), "rb")
-    answer: IO[bytes] = urllib.request.urlopen(url, timeout=_TIMEOUT)
-    return answer
+    response: IO[bytes] = urllib.request.urlopen(url, timeout=_TIMEOUT)
+    return response
 
 
 def _noted(error: Exception, tell: Callable[[Problem], None]) -> bool:

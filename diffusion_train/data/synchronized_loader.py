@@ -60,11 +60,11 @@ class SynchronizedLoader(Iterable[T]):
         return bool(flag)
 
     def _stop(self, fault: Exception | None) -> None:
-        told: list[Any] = [None] * dist.get_world_size()
+        reports: list[Any] = [None] * dist.get_world_size()
         mine = fault and (isinstance(fault, StorageError), (str(fault).strip().splitlines() or [repr(fault)])[-1])
-        dist.all_gather_object(told, mine, group=self._group)
+        dist.all_gather_object(reports, mine, group=self._group)
         if fault and not isinstance(fault, StorageError):
             raise fault
-        rank, (of_storage, reason) = next((rank, one) for rank, one in enumerate(told) if one)
-        text = f"process {rank} of {len(told)} cannot read its data: {reason}"
+        rank, (of_storage, reason) = next((rank, one) for rank, one in enumerate(reports) if one)
+        text = f"process {rank} of {len(reports)} cannot read its data: {reason}"
         raise (StoppedOnAllRanks if of_storage else RuntimeError)(text) from fault

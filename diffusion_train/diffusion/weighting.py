@@ -100,8 +100,8 @@ class P2(Weighting):
         self.gamma = _positive("P2: gamma", gamma)
 
     def __call__(self, alpha: Tensor, sigma: Tensor, det: Tensor) -> Tensor:
-        share = sigma.square() / (self.k * sigma.square() + alpha.square())  # 1 / (k + SNR)
-        return alpha.square() * share**self.gamma
+        fraction = sigma.square() / (self.k * sigma.square() + alpha.square())  # 1 / (k + SNR)
+        return alpha.square() * fraction**self.gamma
 
 
 class Debiased(Weighting):

@@ -36,7 +36,7 @@ def readme(
     base = _base_name(facts.base)
     on_hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(@.*)?", base)
     rank, alpha = rank_and_alpha(model) if model.adapters else (None, None)
-    config = yaml.safe_dump(_without_places(facts.config), sort_keys=False, allow_unicode=True)
+    config = yaml.safe_dump(_without_paths(facts.config), sort_keys=False, allow_unicode=True)
     return card(
         "diffusion_train.export",
         "model_card.md",
@@ -52,19 +52,19 @@ def readme(
         file=names[0],
         stem=Path(names[0]).stem,
         image=names[1],
-        place=out.parent.name or "." if out.suffix == ".safetensors" else out.name,
+        folder=out.parent.name or "." if out.suffix == ".safetensors" else out.name,
         shards=[shard for shard in facts.data.get("shards") or [] if isinstance(shard, dict)],
         config=Markup(config),
         fence=Markup("`" * max(3, 1 + max(map(len, re.findall("`+", config)), default=0))),
     )
 
 
-def _without_places(node: Any) -> Any:
+def _without_paths(node: Any) -> Any:
     """Where files lie on the machine of the training is nobody's business."""
     if isinstance(node, dict):
-        return {key: _without_places(value) for key, value in node.items() if key != "run_dir"}
+        return {key: _without_paths(value) for key, value in node.items() if key != "run_dir"}
     if isinstance(node, list):
-        return [_without_places(value) for value in node]
+        return [_without_paths(value) for value in node]
     return f".../{Path(node).name}" if isinstance(node, str) and node.startswith(("/", "~")) else node
 
 

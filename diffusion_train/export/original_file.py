@@ -17,9 +17,9 @@ _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "s
 
 def write(model: Model, folder: Path) -> Path:
     config = merge(model.unet).config
-    trained = {name: value.detach().cpu().contiguous() for name, value in model.unet.state_dict().items()}
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.unet.state_dict().items()}
     tensors = {
-        **original_names.unet(trained, config.layers_per_block),
+        **original_names.unet(weights, config.layers_per_block),
         **original_names.vae(part_weights(model.base / "vae")),
         **_text_encoders(model),
     }

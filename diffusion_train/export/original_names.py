@@ -101,19 +101,19 @@ def open_clip(weights: Mapping[str, Tensor], prefix: str) -> Weights:
 def _unet_name(name: str, num_layers: int, attending: set[str]) -> str:
     if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", name):
         part, number, rest = match[1], int(match[2]), match[3]
-        place = 2 * number if part == "resnets" else 2 * number + 1
-        return f"middle_block.{place}.{_replaced(rest, _UNET_BLOCK) if part == 'resnets' else rest}"
+        position = 2 * number if part == "resnets" else 2 * number + 1
+        return f"middle_block.{position}.{_replaced(rest, _UNET_BLOCK) if part == 'resnets' else rest}"
     match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", name)
     if not match:
         return _replaced(name, _UNET)
     side, part, rest = match[1], match[3], match[5]
     level, number = int(match[2]) * (num_layers + 1), int(match[4])
-    blocks, place = ("input_blocks", level + number + 1) if side == "down" else ("output_blocks", level + number)
+    blocks, position = ("input_blocks", level + number + 1) if side == "down" else ("output_blocks", level + number)
     if part == "downsamplers":
         return f"{blocks}.{level + num_layers + 1}.0.{rest.replace('conv', 'op')}"
     if part == "upsamplers":
         return f"{blocks}.{level + num_layers}.{2 if match[2] in attending else 1}.{rest}"
-    return f"{blocks}.{place}.0.{_replaced(rest, _UNET_BLOCK)}" if part == "resnets" else f"{blocks}.{place}.1.{rest}"
+    return f"{blocks}.{position}.0.{_replaced(rest, _UNET_BLOCK)}" if part == "resnets" else f"{blocks}.{position}.1.{rest}"
 
 
 def _vae_name(name: str, num_levels: int) -> str:

@@ -91,7 +91,7 @@ def prove(
     file: Path,
     ask: Question,
     inputs: dict[str, Tensor],
-    answers: dict[str, Tensor],
+    outputs: dict[str, Tensor],
     scratch: Path,
 ) -> Proof:
     """Raises Unproved if diffusers cannot load the export `file` of the format `form`."""
@@ -112,9 +112,9 @@ def prove(
     save_file({name: value.cpu().contiguous() for name, value in inputs.items()}, scratch / "inputs.safetensors")
     run_alone(scratch)
     theirs = load_file(scratch / "answer.safetensors")
-    predictions = [difference(theirs[name], answers["prediction"]) for name in theirs if name != "image"]
-    image = difference(theirs["image"], (answers["image"] / 2 + 0.5).clamp(0, 1))
-    return Proof(max(predictions), image, answers["image"][0])
+    predictions = [difference(theirs[name], outputs["prediction"]) for name in theirs if name != "image"]
+    image = difference(theirs["image"], (outputs["image"] / 2 + 0.5).clamp(0, 1))
+    return Proof(max(predictions), image, outputs["image"][0])
 
 
 def run_alone(case: Path) -> None:

@@ -27,10 +27,10 @@ def main(folder: Path) -> None:
     pipeline = load(case).to(case["device"])
     pipeline.set_progress_bar_config(disable=True)
     with torch.no_grad():
-        answer = {"prediction": predict(pipeline.unet, inputs), "image": draw(pipeline, case, inputs["noise"])}
+        output = {"prediction": predict(pipeline.unet, inputs), "image": draw(pipeline, case, inputs["noise"])}
         if case["format"] == "lora_peft":
-            answer["peft"] = predict(with_peft(case).to(case["device"]), inputs)
-    save_file({name: value.cpu().contiguous() for name, value in answer.items()}, folder / "answer.safetensors")
+            output["peft"] = predict(with_peft(case).to(case["device"]), inputs)
+    save_file({name: value.cpu().contiguous() for name, value in output.items()}, folder / "answer.safetensors")
 
 
 def load(case: dict[str, Any]) -> Any:
@@ -52,8 +52,8 @@ def load(case: dict[str, Any]) -> Any:
     if case["unet"]:
         pipeline.unet = unet(case["unet"])
     file = Path(case["file"])
-    place = {"weight_name": file.name} if file.is_file() else {}
-    pipeline.load_lora_weights(str(file.parent if file.is_file() else file), local_files_only=True, **place)
+    options = {"weight_name": file.name} if file.is_file() else {}
+    pipeline.load_lora_weights(str(file.parent if file.is_file() else file), local_files_only=True, **options)
     return pipeline
 
 

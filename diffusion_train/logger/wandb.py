@@ -118,11 +118,11 @@ def netrc_key(base_url: str) -> str | None:
 
 def unusable(base_url: str, key: str | None, timeout_s: float) -> str | None:
     """Why no run can be logged to the server now: it does not answer in time, fails, or refuses the key."""
-    answers: list[str | None] = []
-    probe = Thread(target=lambda: answers.append(_ask(base_url, key, timeout_s)), daemon=True)
+    replies: list[str | None] = []
+    probe = Thread(target=lambda: replies.append(_ask(base_url, key, timeout_s)), daemon=True)
     probe.start()
     probe.join(timeout_s)
-    return answers[0] if answers else f"does not answer within {timeout_s:g} s"
+    return replies[0] if replies else f"does not answer within {timeout_s:g} s"
 
 
 def _ask(base_url: str, key: str | None, timeout_s: float) -> str | None:
@@ -131,8 +131,8 @@ def _ask(base_url: str, key: str | None, timeout_s: float) -> str | None:
     if key:  # unredirected: the key goes to this server alone
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(f"api:{key}".encode()).decode())
     try:
-        with urlopen(request, timeout=timeout_s) as answer:
-            viewer = json.load(answer)["data"]["viewer"]
+        with urlopen(request, timeout=timeout_s) as response:
+            viewer = json.load(response)["data"]["viewer"]
     except HTTPError as error:
         return None if error.code < 500 and not key else f"answers with HTTP error {error.code}"
     except OSError as error:

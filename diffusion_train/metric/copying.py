@@ -24,7 +24,7 @@ class Nearest(NamedTuple):
     """Of each row: the distance to the nearest of the others, and which it is."""
 
     distance: Tensor
-    place: Tensor
+    row: Tensor
 
 
 class Audit(NamedTuple):
@@ -47,8 +47,8 @@ def cosine_distance(rows: Tensor, others: Tensor) -> Tensor:
 
 def nearest(distances: Tensor) -> Nearest:
     """(N, M) -> (N,) and (N,); of equally near ones the first."""
-    place = distances.argmin(1)
-    return Nearest(distances.gather(1, place[:, None])[:, 0], place)
+    row = distances.argmin(1)
+    return Nearest(distances.gather(1, row[:, None])[:, 0], row)
 
 
 def relative(distances: Tensor, resolution: float) -> Nearest:
@@ -57,7 +57,7 @@ def relative(distances: Tensor, resolution: float) -> Nearest:
     Differences below `resolution` are none, so that of two equally near ones neither counts as copied.
     """
     first, second = distances.double().topk(2, dim=1, largest=False).values.unbind(1)
-    return Nearest((first + resolution) / (second + resolution), nearest(distances).place)
+    return Nearest((first + resolution) / (second + resolution), nearest(distances).row)
 
 
 def without_itself(distances: Tensor) -> Tensor:
@@ -83,8 +83,8 @@ def audit(distances: Mapping[str, Tensor], references: Mapping[str, Tensor], fal
 
 def threshold(references: Tensor, rate: float) -> float:
     """Nearer than this is flagged: the k-th smallest of n references with k = rate (n + 1); infinite where k > n."""
-    place = math.floor(rate * (len(references) + 1) + 1e-9)
-    return float(references.double().sort().values[place - 1]) if place <= len(references) else math.inf
+    rank = math.floor(rate * (len(references) + 1) + 1e-9)
+    return float(references.double().sort().values[rank - 1]) if rank <= len(references) else math.inf
 
 
 def references_needed(false_alarm: float, num_measures: int) -> int:

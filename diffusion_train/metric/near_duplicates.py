@@ -105,8 +105,8 @@ def _listed(labels: Places) -> list[Places]:
 
 def _cosines() -> NDArray[np.float64]:
     """The first eight rows of the discrete cosine transform."""
-    row, place = np.arange(8)[:, None], np.arange(_SIDE)
-    rows = np.cos(np.pi * row * (2 * place + 1) / (2 * _SIDE))
+    row, column = np.arange(8)[:, None], np.arange(_SIDE)
+    rows = np.cos(np.pi * row * (2 * column + 1) / (2 * _SIDE))
     rows[0] /= np.sqrt(2)
     return rows
 

@@ -23,7 +23,7 @@ class Palette(NamedTuple):
     """(K, 3) in CIELAB and shares (K,) that sum to 1, largest first; float64."""
 
     colours: Tensor
-    shares: Tensor
+    fractions: Tensor
 
 
 def palette(*images: Tensor, num_colours: int = 8) -> Palette:
@@ -34,19 +34,19 @@ def palette(*images: Tensor, num_colours: int = 8) -> Palette:
 def distance(one: Palette, other: Palette) -> Tensor:
     """(), float64, in units of CIEDE2000."""
     cost = ciede2000(one.colours[:, None], other.colours[None])
-    return (transport(one.shares, other.shares, cost) * cost).sum()
+    return (transport(one.fractions, other.fractions, cost) * cost).sum()
 
 
 def histogram(images: Tensor) -> Tensor:
     """(32768, 4): of each bin of sRGB the share of pixels, and the sum of their colours in CIELAB weighted by it."""
     rgb = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).expand(-1, 3, -1, -1)
     rgb = rgb.permute(0, 2, 3, 1).reshape(-1, 3)
-    place = (rgb.long() * _LEVELS // 256) @ torch.tensor([_LEVELS**2, _LEVELS, 1], device=rgb.device)
+    bins = (rgb.long() * _LEVELS // 256) @ torch.tensor([_LEVELS**2, _LEVELS, 1], device=rgb.device)
     weight = torch.full(
         (len(rgb), 1), 1 / (images.shape[-1] * images.shape[-2]), dtype=torch.float64, device=rgb.device
     )
     rows = torch.cat([weight, weight * srgb_to_lab(rgb / 255)], 1)
-    return torch.zeros(_LEVELS**3, 4, dtype=torch.float64, device=rgb.device).index_add_(0, place, rows)
+    return torch.zeros(_LEVELS**3, 4, dtype=torch.float64, device=rgb.device).index_add_(0, bins, rows)
 
 
 def of_histogram(sums: Tensor, num_colours: int) -> Palette:
@@ -58,15 +58,15 @@ def of_histogram(sums: Tensor, num_colours: int) -> Palette:
     centres = _spread(colours, weights, num_colours)
     for _ in range(_ROUNDS):
         label = torch.cdist(colours, centres).argmin(1)
-        share = torch.zeros(len(centres), dtype=torch.float64).index_add_(0, label, weights)
+        fraction = torch.zeros(len(centres), dtype=torch.float64).index_add_(0, label, weights)
         sums_of = torch.zeros_like(centres).index_add_(0, label, weights[:, None] * colours)
-        moved = torch.where(share[:, None] > 0, sums_of / share[:, None].clamp_min(1e-300), centres)
+        moved = torch.where(fraction[:, None] > 0, sums_of / fraction[:, None].clamp_min(1e-300), centres)
         if torch.equal(moved, centres):
             break
         centres = moved
-    order = share.argsort(descending=True, stable=True)
-    order = order[share[order] > 0]
-    return Palette(centres[order], share[order] / share.sum())
+    order = fraction.argsort(descending=True, stable=True)
+    order = order[fraction[order] > 0]
+    return Palette(centres[order], fraction[order] / fraction.sum())
 
 
 def _spread(colours: Tensor, weights: Tensor, count: int) -> Tensor:

@@ -86,8 +86,8 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         dtype = torch.promote_types(_dtype(self.mlp), torch.promote_types(t.dtype, torch.float32))
-        place = torch.arange(self.num_frequencies, device=t.device, dtype=dtype) / self.num_frequencies
-        angle = t.to(dtype)[:, None] * MAX_PERIOD**-place
+        exponent = torch.arange(self.num_frequencies, device=t.device, dtype=dtype) / self.num_frequencies
+        angle = t.to(dtype)[:, None] * MAX_PERIOD**-exponent
         return self.mlp(torch.cat([angle.cos(), angle.sin()], 1).to(_dtype(self.mlp)))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-def place(network: nn.Module, channels_last: bool, compile: bool) -> None:
+def set_memory_format(network: nn.Module, channels_last: bool, compile: bool) -> None:
     """Change the network in place. `channels_last` keeps the channels of a pixel together, which convolutions like;
     `compile` pays for itself only in long runs, and compiles anew for each new shape."""
     if channels_last:

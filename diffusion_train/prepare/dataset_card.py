@@ -120,7 +120,7 @@ def _plain_examples(captions: Sequence[str], count: int = 4) -> list[str]:
     """Of ordinary words, spread over the samples: fit for a command line."""
     plain = [text for text in dict.fromkeys(captions) if 0 < len(text) <= 80 and re.fullmatch(r"[\w ,.-]+", text)]
     count = min(count, len(plain))
-    return [plain[place * len(plain) // count] for place in range(count)]
+    return [plain[index * len(plain) // count] for index in range(count)]
 
 
 def _rights(columns: Columns) -> Card:
@@ -143,7 +143,7 @@ def _near_duplicates(keys: Sequence[str], signatures: Signatures) -> Card:
         "max_colour_difference": MAX_COLOUR_DIFFERENCE,
         "groups": len(found),
         "samples": sum(map(len, found)),
-        "largest": [[keys[place] for place in group[:_SHOWN]] for group in found[:_SHOWN]],
+        "largest": [[keys[index] for index in group[:_SHOWN]] for group in found[:_SHOWN]],
     }
 
 

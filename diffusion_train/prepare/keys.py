@@ -17,15 +17,15 @@ class Keys:
     """
 
     def __init__(self) -> None:
-        self._taken: set[str] = set()
+        self._used: set[str] = set()
 
     def __call__(self, name: str) -> str:
         plain = key = safe(name)
         again = 0
-        while len(key.encode()) > MAX_BYTES or key in self._taken:
+        while len(key.encode()) > MAX_BYTES or key in self._used:
             key = _with_hash(plain, f"{name}\0{again}")
             again += 1
-        self._taken.add(key)
+        self._used.add(key)
         return key
 
 

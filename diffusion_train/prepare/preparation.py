@@ -53,12 +53,12 @@ class Preparation:
     num_workers: int | None = None
 
     def __post_init__(self) -> None:
-        samples, mib, share, workers = self.samples_per_shard, self.mib_per_shard, self.max_bad_share, self.num_workers
+        samples, mib, fraction, workers = self.samples_per_shard, self.mib_per_shard, self.max_bad_share, self.num_workers
         mistakes = {
             f"samples_per_shard={samples}: at least 1": samples < 1,
             f"mib_per_shard={mib}: at least 1": mib < 1,
             f"num_workers={workers}: at least 0": workers is not None and workers < 0,
-            f"max_bad_share={share}: a share, 0 to 1": not 0 <= share <= 1,
+            f"max_bad_share={fraction}: a share, 0 to 1": not 0 <= fraction <= 1,
             f"name={self.name}: a name without dots, slashes, braces and wildcards": not self.name
             or set(self.name) & set("/{}*?[]."),
         }
@@ -89,8 +89,8 @@ class Preparation:
                 raise
         write_left_out(ledger)
         if not sum(done.num_samples for done in ledger.parts):
-            told = reasons(ledger.details())
-            raise ValueError(f"no sample is left of {ledger.last.num_entries:,} entries of the source\n{told}")
+            listed = reasons(ledger.details())
+            raise ValueError(f"no sample is left of {ledger.last.num_entries:,} entries of the source\n{listed}")
 
 
 def write_left_out(ledger: Ledger, further: Details | None = None) -> None:
@@ -112,11 +112,11 @@ def unchanged(entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
     states = ledger.states()
     known = range(0, len(states), STATE)
     with tqdm(desc="Comparing", total=len(known), unit="file", delay=2, disable=None) as bar:
-        for place in known:
+        for start in known:
             entry = next(entries, None)
             if entry is None:
-                raise changed(ledger.out, f"its end, after {place // STATE:,} entries of {len(known):,}")
-            if entry.state() != states[place : place + STATE]:
+                raise changed(ledger.out, f"its end, after {start // STATE:,} entries of {len(known):,}")
+            if entry.state() != states[start : start + STATE]:
                 raise changed(ledger.out, entry.name)
             bar.update()
             yield entry

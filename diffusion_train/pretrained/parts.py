@@ -10,7 +10,7 @@ from diffusion_train.pretrained import diffusers_folder, scheduler
 Nodes = dict[str, Any]
 
 
-def of_pipeline(layout: Path, source: str, place: str, prediction: str | None = None) -> Nodes:
+def of_pipeline(layout: Path, source: str, path: str, prediction: str | None = None) -> Nodes:
     """Dotted key -> node. `place` stands where the parts will find their weights.
 
     Raises ValueError for a pipeline whose noise schedule or network has no equal here, or that predicts something
@@ -28,11 +28,11 @@ def of_pipeline(layout: Path, source: str, place: str, prediction: str | None = 
     return {
         "network": {
             "_target_": "diffusion_train.network.diffusers_unet.DiffusersUNet",
-            "model": place,
+            "model": path,
             "gradient_checkpointing": False,
         },
-        "autoencoder": {"_target_": "diffusion_train.autoencoder.kl.KL", "source": place, "dtype": "float32"},
-        "conditioner": _conditioner(kind, place),
+        "autoencoder": {"_target_": "diffusion_train.autoencoder.kl.KL", "source": path, "dtype": "float32"},
+        "conditioner": _conditioner(kind, path),
         "condition": _condition(kind, layout, source, unet),
         "sampler.clip_x0": False,  # latents lie outside of [-1, 1]
         "data.image_size": (side if isinstance(side, int) else max(side)) * factor,
@@ -40,11 +40,11 @@ def of_pipeline(layout: Path, source: str, place: str, prediction: str | None = 
     }
 
 
-def _conditioner(kind: str, place: str) -> Nodes:
+def _conditioner(kind: str, path: str) -> Nodes:
     if kind == "sdxl":
         return {
             "_target_": "diffusion_train.conditioner.sdxl.SDXL",
-            "source": place,
+            "source": path,
             "max_length": 77,
             "max_bytes": 1 << 32,
         }
@@ -52,7 +52,7 @@ def _conditioner(kind: str, place: str) -> Nodes:
         "_target_": "diffusion_train.conditioner.text.text_conditioner.Text",
         "encoder": {
             "_target_": "diffusion_train.conditioner.clip_text.CLIPText",
-            "source": place,
+            "source": path,
             "max_length": 77,
             "subfolder": "text_encoder",
             "tokenizer_subfolder": "tokenizer",

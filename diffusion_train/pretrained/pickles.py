@@ -83,11 +83,11 @@ class _InertMapping:
 def _reason(error: Exception) -> str:
     """Without torch's advice, which is to run the code, and without the objects that stand for what it names."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith(("Trying to", "Unsupported"))]
+    reasons = [line for line in lines if line.startswith(("Trying to", "Unsupported"))]
     plain = [line for line in lines[:1] if not line.startswith("Weights only load failed")]
     if isinstance(error, (EOFError, LookupError)):
         return "it is damaged"
-    return (told or plain or [type(error).__name__])[0].partition(" <")[0]
+    return (reasons or plain or [type(error).__name__])[0].partition(" <")[0]
 
 
 def _tensors(found: Any) -> Iterator[tuple[str, Tensor]]:

@@ -59,11 +59,11 @@ def _schedule(settings: Nodes, source: str) -> Nodes:
 
 
 def _parameterization(settings: Nodes, source: str, prediction: str | None) -> Nodes:
-    told = str(settings.get("prediction_type", "epsilon"))
-    if told not in _OURS:
+    prediction_type = str(settings.get("prediction_type", "epsilon"))
+    if prediction_type not in _OURS:
         known = ", ".join(_OURS)
-        raise ValueError(f"pretrained={source}: prediction_type={told} in scheduler_config.json is none of {known}")
-    ours = _OURS[told]
+        raise ValueError(f"pretrained={source}: prediction_type={prediction_type} in scheduler_config.json is none of {known}")
+    ours = _OURS[prediction_type]
     if prediction not in (None, ours):
         raise ValueError(
             f"base.prediction={prediction}, but scheduler_config.json of pretrained={source} says {ours}; leave it out"

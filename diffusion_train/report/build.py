@@ -40,7 +40,7 @@ class Builder:
     def __init__(self, drawn: Drawn, artist: Artist) -> None:
         self.drawn, self.artist, self.settings = drawn, artist, artist.settings
         self.copying = measure.calibrate(drawn.seen_train, drawn.seen_held_out, self.settings.false_alarm)
-        self._originals: dict[int, str] = {}  # names of training images' pictures by their place
+        self._originals: dict[int, str] = {}  # names of training images' pictures by their index
 
     def report(self) -> dict[str, Any]:
         kinds, rate = self.drawn.kinds, self.settings.false_alarm
@@ -101,9 +101,9 @@ class Builder:
     def _copying(self, audits: dict[str, Audit]) -> dict[str, Any]:
         """By kind of prompt; "base" is the control: the same brand and training prompts, by who never saw the images."""
         asked, kinds = self.settings.false_alarm, self.drawn.kinds
-        before, learned = kinds["brand"].before, kinds["learned"].before
-        if before and learned:
-            audits = {**audits, "base": self.copying.check(together(before, learned), asked)[0]}
+        before, of_training = kinds["brand"].before, kinds["learned"].before
+        if before and of_training:
+            audits = {**audits, "base": self.copying.check(together(before, of_training), asked)[0]}
         return {kind: measure.copying_facts(self.copying, found, asked) for kind, found in audits.items()}
 
     def _entries(self, kind: str, found: Audit, near: dict[str, Nearest]) -> list[dict[str, Any]]:
@@ -128,19 +128,19 @@ class Builder:
 
     def _pair(self, measured: str, number: int, near: Nearest, found: Audit) -> dict[str, Any]:
         batch, relative = self.drawn.train.batch, float(near.distance[number])
-        place = self.copying.places[int(near.place[number])]
+        index = self.copying.indices[int(near.row[number])]
         return {
             "relative": relative,
             "near": relative < found.thresholds[measured],
-            "image": self._original(place),
-            "key": batch["key"][place],
-            "caption": batch["caption"][place],
+            "image": self._original(index),
+            "key": batch["key"][index],
+            "caption": batch["caption"][index],
         }
 
-    def _original(self, place: int) -> str:
-        if place not in self._originals:
-            self._originals[place] = self.artist.album.keep(self.drawn.train.picture(place))
-        return self._originals[place]
+    def _original(self, index: int) -> str:
+        if index not in self._originals:
+            self._originals[index] = self.artist.album.keep(self.drawn.train.picture(index))
+        return self._originals[index]
 
     def sweep(self, rows: Sequence[Row]) -> dict[str, Any] | None:
         if len(rows) < 2:
@@ -148,14 +148,14 @@ class Builder:
         bar = tqdm(rows, "Comparing settings", unit="setting", mininterval=0.5, disable=None)
         found = [self._sweep_row(row) for row in bar]
         good, chosen = sweep.undominated(found), sweep.choose(found)
-        for place, row in enumerate(found):
-            row |= {"undominated": good[place], "chosen": place == chosen}
+        for index, row in enumerate(found):
+            row |= {"undominated": good[index], "chosen": index == chosen}
         return {"rows": found, "goals": list(sweep.GOALS)}
 
     def _sweep_row(self, row: Row) -> dict[str, Any]:
         pipeline, kinds = row.pipeline(), self.drawn.kinds
-        places = {kind: one.few() for kind, one in kinds.items()}
-        seen = {kind: one.drawn_by(self.artist, pipeline, places[kind]) for kind, one in kinds.items()}
+        indices = {kind: one.few() for kind, one in kinds.items()}
+        seen = {kind: one.drawn_by(self.artist, pipeline, indices[kind]) for kind, one in kinds.items()}
         check, _ = self.copying.check(together(seen["brand"], seen["learned"]), self.settings.false_alarm)
         facts = measure.copying_facts(self.copying, check, self.settings.false_alarm)
         before = kinds["general"].before if "general" in kinds else None
@@ -164,6 +164,6 @@ class Builder:
             "value": row.value,
             "name": row.name,
             **measure.fidelity(seen["brand"], self.drawn.brand),
-            "drift": measure.change(before.rows(places["general"]), seen["general"]) if before else None,
+            "drift": measure.change(before.rows(indices["general"]), seen["general"]) if before else None,
             **{name: facts[name] for name in ("flagged", "samples", "chance")},
         }

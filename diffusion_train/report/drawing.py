@@ -93,10 +93,10 @@ class Sampled:
         """Places of the samples that a sweep draws: the first seed of each prompt; of few prompts every seed."""
         if len(self.prompts) < _FEW:
             return list(range(len(self.rows)))
-        return [place for place, row in enumerate(self.rows) if place == 0 or row != self.rows[place - 1]]
+        return [index for index, row in enumerate(self.rows) if index == 0 or row != self.rows[index - 1]]
 
-    def drawn_by(self, artist: Artist, pipeline: Pipeline, places: Sequence[int]) -> Seen:
-        rows, seeds = ([values[place] for place in places] for values in (self.rows, self.seeds))
+    def drawn_by(self, artist: Artist, pipeline: Pipeline, indices: Sequence[int]) -> Seen:
+        rows, seeds = ([values[index] for index in indices] for values in (self.rows, self.seeds))
         return artist.draw(pipeline, self.prompts, rows, seeds)[0]
 
 
@@ -136,12 +136,12 @@ def draw_all(models: Models, artist: Artist) -> Drawn:
 
 
 def _prompts(cfg: Any, settings: Settings, train: Images, held_out: Images) -> dict[str, Prompts]:
-    learned = (train, "captions of training images")
+    of_training = (train, "captions of training images")
     return {
         "brand": choose_prompts(
-            settings.prompts, [(held_out, "captions of held-out images"), learned], settings.num_prompts
+            settings.prompts, [(held_out, "captions of held-out images"), of_training], settings.num_prompts
         ),
-        "learned": choose_prompts((), [learned], settings.num_prompts),
+        "learned": choose_prompts((), [of_training], settings.num_prompts),
         "general": _general(cfg, settings),
     }
 

@@ -28,7 +28,7 @@ def read_marks(file: Path) -> list[Mark]:
         raise ValueError(f"marks={file}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("marks"), list):
         raise ValueError(f"marks={file}: not a file of marks ({FORMAT})")
-    return [_checked(mark, f"marks={file}: mark {place}") for place, mark in enumerate(content["marks"])]
+    return [_checked(mark, f"marks={file}: mark {number}") for number, mark in enumerate(content["marks"])]
 
 
 def merged(*several: Iterable[Mark]) -> list[Mark]:

@@ -43,8 +43,8 @@ class Seen:
     def __len__(self) -> int:
         return len(self.small)
 
-    def rows(self, places: Sequence[int] | Tensor) -> Seen:
-        chosen = torch.as_tensor(places, dtype=torch.long)
+    def rows(self, indices: Sequence[int] | Tensor) -> Seen:
+        chosen = torch.as_tensor(indices, dtype=torch.long)
         return Seen(self.small[chosen], self.features[chosen], self.signatures[chosen.numpy()])
 
     def chunks(self) -> Iterator[Tensor]:
@@ -57,7 +57,7 @@ class Seen:
 class Images:
     """Images of a data set; `total` is how many there are, over which these are spread evenly.
 
-    `batch` is what stands beside the pictures, which `picture(place)` reads again, (C, H, W) in [-1, 1].
+    `batch` is what stands beside the pictures, which `picture(index)` reads again, (C, H, W) in [-1, 1].
     """
 
     batch: dict[str, Any]
@@ -128,7 +128,7 @@ def choose_prompts(given: Sequence[str], sources: Sequence[tuple[Images, str]], 
             first = {text: row for row, text in reversed(list(enumerate(images.batch["caption"])))}
             rows, count = sorted(first.values()), min(most, len(first))
             batch = {name: values for name, values in images.batch.items() if name not in _SIZES}
-            return Prompts(select_rows(batch, [rows[place * len(rows) // count] for place in range(count)]), origin)
+            return Prompts(select_rows(batch, [rows[index * len(rows) // count] for index in range(count)]), origin)
     return Prompts({"caption": []}, "none")
 
 
@@ -147,27 +147,27 @@ def _of_stream(batch: dict[str, Any] | None, extractor: Extractor | None) -> Ima
     beside = {"caption": [], "key": []} if batch is None else {k: v for k, v in batch.items() if k != "x"}
     pixels = torch.empty(0) if batch is None else ((batch["x"] + 1) * 127.5).round().to(torch.uint8)
 
-    def picture(place: int) -> Tensor:
-        return pixels[place].float() / 127.5 - 1
+    def picture(index: int) -> Tensor:
+        return pixels[index].float() / 127.5 - 1
 
-    parts = [torch.stack([picture(int(place)) for place in chunk]) for chunk in torch.arange(len(pixels)).split(_CHUNK)]
+    parts = [torch.stack([picture(int(index)) for index in chunk]) for chunk in torch.arange(len(pixels)).split(_CHUNK)]
     seen = together(*(see(part, extractor) for part in parts)) if extractor and len(pixels) else None
     return Images(beside, len(pixels), seen, picture)
 
 
 def _spread(dataset: Any, most: int, extractor: Extractor | None) -> Images:
     count = min(most, len(dataset))
-    places = [place * len(dataset) // count for place in range(count)]
+    indices = [index * len(dataset) // count for index in range(count)]
     beside: list[dict[str, Any]] = []
     seen: list[Seen] = []
     for start in range(0, count, _CHUNK):
-        samples = dataset.read([Draw(0, place) for place in places[start : start + _CHUNK]])
+        samples = dataset.read([Draw(0, index) for index in indices[start : start + _CHUNK]])
         beside += [{name: value for name, value in sample.items() if name != "x"} for sample in samples]
         if extractor:
             seen.append(see(collate(samples)["x"], extractor))
 
-    def picture(place: int) -> Tensor:
-        x: Tensor = collate(dataset.read([Draw(0, places[place])]))["x"][0]
+    def picture(index: int) -> Tensor:
+        x: Tensor = collate(dataset.read([Draw(0, indices[index])]))["x"][0]
         return x
 
     batch = default_collate(beside) if beside else {"caption": [], "key": []}

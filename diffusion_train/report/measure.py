@@ -35,7 +35,7 @@ class Copying(NamedTuple):
     """What samples are compared with: training images, one of each group of near-duplicates, and what is usual."""
 
     train: Seen
-    places: list[int]  # of them among all training images
+    indices: list[int]  # of them among all training images
     references: dict[str, Tensor]  # relative distance (n,) to the nearest of them of images not trained on, by measure
     num_held_out: int  # references that are held-out images; the others are training images against the others
     num_leaked: int  # held-out images that are near-duplicates of training images
@@ -50,16 +50,16 @@ def calibrate(train: Seen, held_out: Seen, false_alarm: float) -> Copying:
 
     Near-duplicates of what they are compared with say nothing of unseen images and are left out.
     """
-    places = _one_of_each(train)
-    single, fresh = train.rows(places), _fresh(held_out, train)
+    indices = _one_of_each(train)
+    single, fresh = train.rows(indices), _fresh(held_out, train)
     apart = tables(held_out, single)
     references = {name: relative(table, RESOLUTION[name]).distance[fresh] for name, table in apart.items()}
     num_held_out = int(fresh.sum())
-    if num_held_out < references_needed(false_alarm, len(RESOLUTION)) and len(places) > 2:
+    if num_held_out < references_needed(false_alarm, len(RESOLUTION)) and len(indices) > 2:
         for name, table in tables(single, single).items():
             others = relative(without_itself(table), RESOLUTION[name]).distance
             references[name] = torch.cat([references[name], others])
-    return Copying(single, places, references, num_held_out, int((~fresh).sum()))
+    return Copying(single, indices, references, num_held_out, int((~fresh).sum()))
 
 
 def tables(rows: Seen, others: Seen) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ def fidelity(images: Seen, brand: Seen) -> dict[str, float]:
 def floor(train: Seen, brand: Seen, num_samples: int) -> dict[str, float]:
     """The same of real images: as many training images as there are samples, spread evenly."""
     count = min(num_samples, len(train))
-    return fidelity(train.rows([place * len(train) // count for place in range(count)]), brand)
+    return fidelity(train.rows([index * len(train) // count for index in range(count)]), brand)
 
 
 def gap_closed(before: float, after: float, at_floor: float) -> float | None:
@@ -106,8 +106,8 @@ def gap_closed(before: float, after: float, at_floor: float) -> float | None:
 
 def drift(before: Seen, after: Seen, num_samples: int) -> dict[str, Any]:
     """Rows are `num_samples` seeds a prompt, the same in both. `seeds`: how far the base's own samples of two seeds are."""
-    places = torch.arange(len(before)).reshape(-1, num_samples)
-    neighbours = (before.rows(part.flatten()) for part in (places[:, :-1], places[:, 1:]))
+    indices = torch.arange(len(before)).reshape(-1, num_samples)
+    neighbours = (before.rows(part.flatten()) for part in (indices[:, :-1], indices[:, 1:]))
     return {
         "changed": change(before, after),
         "seeds": change(*neighbours) if num_samples > 1 else None,
@@ -141,8 +141,8 @@ def copying_facts(copying: Copying, found: Audit, asked: float) -> dict[str, Any
 
 def swatches(found: Palette) -> list[dict[str, Any]]:
     return [
-        {"lab": [round(value, 2) for value in colour], "share": round(share, 4)}
-        for colour, share in zip(found.colours.tolist(), found.shares.tolist(), strict=True)
+        {"lab": [round(value, 2) for value in colour], "share": round(fraction, 4)}
+        for colour, fraction in zip(found.colours.tolist(), found.fractions.tolist(), strict=True)
     ]
 
 
@@ -155,6 +155,6 @@ def _fresh(rows: Seen, train: Seen) -> Tensor:
 
 def _one_of_each(train: Seen) -> list[int]:
     """Places without the further ones of each group of near-duplicates."""
-    further = {int(place) for group in groups(np.asarray(train.signatures)) for place in group[1:]}
-    single = [place for place in range(len(train)) if place not in further]
+    further = {int(index) for group in groups(np.asarray(train.signatures)) for index in group[1:]}
+    single = [index for index in range(len(train)) if index not in further]
     return single if len(single) > 1 else [*range(len(train))]

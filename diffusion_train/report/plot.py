@@ -33,7 +33,7 @@ class Stripe(NamedTuple):
     """Of a palette that is 1 wide."""
 
     left: float
-    share: float
+    fraction: float
     colour: str  # #rrggbb
 
 
@@ -69,29 +69,29 @@ def trade_off(rows: Sequence[dict[str, Any]]) -> TradeOff:
     """Of the rows of a sweep, at least one."""
     of_drift = all(row["drift"] is not None for row in rows)
     xs, ys = [row["drift" if of_drift else "value"] for row in rows], [row["kid"] for row in rows]
-    places = list(zip(_spread(xs, AXES.left, AXES.right), _spread(ys, AXES.bottom, AXES.top), strict=True))
-    names = _names([row["name"] for row in rows], places)
-    points = [Point(row, *place, name) for row, place, name in zip(rows, places, names, strict=True)]
+    centres = list(zip(_spread(xs, AXES.left, AXES.right), _spread(ys, AXES.bottom, AXES.top), strict=True))
+    names = _names([row["name"] for row in rows], centres)
+    points = [Point(row, *centre, name) for row, centre, name in zip(rows, centres, names, strict=True)]
     return TradeOff(points, xs, ys, of_drift)
 
 
 def _spread(values: Sequence[float], start: float, end: float) -> list[float]:
     """From `start` to `end` with some room at both, low values first; where all are equal in the middle."""
     low, high = min(values), max(values)
-    shares = [(value - low) / (high - low) if high > low else 0.5 for value in values]
-    return [start + (0.06 + 0.88 * share) * (end - start) for share in shares]
+    fractions = [(value - low) / (high - low) if high > low else 0.5 for value in values]
+    return [start + (0.06 + 0.88 * fraction) * (end - start) for fraction in fractions]
 
 
-def _names(names: Sequence[str], places: Sequence[tuple[float, float]]) -> list[Box]:
+def _names(names: Sequence[str], centres: Sequence[tuple[float, float]]) -> list[Box]:
     """Beside each point, where the fewest points and other names are covered."""
     room = Box(AXES.left, AXES.top - 14, WIDTH, AXES.bottom)
-    points = [Box(x - 7, y - 7, x + 7, y + 7) for x, y in places]
+    points = [Box(x - 7, y - 7, x + 7, y + 7) for x, y in centres]
     found: list[Box] = []
-    for name, (x, y) in zip(names, places, strict=True):
+    for name, (x, y) in zip(names, centres, strict=True):
         width = _LETTER * len(name)
         corners = product((x + 10, x - 10 - width, x - width / 2), (y - 6, y - 21, y + 9, y - 34, y + 22))
         boxes = [Box(left, top, left + width, top + _NAME_HEIGHT) for left, top in corners]
         inside = [box for box in boxes if box.overlap(room) == box.overlap(box)]
-        taken = points + found
-        found.append(min(inside or boxes, key=lambda box: sum(map(box.overlap, taken)) + abs(box.top + 6 - y)))
+        occupied = points + found
+        found.append(min(inside or boxes, key=lambda box: sum(map(box.overlap, occupied)) + abs(box.top + 6 - y)))
     return found

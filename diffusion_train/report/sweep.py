@@ -22,14 +22,14 @@ def choose(rows: Sequence[dict[str, Any]]) -> int | None:
     First those whose samples are flagged no more often than chance does (else those with the fewest); of them the one
     nearest to the best KID and the least drift at once, each scaled to [0, 1] over all rows.
     """
-    places = [place for place, good in enumerate(undominated(rows)) if good]
-    if not places:
+    candidates = [index for index, good in enumerate(undominated(rows)) if good]
+    if not candidates:
         return None
-    quiet = [place for place in places if rows[place]["chance"] >= SURPRISING]
-    fewest = min(rows[place]["flagged"] for place in places)
-    places = quiet or [place for place in places if rows[place]["flagged"] == fewest]
+    quiet = [index for index in candidates if rows[index]["chance"] >= SURPRISING]
+    fewest = min(rows[index]["flagged"] for index in candidates)
+    candidates = quiet or [index for index in candidates if rows[index]["flagged"] == fewest]
     scaled = [_scaled([row[goal] for row in rows]) for goal in ("kid", "drift")]
-    return min(places, key=lambda place: math.hypot(*(values[place] for values in scaled)))
+    return min(candidates, key=lambda index: math.hypot(*(values[index] for values in scaled)))
 
 
 def _better(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -106,26 +106,26 @@ class EMA:
         self._shadows = [dict(shadow) for shadow in state["averages"]]
 
 
-def _move(averages: list[Tensor], weights: list[Tensor], share: Tensor) -> None:
+def _move(averages: list[Tensor], weights: list[Tensor], fraction: Tensor) -> None:
     """averages += share * (weights - averages), without making a GPU wait for `share` ()."""
-    if share.device.type == "cpu":
-        torch._foreach_lerp_(averages, weights, float(share))
+    if fraction.device.type == "cpu":
+        torch._foreach_lerp_(averages, weights, float(fraction))
         return
-    for places in _pieces(averages):
-        some = [averages[place] for place in places]
-        moves = torch._foreach_sub([weights[place] for place in places], some)
-        torch._foreach_mul_(moves, share.to(moves[0]))
+    for indices in _pieces(averages):
+        some = [averages[index] for index in indices]
+        moves = torch._foreach_sub([weights[index] for index in indices], some)
+        torch._foreach_mul_(moves, fraction.to(moves[0]))
         torch._foreach_add_(some, moves)
 
 
 def _pieces(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
     """The places of tensors that take up to 256 MB together, in their order: a copy of all weights would not fit beside them."""
     piece, room = list[int](), _PIECE
-    for place, tensor in enumerate(tensors):
+    for index, tensor in enumerate(tensors):
         if piece and tensor.nbytes > room:
             yield piece
             piece, room = [], _PIECE
-        piece.append(place)
+        piece.append(index)
         room -= tensor.nbytes
     yield piece
 

@@ -109,16 +109,16 @@ class DiffusionModule(pl.LightningModule):
                 latents = self.autoencoder.latents(batch["moments"].view(self.autoencoder.dtype).float(), rng)
             else:
                 latents = self.autoencoder.encode(batch["x"], rng)
-        return latents.to(self.conditioner.place.dtype), self.conditioner(batch)
+        return latents.to(self.conditioner.like.dtype), self.conditioner(batch)
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, Rng, bool]]:
         """Each micro-batch, the randomness of its places in the global batch, and whether it is the last."""
         rows = len(batch["index"])
         size = self.micro_batch_size or rows
-        first, num_places = self.global_rank * rows, self.trainer.world_size * rows
+        first, num_rows = self.global_rank * rows, self.trainer.world_size * rows
         for start in range(0, rows, size):
             stop = min(start + size, rows)
-            rng = Rng.at_step(self.seed, self.global_step, range(first + start, first + stop), num_places)
+            rng = Rng.at_step(self.seed, self.global_step, range(first + start, first + stop), num_rows)
             yield {name: value[start:stop] for name, value in batch.items()}, rng, stop == rows
 
     def _gradient_sync(self, last: bool) -> AbstractContextManager[None]:

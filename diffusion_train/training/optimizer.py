@@ -58,9 +58,9 @@ class Optimization:
 def decay_groups(network: nn.Module) -> list[dict[str, Any]]:
     """Trained parameters in two groups: weight decay for matrices and kernels, none for biases, norms and embeddings."""
     tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
-    trained = [p for p in network.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim > 1 and id(p) not in tables]
-    plain = [p for p in trained if p.ndim <= 1 or id(p) in tables]
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    decayed = [p for p in trainable if p.ndim > 1 and id(p) not in tables]
+    plain = [p for p in trainable if p.ndim <= 1 or id(p) in tables]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

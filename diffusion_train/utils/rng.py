@@ -29,19 +29,19 @@ def key_seed(*parts: KeyPart) -> int:
 class Rng:
     """Random numbers for the rows of a batch.
 
-    `rows` holds one key a row, `batch` the key of the whole global batch, `places` the place of each row in the global
-    batch of `num_places` rows.
+    `rows` holds one key a row, `batch` the key of the whole global batch, `positions` the row of each in the global
+    batch of `num_rows` rows.
     """
 
     rows: Sequence[Key]
     batch: Key
-    places: Sequence[int]
-    num_places: int
+    positions: Sequence[int]
+    num_rows: int
 
     @classmethod
-    def at_step(cls, seed: int, step: int, places: Sequence[int], num_places: int) -> Rng:
+    def at_step(cls, seed: int, step: int, positions: Sequence[int], num_rows: int) -> Rng:
         """Training's randomness for some places of the global batch of one optimizer step."""
-        return cls([(seed, step, place) for place in places], (seed, step), places, num_places)
+        return cls([(seed, step, position) for position in positions], (seed, step), positions, num_rows)
 
     @classmethod
     def for_samples(cls, seeds: Sequence[int]) -> Rng:
@@ -66,7 +66,7 @@ class Rng:
         Kingma et al. 2021, "Variational Diffusion Models", appendix I.1.
         """
         shift = _unit(purpose, *self.batch)
-        values = [(shift + place / self.num_places) % 1.0 for place in self.places]
+        values = [(shift + position / self.num_rows) % 1.0 for position in self.positions]
         return to_device(torch.tensor(values, dtype=torch.float32).clamp_max_(_BELOW_ONE), device)
 
 

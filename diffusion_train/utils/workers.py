@@ -108,7 +108,7 @@ def _serve(connection: Connection) -> None:
             function = given or function
             assert function
             try:
-                answer: tuple[Any, Exception | None] = (function(task), None)
+                result: tuple[Any, Exception | None] = (function(task), None)
             except Exception as error:  # noqa: BLE001 (the caller raises it)
-                answer = (None, error)
-            connection.send(answer)
+                result = (None, error)
+            connection.send(result)

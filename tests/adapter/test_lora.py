@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diffusion_train.adapter.lora import LoRA, lora_layers, merge, targeted
 from diffusion_train.network.diffusers_unet import DiffusersUNet
 from diffusion_train.network.dit import DiT
-from diffusion_train.network.layout import place
+from diffusion_train.network.layout import set_memory_format
 from diffusion_train.network.mlp import MLP
 from diffusion_train.network.unet import UNet
 from diffusion_train.training.ema import constant
@@ -144,9 +144,9 @@ def test_layout_changes_neither_names_nor_output(compiled: bool) -> None:
     torch.manual_seed(0)
     network = disturb(LoRA(2, targets=".*")(UNet(3, [8], [1], [True], text_dim=12)))
     names, before = list(trainable_state(network)), _images(network)
-    place(network, channels_last=True, compile=False)
+    set_memory_format(network, channels_last=True, compile=False)
     if compiled:
-        network.compile(backend="eager")  # as `place` does, without a C compiler
+        network.compile(backend="eager")  # as `set_memory_format` does, without a C compiler
     assert list(trainable_state(network)) == names
     torch.testing.assert_close(_images(network), before, rtol=1e-4, atol=1e-5)
 

@@ -32,7 +32,7 @@ def test_cosine_distance_of_known_angles() -> None:
 def test_the_nearest_is_found_and_never_itself_in_its_own_set() -> None:
     rows = normal(20, 6)
     table = cosine_distance(rows, rows)
-    assert nearest(table).place.tolist() == list(range(20))
+    assert nearest(table).row.tolist() == list(range(20))
     found = nearest(without_itself(table))
     for row, (distance, place) in enumerate(zip(*found, strict=True)):
         others = {other: float(table[row, other]) for other in range(20) if other != row}
@@ -42,7 +42,7 @@ def test_the_nearest_is_found_and_never_itself_in_its_own_set() -> None:
 def test_relative_nearness_is_low_for_a_copy_and_near_one_between_twins() -> None:
     found = relative(torch.tensor([[0.1, 2.0, 1.0], [3.0, 0.5, 0.5], [0.0, 0.0, 4.0]]), resolution=0.01)
     torch.testing.assert_close(found.distance, torch.tensor([0.11 / 1.01, 1.0, 1.0], dtype=torch.float64))
-    assert found.place.tolist() == [0, 1, 0]
+    assert found.row.tolist() == [0, 1, 0]
 
 
 def test_p_values_are_ranks_and_ties_count_for_the_sample() -> None:

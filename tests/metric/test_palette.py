@@ -29,7 +29,7 @@ def shares(num: int, seed: int) -> Tensor:
 
 def test_a_flat_drawing_has_its_colours_with_their_shares() -> None:
     found = palette(flat((RED, 7), (BLUE, 3)))
-    torch.testing.assert_close(found.shares, torch.tensor([0.7, 0.3], dtype=torch.float64))
+    torch.testing.assert_close(found.fractions, torch.tensor([0.7, 0.3], dtype=torch.float64))
     expected = srgb_to_lab(torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]))
     torch.testing.assert_close(found.colours, expected)
 
@@ -37,7 +37,7 @@ def test_a_flat_drawing_has_its_colours_with_their_shares() -> None:
 def test_colours_that_are_nearly_one_are_joined() -> None:
     noisy = flat((RED, 7), (BLUE, 3), side=10) + 0.02 * (random(1, 3, 10, 10).float() - 0.5)
     found = palette(noisy, num_colours=2)
-    torch.testing.assert_close(found.shares, torch.tensor([0.7, 0.3], dtype=torch.float64))
+    torch.testing.assert_close(found.fractions, torch.tensor([0.7, 0.3], dtype=torch.float64))
 
 
 def test_distance_between_single_colours_is_their_difference() -> None:
@@ -76,13 +76,13 @@ def test_transport_moves_everything(seed: int) -> None:
 def test_batches_are_one_set() -> None:
     images = random(6, 3, 9, 9).float() * 2 - 1
     whole, parts = palette(images), palette(images[:2], images[2:])
-    torch.testing.assert_close(parts.shares, whole.shares)
+    torch.testing.assert_close(parts.fractions, whole.fractions)
     assert float(distance(parts, whole)) == pytest.approx(0, abs=1e-6)
 
 
 def test_small_images_count_as_much_as_large_ones_and_grey_as_colour() -> None:
     found = palette(flat((RED, 10)), flat((BLUE, 40), side=40))
-    torch.testing.assert_close(found.shares, torch.tensor([0.5, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(found.fractions, torch.tensor([0.5, 0.5], dtype=torch.float64))
     assert float(palette(torch.zeros(1, 1, 4, 4)).colours[0, 1:].abs().max()) < 0.01
 
 

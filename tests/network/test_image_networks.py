@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion_train.network.layout import place
+from diffusion_train.network.layout import set_memory_format
 
 Build = Callable[..., nn.Module]
 Cond = dict[str, Tensor]
@@ -140,7 +140,7 @@ def test_sizes_it_cannot_divide_are_refused(build: Build, t: Tensor) -> None:
 
 def test_channels_last_changes_the_layout_alone(build: Build, x: Tensor, t: Tensor) -> None:
     plain, placed = build(), build()
-    place(placed, channels_last=True, compile=False)
+    set_memory_format(placed, channels_last=True, compile=False)
     assert list(placed.state_dict()) == list(plain.state_dict())
     torch.testing.assert_close(placed(x, t), plain(x, t), rtol=0, atol=1e-5)
 

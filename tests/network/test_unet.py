@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusion_train.network.layout import place
+from diffusion_train.network.layout import set_memory_format
 from diffusion_train.network.unet import UNet
 
 
@@ -14,7 +14,7 @@ def test_one_entry_a_level() -> None:
 
 def test_channels_last_reaches_activations() -> None:
     network = UNet(3, [8, 16], [1, 1], [False, False])
-    place(network, channels_last=True, compile=False)
+    set_memory_format(network, channels_last=True, compile=False)
     seen: list[bool] = []
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d) and module.in_channels > 3:
@@ -34,7 +34,7 @@ def test_compiles_in_place() -> None:
     torch.nn.init.normal_(network.head[2].weight)
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 500.0])
     keys, plain = list(network.state_dict()), network(x, t)
-    place(network, channels_last=False, compile=True)
+    set_memory_format(network, channels_last=False, compile=True)
     assert list(network.state_dict()) == keys
     torch.testing.assert_close(network(x, t), plain, rtol=0, atol=1e-5)
 

@@ -50,7 +50,7 @@ def test_copies_among_the_references_calibrate_nothing() -> None:
     assert (found.num_leaked, found.num_held_out) == (1, 5)
     assert len(found.references["features"]) == 5 + 12
     assert float(found.references["features"].min()) > 0.1
-    assert found.places == list(range(12))
+    assert found.indices == list(range(12))
 
 
 def test_a_copy_is_flagged_with_its_original_and_a_stranger_is_not() -> None:
@@ -59,7 +59,7 @@ def test_a_copy_is_flagged_with_its_original_and_a_stranger_is_not() -> None:
     samples = seen(torch.cat([train.features[7:8] + 0.01, normal(1, 8, seed=8)]), seed=9)
     found, near = copying.check(samples, 0.05)
     assert found.flagged.tolist() == [True, False]
-    assert int(near["features"].place[0]) == 7
+    assert int(near["features"].row[0]) == 7
     facts = measure.copying_facts(copying, found, 0.05)
     assert (facts["flagged"], facts["samples"], facts["expected"]) == (1, 2, pytest.approx(0.1))
 
@@ -80,7 +80,7 @@ def test_a_copy_among_images_that_are_all_alike_is_flagged_by_its_picture_alone(
     copy = replace(seen(normal(2, 8, seed=5), seed=5), small=alike[0].small[[3, 4]] - noise)
     found, near = copying.check(copy, 0.05)
     assert found.flagged.tolist() == [True, True]
-    assert near["thumbnail"].place.tolist() == [3, 4]
+    assert near["thumbnail"].row.tolist() == [3, 4]
 
 
 def test_fidelity_orders_the_brand_itself_a_likeness_and_a_stranger() -> None:

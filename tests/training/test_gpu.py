@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from diffusion_train.network.layout import place
+from diffusion_train.network.layout import set_memory_format
 from diffusion_train.network.unet import UNet
 from diffusion_train.training import ema
 from diffusion_train.training.checkpoint import load, newest_whole
@@ -123,7 +123,7 @@ def test_averages_move_as_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_layouts_answer_alike(layout: dict[str, bool]) -> None:
     x, t = torch.randn(2, 3, 16, 16, device="cuda"), torch.rand(2, device="cuda")
     plain, placed = unet().cuda(), unet().cuda()
-    place(placed, **layout)
+    set_memory_format(placed, **layout)
     with torch.no_grad():
         for p in plain.parameters():
             p.normal_(std=0.05)

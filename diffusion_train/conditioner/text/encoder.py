@@ -38,7 +38,7 @@ class TextEncoder(ABC):
     """Not a module, so that its weights are neither trained nor saved with the conditioner that holds it."""
 
     max_length: int  # tokens of the longest caption that is taken whole
-    padded: bool = False  # every caption fills all places, and networks attend to all of them
+    padded: bool = False  # every caption fills all positions, and networks attend to all of them
 
     @property
     @abstractmethod

@@ -67,8 +67,8 @@ class Text(Conditioner):
         text, pooled, truncated = self.online(captions)
         self.long_captions.add(captions, truncated)
         self.long_captions.report()
-        cond = {"text": text.to(self.place)}
-        return cond | {"pooled": pooled.to(self.place)} if pooled.numel() else cond
+        cond = {"text": text.to(self.like)}
+        return cond | {"pooled": pooled.to(self.like)} if pooled.numel() else cond
 
     def _looked_up(self, captions: list[str]) -> Cond:
         rows = self._kept(captions)
@@ -109,8 +109,8 @@ class Text(Conditioner):
 
     def _fill(self, captions: Iterator[str]) -> int:
         """Embeds what is not kept, until there are `max_bytes`; returns how many these were."""
-        num_captions, num_embedded, num_bytes, told = 0, 0, 0, _progress(captions)
-        while chunk := list(itertools.islice(told, _AT_ONCE)):
+        num_captions, num_embedded, num_bytes, remaining = 0, 0, 0, _progress(captions)
+        while chunk := list(itertools.islice(remaining, _AT_ONCE)):
             rows = self._kept(chunk)
             absent = [caption for caption in chunk if caption not in rows]
             num_embedded += len(absent)
@@ -131,20 +131,20 @@ class Text(Conditioner):
         return num_embedded
 
     def _embedded(self, captions: list[str]) -> Iterator[tuple[str, Embedding]]:
-        return self.encoder.embed(captions, self.place.device) if captions else iter(())
+        return self.encoder.embed(captions, self.like.device) if captions else iter(())
 
     def _padded(self, rows: list[Embedding]) -> Cond:
         length = self.encoder.max_length
         cond = {"text": self._sent(torch.stack([pad(row.text, (0, 0, 0, length - len(row.text))) for row in rows]))}
         if not self.encoder.padded:
             lengths = torch.tensor([[len(row.text)] for row in rows])
-            cond["text_mask"] = to_device(torch.arange(length) < lengths, self.place.device)
+            cond["text_mask"] = to_device(torch.arange(length) < lengths, self.like.device)
         if rows[0].pooled.numel():
             cond["pooled"] = self._sent(torch.stack([row.pooled for row in rows]))
         return cond
 
     def _sent(self, values: Tensor) -> Tensor:
-        return to_device(values, self.place.device, self.place.dtype)
+        return to_device(values, self.like.device, self.like.dtype)
 
 
 def _different(captions: Iterable[str]) -> Iterator[str]:

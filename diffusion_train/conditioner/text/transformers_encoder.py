@@ -29,9 +29,9 @@ class TransformersEncoder(TextEncoder):
     """Loaded when a caption is first embedded.
 
     `model` names a class of transformers; `read` takes its output to (B, l, D), `pool` to (B, P). Captions are grouped by their number of
-    tokens, so that none is padded; `padded` gives every caption all `max_length` places instead, as encoders want
+    tokens, so that none is padded; `padded` gives every caption all `max_length` positions instead, as encoders want
     whose models were trained on what stands in the padding. ValueError where a folder holds no safetensors weights or
-    the encoder has fewer places than `max_length`.
+    the encoder has fewer positions than `max_length`.
     """
 
     def __init__(
@@ -122,10 +122,10 @@ class TransformersEncoder(TextEncoder):
             with torch.random.fork_rng(devices=[]):
                 model_class = getattr(transformers, self.model)
                 model = model_class.from_pretrained(self.weights, use_safetensors=True, dtype=torch.float32, **_SAFE)
-            places = getattr(model.config, "max_position_embeddings", self.max_length)
-            if self.max_length > places:
+            max_positions = getattr(model.config, "max_position_embeddings", self.max_length)
+            if self.max_length > max_positions:
                 raise ValueError(
-                    f"conditioner.encoder.max_length={self.max_length}, but the text encoder has {places} places"
+                    f"conditioner.encoder.max_length={self.max_length}, but the text encoder has {max_positions} places"
                 )
             self._model = model.eval().requires_grad_(False)
         return self._model

@@ -49,8 +49,8 @@ class Call:
     def comments(self) -> dict[str, str]:
         """Dotted key -> what stands behind it as a comment in the config's own file."""
         lines = self._own_text.splitlines()
-        places = _key_lines(yaml.compose(self._own_text))
-        return {key: comment for key, line in places if (comment := lines[line].partition(" # ")[2])}
+        lines_of_keys = _key_lines(yaml.compose(self._own_text))
+        return {key: comment for key, line in lines_of_keys if (comment := lines[line].partition(" # ")[2])}
 
     @cached_property
     def _own_text(self) -> str:
@@ -75,8 +75,8 @@ class Call:
 
     @property
     def flag_arguments(self) -> list[str]:
-        taken = {*self.flags.overrides}
-        return [argument for argument in self.arguments if argument not in taken]
+        overrides = {*self.flags.overrides}
+        return [argument for argument in self.arguments if argument not in overrides]
 
     @property
     def shows_only(self) -> bool:

@@ -77,7 +77,7 @@ class Captions:
             texts = self._choices(self.source, found)
             return _pick(texts, "caption", drawn) if texts else ""
         values = {}
-        for path, texts in self._told(members, key).items():
+        for path, texts in self._texts_by_field(members, key).items():
             if not texts:
                 return ""
             text = _pick(texts, "caption", drawn)
@@ -86,14 +86,14 @@ class Captions:
 
     def every(self, members: Members, key: str) -> Iterator[str]:
         """Each caption that can come out; none where tags are drawn or there are more than MAX_LISTED. Raises CaptionError."""
-        told = self._told(members, key)
-        if not all(told.values()):
+        texts_by_field = self._texts_by_field(members, key)
+        if not all(texts_by_field.values()):
             yield ""
             return
-        captions = told.pop(CAPTION, [""])
+        captions = texts_by_field.pop(CAPTION, [""])
         if len(captions) * len(self.templates) > MAX_LISTED or not all(map(self.tags.is_fixed, captions)):
             return
-        fields = {path: texts[0] for path, texts in told.items()}
+        fields = {path: texts[0] for path, texts in texts_by_field.items()}
         every = (template.render({CAPTION: text, **fields}) for template in self.templates for text in captions)
         yield from dict.fromkeys(every)
 
@@ -107,7 +107,7 @@ class Captions:
         """What is wrong with the sample's captions, whatever becomes of them."""
         return [fault for source in self.sources.values() for fault in _faults(source, members, key)]
 
-    def _told(self, members: Members, key: str) -> dict[Path, list[str]]:
+    def _texts_by_field(self, members: Members, key: str) -> dict[Path, list[str]]:
         """Choices for everything that the templates name; one without any is trained on the empty caption.
 
         All templates' needs are those of every epoch, so that a sample is not refused in one epoch and used in the next.

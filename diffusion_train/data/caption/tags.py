@@ -27,15 +27,15 @@ class Tags:
         if not (self.shuffle or self.dropout) or self.is_fixed(text):
             return text
         tags = self.split(text)
-        places = list(range(self.keep, len(tags)))
+        indices = list(range(self.keep, len(tags)))
         if self.dropout:
-            drawn = {place: key_seed("tag dropout", *key, place) for place in places}
-            places = [place for place in places if drawn[place] >= self.dropout * 2**63]
-            if not places and not self.keep:
-                places = [max(drawn, key=drawn.__getitem__)]
+            drawn = {index: key_seed("tag dropout", *key, index) for index in indices}
+            indices = [index for index in indices if drawn[index] >= self.dropout * 2**63]
+            if not indices and not self.keep:
+                indices = [max(drawn, key=drawn.__getitem__)]
         if self.shuffle:
-            places = sorted(places, key=lambda place: key_seed("tag order", *key, place))
-        return self.join([*tags[: self.keep], *(tags[place] for place in places)])
+            indices = sorted(indices, key=lambda index: key_seed("tag order", *key, index))
+        return self.join([*tags[: self.keep], *(tags[index] for index in indices)])
 
     def is_fixed(self, text: str) -> bool:
         """Whether this text comes out the same whatever is drawn."""

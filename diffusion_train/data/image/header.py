@@ -93,19 +93,19 @@ def _jpeg(data: bytes) -> Header:
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of the contents of each segment before the first scan."""
-    place = 2
+    offset = 2
     while True:
-        place = data.index(b"\xff", place)
-        while data[place] == 0xFF:  # any number of them may stand before a marker
-            place += 1
-        marker = data[place]
-        place += 1
+        offset = data.index(b"\xff", offset)
+        while data[offset] == 0xFF:  # any number of them may stand before a marker
+            offset += 1
+        marker = data[offset]
+        offset += 1
         if marker in (0xD9, 0xDA):
             return
         if marker > 1 and not 0xD0 <= marker <= 0xD8:
-            (length,) = struct.unpack_from(">H", data, place)
-            yield marker, place + 2, place + length
-            place += max(2, length)
+            (length,) = struct.unpack_from(">H", data, offset)
+            yield marker, offset + 2, offset + length
+            offset += max(2, length)
 
 
 def _png(data: bytes) -> Header:
@@ -114,16 +114,16 @@ def _png(data: bytes) -> Header:
         raise ImageError("a PNG that does not start with its header")
     mode = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}[kind]
     alpha, frames, exif = mode.endswith("A"), 1, None
-    place = 33
-    while name != b"IEND" and place + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, place)
+    offset = 33
+    while name != b"IEND" and offset + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, offset)
         if name == b"tRNS":
             alpha = True
         elif name == b"acTL":
-            (frames,) = struct.unpack_from(">I", data, place + 8)
+            (frames,) = struct.unpack_from(">I", data, offset + 8)
         elif name == b"eXIf" and exif is None:  # it may come after the pixels
-            exif = data[place + 8 : place + 8 + length]
-        place += length + 12
+            exif = data[offset + 8 : offset + 8 + length]
+        offset += length + 12
     return Header("PNG", width, height, mode, bits, _orientation(exif), alpha, frames > 1, cut=name != b"IEND")
 
 
@@ -143,14 +143,14 @@ def _webp(data: bytes) -> Header:
 
 def _extended_webp(data: bytes) -> Header:
     flags, width, height = data[20], _three_bytes(data, 24) + 1, _three_bytes(data, 27) + 1
-    frames, exif, place = [], None, 12
-    while place + 8 <= len(data):
-        name, length = struct.unpack_from("<4sI", data, place)
+    frames, exif, offset = [], None, 12
+    while offset + 8 <= len(data):
+        name, length = struct.unpack_from("<4sI", data, offset)
         if name == b"ANMF":
-            frames.append(place + 8)
+            frames.append(offset + 8)
         elif name == b"EXIF" and exif is None:
-            exif = data[place + 8 : place + 8 + length].removeprefix(b"Exif\0\0")
-        place += 8 + length + length % 2
+            exif = data[offset + 8 : offset + 8 + length].removeprefix(b"Exif\0\0")
+        offset += 8 + length + length % 2
     moving, frame = bool(flags & 0x02), None
     if moving and frames:
         left, top = (2 * _three_bytes(data, frames[0] + byte) for byte in (0, 3))
@@ -161,27 +161,27 @@ def _extended_webp(data: bytes) -> Header:
     return Header("WEBP", width, height, mode, 8, _orientation(exif), alpha, animated, frame)
 
 
-def _three_bytes(data: bytes, place: int) -> int:
-    return data[place] | data[place + 1] << 8 | data[place + 2] << 16
+def _three_bytes(data: bytes, offset: int) -> int:
+    return data[offset] | data[offset + 1] << 8 | data[offset + 2] << 16
 
 
 def _gif(data: bytes) -> Header:
     width, height = struct.unpack_from("<HH", data, 6)
-    place = 13 + _colour_table(data[10])
+    offset = 13 + _colour_table(data[10])
     box, alpha, animated = None, False, False
     try:
-        while data[place] != 0x3B and not animated:
-            if data[place] == 0x2C and box:
+        while data[offset] != 0x3B and not animated:
+            if data[offset] == 0x2C and box:
                 animated = True
-            elif data[place] == 0x2C:
-                left, top, across, down, flags = struct.unpack_from("<HHHHB", data, place + 1)
+            elif data[offset] == 0x2C:
+                left, top, across, down, flags = struct.unpack_from("<HHHHB", data, offset + 1)
                 box = (left, top, left + across, top + down)
-                place = _after_blocks(data, place + 11 + _colour_table(flags))
-            elif data[place] == 0x21:
-                alpha = alpha or (not box and data[place + 1] == 0xF9 and bool(data[place + 3] & 1))
-                place = _after_blocks(data, place + 2)
+                offset = _after_blocks(data, offset + 11 + _colour_table(flags))
+            elif data[offset] == 0x21:
+                alpha = alpha or (not box and data[offset + 1] == 0xF9 and bool(data[offset + 3] & 1))
+                offset = _after_blocks(data, offset + 2)
             else:
-                place += 1
+                offset += 1
     except IndexError:
         pass  # cut; what was read stands
     if box is None:
@@ -200,10 +200,10 @@ def _colour_table(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _after_blocks(data: bytes, place: int) -> int:
-    while size := data[place]:
-        place += size + 1
-    return place + 1
+def _after_blocks(data: bytes, offset: int) -> int:
+    while size := data[offset]:
+        offset += size + 1
+    return offset + 1
 
 
 def _orientation(exif: bytes | None) -> int:

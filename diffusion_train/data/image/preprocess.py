@@ -91,6 +91,6 @@ def _focal(metadata: bytes | None) -> list[float] | None:
     point = facts.get("focal") if isinstance(facts, dict) else None
     if point is None:
         return None
-    if not isinstance(point, list) or not all(isinstance(share, int | float) for share in point):
+    if not isinstance(point, list) or not all(isinstance(part, int | float) for part in point):
         raise ImageError(f"focal point {str(point)[:50]}: two numbers in [0, 1], from the left and from the top")
     return point

@@ -54,24 +54,24 @@ class Buckets:
         self.num_samples = sum(draws.num_samples for draws in self.draws)
         self.epoch_size = sum(draws.epoch_size for draws in self.draws)
 
-    def indices(self, position: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
+    def indices(self, position: int, batch_size: int, rows: Sequence[int] | None = None) -> list[Draw]:
         """All or some places of the global batch that comes after `position` draws, in batches of this one size.
 
         With another size a position has another meaning: `remap` goes on from it.
         """
-        return self.batches([position], batch_size, places)[0]
+        return self.batches([position], batch_size, rows)[0]
 
     def batches(
-        self, positions: Sequence[int], batch_size: int, places: Sequence[int] | None = None
+        self, positions: Sequence[int], batch_size: int, rows: Sequence[int] | None = None
     ) -> list[list[Draw]]:
         """The `indices` of each position."""
         bucket, batch = self._batches(np.array(positions, np.int64) // batch_size, batch_size)
         found: dict[int, list[Draw]] = {}
         for number, its in grouped(bucket):
             after = (batch[its] * batch_size).tolist()
-            batches = self.draws[number].batches(after, batch_size, places, self.shapes[number])
+            batches = self.draws[number].batches(after, batch_size, rows, self.shapes[number])
             found |= zip(its.tolist(), batches, strict=True)
-        return [found[place] for place in range(len(positions))]
+        return [found[number] for number in range(len(positions))]
 
     def windows(self) -> list[Window]:
         return [window for draws in self.draws for window in draws.windows()]

@@ -1,7 +1,7 @@
 """Go on with a data set that grew or shrank, or is cut into other batches: first what is left of the pass at hand.
 
 `last_epochs` says how far each sample had come, `carry_over` says it of the samples of the new data set, which
-`places_of` finds in the old one, and `Rest` puts those that have fallen behind before the further passes.
+`indices_of` finds in the old one, and `Remainder` puts those that have fallen behind before the further passes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def last_epochs(order: Draws | Buckets, earlier: I64, position: int, batch_size:
     return newest
 
 
-def places_of(new: Names, old: Names) -> I64:
+def indices_of(new: Names, old: Names) -> I64:
     """Where among the `old` samples each of the `new` ones was, by their names; -1 where it was not.
 
     Of samples with one name the first of the new ones was the first of the old ones, and so forth.
@@ -53,15 +53,15 @@ def places_of(new: Names, old: Names) -> I64:
     in_turn, held = np.argsort(new), np.argsort(old)
     wanted, names = new[in_turn], old[held]  # both in the order of names: the search keeps to the processor's cache
     found = np.searchsorted(names, wanted).clip(max=len(old) - 1)
-    places = np.full(len(new), -1)
+    indices = np.full(len(new), -1)
     if len(old):
-        places[in_turn] = np.where(names[found] == wanted, held[found], -1)
-    return places
+        indices[in_turn] = np.where(names[found] == wanted, held[found], -1)
+    return indices
 
 
-def carry_over(newest: I64, places: I64) -> I64:
+def carry_over(newest: I64, indices: I64) -> I64:
     """`newest` of the samples of another data set, which were at these places of the one before."""
-    return np.append(newest, NEW)[places]  # -1 is the last
+    return np.append(newest, NEW)[indices]  # -1 is the last
 
 
 def numbered(names: Names) -> Names:

@@ -27,10 +27,10 @@ def counts_before(row: int, quotas: Sequence[Fraction]) -> list[int]:
     return [math.floor(row * quota) for quota in quotas]
 
 
-def row_of(place: int, quotas: Sequence[Fraction]) -> int:
+def row_of(position: int, quotas: Sequence[Fraction]) -> int:
     """The row of a place, where such rows follow one another."""
-    row = place // sum(quotas)
-    while sum(counts_before(row + 1, quotas)) <= place:
+    row = position // sum(quotas)
+    while sum(counts_before(row + 1, quotas)) <= position:
         row += 1
     return row
 

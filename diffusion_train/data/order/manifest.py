@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_train.data.order.continuation import Names, places_of
+from diffusion_train.data.order.continuation import Names, indices_of
 from diffusion_train.data.order.order import I64
 from diffusion_train.utils.files import atomic_file
 
@@ -32,17 +32,17 @@ class SampleManifest:
     sizes: I64 | None = None
     newest: I64 | None = None
 
-    def places_in(self, old: SampleManifest) -> I64:
+    def indices_in(self, old: SampleManifest) -> I64:
         """Where these samples were in `old`, -1 where they were not.
 
         A source goes on as the one of its name, or else as those whose names are gone.
         """
-        held, places = dict(old._ranges()), np.full(len(self.names), -1)
+        held, indices = dict(old._ranges()), np.full(len(self.names), -1)
         gone = [its for name, its in held.items() if name not in self.sources]
         for name, its in self._ranges():
             before = np.concatenate([np.arange(0), *([held[name]] if name in held else gone)])
-            places[its] = np.append(before, -1)[places_of(self.names[its], old.names[before])]  # -1 is the last
-        return places
+            indices[its] = np.append(before, -1)[indices_of(self.names[its], old.names[before])]  # -1 is the last
+        return indices
 
     def _ranges(self) -> Iterator[tuple[str, I64]]:
         ends = pairwise(accumulate(self.sources.values(), initial=0))

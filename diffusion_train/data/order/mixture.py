@@ -38,14 +38,14 @@ class Mix(Draws):
             )
 
     def at(self, position: I64) -> tuple[I64, I64]:
-        source, place = np.empty_like(position), np.empty_like(position)
+        source, own_position = np.empty_like(position), np.empty_like(position)
         first, last = (row_of(int(end), self.quotas) for end in (position.min(), position.max()))
         begins = [sum(counts_before(epoch, self.quotas)) for epoch in range(first + 1, last + 1)]
         for further, its in grouped(np.searchsorted(begins, position, side="right")):
-            source[its], place[its] = self._within(first + further, position[its])
+            source[its], own_position[its] = self._within(first + further, position[its])
         epochs, samples = np.empty_like(position), np.empty_like(position)
         for number, its in grouped(source):
-            epochs[its], samples[its] = self.sources[number].at(place[its])
+            epochs[its], samples[its] = self.sources[number].at(own_position[its])
         return epochs, samples
 
     def windows(self) -> list[Window]:

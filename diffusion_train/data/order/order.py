@@ -3,7 +3,7 @@
 An epoch is a permutation of the samples. Blocks of neighbouring samples are permuted, then the samples inside each
 window of `window` consecutive blocks, so that reading stays nearly sequential. Epochs follow one another without a gap.
 
-Words: place = row of the global batch; lane = a group of neighbouring places that keeps to its own piece of each epoch;
+Words: row = of the global batch; lane = a group of neighbouring rows that keeps to its own piece of each epoch;
 slot = one of a lane's turns, x = 0, 1, 2, ...
 """
 
@@ -63,19 +63,19 @@ class Draws(ABC):
     def windows(self) -> list[Window]:
         """What a cache holds at a time: the window of each sequence that goes into this one, over all lanes."""
 
-    def indices(self, position: int, batch_size: int, places: Sequence[int] | None = None) -> list[Draw]:
+    def indices(self, position: int, batch_size: int, rows: Sequence[int] | None = None) -> list[Draw]:
         """All or some places of the global batch that comes after `position` draws."""
-        return self.batches([position], batch_size, places)[0]
+        return self.batches([position], batch_size, rows)[0]
 
     def batches(
         self,
         positions: Sequence[int],
         batch_size: int,
-        places: Sequence[int] | None = None,
+        rows: Sequence[int] | None = None,
         shape: Shape | None = None,
     ) -> list[list[Draw]]:
         """The `indices` of each position, in `shape`. Found together: sixteen batches cost little more than one."""
-        where = positions_of(places, positions, batch_size, self.num_lanes)
+        where = positions_of(rows, positions, batch_size, self.num_lanes)
         columns = (found.reshape(where.shape).tolist() for found in self.at(where.ravel()))
         return [list(map(_draw, zip(epochs, samples, repeat(shape)))) for epochs, samples in zip(*columns, strict=True)]
 
@@ -84,15 +84,15 @@ class Draws(ABC):
         return [(self, position)]
 
 
-def positions_of(places: Sequence[int] | None, positions: Sequence[int], batch_size: int, num_lanes: int) -> I64:
+def positions_of(rows: Sequence[int] | None, positions: Sequence[int], batch_size: int, num_lanes: int) -> I64:
     """Where p places of the m global batches that come after `positions` draws stand in the sequence (m, p).
 
-    A lane's places are neighbours, its positions are not.
+    A lane's rows are neighbours, its positions are not.
     """
     if any(number % num_lanes for number in (batch_size, *positions)):
         where = ", ".join(map(str, positions))
         raise ValueError(f"batch_size={batch_size} or position={where} is not divisible by num_lanes={num_lanes}")
-    chosen = np.arange(batch_size) if places is None else np.asarray(places, np.int64)
+    chosen = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
     width = batch_size // num_lanes
     return np.array(positions, np.int64)[:, None] + chosen % width * num_lanes + chosen // width
 
@@ -175,10 +175,10 @@ class Subset(Draws):
         self.num_samples, self.epoch_size = order.num_samples, order.epoch_size
 
     def at(self, position: I64) -> tuple[I64, I64]:
-        epoch, place = self.order.at(position)
+        epoch, index = self.order.at(position)
         if isinstance(self.samples, range):
-            return epoch, self.samples.start + place
-        return epoch, self.samples[place].astype(np.int64)
+            return epoch, self.samples.start + index
+        return epoch, self.samples[index].astype(np.int64)
 
     def windows(self) -> list[Window]:
         stretch = (int(self.samples[-1]) + 1 - int(self.samples[0])) / len(self.samples)

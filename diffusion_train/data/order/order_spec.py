@@ -52,7 +52,7 @@ class OrderSpec:
         """Plain data: all that decides the order, besides the data set."""
         mix = {"repeats": self.repeats, "weights": self.weights}
         buckets = {**vars(self.ratios), "image_size": self.image_size} if len(self.shapes) > 1 else {}
-        given = {name: dict(shares) for name, shares in mix.items() if shares}
+        given = {name: dict(values) for name, values in mix.items() if values}
         return {"order": self.order(fingerprint="", num_samples=1).settings, "mix": given, "buckets": buckets}
 
     @property

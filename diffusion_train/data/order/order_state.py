@@ -53,15 +53,15 @@ class OrderState:
 
     def save_manifest(self, folder: Path) -> None:
         """Writes the roster into the folder of the checkpoints, unless it is there."""
-        path = _place(folder, self.id)
+        path = _path(folder, self.id)
         if not path.exists():
             self._roster().write(path)
 
     def prune_manifests(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Removes the rosters that neither this order nor one of `records`, which are read only if there are others, needs."""
-        others = set(folder.glob(_place(folder, "*").name)) - {_place(folder, self.id)}
+        others = set(folder.glob(_path(folder, "*").name)) - {_path(folder, self.id)}
         if others:
-            for path in others - {_place(folder, record["id"]) for record in records}:
+            for path in others - {_path(folder, record["id"]) for record in records}:
                 path.unlink(missing_ok=True)
 
     def resume(self, record: Mapping[str, Any], position: int, batch_size: int, folder: Path) -> int:
@@ -73,22 +73,22 @@ class OrderState:
         now = self.record(batch_size)
         deciding = ("data", "arrangement", *(["batch_size"] if isinstance(self.order, Buckets) else []))
         if any(record[name] != now[name] for name in deciding):
-            self._remap(SampleManifest.read(_place(folder, record["id"])), record, position)
+            self._continue_from(SampleManifest.read(_path(folder, record["id"])), record, position)
             return 0
         if record["remapped"]:
-            self._begin(record["id"], SampleManifest.read(_place(folder, record["id"])).newest)
+            self._begin(record["id"], SampleManifest.read(_path(folder, record["id"])).newest)
         return position
 
-    def _remap(self, old: SampleManifest, record: Mapping[str, Any], position: int) -> None:
+    def _continue_from(self, old: SampleManifest, record: Mapping[str, Any], position: int) -> None:
         batch_size = record["batch_size"]
         order = OrderSpec.of(record["arrangement"])(old.fingerprint, old.sources, old.sizes, old.newest)
         earlier = np.full(len(old.names), NEVER) if old.newest is None else old.newest
         newest = last_epochs(order, earlier, position, batch_size)
-        places = self._roster().places_in(old)
-        kept = np.count_nonzero(places >= 0)
+        indices = self._roster().indices_in(old)
+        kept = np.count_nonzero(indices >= 0)
         text = "%d samples are new, %d are gone; first comes what the pass at hand has not drawn, then whole passes"
-        log.warning(text, len(places) - kept, len(old.names) - kept)
-        self._begin(self._id(record["id"], position, batch_size), carry_over(newest, places))
+        log.warning(text, len(indices) - kept, len(old.names) - kept)
+        self._begin(self._id(record["id"], position, batch_size), carry_over(newest, indices))
 
     def _roster(self) -> SampleManifest:
         data = self.dataset
@@ -96,5 +96,5 @@ class OrderState:
         return SampleManifest(data.fingerprint, data.sources, data.sample_ids(), sizes, self.newest)
 
 
-def _place(folder: Path, number: str) -> Path:
+def _path(folder: Path, number: str) -> Path:
     return folder / f"roster-{number}.npz"

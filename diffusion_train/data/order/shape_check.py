@@ -29,7 +29,7 @@ def check_shapes(size: int, resolution: Resolution, factor: int, latent_shape: L
     squares = {"data.image_size": {size}, "data.resolution": set(resolution.sizes) - {size}}
     for key, sizes in squares.items():
         for side in sorted(side for side in sizes if not takes((side, side))):
-            near = " or ".join(map(str, _taken(side, takes_square)))
+            near = " or ".join(map(str, _accepted_sides(side, takes_square)))
             wrong.append(f"{key}={side}: the network takes images whose sides it can divide by {factor}; use {near}")
     shapes = {shape for one in resolution.sizes for shape in resolution.ratios.shapes(one)}
     if not wrong and (stretched := sorted(shape for shape in shapes if not takes(shape))):
@@ -44,7 +44,7 @@ def check_shapes(size: int, resolution: Resolution, factor: int, latent_shape: L
         raise ValueError("\n".join(wrong))
 
 
-def _taken(side: int, takes: Callable[[int], bool]) -> list[int]:
+def _accepted_sides(side: int, takes: Callable[[int], bool]) -> list[int]:
     """The nearest sides below and above that are taken."""
     below = next(([number] for number in range(side - 1, 0, -1) if takes(number)), [])
     return [*below, next(number for number in range(side + 1, side + 2**16) if takes(number))]

@@ -58,7 +58,7 @@ class Entries:
             number if key == one else -1 for number, key, one in zip(numbers.tolist(), keys, addresses, strict=True)
         ]
 
-    def places(self, numbers: Sequence[int]) -> list[tuple[Range, int]]:
+    def ranges(self, numbers: Sequence[int]) -> list[tuple[Range, int]]:
         """Where the contents of entries lie, and their checksums."""
         if self.collection is None:
             return []

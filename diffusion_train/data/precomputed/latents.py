@@ -67,21 +67,21 @@ class PrecomputedLatents:
 
         Whether a sample that is drawn to be mirrored may be, its texts say; both ways round are read of it.
         """
-        turned = [place for place, draw in enumerate(draws) if view.flipped(draw)]
-        some, drawn = [numbers[place] for place in turned], [draws[place] for place in turned]
+        turned = [index for index, draw in enumerate(draws) if view.flipped(draw)]
+        some, drawn = [numbers[index] for index in turned], [draws[index] for index in turned]
         plain = self.entries.find(self.addresses(collection, numbers, view, draws, mirrored=False))
         mirrored = self.entries.find(self.addresses(collection, some, view, drawn, mirrored=True))
         found = [{PLAIN: number} for number in plain]
-        for place, number in zip(turned, mirrored, strict=True):
-            found[place][MIRRORED] = number
+        for index, number in zip(turned, mirrored, strict=True):
+            found[index][MIRRORED] = number
         whole = [min(entry.values()) >= 0 for entry in found]
-        places = iter(
-            self.entries.places(
+        ranges = iter(
+            self.entries.ranges(
                 [number for entry, there in zip(found, whole, strict=True) if there for number in entry.values()]
             )
         )
         return [
-            _without_images(members) | {name: next(places) for name in entry} if there else members
+            _without_images(members) | {name: next(ranges) for name in entry} if there else members
             for members, entry, there in zip(wanted, found, whole, strict=True)
         ]
 
@@ -99,4 +99,4 @@ class PrecomputedLatents:
 
 
 def _without_images(members: Located) -> Located:
-    return {name: place for name, place in members.items() if name not in IMAGE_EXTENSIONS}
+    return {name: index for name, index in members.items() if name not in IMAGE_EXTENSIONS}

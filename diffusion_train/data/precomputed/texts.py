@@ -45,13 +45,13 @@ class PrecomputedTexts:
         found = [(caption, number) for caption, number in zip(captions, numbers, strict=True) if number >= 0]
         for start in range(0, len(found), _AT_ONCE):
             some = found[start : start + _AT_ONCE]
-            places = self.entries.places([number for _, number in some])
+            ranges = self.entries.ranges([number for _, number in some])
             try:
-                contents = self.entries.storage.read([place for place, _ in places])
+                contents = self.entries.storage.read([part for part, _ in ranges])
             except StorageError as error:
                 log.warning("text embeddings of data.encoded cannot be read, and are made again: %s", error)
                 return
-            for (caption, _), (_, crc), data in zip(some, places, contents, strict=True):
+            for (caption, _), (_, crc), data in zip(some, ranges, contents, strict=True):
                 if crc32(data) == crc:
                     tensors = load(data)
                     yield caption, PrecomputedText(tensors["text"], tensors["pooled"], bool(tensors["truncated"]))

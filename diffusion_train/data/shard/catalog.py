@@ -81,8 +81,8 @@ class Collection:
     def keys(self, samples: Numbers) -> list[str]:
         chosen, ends, text = np.asarray(samples, np.int64), self.arrays["key_ends"], self.arrays["keys"].data
         starts = np.where(chosen > 0, ends[chosen - 1], 0).tolist()
-        places = zip(starts, ends[chosen].tolist(), strict=True)
-        return [str(text[start:end], "utf-8", "surrogatepass") for start, end in places]
+        spans = zip(starts, ends[chosen].tolist(), strict=True)
+        return [str(text[start:end], "utf-8", "surrogatepass") for start, end in spans]
 
     def members_of(self, samples: Numbers, names: Container[str] | None = None) -> list[Located]:
         """The members of each sample, of these names alone where given. Looked up all at once: a batch costs little more than one."""

@@ -45,10 +45,10 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
         found, faults = find_shards(patterns)
         sources[name], urls, problems = len(found), urls + found, problems + faults
     with ThreadPoolExecutor(_PROBES) as pool:  # first of all, so that a wrong address or right is told at once
-        answers = list(pool.map(partial(_stat, storage), urls))
-    stats = [answer for answer in answers if isinstance(answer, Stat)]
+        states = list(pool.map(partial(_stat, storage), urls))
+    stats = [state for state in states if isinstance(state, Stat)]
     if problems or len(stats) < len(urls):
-        raise _unreadable(problems, zip(urls, answers, strict=True))
+        raise _unreadable(problems, zip(urls, states, strict=True))
     identity = repr(
         (FORMAT, [(url.split("?")[0], stat.size, stat.version) for url, stat in zip(urls, stats, strict=True)])
     )
@@ -77,13 +77,13 @@ def _stat(storage: Storage, url: str) -> Stat | StorageError:
         return error
 
 
-def _unreadable(problems: Sequence[Problem], answers: Iterable[tuple[str, Stat | StorageError]]) -> DataError:
+def _unreadable(problems: Sequence[Problem], states: Iterable[tuple[str, Stat | StorageError]]) -> DataError:
     """What is absent, denied or out of reach, and what to do about it."""
-    faults = [(url, error) for url, error in answers if isinstance(error, StorageError)]
+    faults = [(url, error) for url, error in states if isinstance(error, StorageError)]
     details = [(redact_url(url), str(error)) for url, error in faults]
-    told = [Problem("unreadable-shard", url, text.removeprefix(f"{url}: ")) for url, text in details]
+    unreadable = [Problem("unreadable-shard", url, text.removeprefix(f"{url}: ")) for url, text in details]
     absent = [spelling()] if any(problem.rule == "missing-shard" for problem in problems) else []
-    error = DataError.listing([*problems, *told])
+    error = DataError.listing([*problems, *unreadable])
     for note in dict.fromkeys([*absent, *(remedy(*fault) for fault in faults)]):
         error.add_note(note)
     return error
@@ -113,7 +113,7 @@ def _joined(indexes: Sequence[ShardIndex]) -> tuple[dict[str, Any], dict[str, Ar
     licenses = _names(index.licenses for index in indexes)
     counts = [len(index) for index in indexes]
     members = np.concatenate([index.members for index in indexes])
-    members["ext"] = np.concatenate([_places(index.members["ext"], index.extensions, extensions) for index in indexes])
+    members["ext"] = np.concatenate([_renumbered(index.members["ext"], index.extensions, extensions) for index in indexes])
     lengths = [np.diff(index.starts) for index in indexes]
     arrays: dict[str, Array] = {
         "shard_ends": np.cumsum(counts, dtype=np.int64),
@@ -121,7 +121,7 @@ def _joined(indexes: Sequence[ShardIndex]) -> tuple[dict[str, Any], dict[str, Ar
         "starts": np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)]),
         "keys": np.concatenate([index.keys for index in indexes]),
         "key_ends": np.cumsum(np.concatenate([np.diff(index.key_ends, prepend=0) for index in indexes])),
-        "license": np.concatenate([_places(index.license, index.licenses, licenses) for index in indexes]),
+        "license": np.concatenate([_renumbered(index.license, index.licenses, licenses) for index in indexes]),
         "hashes": np.array([Collection.hash(index.key(i)) for index in indexes for i in range(len(index))], np.uint64),
     }
     meta = {
@@ -138,7 +138,7 @@ def _names(lists: Iterable[Sequence[str]]) -> dict[str, int]:
     return {name: number for number, name in enumerate(dict.fromkeys(name for names in lists for name in names))}
 
 
-def _places(values: Array, own: Sequence[str], common: Mapping[str, int]) -> NDArray[np.int32]:
+def _renumbered(values: Array, own: Sequence[str], common: Mapping[str, int]) -> NDArray[np.int32]:
     table = np.array([*(common[name] for name in own), -1], np.int32)  # -1 stays -1
     return table[values]
 

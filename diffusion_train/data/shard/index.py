@@ -27,7 +27,7 @@ MEMBER = np.dtype(
 class ShardIndex:
     """Samples 0..n-1 of one shard; the members of sample i are `members[starts[i]:starts[i + 1]]`.
 
-    `license` (n,) is a place in `licenses`, -1 where a sample names none. `problems` are what was left out.
+    `license` (n,) is an index into `licenses`, -1 where a sample names none. `problems` are what was left out.
     """
 
     url: str

@@ -51,14 +51,14 @@ def load_index(url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
     One beside a remote shard, uploaded with it, cannot know the store's version and fits by size; every sample's
     checksum is compared when it is read.
     """
-    indexes = (_loaded(place, url, stat, storage) for place in sidecars(url))
+    indexes = (_loaded(path, url, stat, storage) for path in sidecars(url))
     return next((index for index in indexes if index is not None), None)
 
 
-def _loaded(place: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
-    data = Path(place).read_bytes() if is_local(place) and Path(place).is_file() else None
-    if not is_local(place):
-        data = read_whole(storage, place, _MAX_SIDECAR)
+def _loaded(path: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
+    data = Path(path).read_bytes() if is_local(path) and Path(path).is_file() else None
+    if not is_local(path):
+        data = read_whole(storage, path, _MAX_SIDECAR)
     if data is None:
         return None
     try:
@@ -68,7 +68,7 @@ def _loaded(place: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | 
             arrays = {name: file[name] for name in _ARRAYS}
             meta = json.loads(file["meta"].tobytes())
         fits = meta.pop("format") == FORMAT and meta["size"] == stat.size
-        if not fits or (is_local(place) and meta["version"] != stat.version):
+        if not fits or (is_local(path) and meta["version"] != stat.version):
             return None
         problems = [Problem(**{**facts, "shard": redact_url(url)}) for facts in meta.pop("problems")]
         return ShardIndex(**{**meta, "url": url, "version": stat.version, "problems": problems}, **arrays)
@@ -82,9 +82,9 @@ def keep_index(index: ShardIndex) -> ShardIndex:
     facts: dict[str, Any] = {"format": FORMAT} | {name: getattr(index, name) for name in names}
     facts["problems"] = [vars(problem) for problem in index.problems]
     meta = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    for place in filter(is_local, sidecars(index.url)):
+    for path in filter(is_local, sidecars(index.url)):
         with suppress(OSError):
-            with atomic_file(Path(place)) as file:
+            with atomic_file(Path(path)) as file:
                 np.savez(file, meta=meta, **{name: getattr(index, name) for name in _ARRAYS})
             break
     return index

@@ -133,7 +133,7 @@ class _Found:
         keys = [key.encode("utf-8", "surrogatepass") for key in groups]
         rows = [row for group in groups.values() for row in group.values()]
         licenses = list(dict.fromkeys(self.license_of.values()))
-        place = {name: number for number, name in enumerate(licenses)}
+        index_of = {name: number for number, name in enumerate(licenses)}
         return ShardIndex(
             url=self.url,
             size=stat.size,
@@ -147,7 +147,7 @@ class _Found:
             key_ends=np.cumsum([len(key) for key in keys], dtype=np.int64),
             starts=np.cumsum([0, *map(len, groups.values())], dtype=np.int64),
             members=np.array(rows, MEMBER),
-            license=np.array([place.get(self.license_of.get(key, ""), -1) for key in groups], np.int32),
+            license=np.array([index_of.get(self.license_of.get(key, ""), -1) for key in groups], np.int32),
         )
 
 

@@ -24,12 +24,12 @@ class Prefetcher(Generic[T]):
 
     def __init__(self, fetch: Callable[[list[T]], None]) -> None:
         self._fetch = fetch
-        self._forget()
+        self._start_anew()
 
     def add(self, items: Iterable[T]) -> bool:
         """False, and nothing is added, while many items wait."""
         if self._process != os.getpid():
-            self._forget()
+            self._start_anew()
         with self._lock:
             if len(self._waiting) >= _MOST_WAITING:
                 return False
@@ -56,7 +56,7 @@ class Prefetcher(Generic[T]):
             self._running = bool(items)
             return items
 
-    def _forget(self) -> None:
+    def _start_anew(self) -> None:
         """In a forked process the thread is gone."""
         self._process, self._lock, self._running = os.getpid(), threading.Lock(), False
         self._waiting: dict[T, None] = {}

@@ -57,7 +57,7 @@ class Folder:
             raise ValueError(
                 f"path={self.path}: {'a file; source=csv or parquet reads tables' if is_file else 'no such folder'}"
             )
-        if wrong := [place for place in self.captions if place not in PLACES]:
+        if wrong := [kind for kind in self.captions if kind not in PLACES]:
             raise ValueError(f"source.captions has {', '.join(wrong)}; possible are {', '.join(PLACES)}")
         _ = self._table  # told before anything is read
 
@@ -115,7 +115,7 @@ _NO_ROW = Row("", "", {}, ())
 
 
 def read_image(
-    root: Path, path: str, txt: str | None, json: str | None, row: Row, places: Sequence[str], caption_field: str | None
+    root: Path, path: str, txt: str | None, json: str | None, row: Row, order: Sequence[str], caption_field: str | None
 ) -> Record:
     """`path`, `txt` and `json` lie below `root`. Raises LeftOut."""
     facts = parse_metadata(read_file(root / json, MAX_METADATA)) if json else {}
@@ -130,7 +130,7 @@ def read_image(
     if texts.keys() >= _DRAWN and "prompt" not in texts:
         raise LeftOut("not-a-sample", "sample.py's grid of all that it drew")
     captions["prompt"] = texts.get("prompt", "")
-    caption = next((captions[place] for place in places if captions[place].strip()), None)
+    caption = next((captions[kind] for kind in order if captions[kind].strip()), None)
     return Record(image, caption, _together(facts, row.facts) | {"file": path})
 
 
@@ -211,8 +211,8 @@ def _sorted(path: str, names: Sequence[str]) -> _Files:
     possible = {beside for image in images for end in _SIDE_FILES for beside in _names_beside(image, end)}
     side_files = possible & set(names)
     tables = [name for name in names if name.lower() in TABLES]
-    taken = {*images, *side_files, *tables}
-    others = [name for name in names if name not in taken]
+    known = {*images, *side_files, *tables}
+    others = [name for name in names if name not in known]
     return _Files(path, images, frozenset(side_files), tables, others)
 
 

@@ -28,8 +28,8 @@ from diffusion_train.prepare.source.base import (
 )
 from diffusion_train.prepare.source.folder import Folder
 
-Place = tuple[int, int]  # offset and size in a tar
-Members = dict[str, Place]  # by extension
+Span = tuple[int, int]  # offset and size in a tar
+Members = dict[str, Span]  # by extension
 KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]+)", re.DOTALL)
 
 
@@ -117,8 +117,8 @@ def read_members(path: Path, members: Members) -> Record:
         raise LeftOut("unreadable", error.strerror or str(error)) from None
 
 
-def _read(file: BinaryIO, place: Place, most: int) -> bytes:
-    offset, size = place
+def _read(file: BinaryIO, span: Span, most: int) -> bytes:
+    offset, size = span
     if size > most:
         raise LeftOut("too-many-bytes", f"{size} bytes")
     file.seek(offset)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_train.data.order.continuation import NEVER, NEW, carry_over, last_epochs, places_of
+from diffusion_train.data.order.continuation import NEVER, NEW, carry_over, last_epochs, indices_of
 from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.order.resolution import AspectRatios
@@ -65,7 +65,7 @@ def test_dataset_grew_or_shrank(num_old, num_new, num_gone, lanes, num_steps):
     seen = {names[sample] for number, sample in walked if number == epoch}
 
     newest = last_epochs(old_order, _never(num_old), len(walked), batch_size)
-    newest = carry_over(newest, places_of(now, names))
+    newest = carry_over(newest, indices_of(now, names))
     order = _arrangement(lanes)("new", {"all": len(now)}, newest=newest)
     whole = len(seen) == num_old or not set(kept) - seen
     left = [] if whole else [place for place, name in enumerate(now) if name not in seen]
@@ -106,12 +106,12 @@ def test_a_second_change_knows_what_the_first_one_knew():
 
 
 def test_names_carry_over_what_is_known():
-    places = places_of(_named("bza"), _named("cab"))
+    places = indices_of(_named("bza"), _named("cab"))
     assert places.tolist() == [2, -1, 1]
     assert carry_over(np.array([4, 2, 3]), places).tolist() == [3, NEW, 2]
 
 
 def test_samples_of_one_name_go_on_one_for_one():
-    assert places_of(_named("aabbaaa"), _named("abaa")).tolist() == [0, 2, 1, -1, 3, -1, -1]
-    assert carry_over(_never(0), places_of(_named("ab"), _named(""))).tolist() == [NEW, NEW]
-    assert len(places_of(_named(""), _named("a"))) == 0
+    assert indices_of(_named("aabbaaa"), _named("abaa")).tolist() == [0, 2, 1, -1, 3, -1, -1]
+    assert carry_over(_never(0), indices_of(_named("ab"), _named(""))).tolist() == [NEW, NEW]
+    assert len(indices_of(_named(""), _named("a"))) == 0

@@ -21,7 +21,7 @@ def write(folder: Path, numbers: range, name: str = "some") -> None:
 
 def values(found: Entries, numbers: range) -> list[int | None]:
     places = found.find([address("entry", number) for number in numbers])
-    contents = iter(found.storage.read([place for place, _ in found.places([place for place in places if place >= 0])]))
+    contents = iter(found.storage.read([place for place, _ in found.ranges([place for place in places if place >= 0])]))
     return [int(load(next(contents))["value"][0]) if place >= 0 else None for place in places]
 
 
@@ -36,7 +36,7 @@ def test_what_was_written_is_found_and_nothing_else(tmp_path: Path) -> None:
 
 def test_an_empty_folder_has_none_and_no_folder_is_an_error(tmp_path: Path) -> None:
     assert Entries(tmp_path).find([address(1), address(2)]) == [-1, -1]
-    assert Entries(tmp_path).places([]) == []
+    assert Entries(tmp_path).ranges([]) == []
     with pytest.raises(ValueError, match="no such file"):
         Entries(tmp_path / "absent")
 

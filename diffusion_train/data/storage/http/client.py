@@ -75,19 +75,19 @@ class OwnClient:
 
     def __init__(self, owner: object, settings: StorageSettings) -> None:
         self._owner, self._settings = weakref.ref(owner), settings
-        self._forget()
+        self._start_anew()
 
     def get(self) -> Client:
         if self._process != os.getpid():
             _of_parents.extend([self._client] if self._client else [])
-            self._forget()
+            self._start_anew()
         with self._lock:
             if self._client is None:
                 self._client = Client(self._settings)
                 weakref.finalize(self._owner(), _close, self._client, self._process)
             return self._client
 
-    def _forget(self) -> None:
+    def _start_anew(self) -> None:
         self._process, self._lock, self._client = os.getpid(), threading.Lock(), None
 
 
