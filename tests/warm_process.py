@@ -20,13 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PROGRAM = Path(sys.executable).with_name("diffusion-train")
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        *(f"diffusion_train.command.{name}" for name in ("train", "sample", "encode", "export", "report", "check")),
-        "diffusion_train.assembly",
-        *("diffusers", "transformers", "peft", "wandb", "matplotlib.figure"),
-    ]
-)
+_IMPORTED = [
+    *(f"diffusion_train.command.{name}" for name in ("train", "sample", "encode", "export", "report", "check")),
+    *("diffusers", "transformers", "peft", "wandb", "matplotlib.figure"),
+]
 
 
 def python(
@@ -36,6 +33,7 @@ def python(
     timeout: float = 600,
 ) -> subprocess.CompletedProcess[str]:
     """As `subprocess.run([sys.executable, *arguments], ...)` with captured text; the first argument is a script."""
+    _CONTEXT.set_forkserver_preload(_IMPORTED)
     words = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [f"{folder}/stdout", f"{folder}/stderr"]

@@ -98,6 +98,7 @@ def test_the_same_command_again_changes_nothing(photos, tmp_path, capsys):
     assert "first at 4.png: a file was added, taken away or written again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_drawings_of_another_version_of_their_package_are_others(tmp_path, capsys, monkeypatch):
     command = ["source=openmoji", "source.size=4", f"out={tmp_path / 'out'}"]
     assert prepare(*command) == 0

@@ -219,8 +219,7 @@ class _Reader(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("cached", [False, True], ids=["memory", "cache"])
+@pytest.mark.parametrize(("cached", "num_workers"), [(False, 0), (True, 1)], ids=["memory", "cache"])
 def test_repeated_requests_are_counted_in_the_metrics(make_data, server, tmp_path, num_workers, cached):
     patient = StorageSettings(read_timeout=30, deadline=60, gap_bytes=0)  # a busy machine repeats none of its own
     data = make_data(num_workers, patient, cache_folder=tmp_path / "blocks" if cached else None)

@@ -285,6 +285,7 @@ def test_without_flips_half_of_them_do(tmp_path: Path, out: Path, kl: KL) -> Non
     assert encode(out, dataset(tmp_path, flip=False), kl) == 0
 
 
+@pytest.mark.slow
 def test_another_autoencoder_or_precision_makes_all_anew(tmp_path: Path, out: Path, pipeline: Path, kl: KL) -> None:
     encode(out, dataset(tmp_path), kl)
     assert encode(out, dataset(tmp_path), KL(str(pipeline), "bfloat16")) == 16

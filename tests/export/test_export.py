@@ -158,6 +158,7 @@ def test_an_export_that_gives_other_images_is_not_kept(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_kohya_s_names_of_text_encoders(tiny: Tiny, runs: Callable[..., Path], tmp_path: Path) -> None:
     """The last layer of XL's first encoder, which nothing reads, has none."""
     model = Model(load_pipeline(runs("sdxl", *LORA, TEXT)), tiny("sdxl"), "x")

@@ -134,7 +134,9 @@ FAULTS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [name if name == "hangs" else pytest.param(name, marks=pytest.mark.slow) for name in FAULTS]
+)
 def test_a_server_that_cannot_be_used_makes_the_run_offline_from_the_start(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]
 ) -> None:

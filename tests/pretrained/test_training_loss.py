@@ -59,7 +59,11 @@ def their_conditions(base, shown):
     return {"encoder_hidden_states": text * shown[:, None, None], "added_cond_kwargs": added}
 
 
-@pytest.mark.parametrize("condition_dropout", [0.0, 0.5], ids=["", "dropout"])
+@pytest.mark.parametrize(
+    ("base", "condition_dropout"),
+    [("sd15", 0.0), ("sd2_v", 0.0), ("sd2_zero_snr", 0.0), ("sd15", 0.5), ("sdxl", 0.5)],
+    indirect=["base"],
+)
 def test_a_training_loss_is_diffusers(base, condition_dropout):
     shown = RNG.uniform("condition") >= condition_dropout
     assert shown.all() == (condition_dropout == 0)

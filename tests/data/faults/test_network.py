@@ -87,7 +87,9 @@ def test_a_cut_without_a_length(remote, server, same_as_local, how):
     assert remote.storage.num_retries >= 1
 
 
-@pytest.mark.parametrize("how", ["stall", "stall_in_body", "trickle"])
+@pytest.mark.parametrize(
+    "how", ["stall", *(pytest.param(how, marks=pytest.mark.slow) for how in ("stall_in_body", "trickle"))]
+)
 def test_a_slow_or_stalled_server(served, remote, server, same_as_local, how):
     server.plan.append(lambda handler: getattr(handler, how)())
     same_as_local(remote)

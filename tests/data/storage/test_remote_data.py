@@ -55,6 +55,7 @@ def test_an_uploaded_index_spares_reading_the_shards(served, server):
     assert all(int(asked.rpartition("-")[2]) <= 1 << 16 for asked in tars), tars  # no more than a look at the size
 
 
+@pytest.mark.slow
 def test_check_finds_what_was_damaged_after_its_index_was_uploaded(make_shards, server, tmp_path):
     [path] = make_shards(300, 300)
     open_index(path)
