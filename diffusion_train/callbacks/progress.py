@@ -24,7 +24,7 @@ class Progress(pl.Callback):
         self._bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        self._first_step, self._start, self._shown = trainer.global_step, monotonic(), monotonic()
+        self._first_step, self._start, self._printed_at = trainer.global_step, monotonic(), monotonic()
         if trainer.is_global_zero and sys.stderr is not None and sys.stderr.isatty():
             shape = "{percentage:3.0f}%|{bar:20}| {postfix}"
             self._bar = tqdm(total=1.0, bar_format=shape, dynamic_ncols=True, mininterval=0.2)
@@ -35,8 +35,8 @@ class Progress(pl.Callback):
         if self._bar is not None:
             self._bar.set_postfix_str(self._line(trainer), refresh=False)
             self._bar.update(max(0.0, self._fraction_done(trainer) - self._bar.n))
-        elif monotonic() - self._shown > self.every_n_seconds or trainer.global_step == trainer.max_steps:
-            self._shown = monotonic()
+        elif monotonic() - self._printed_at > self.every_n_seconds or trainer.global_step == trainer.max_steps:
+            self._printed_at = monotonic()
             say(self._line(trainer))
 
     def _line(self, trainer: pl.Trainer) -> str:

@@ -24,7 +24,7 @@ from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.image.header import image_header
 from diffusion_train.data.image.transform import AlignedError
 from diffusion_train.data.selection import Indices
-from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.page import page
 from diffusion_train.picture import to_image
@@ -61,7 +61,7 @@ class Card:
 
 def contact_sheet(
     samples: Samples,
-    found: Sequence[Problem],
+    findings: Sequence[Problem],
     train: Indices,
     held_out: Indices,
     twins: Mapping[int, int],
@@ -71,12 +71,12 @@ def contact_sheet(
 
     `twins`: sample -> another one that it looks like, shown beside it.
     """
-    collection = samples.collection
-    faulty = with_findings(collection, found, num_shown)
+    catalog = samples.catalog
+    faulty = with_findings(catalog, findings, num_shown)
     seen = partial(_seen, samples, held_out)
 
     def card(sample: int) -> Card:
-        shard = collection.shown_shard(sample).rsplit("/", 1)[-1]
+        shard = catalog.shown_shard(sample).rsplit("/", 1)[-1]
         state = "" if sample in train else "held out" if sample in held_out else "not trained on"
         problems = faulty.get(sample, [])
         return Card(seen(sample), shard, state, problems, seen(twins[sample]) if problems and sample in twins else None)
@@ -90,31 +90,31 @@ def contact_sheet(
         "diffusion_train.check",
         "contact_sheet.html",
         rules=RULES,
-        found=by_rule(found),
-        num_samples=len(collection),
-        num_shards=len(collection.urls),
+        found=by_rule(findings),
+        num_samples=len(catalog),
+        num_shards=len(catalog.urls),
         num_trained=len(train),
         num_held_out=len(held_out),
-        num_others=len(collection) - len(train) - len(held_out),
+        num_others=len(catalog) - len(train) - len(held_out),
         sections={title: list(map(card, shown)) for title, shown in sections.items()},
     )
 
 
-def with_findings(collection: Collection, found: Sequence[Problem], at_most: int) -> dict[int, list[Problem]]:
+def with_findings(catalog: Catalog, findings: Sequence[Problem], at_most: int) -> dict[int, list[Problem]]:
     """Sample -> its problems: the first ones of each rule come first."""
-    of_samples = [problem for problem in found if problem.key is not None]
-    problems = defaultdict(list)
+    of_samples = [problem for problem in findings if problem.key is not None]
+    problems: dict[tuple[str, str], list[Problem]] = defaultdict(list)
     for problem in of_samples:
         problems[problem.shard, str(problem.key)].append(problem)
     turns = zip_longest(*by_rule(of_samples).values())
     names = dict.fromkeys((problem.shard, str(problem.key)) for turn in turns for problem in turn if problem)
     chosen = list(names)[:at_most]
-    return {sample: problems[name] for name in chosen for sample in _samples_of(collection, *name)}
+    return {sample: problems[name] for name in chosen for sample in _samples_of(catalog, *name)}
 
 
-def _samples_of(collection: Collection, shard: str, key: str) -> Iterator[int]:
-    for sample in np.flatnonzero(collection.arrays["hashes"] == np.uint64(collection.hash(key))).tolist():
-        if collection.shown_shard(sample) == shard:
+def _samples_of(catalog: Catalog, shard: str, key: str) -> Iterator[int]:
+    for sample in np.flatnonzero(catalog.arrays["hashes"] == np.uint64(catalog.hash(key))).tolist():
+        if catalog.shown_shard(sample) == shard:
             yield sample
 
 
@@ -124,7 +124,7 @@ def _spread(samples: Indices, count: int) -> list[int]:
 
 
 def _seen(samples: Samples, held_out: Indices, sample: int) -> Seen:
-    key = samples.collection.key(sample)
+    key = samples.catalog.key(sample)
     [members] = samples.read([sample])
     data = small_members(members)
     texts: Iterable[str] = []

@@ -39,7 +39,7 @@ class Contents:
 
 def of_contents(samples: Samples, tokens: Tokens | None = None, num_workers: int | None = None) -> Contents:
     """Reads everything; what is found comes in the order of the samples. Raises StorageError and WorkerDied."""
-    count = len(samples.collection)
+    count = len(samples.catalog)
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     wanted = available() if num_workers is None else num_workers
     contents = Contents([], np.zeros(count, SIGNATURE), np.zeros(count, bool))
@@ -74,10 +74,10 @@ def look(samples: Samples, with_captions: bool, chunk: Sequence[int]) -> list[Lo
     """What reading and decoding these samples shows."""
     if multiprocessing.parent_process():
         torch.set_num_threads(1)  # there are as many processes as processors
-    collection = samples.collection
+    catalog = samples.catalog
     looks = []
     for sample, members in zip(chunk, samples.read(chunk), strict=True):
-        seen = Look(collection.shown_shard(sample), collection.key(sample))
+        seen = Look(catalog.shown_shard(sample), catalog.key(sample))
         for name, rule, detail in _faults(samples, sample, members, seen):
             offset = members[name].span.offset if name in members else None
             seen.problems.append(Problem(rule, seen.shard, detail, seen.key, offset))
@@ -183,7 +183,7 @@ def _caption_faults(samples: Samples, members: Members, whole: dict[str, bytes],
 def _every_caption(samples: Samples, sample: int, members: Members) -> list[str]:
     """Where there are too many to list, that of epoch 0."""
     captions = samples.captions
-    data, key = small_members(members), samples.collection.key(sample)
+    data, key = small_members(members), samples.catalog.key(sample)
     try:
         return list(captions.every(data, key)) or [captions(data, key, 0, sample)]
     except CaptionError:

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.selection import Indices, problems_of
-from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.metric.near_duplicates import Signatures, groups
 
@@ -34,31 +34,31 @@ def find_copies(looks: Signatures, train: Indices, held_out: Indices) -> Copies:
         training = members[~is_held_out[members]]
         first = int(training[0] if len(training) else members[0])
         for sample in members[members != first].tolist():
-            found = copies.leaked if is_held_out[sample] and len(training) else copies.near
-            found[sample] = first
+            twins = copies.leaked if is_held_out[sample] and len(training) else copies.near
+            twins[sample] = first
     return copies
 
 
-def of_copies(collection: Collection, caption_extensions: Sequence[str], copies: Copies) -> Iterator[Problem]:
-    images = collection.first_rows(IMAGE_EXTENSIONS)[1]
-    captions = [collection.first_rows([extension])[1] for extension in caption_extensions]
+def of_copies(catalog: Catalog, caption_extensions: Sequence[str], copies: Copies) -> Iterator[Problem]:
+    images = catalog.first_rows(IMAGE_EXTENSIONS)[1]
+    captions = [catalog.first_rows([extension])[1] for extension in caption_extensions]
 
     def same(rows: Indices, sample: int, other: int) -> bool:
         """By size and checksum."""
         if min(rows[sample], rows[other]) < 0:
             return False
-        one, two = (collection.arrays["members"][rows[number]] for number in (sample, other))
+        one, two = (catalog.arrays["members"][rows[number]] for number in (sample, other))
         return bool(one["crc"] == two["crc"] and one["size"] == two["size"])
 
-    def detail(found: Mapping[int, int], state: str, sample: int) -> str:
-        other = found[sample]
+    def detail(twins: Mapping[int, int], state: str, sample: int) -> str:
+        other = twins[sample]
         likeness = "is" if same(images, sample, other) else "looks like"
-        name = f"{collection.key(other)!r} in {collection.shown_shard(other)}"
+        name = f"{catalog.key(other)!r} in {catalog.shown_shard(other)}"
         is_same_caption = captions and all(same(rows, sample, other) for rows in captions)
         return f"its image {likeness} that of {name}{state}{', with the same caption' if is_same_caption else ''}"
 
     states = {"leakage": (copies.leaked, ", which is trained on"), "near-duplicate": (copies.near, "")}
-    for rule, (found, state) in states.items():
-        samples = np.zeros(len(collection), bool)
-        samples[list(found)] = True
-        yield from problems_of(collection, rule, partial(detail, found, state), samples)
+    for rule, (twins, state) in states.items():
+        samples = np.zeros(len(catalog), bool)
+        samples[list(twins)] = True
+        yield from problems_of(catalog, rule, partial(detail, twins, state), samples)

@@ -14,7 +14,7 @@ from diffusion_train.data.image.header import MAX_BYTES
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.order.order import Draw, Shape
 from diffusion_train.data.order.resolution import nearest
-from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.storage.base import Range, Storage
 
 _BYTES_AT_ONCE = 1 << 25
@@ -40,7 +40,7 @@ def small_members(members: Members) -> dict[str, bytes]:
 class Samples:
     """`images` names further images of a sample, `shapes` are those of the buckets."""
 
-    collection: Collection
+    catalog: Catalog
     captions: Captions
     view: View
     storage: Storage
@@ -63,7 +63,7 @@ class Samples:
     def _batches(self, numbers: Sequence[int]) -> Iterator[list[dict[str, tuple[Range, int]]]]:
         batch: list[dict[str, tuple[Range, int]]] = []
         size = 0
-        for members in self.collection.members_of(numbers):
+        for members in self.catalog.members_of(numbers):
             batch.append(members)
             size += sum(span.size for span, _ in members.values())
             if size > _BYTES_AT_ONCE:

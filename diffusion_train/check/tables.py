@@ -15,92 +15,92 @@ from diffusion_train.data.selection import (
     Mask,
     Selection,
     per_source,
+    problems_of,
     sample_faults,
     sizes,
-    problems_of,
     without_caption,
 )
-from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.license import UNKNOWN, normalise, terms
 
 
 def of_samples(
-    collection: Collection, captions: Captions, selection: Selection, side: int, max_aspect: float
+    catalog: Catalog, captions: Captions, selection: Selection, side: int, max_aspect: float
 ) -> Iterator[Problem]:
     """`max_aspect`: from where on an image is told as narrow; `side` is the size trained at."""
-    yield from collection.problems
-    faults = sample_faults(collection, captions)
+    yield from catalog.problems
+    faults = sample_faults(catalog, captions)
     for fault in faults:
-        yield from problems_of(collection, *fault)
+        yield from problems_of(catalog, *fault)
     if captions.missing == "empty":
         detail = f"no {captions.source.name}"
-        yield from problems_of(collection, "without-caption", detail, without_caption(collection, captions))
-    there, license_of = np.ones(len(collection), bool), _license(collection)
-    for rule, detail, samples in selection.unwanted(collection, captions, _whole(faults)):
-        yield from problems_of(collection, rule, license_of if rule == "license-not-allowed" else detail, samples)
+        yield from problems_of(catalog, "without-caption", detail, without_caption(catalog, captions))
+    there, license_of = np.ones(len(catalog), bool), _license(catalog)
+    for rule, detail, samples in selection.unwanted(catalog, captions, _whole(faults)):
+        yield from problems_of(catalog, rule, license_of if rule == "license-not-allowed" else detail, samples)
         there &= ~samples
-    yield from unsuited_sizes(collection, there, side, max_aspect)
-    yield from duplicate_keys(collection)
-    yield from unsorted_members(collection)
+    yield from unsuited_sizes(catalog, there, side, max_aspect)
+    yield from duplicate_keys(catalog)
+    yield from unsorted_members(catalog)
     if selection.allowed_licenses is None:
-        yield from licenses(collection)
-    if ignored := collection.meta["num_ignored"]:
+        yield from licenses(catalog)
+    if ignored := catalog.meta["num_ignored"]:
         yield Problem("ignored-members", "", f"{ignored:,} links, folders and hidden files are ignored")
 
 
-def split(collection: Collection, captions: Captions, selection: Selection) -> tuple[Indices, Indices]:
+def split(catalog: Catalog, captions: Captions, selection: Selection) -> tuple[Indices, Indices]:
     """(trained on, held out) as training chooses them where it tolerates faults. ValueError where all would be held out."""
-    kept, _ = selection.wanted(collection, captions, _whole(sample_faults(collection, captions)))
+    kept, _ = selection.choose_whole(catalog, captions, _whole(sample_faults(catalog, captions)))
     usable = np.flatnonzero(kept)
-    return selection.split(collection, usable) if len(usable) else (usable, usable)
+    return selection.split(catalog, usable) if len(usable) else (usable, usable)
 
 
-def unsuited_sizes(collection: Collection, there: Mask, side: int, max_aspect: float) -> Iterator[Problem]:
+def unsuited_sizes(catalog: Catalog, there: Mask, side: int, max_aspect: float) -> Iterator[Problem]:
     """Of the samples `there`, which are not left out."""
-    width, height = sizes(collection)
+    width, height = sizes(catalog)
     short, long = np.minimum(width, height), np.maximum(width, height)
 
     def tell(rule: str, reason: str, samples: Mask) -> Iterator[Problem]:
-        return problems_of(collection, rule, lambda sample: f"{width[sample]} x {height[sample]}: {reason}", samples)
+        return problems_of(catalog, rule, lambda sample: f"{width[sample]} x {height[sample]}: {reason}", samples)
 
     yield from tell("tiny-image", f"a side below data.image_size={side}", there & (short > 0) & (short < side))
     yield from tell("extreme-aspect", f"an aspect ratio above {max_aspect:g}", there & (long > max_aspect * short))
 
 
-def duplicate_keys(collection: Collection) -> Iterator[Problem]:
-    hashes = collection.arrays["hashes"]
+def duplicate_keys(catalog: Catalog) -> Iterator[Problem]:
+    hashes = catalog.arrays["hashes"]
     again = np.ones(len(hashes), bool)
     again[np.unique(hashes, return_index=True)[1]] = False
-    yield from problems_of(collection, "duplicate-key", "an earlier shard has a sample of this key", again)
+    yield from problems_of(catalog, "duplicate-key", "an earlier shard has a sample of this key", again)
 
 
-def unsorted_members(collection: Collection) -> Iterator[Problem]:
+def unsorted_members(catalog: Catalog) -> Iterator[Problem]:
     """A sample is torn apart where a member of another one of its shard lies between its own."""
-    offsets, starts = collection.arrays["members"]["offset"], collection.arrays["starts"]
-    owner = np.repeat(np.arange(len(collection)), np.diff(starts))
-    shard = np.searchsorted(collection.arrays["shard_ends"], owner, side="right")
+    offsets, starts = catalog.arrays["members"]["offset"], catalog.arrays["starts"]
+    owner = np.repeat(np.arange(len(catalog)), np.diff(starts))
+    shard = np.searchsorted(catalog.arrays["shard_ends"], owner, side="right")
     owners = owner[np.lexsort((offsets, shard))]
-    runs = np.bincount(owners[np.diff(owners, prepend=-1) != 0], minlength=len(collection))
-    yield from problems_of(collection, "unsorted-members", "members of other samples lie between its own", runs > 1)
+    runs = np.bincount(owners[np.diff(owners, prepend=-1) != 0], minlength=len(catalog))
+    yield from problems_of(catalog, "unsorted-members", "members of other samples lie between its own", runs > 1)
 
 
-def licenses(collection: Collection) -> Iterator[Problem]:
+def licenses(catalog: Catalog) -> Iterator[Problem]:
     """Samples without one, and what each of the others asks for, once."""
-    names, index = collection.licenses()
+    names, index = catalog.licenses()
     called = np.array([normalise(name) for name in [*names, None]], object)[index]
-    yield from problems_of(collection, "unknown-license", "its json names no license", called == UNKNOWN)
+    yield from problems_of(catalog, "unknown-license", "its json names no license", called == UNKNOWN)
     for name, count in Counter(called.tolist()).items():
         for term in terms(name) if name != UNKNOWN else ():
             yield Problem(f"{term}-license", "", f"{name}: {count:,} sample(s)")
 
 
-def occupancy(collection: Collection, train: Indices, order_spec: OrderSpec, batch_size: int) -> list[Occupancy]:
+def occupancy(catalog: Catalog, train: Indices, order_spec: OrderSpec, batch_size: int) -> list[Occupancy]:
     """How the buckets of the training samples fare; none where all images have one shape."""
     if len(order_spec.shapes) == 1 or not len(train):
         return []
-    chosen = np.stack(sizes(collection), 1)[train]
-    order = order_spec(collection.fingerprint, per_source(collection, train), chosen)
+    chosen = np.stack(sizes(catalog), 1)[train]
+    order = order_spec(catalog.fingerprint, per_source(catalog, train), chosen)
     assert isinstance(order, Buckets)
     return order.occupancy(batch_size)
 
@@ -116,8 +116,8 @@ def _whole(faults: Sequence[tuple[str, str, Mask]]) -> Mask:
     return ~np.logical_or.reduce([samples for _, _, samples in faults])
 
 
-def _license(collection: Collection) -> Callable[[int], str]:
+def _license(catalog: Catalog) -> Callable[[int], str]:
     """Of a sample, in words."""
-    names, index = collection.licenses()
+    names, index = catalog.licenses()
     called = [*names, UNKNOWN]
     return lambda sample: f"license {called[index[sample]]}"

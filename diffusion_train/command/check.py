@@ -25,7 +25,7 @@ from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.data.data_settings import ShardData
 from diffusion_train.data.order.buckets import Occupancy
 from diffusion_train.data.selection import Indices
-from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.shard.catalog_builder import Shards, open_shards
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.data.storage.base import StorageError
@@ -73,8 +73,8 @@ def check(cfg: DictConfig) -> int:
     tokens = build_token_counter(cfg)
     data: ShardData = config.build(cfg.data)
     storage = StorageByScheme(data.storage)
-    collection, problems = opened(data.shards, storage)
-    seen = looked_at(cfg, data, collection, storage, tokens) if collection else Findings(problems)
+    catalog, problems = opened(data.shards, storage)
+    seen = looked_at(cfg, data, catalog, storage, tokens) if catalog else Findings(problems)
     seen.problems = in_order(seen.problems, cfg.ignore)
     out = Path(cfg.out)
     with atomic_file(out / "report.json") as file:
@@ -99,7 +99,7 @@ class Findings:
     occupancy: Sequence[Occupancy] = ()
 
 
-def opened(shards: Shards, storage: StorageByScheme) -> tuple[Collection | None, list[Problem]]:
+def opened(shards: Shards, storage: StorageByScheme) -> tuple[Catalog | None, list[Problem]]:
     """The collection, or what is wrong with shards that hold not a single sample."""
     try:
         return open_shards(shards, storage), []
@@ -110,20 +110,20 @@ def opened(shards: Shards, storage: StorageByScheme) -> tuple[Collection | None,
 
 
 def looked_at(
-    cfg: DictConfig, data: ShardData, collection: Collection, storage: StorageByScheme, tokens: Tokens | None
+    cfg: DictConfig, data: ShardData, catalog: Catalog, storage: StorageByScheme, tokens: Tokens | None
 ) -> Findings:
     """All that the index, the contents and the whole tell."""
     captions, selection, order_spec = data.captions, data.selection(), data.order_spec()
-    samples = Samples(collection, captions, data.view(), storage, data.images or {}, order_spec.shapes)
-    train, held_out = tables.split(collection, captions, selection)
-    occupancy = tables.occupancy(collection, train, order_spec, data.batch_size)
+    samples = Samples(catalog, captions, data.view(), storage, data.images or {}, order_spec.shapes)
+    train, held_out = tables.split(catalog, captions, selection)
+    occupancy = tables.occupancy(catalog, train, order_spec, data.batch_size)
     problems = [
-        *tables.of_samples(collection, captions, selection, data.image_size, cfg.max_aspect),
+        *tables.of_samples(catalog, captions, selection, data.image_size, cfg.max_aspect),
         *tables.thin_buckets(occupancy),
     ]
     contents = of_contents(samples, tokens, cfg.num_workers)
     copies = find_copies(contents.looks, *(some[contents.decoded[some]] for some in (train, held_out)))
-    problems += [*contents.problems, *of_copies(collection, captions.extensions, copies)]
+    problems += [*contents.problems, *of_copies(catalog, captions.extensions, copies)]
     twins = {**copies.near, **copies.leaked}
     return Findings(problems, samples, train, held_out, twins, occupancy)
 

@@ -149,7 +149,7 @@ def help_text(command: Command, arguments: Sequence[str] = ()) -> str:
 
 
 def _settings(settings: dict[str, object], comments: dict[str, str]) -> list[str]:
-    rows = [(f"  {key}={_shown(value)}", comments.get(key, "")) for key, value in _plain(settings)]
+    rows = [(f"  {key}={_printable(value)}", comments.get(key, "")) for key, value in _plain(settings)]
     width = max((len(setting) for setting, comment in rows if comment and len(setting) <= 40), default=0)
     return [f"{setting:<{width}}  {comment}".rstrip() for setting, comment in rows]
 
@@ -163,7 +163,7 @@ def _plain(settings: dict[str, object], path: str = "") -> Iterator[tuple[str, o
             yield f"{path}{key}", value
 
 
-def _shown(value: object) -> str:
+def _printable(value: object) -> str:
     return "<required>" if value == "???" else "null" if value is None else str(value)
 
 

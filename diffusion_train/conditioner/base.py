@@ -64,10 +64,10 @@ class Conditioner(nn.Module, ABC):
         """
 
 
-def drop(cond: Cond, null: Cond, keep: Tensor) -> Cond:
+def drop(cond: Cond, null: Cond, mask: Tensor) -> Cond:
     """Rows of `cond` where keep (B,) bool, rows of `null`, as far as it has them, elsewhere."""
     assert null.keys() <= cond.keys(), f"conditions {sorted(cond)} and their absence {sorted(null)} differ in names"
-    return cond | {name: torch.where(expand(keep, cond[name]), cond[name], value) for name, value in null.items()}
+    return cond | {name: torch.where(expand(mask, cond[name]), cond[name], value) for name, value in null.items()}
 
 
 def entry(values: Mapping[str, Any], key: str, reader: str) -> Any:

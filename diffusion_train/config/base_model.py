@@ -53,51 +53,53 @@ def overlay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
 
     Reads the model's description, never its weights.
     """
-    wanted = named(cfg)
-    if wanted is None:
+    pretrained = named(cfg)
+    if pretrained is None:
         needed = "base" in cfg and cfg.base.accepts is not None
         return [Mistake("pretrained", "must be given", _EXAMPLE)] if needed else []
     try:
-        model = describe(wanted, cfg.base.prediction, cfg.base.tokenizer)
+        model = describe(pretrained, cfg.base.prediction, cfg.base.tokenizer)
     except ConfigError as error:
         return error.mistakes
     except ValueError as error:
         where, _, problem = str(error).partition(": ")
         return [Mistake(where, problem)]
-    mistakes = [*_not_accepted(cfg, wanted, model), *_contradictions(cfg, wanted, model, arguments)]
+    mistakes = [*_not_accepted(cfg, pretrained, model), *_contradictions(cfg, pretrained, model, arguments)]
     chosen = {o.key_or_group.replace("/", ".") for o in arguments}
     with open_dict(cfg):
         for path, node in model.nodes.items():
             if not (path in _CHOOSABLE and any(_covers(key, path) for key in chosen)):
                 _overlay_part(cfg, path, node)
-        cfg.base_record = {"kind": model.kind, "folder": wanted}
+        cfg.base_record = {"kind": model.kind, "folder": pretrained}
         mistakes += _settings(cfg, chosen)
         for override in filter(sets_part, arguments):
             mistakes += _set(cfg, override)
     return mistakes
 
 
-def describe(wanted: str, prediction: str | None = None, tokenizer: str | None = None) -> Model:
+def describe(pretrained: str, prediction: str | None = None, tokenizer: str | None = None) -> Model:
     """Raises ValueError where there is no such model, or one that is not supported."""
-    if origin.kind(wanted) == "run":
-        return Model("run", _nodes_of_run(wanted))
-    layout = origin.folder(wanted, prediction, tokenizer, weights=False)
-    return Model(diffusers_folder.kind(layout, wanted), parts.of_pipeline(layout, wanted, wanted, prediction))
+    if origin.kind(pretrained) == "run":
+        return Model("run", _nodes_of_run(pretrained))
+    layout = origin.folder(pretrained, prediction, tokenizer, weights=False)
+    return Model(
+        diffusers_folder.kind(layout, pretrained), parts.of_pipeline(layout, pretrained, pretrained, prediction)
+    )
 
 
-def _nodes_of_run(wanted: str) -> dict[str, Any]:
-    file = weights_file(Path(wanted).expanduser(), "pretrained")
+def _nodes_of_run(pretrained: str) -> dict[str, Any]:
+    file = weights_file(Path(pretrained).expanduser(), "pretrained")
     plain = OmegaConf.to_container(load_run_config(file), resolve=True)
     folder, adapter = _select(plain, "base_record.folder"), str(_select(plain, "adapter._target_"))
     if _select(plain, "adapter.text_encoder"):
         raise ValueError(
-            f"pretrained={wanted}: a run that adapts text encoders too, which a new run does not take over; give what "
-            f"`diffusion-train export run={wanted} format=diffusers out=<folder>` makes of it"
+            f"pretrained={pretrained}: a run that adapts text encoders too, which a new run does not take over; give what "
+            f"`diffusion-train export run={pretrained} format=diffusers out=<folder>` makes of it"
         )
     needs_base = _select(plain, "base_record.kind") in ("sd", "sdxl") or not adapter.endswith(".NoAdapter")
     if needs_base and not Path(str(folder)).exists():
         raise ValueError(
-            f"pretrained={wanted}: its own model was read from {folder}, which is not there any more; put it back, or a "
+            f"pretrained={pretrained}: its own model was read from {folder}, which is not there any more; put it back, or a "
             "link in its place"
         )
     found = {path: _select(plain, path) for path in _NODES}
@@ -124,9 +126,9 @@ def _overlay_part(cfg: DictConfig, path: str, node: object) -> None:
 
 def _settings(cfg: DictConfig, chosen: set[str]) -> Iterator[Mistake]:
     """Sets what a recipe says for this kind of model, but for what was chosen; they are plain settings from then on."""
-    wanted = OmegaConf.to_container(cfg.base, resolve=False).get("settings") or {}  # type: ignore[union-attr]
+    pretrained = OmegaConf.to_container(cfg.base, resolve=False).get("settings") or {}  # type: ignore[union-attr]
     cfg.base.settings = None
-    for path, value in settings(wanted.get(cfg.base_record.kind), "").items():
+    for path, value in settings(pretrained.get(cfg.base_record.kind), "").items():
         if OmegaConf.select(cfg, path, default=_ABSENT) is _ABSENT:
             yield Mistake(f"base.settings.{cfg.base_record.kind}.{path}", "there is no such key", "correct the recipe")
         elif not any(_covers(key, path) for key in chosen):
@@ -142,24 +144,24 @@ def _set(cfg: DictConfig, override: Override) -> list[Mistake]:
     return set_value(cfg, override)
 
 
-def _not_accepted(cfg: DictConfig, wanted: str, model: Model) -> list[Mistake]:
+def _not_accepted(cfg: DictConfig, pretrained: str, model: Model) -> list[Mistake]:
     accepted = cfg.base.accepts
     if accepted is None or model.kind in accepted:
         return []
     kinds = {"sd": "Stable Diffusion 1 or 2", "sdxl": "Stable Diffusion XL", "run": "a run of diffusion_train"}
     problem = f"is {kinds[model.kind]}, and {cfg.name} is for {' and '.join(kinds[kind] for kind in accepted)}"
     recipe = "experiment=sdxl_lora is for it; or " if model.kind == "sdxl" else ""
-    return [Mistake(f"pretrained={wanted}", problem, f"{recipe}base.accepts=null tries all the same")]
+    return [Mistake(f"pretrained={pretrained}", problem, f"{recipe}base.accepts=null tries all the same")]
 
 
-def _contradictions(cfg: DictConfig, wanted: str, model: Model, arguments: Sequence[Override]) -> Iterator[Mistake]:
+def _contradictions(cfg: DictConfig, pretrained: str, model: Model, arguments: Sequence[Override]) -> Iterator[Mistake]:
     """Choices of the command line that are another part than the model's."""
     composed = OmegaConf.to_container(cfg, resolve=False)
     for override in arguments:
         for path in _ENFORCED:
             node = model.nodes.get(path)
             if node and _contradicts(override, composed, path, node):
-                yield _contradiction(override, wanted, path, node)
+                yield _contradiction(override, pretrained, path, node)
                 break
 
 
@@ -175,11 +177,11 @@ def _contradicts(override: Override, composed: object, path: str, node: dict[str
     return not same_class or (path in _EXACT and any(chosen.get(name) != value for name, value in node.items()))
 
 
-def _contradiction(override: Override, wanted: str, path: str, node: dict[str, Any]) -> Mistake:
+def _contradiction(override: Override, pretrained: str, path: str, node: dict[str, Any]) -> Mistake:
     settings = [f"{name}={value}" for name, value in node.items() if name != "_target_" and path in _EXACT]
     own = " ".join([node["_target_"].rpartition(".")[2], *settings])
     free = "; diffusion/weighting and diffusion/time_sampler are free" if override.key_or_group == "diffusion" else ""
-    return Mistake(str(override.input_line), f"{path} of pretrained={wanted} is {own}", f"leave it out{free}")
+    return Mistake(str(override.input_line), f"{path} of pretrained={pretrained} is {own}", f"leave it out{free}")
 
 
 def _covers(key: str, path: str) -> bool:

@@ -22,19 +22,19 @@ def resolve_files(cfg: DictConfig) -> None:
 
     Fetches and converts what must be. Raises ValueError if they are not those that `cfg.base` pins or the record names.
     """
-    wanted = named(cfg)
-    if wanted is None:
+    pretrained = named(cfg)
+    if pretrained is None:
         return
     pinned = _pin(cfg, "sha256")
     try:
-        kind = origin.kind(wanted)
+        kind = origin.kind(pretrained)
     except ValueError as error:
         hint = "; if it has moved, add pretrained=<where it is now>" if pinned else ""
         raise ValueError(f"{error}{hint}") from error
     if kind != "hub":
-        wanted = _absolute(wanted)
-    folder = wanted if kind == "run" else str(_folder(cfg, wanted, kind))
-    digest = _digest(kind, folder, wanted)
+        pretrained = _absolute(pretrained)
+    folder = pretrained if kind == "run" else str(_folder(cfg, pretrained, kind))
+    digest = _digest(kind, folder, pretrained)
     if pinned not in (None, digest):
         raise ValueError(
             f"pretrained={cfg.pretrained}: the weights have SHA-256 {digest[:12]}..., but base.sha256="
@@ -43,9 +43,9 @@ def resolve_files(cfg: DictConfig) -> None:
     with open_dict(cfg):
         for part in _PLACED:
             _move(cfg[part], str(cfg.base_record.folder), folder)
-        cfg.pretrained = wanted
+        cfg.pretrained = pretrained
         cfg.base_record.folder, cfg.base_record.sha256 = folder, digest
-        cfg.base_record.license = _pin(cfg, "license") or _license(kind, folder, wanted)
+        cfg.base_record.license = _pin(cfg, "license") or _license(kind, folder, pretrained)
         cfg.base_record.revision = hub.commit(Path(folder)) if kind == "hub" else None
         if cfg.base.tokenizer:
             cfg.base.tokenizer = _absolute(cfg.base.tokenizer)
@@ -61,25 +61,25 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _folder(cfg: DictConfig, wanted: str, kind: str) -> Path:
+def _folder(cfg: DictConfig, pretrained: str, kind: str) -> Path:
     revision = _pin(cfg, "revision") if kind == "hub" else None
-    where = f"{wanted.partition('@')[0]}@{revision}" if revision else wanted
+    where = f"{pretrained.partition('@')[0]}@{revision}" if revision else pretrained
     return origin.folder(where, cfg.base.prediction, cfg.base.tokenizer)
 
 
-def _digest(kind: str, folder: str, wanted: str) -> str:
+def _digest(kind: str, folder: str, pretrained: str) -> str:
     if kind == "run":
-        return file_sha256(weights_file(Path(wanted), "pretrained"))
+        return file_sha256(weights_file(Path(pretrained), "pretrained"))
     if kind == "file":
-        return file_sha256(Path(wanted))
-    return sha256_of_files(diffusers_folder.weight_files(Path(folder), wanted))
+        return file_sha256(Path(pretrained))
+    return sha256_of_files(diffusers_folder.weight_files(Path(folder), pretrained))
 
 
-def _license(kind: str, folder: str, wanted: str) -> str | None:
+def _license(kind: str, folder: str, pretrained: str) -> str | None:
     if kind == "run":
-        found = OmegaConf.select(load_run_config(weights_file(Path(wanted), "pretrained")), "base_record.license")
+        found = OmegaConf.select(load_run_config(weights_file(Path(pretrained), "pretrained")), "base_record.license")
         return str(found) if found else None
-    return license_of_file(Path(wanted)) if kind == "file" else license_of(Path(folder))
+    return license_of_file(Path(pretrained)) if kind == "file" else license_of(Path(folder))
 
 
 def _move(node: Any, old: str, new: str) -> None:

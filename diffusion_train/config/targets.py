@@ -88,22 +88,22 @@ def locate(name: str) -> Callable[..., Any]:
         raise ValueError(f"{name!r} is not an allowed target")
     module_name, _, attribute = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        target = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{name!r} cannot be found: {error}") from error
-    if not (inspect.isclass(found) or inspect.isfunction(found)):
+    if not (inspect.isclass(target) or inspect.isfunction(target)):
         raise ValueError(f"{name!r} is neither a class nor a function")
-    if not _is_at_home(found, name):
-        home = f"{found.__module__}.{found.__qualname__}"
+    if not _is_at_home(target, name):
+        home = f"{target.__module__}.{target.__qualname__}"
         raise ValueError(f"{name!r} is another name of {home!r}, which is not an allowed target")
-    return found
+    return target
 
 
-def _is_at_home(found: Any, name: str) -> bool:
+def _is_at_home(target: Any, name: str) -> bool:
     """Defined in an allowed module; an exact name may be re-exported within its package, as torch.optim.AdamW is."""
     if name in _NAMES:
-        return str(found.__module__).split(".")[0] == name.split(".")[0]
-    return _is_listed(f"{found.__module__}.{found.__qualname__}")
+        return str(target.__module__).split(".")[0] == name.split(".")[0]
+    return _is_listed(f"{target.__module__}.{target.__qualname__}")
 
 
 def build(node: Any, /, **kwargs: Any) -> Any:

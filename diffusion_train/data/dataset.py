@@ -59,9 +59,9 @@ class ShardDataset:
         verify: bool = True,
     ) -> None:
         self.storage, captions = storage or StorageByScheme(), captions or Captions(TextMember())
-        self.collection = open_shards(shards, self.storage)
-        check_keys(captions, self.collection)
-        self.chosen = (selection or Selection()).choose(self.collection, captions)
+        self.catalog = open_shards(shards, self.storage)
+        check_keys(captions, self.catalog)
+        self.chosen = (selection or Selection()).choose(self.catalog, captions)
         self.samples, self.fingerprint = self._numbered(self.chosen.train)
         self.decoder = SampleDecoder(view, captions, dict(images or {}), verify)
         side = view.transform.image_size
@@ -87,7 +87,7 @@ class ShardDataset:
             is_sound = not self.decoder.verify or list(map(crc32, parts)) == [crc for _, crc in flat]
             rest = iter(parts)
             members = [{name: next(rest) for name in names} for names in located]
-            keys = self.collection.keys(self._numbers(draws))
+            keys = self.catalog.keys(self._numbers(draws))
             return list(map(decode, draws, keys, located, members, itertools.repeat(is_sound)))
 
         return Reading(num_bytes, samples)
@@ -97,7 +97,7 @@ class ShardDataset:
         return self.storage.prefetch([range_ for members in self._locate(draws) for range_, _ in members.values()])
 
     def _locate(self, draws: Sequence[Draw]) -> list[Located]:
-        return self.decoder.locate(self.collection, self._numbers(draws), draws)
+        return self.decoder.locate(self.catalog, self._numbers(draws), draws)
 
     def _numbers(self, draws: Sequence[Draw]) -> Indices:
         return self.samples[[draw.sample for draw in draws]]
@@ -115,11 +115,11 @@ class ShardDataset:
         raise DataError(f"{bad}; none of {_MAX_SUBSTITUTES} other samples tried in its place can be read either")
 
     def lookahead(self, windows: Sequence[Window], fraction: float) -> Lookahead:
-        collections = [self.collection, *(self.decoder.latents.collections if self.decoder.latents else [])]
+        collections = [self.catalog, *(self.decoder.latents.collections if self.decoder.latents else [])]
         num_bytes = sum(
             split_version(version)[0]
-            for collection in collections
-            for url, version in zip(collection.urls, collection.versions, strict=True)
+            for catalog in collections
+            for url, version in zip(catalog.urls, catalog.versions, strict=True)
             if not is_local(url)
         )
         cache = self.storage.cache
@@ -139,7 +139,7 @@ class ShardDataset:
 
     @property
     def sources(self) -> Mapping[str, int]:
-        return per_source(self.collection, self.samples)
+        return per_source(self.catalog, self.samples)
 
     @property
     def caption_settings(self) -> str:
@@ -151,35 +151,33 @@ class ShardDataset:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        names, index = self.collection.licenses()
+        names, index = self.catalog.licenses()
         counts = np.bincount(index[self.samples] + 1, minlength=len(names) + 1).tolist()
-        meta = self.collection.meta
+        meta = self.catalog.meta
         return {
             "sources": dict(self.sources),
             "left_out": dict(self.chosen.left_out),
             "licenses": {name: count for name, count in zip(["unknown", *names], counts, strict=True) if count},
             "shards": [
                 {"shard": redact_url(url), "version": version, "digest": digest}
-                for url, version, digest in zip(
-                    self.collection.urls, self.collection.versions, meta["digests"], strict=True
-                )
+                for url, version, digest in zip(self.catalog.urls, self.catalog.versions, meta["digests"], strict=True)
             ],
         }
 
     def sample_ids(self) -> NDArray[np.uint64]:
-        return self.collection.sample_ids(self.samples)
+        return self.catalog.sample_ids(self.samples)
 
     def sizes(self) -> NDArray[np.int64]:
-        return np.stack(sizes(self.collection), 1)[self.samples]
+        return np.stack(sizes(self.catalog), 1)[self.samples]
 
     def captions(self) -> Iterator[str]:
         captions = self.decoder.captions
         for start in range(0, len(self), _CHUNK):
             numbers = self.samples[start : start + _CHUNK]
-            located = self.collection.members_of(numbers, captions.extensions)
+            located = self.catalog.members_of(numbers, captions.extensions)
             parts = iter(self.storage.read([range_ for members in located for range_, _ in members.values()]))
             listed = False
-            for key, members in zip(self.collection.keys(numbers), located, strict=True):
+            for key, members in zip(self.catalog.keys(numbers), located, strict=True):
                 texts = {name: next(parts) for name in members}
                 with suppress(ValueError):  # a bad sample, told when it is read
                     for caption in captions.every(texts, key):
@@ -207,7 +205,7 @@ class ShardDataset:
         """The samples of these sources. Raises ValueError for one that there is not."""
         if unknown := [name for name in sources if name not in self.sources]:
             raise ValueError(f"sources: {unknown[0]!r} is no source of the data, which has {', '.join(self.sources)}")
-        ends = self.collection.source_ends()
+        ends = self.catalog.source_ends()
         source = np.searchsorted(list(ends.values()), self.samples, side="right")
         return self._with(samples=self.samples[np.isin(source, [list(ends).index(name) for name in sources])])
 
@@ -220,8 +218,8 @@ class ShardDataset:
 
     def _numbered(self, samples: Indices) -> tuple[Indices, str]:
         """Samples of the collection, and the fingerprint that stands for them."""
-        whole = self.collection.fingerprint
-        if len(samples) == len(self.collection):
+        whole = self.catalog.fingerprint
+        if len(samples) == len(self.catalog):
             return samples, whole
         chosen = hashlib.sha256(samples.astype("<i8").tobytes()).hexdigest()
         return samples, hashlib.sha256(f"{whole} {chosen}".encode()).hexdigest()

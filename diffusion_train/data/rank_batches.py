@@ -46,12 +46,12 @@ class Plan:
 
     def __init__(self, draws: Callable[[Sequence[int]], list[list[Draw]]]) -> None:
         self._draws = draws
-        self._found: dict[int, list[Draw]] = {}
+        self._planned: dict[int, list[Draw]] = {}
         self._count = 1  # batches found at once, as soon as it is known how large they are
 
     def __call__(self, number: int, stride: int) -> list[Draw]:
-        if number not in self._found:
+        if number not in self._planned:
             numbers = range(number, number + stride * self._count, stride)
-            self._found = dict(zip(numbers, self._draws(numbers), strict=True))
-            self._count = min(max(_PLANNED_DRAWS // len(self._found[number]), 1), _MOST_PLANNED)
-        return self._found[number]
+            self._planned = dict(zip(numbers, self._draws(numbers), strict=True))
+            self._count = min(max(_PLANNED_DRAWS // len(self._planned[number]), 1), _MOST_PLANNED)
+        return self._planned[number]

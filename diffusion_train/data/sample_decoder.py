@@ -16,7 +16,7 @@ from diffusion_train.data.image.header import ImageError
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.precomputed.latents import MIRRORED, PLAIN, NoLatents, PrecomputedLatents
-from diffusion_train.data.shard.catalog import Collection, Located, Numbers
+from diffusion_train.data.shard.catalog import Catalog, Located, Numbers
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.data.storage.base import Range
 from diffusion_train.utils.redact import redact_url
@@ -37,11 +37,11 @@ class SampleDecoder:
     verify: bool = True
     latents: PrecomputedLatents | None = None
 
-    def locate(self, collection: Collection, numbers: Numbers, draws: Sequence[Draw]) -> list[Located]:
+    def locate(self, catalog: Catalog, numbers: Numbers, draws: Sequence[Draw]) -> list[Located]:
         """What is read for each draw of samples `numbers`: its image, further images, what caption and view are made of."""
         names = {*self.captions.extensions, *IMAGE_EXTENSIONS, *self.images.values(), *self.view.extensions}
-        members = collection.members_of(numbers, names)
-        return self.latents.in_place(members, collection, numbers, self.view, draws) if self.latents else members
+        members = catalog.members_of(numbers, names)
+        return self.latents.in_place(members, catalog, numbers, self.view, draws) if self.latents else members
 
     def decode(self, draw: Draw, key: str, located: Located, members: Members, is_sound: bool) -> Sample:
         """`is_sound`: no checksum is left to compare. Raises BadSample, and NoLatents where these are missing or damaged."""

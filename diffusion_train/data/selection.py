@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS
-from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.license import decide, mistyped
 
@@ -60,9 +60,9 @@ class Selection:
         self.allowed_licenses = allowed_licenses
         self.faults = faults
 
-    def choose(self, collection: Collection, captions: Captions) -> Chosen:
-        whole, problems = self._whole(collection, captions)
-        kept, left_out = self.wanted(collection, captions, whole)
+    def choose(self, catalog: Catalog, captions: Captions) -> Chosen:
+        whole, problems = self._whole(catalog, captions)
+        kept, left_out = self.choose_whole(catalog, captions, whole)
         left_out["faulty"] = int((~whole).sum())
         usable = np.flatnonzero(kept)
         if not len(usable):
@@ -70,14 +70,14 @@ class Selection:
             raise DataError(f"data.shards: none of {len(kept)} samples is left ({reasons})")
         for reason, count in (+left_out).items():
             log.warning("%d of %d samples are left out: %s", count, len(kept), reason)
-        if ignored := collection.meta["num_ignored"]:
+        if ignored := catalog.meta["num_ignored"]:
             log.warning("%d members of the shards are ignored: links, folders, hidden files", ignored)
-        return Chosen(*self.split(collection, usable), problems, +left_out)
+        return Chosen(*self.split(catalog, usable), problems, +left_out)
 
-    def _whole(self, collection: Collection, captions: Captions) -> tuple[Mask, list[Problem]]:
-        found = sample_faults(collection, captions)
+    def _whole(self, catalog: Catalog, captions: Captions) -> tuple[Mask, list[Problem]]:
+        found = sample_faults(catalog, captions)
         faulty = np.any([mask for _, _, mask in found], axis=0)
-        problems = [*collection.problems, *(one for fault in found for one in problems_of(collection, *fault))]
+        problems = [*catalog.problems, *(one for fault in found for one in problems_of(catalog, *fault))]
         if problems and self.faults == "strict":
             error = DataError.listing(problems)
             error.add_note("data.faults=tolerant trains on what is whole and records the rest")
@@ -86,24 +86,24 @@ class Selection:
             log.warning("%d faults in the shards; bad_samples.jsonl of the run folder lists them", len(problems))
         return ~faulty, problems
 
-    def wanted(self, collection: Collection, captions: Captions, whole: Mask) -> tuple[Mask, Counter[str]]:
+    def choose_whole(self, catalog: Catalog, captions: Captions, whole: Mask) -> tuple[Mask, Counter[str]]:
         """Which of the whole samples are kept, and how many are not by reason."""
         kept, left_out = whole.copy(), Counter[str]()
-        for _, reason, samples in self.unwanted(collection, captions, whole):
+        for _, reason, samples in self.unwanted(catalog, captions, whole):
             left_out[reason] += int(samples.sum())
             kept &= ~samples
         return kept, left_out
 
-    def unwanted(self, collection: Collection, captions: Captions, whole: Mask) -> Iterator[tuple[str, str, Mask]]:
+    def unwanted(self, catalog: Catalog, captions: Captions, whole: Mask) -> Iterator[tuple[str, str, Mask]]:
         """(rule, reason, samples (n,)) for each reason to leave out whole samples; each sample falls under one."""
         kept = whole.copy()
-        for rule, reason, unwanted in self._reasons(collection, captions):
+        for rule, reason, unwanted in self._reasons(catalog, captions):
             samples = kept & unwanted()
             yield rule, reason, samples
             kept &= ~samples
 
-    def _reasons(self, collection: Collection, captions: Captions) -> Iterator[tuple[str, str, Callable[[], Mask]]]:
-        width, height = sizes(collection)
+    def _reasons(self, catalog: Catalog, captions: Captions) -> Iterator[tuple[str, str, Callable[[], Mask]]]:
+        width, height = sizes(catalog)
         short, long = np.minimum(width, height), np.maximum(width, height)
         if self.min_side > 1:
             yield "below-min-side", f"a side below data.min_side={self.min_side}", lambda: short < self.min_side
@@ -113,23 +113,23 @@ class Selection:
             yield "above-max-aspect", reason, lambda: long > limit * short
         if captions.missing == "drop":
             reason = f"no {captions.source.name}"
-            yield "without-caption", reason, lambda: without_caption(collection, captions)
+            yield "without-caption", reason, lambda: without_caption(catalog, captions)
         if self.allowed_licenses is not None:
             reason = "a licence that is not among data.allowed_licenses"
-            yield "license-not-allowed", reason, lambda: self._forbidden(collection)
+            yield "license-not-allowed", reason, lambda: self._forbidden(catalog)
 
-    def _forbidden(self, collection: Collection) -> Mask:
-        names, index = collection.licenses()
+    def _forbidden(self, catalog: Catalog) -> Mask:
+        names, index = catalog.licenses()
         for line in mistyped(self.allowed_licenses or (), names):
             log.warning("data.allowed_licenses: %s", line)
         allowed = np.array([decide(name, self.allowed_licenses or ()) for name in [*names, None]])
         return ~allowed[index]
 
-    def split(self, collection: Collection, usable: Indices) -> tuple[Indices, Indices]:
+    def split(self, catalog: Catalog, usable: Indices) -> tuple[Indices, Indices]:
         """(trained on, held out)"""
         if self.holdout == 0:
             return usable, usable[:0]
-        hashes = collection.arrays["hashes"][usable]
+        hashes = catalog.arrays["hashes"][usable]
         by_hash = np.argsort(hashes, kind="stable")
         count = int(self.holdout)
         if self.holdout < 1:
@@ -139,28 +139,28 @@ class Selection:
         return usable[np.sort(by_hash[count:])], usable[by_hash[:count]]
 
 
-def sizes(collection: Collection) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def sizes(catalog: Catalog) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Width and height of every sample's image (n,), in pixels; 0 where there is none that can be read."""
-    _, rows = collection.first_rows(IMAGE_EXTENSIONS)
-    members = collection.arrays["members"]
+    _, rows = catalog.first_rows(IMAGE_EXTENSIONS)
+    members = catalog.arrays["members"]
     width, height = (np.where(rows >= 0, members[axis][rows].astype(np.int64), 0) for axis in ("width", "height"))
     return width, height
 
 
-def without_caption(collection: Collection, captions: Captions) -> Mask:
+def without_caption(catalog: Catalog, captions: Captions) -> Mask:
     """Samples (n,) that lack a member which their caption is made of."""
-    lacking = np.zeros(len(collection), bool)
+    lacking = np.zeros(len(catalog), bool)
     for extension in captions.extensions:
-        lacking |= collection.first_rows([extension])[0] == 0
+        lacking |= catalog.first_rows([extension])[0] == 0
     if not captions.source.extensions:
-        lacking |= np.array([not captions.has(collection.key(sample)) for sample in range(len(collection))])
+        lacking |= np.array([not captions.has(catalog.key(sample)) for sample in range(len(catalog))])
     return lacking
 
 
-def sample_faults(collection: Collection, captions: Captions) -> list[tuple[str, str, Mask]]:
+def sample_faults(catalog: Catalog, captions: Captions) -> list[tuple[str, str, Mask]]:
     """(rule, detail, samples (n,)) for samples that are no pair of one image that can be trained on and a caption."""
-    images, _ = collection.first_rows(IMAGE_EXTENSIONS)
-    width, height = sizes(collection)
+    images, _ = catalog.first_rows(IMAGE_EXTENSIONS)
+    width, height = sizes(catalog)
     faults = [
         ("missing-image", f"no image ({', '.join(IMAGE_EXTENSIONS)})", images == 0),
         ("several-images", "more than one image", images > 1),
@@ -173,20 +173,20 @@ def sample_faults(collection: Collection, captions: Captions) -> list[tuple[str,
     ]
     if captions.missing == "error":
         detail = f"no {captions.source.name}; data.captions.missing=empty trains without, drop leaves such samples out"
-        faults.append(("missing-caption", detail, without_caption(collection, captions)))
+        faults.append(("missing-caption", detail, without_caption(catalog, captions)))
     return faults
 
 
-def problems_of(collection: Collection, rule: str, detail: str | Callable[[int], str], samples: Mask) -> Iterator[Problem]:
+def problems_of(catalog: Catalog, rule: str, detail: str | Callable[[int], str], samples: Mask) -> Iterator[Problem]:
     """A problem for each of the samples (n,); `detail` may be a function of their numbers."""
-    offsets, starts = collection.arrays["members"]["offset"], collection.arrays["starts"]
+    offsets, starts = catalog.arrays["members"]["offset"], catalog.arrays["starts"]
     for sample in np.flatnonzero(samples).tolist():
         text, offset = detail if isinstance(detail, str) else detail(sample), int(offsets[starts[sample]])
-        yield Problem(rule, collection.shown_shard(sample), text, collection.key(sample), offset)
+        yield Problem(rule, catalog.shown_shard(sample), text, catalog.key(sample), offset)
 
 
-def per_source(collection: Collection, samples: Indices) -> dict[str, int]:
+def per_source(catalog: Catalog, samples: Indices) -> dict[str, int]:
     """How many of these samples, in ascending order, each source has."""
-    ends = collection.source_ends()
+    ends = catalog.source_ends()
     counts = np.diff(np.searchsorted(samples, list(ends.values())), prepend=0)
     return dict(zip(ends, counts.tolist(), strict=True))

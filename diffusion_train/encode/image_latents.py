@@ -94,7 +94,7 @@ def _addresses(
     dataset: ShardDataset, latents: PrecomputedLatents, views: Views, samples: NDArray[np.int64]
 ) -> list[str]:
     numbers, draws = dataset.samples[samples], views.draws(samples)
-    return latents.addresses(dataset.collection, numbers, dataset.decoder.view, draws, views.mirrored)
+    return latents.addresses(dataset.catalog, numbers, dataset.decoder.view, draws, views.mirrored)
 
 
 @dataclass(frozen=True)

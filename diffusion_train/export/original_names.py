@@ -113,7 +113,11 @@ def _unet_name(name: str, num_layers: int, attending: set[str]) -> str:
         return f"{blocks}.{level + num_layers + 1}.0.{rest.replace('conv', 'op')}"
     if part == "upsamplers":
         return f"{blocks}.{level + num_layers}.{2 if match[2] in attending else 1}.{rest}"
-    return f"{blocks}.{position}.0.{_replaced(rest, _UNET_BLOCK)}" if part == "resnets" else f"{blocks}.{position}.1.{rest}"
+    return (
+        f"{blocks}.{position}.0.{_replaced(rest, _UNET_BLOCK)}"
+        if part == "resnets"
+        else f"{blocks}.{position}.1.{rest}"
+    )
 
 
 def _vae_name(name: str, num_levels: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_train.network.layers import given
+from diffusion_train.network.layers import required
 from diffusion_train.pretrained.diffusers_model import load_model, model_class
 
 NAMES = ("UNet2DModel", "UNet2DConditionModel")
@@ -50,23 +50,23 @@ class DiffusersUNet(nn.Module):
     ) -> Tensor:
         inputs: dict[str, Any] = {}
         if self.takes_text:
-            inputs["encoder_hidden_states"] = self._given("text", text, "cross_attention_dim").to(x.dtype)
+            inputs["encoder_hidden_states"] = self._required("text", text, "cross_attention_dim").to(x.dtype)
             inputs["encoder_attention_mask"] = text_mask
             inputs["added_cond_kwargs"] = self._added(pooled, size)
         if self.unet.class_embedding is not None:
-            inputs["class_labels"] = self._given("label", label, "num_class_embeds")
+            inputs["class_labels"] = self._required("label", label, "num_class_embeds")
         return self.unet(self._joined(x, concat), t, **inputs).sample
 
     def _added(self, pooled: Tensor | None, size: Tensor | None) -> dict[str, Tensor] | None:
         if self.unet.config.addition_embed_type != "text_time":
             return None
         return {
-            "text_embeds": self._given("pooled", pooled, "addition_embed_type").to(self.unet.dtype),
-            "time_ids": self._given("size", size, "addition_embed_type"),
+            "text_embeds": self._required("pooled", pooled, "addition_embed_type").to(self.unet.dtype),
+            "time_ids": self._required("size", size, "addition_embed_type"),
         }
 
-    def _given(self, name: str, value: Tensor | None, key: str) -> Tensor:
-        return given(name, value, f"{key}={self.unet.config[key]}")
+    def _required(self, name: str, value: Tensor | None, key: str) -> Tensor:
+        return required(name, value, f"{key}={self.unet.config[key]}")
 
     def _joined(self, x: Tensor, concat: Tensor | None) -> Tensor:
         wanted = self.unet.config.in_channels

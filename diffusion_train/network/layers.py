@@ -48,7 +48,7 @@ def run(block: nn.Module, *args: Tensor | None, checkpointing: bool) -> Tensor:
     return block(*args)
 
 
-def given(name: str, value: Tensor | None, because: str) -> Tensor:
+def required(name: str, value: Tensor | None, because: str) -> Tensor:
     """`value`, which a network built with `because` cannot do without."""
     if value is None:
         raise ValueError(
@@ -62,7 +62,7 @@ def join(x: Tensor, concat: Tensor | None, concat_channels: int) -> Tensor:
     """x (B, C, H, W) and concat (B, C', H, W) -> (B, C + C', H, W); x alone where no channels are joined."""
     if not concat_channels:
         return x
-    concat = given("concat", concat, f"concat_channels={concat_channels}")
+    concat = required("concat", concat, f"concat_channels={concat_channels}")
     if concat.shape[1] != concat_channels:
         raise ValueError(f"`concat` has {concat.shape[1]} channels, but network.concat_channels={concat_channels}")
     return torch.cat([x, concat.to(x.dtype)], 1)
@@ -118,13 +118,13 @@ class Conditions(nn.Module):
         """-> vector (B, width), tokens (B, L, width) or None, their mask (B, L) or None."""
         vector = self.time(t)
         if self.label is not None:
-            vector = vector + self.label(given("label", label, f"num_labels={self.label.num_embeddings - 1}"))
+            vector = vector + self.label(required("label", label, f"num_labels={self.label.num_embeddings - 1}"))
         if self.pooled is not None:
-            pooled = given("pooled", pooled, f"pooled_dim={self.pooled[1].in_features}")
+            pooled = required("pooled", pooled, f"pooled_dim={self.pooled[1].in_features}")
             vector = vector + self.pooled(pooled.to(_dtype(self.pooled)))
         if self.text is None or self.mean is None:
             return vector, None, None
-        text = given("text", text, f"text_dim={self.text[1].in_features}")
+        text = required("text", text, f"text_dim={self.text[1].in_features}")
         tokens = self.text(text.to(_dtype(self.text)))
         return vector + self.mean(masked_mean(tokens, mask)), tokens, mask
 

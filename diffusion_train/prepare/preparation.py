@@ -53,7 +53,12 @@ class Preparation:
     num_workers: int | None = None
 
     def __post_init__(self) -> None:
-        samples, mib, fraction, workers = self.samples_per_shard, self.mib_per_shard, self.max_bad_share, self.num_workers
+        samples, mib, fraction, workers = (
+            self.samples_per_shard,
+            self.mib_per_shard,
+            self.max_bad_share,
+            self.num_workers,
+        )
         mistakes = {
             f"samples_per_shard={samples}: at least 1": samples < 1,
             f"mib_per_shard={mib}: at least 1": mib < 1,

@@ -62,7 +62,9 @@ def _parameterization(settings: Nodes, source: str, prediction: str | None) -> N
     prediction_type = str(settings.get("prediction_type", "epsilon"))
     if prediction_type not in _OURS:
         known = ", ".join(_OURS)
-        raise ValueError(f"pretrained={source}: prediction_type={prediction_type} in scheduler_config.json is none of {known}")
+        raise ValueError(
+            f"pretrained={source}: prediction_type={prediction_type} in scheduler_config.json is none of {known}"
+        )
     ours = _OURS[prediction_type]
     if prediction not in (None, ours):
         raise ValueError(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffusion_train.check.rules import RULES
 from diffusion_train.command import cli
-from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.utils.exit_code import Exit
 
 RIGHTS = b'{"license": "CC0-1.0"}'
@@ -107,7 +107,7 @@ def test_each_source_of_a_licence_is_told_once(make_tar, make_png, check):
 
 
 def test_copies_among_training_samples_are_no_leakage_and_leakage_is_no_copy(make_tar, make_png, check):
-    last, *others = sorted([f"k{number}" for number in range(5)], key=Collection.hash, reverse=True)
+    last, *others = sorted([f"k{number}" for number in range(5)], key=Catalog.hash, reverse=True)
     held_out = others.pop()
     members = [m for key in (last, *others[:2], held_out) for m in sample(key, make_png(1))]
     shard = make_tar([*members, *sample(others[2], make_png(2))])

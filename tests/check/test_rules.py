@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from diffusion_train.check.rules import RULES
-from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.shard.index_file import keep_index, open_index
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.data.shard.scan import build_index
@@ -131,7 +131,7 @@ def overwrite(data: bytes) -> Callable[[Path], None]:
 
 
 # Where one sample is to be held out, it is "bad".
-KEYS = [key for key in map("k{}".format, range(200)) if Collection.hash(key) > Collection.hash("bad")]
+KEYS = [key for key in map("k{}".format, range(200)) if Catalog.hash(key) > Catalog.hash("bad")]
 
 
 def with_mask(number: int) -> Members:

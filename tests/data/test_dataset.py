@@ -128,7 +128,7 @@ def test_a_bad_sample_is_named_and_replaced_always_by_the_same(with_bad):
     assert [bool(sample["bad"]) for sample in samples] == [False, True, True, False]
     told = [json.loads(sample["bad"]) for sample in samples[1:3]]
     assert [(one["rule"], one["key"]) for one in told] == [("bad-sample", "b"), ("malformed-caption", "c")]
-    assert told[0]["offset"] == dataset.collection.members_of([1])[0]["png"][0].offset
+    assert told[0]["offset"] == dataset.catalog.members_of([1])[0]["png"][0].offset
     again = [_read(with_bad(), index, epoch=5)["key"] for index in (1, 2)]
     assert again == [sample["key"] for sample in samples[1:3]]
 

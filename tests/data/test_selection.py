@@ -10,9 +10,9 @@ from diffusion_train.data.shard.problem import DataError
 
 
 def _choose(shards, missing="error", **options):
-    collection = open_shards(shards)
-    chosen = Selection(**options).choose(collection, Captions(TextMember(), missing=missing))
-    return [collection.key(int(sample)) for sample in chosen.train], chosen
+    catalog = open_shards(shards)
+    chosen = Selection(**options).choose(catalog, Captions(TextMember(), missing=missing))
+    return [catalog.key(int(sample)) for sample in chosen.train], chosen
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ class Text(Conditioner):
         return cond | {"pooled": pooled.to(self.like)} if pooled.numel() else cond
 
     def _looked_up(self, captions: list[str]) -> Cond:
-        rows = self._kept(captions)
+        rows = self._stored(captions)
         for caption, row in self._embedded([caption for caption in dict.fromkeys(captions) if caption not in rows]):
             rows[caption] = row
             self.store.add(caption, row)
@@ -98,7 +98,7 @@ class Text(Conditioner):
             log.warning("data.encoded has no embeddings of %d captions; they were embedded now", num_embedded)
         self.long_captions.report()
 
-    def _kept(self, captions: Collection[str]) -> dict[str, Embedding]:
+    def _stored(self, captions: Collection[str]) -> dict[str, Embedding]:
         rows = {caption: row for caption in captions if (row := self.store.get(caption)) is not None}
         if self._precomputed is not None:
             absent = list(dict.fromkeys(caption for caption in captions if caption not in rows))
@@ -111,7 +111,7 @@ class Text(Conditioner):
         """Embeds what is not kept, until there are `max_bytes`; returns how many these were."""
         num_captions, num_embedded, num_bytes, remaining = 0, 0, 0, _progress(captions)
         while chunk := list(itertools.islice(remaining, _AT_ONCE)):
-            rows = self._kept(chunk)
+            rows = self._stored(chunk)
             absent = [caption for caption in chunk if caption not in rows]
             num_embedded += len(absent)
             for caption, row in itertools.chain(rows.items(), self._embedded(absent)):
@@ -135,15 +135,17 @@ class Text(Conditioner):
 
     def _padded(self, rows: list[Embedding]) -> Cond:
         length = self.encoder.max_length
-        cond = {"text": self._sent(torch.stack([pad(row.text, (0, 0, 0, length - len(row.text))) for row in rows]))}
+        cond = {
+            "text": self._to_device(torch.stack([pad(row.text, (0, 0, 0, length - len(row.text))) for row in rows]))
+        }
         if not self.encoder.padded:
             lengths = torch.tensor([[len(row.text)] for row in rows])
             cond["text_mask"] = to_device(torch.arange(length) < lengths, self.like.device)
         if rows[0].pooled.numel():
-            cond["pooled"] = self._sent(torch.stack([row.pooled for row in rows]))
+            cond["pooled"] = self._to_device(torch.stack([row.pooled for row in rows]))
         return cond
 
-    def _sent(self, values: Tensor) -> Tensor:
+    def _to_device(self, values: Tensor) -> Tensor:
         return to_device(values, self.like.device, self.like.dtype)
 
 

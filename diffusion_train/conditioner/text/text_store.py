@@ -32,7 +32,7 @@ class TextStore:
         self._saved = True
         if path.exists():
             for digest, row in _read(path).items():
-                self._keep(digest, row)
+                self._remember(digest, row)
 
     def get(self, caption: str) -> Embedding | None:
         digest = _digest(caption)
@@ -43,10 +43,10 @@ class TextStore:
 
     def add(self, caption: str, row: Embedding, to_file: bool = True) -> None:
         """`to_file`: it is worth a file of its own, for nothing else keeps it."""
-        self._keep(_digest(caption), row)
+        self._remember(_digest(caption), row)
         self._saved = self._saved and not to_file
 
-    def _keep(self, digest: bytes, row: Embedding) -> None:
+    def _remember(self, digest: bytes, row: Embedding) -> None:
         if digest in self.rows:
             self.num_bytes -= self.rows.pop(digest).num_bytes
         self.rows[digest] = row.copy()

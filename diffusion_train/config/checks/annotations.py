@@ -30,7 +30,7 @@ def value_mistakes(key: str, value: object, annotation: Any) -> Iterator[Mistake
         yield from _part_mistakes(key, value, annotation)
     elif not fits(value, annotation):
         shown = getattr(annotation, "__name__", None) if inspect.isclass(annotation) else None
-        yield Mistake(key, f"must be {shown or _shown(annotation)}, not {value!r}")
+        yield Mistake(key, f"must be {shown or _type_name(annotation)}, not {value!r}")
 
 
 def _part_mistakes(key: str, value: dict[str, Any], annotation: Any) -> Iterator[Mistake]:
@@ -86,7 +86,7 @@ def _is_union(annotation: Any) -> bool:
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
-def _shown(annotation: Any) -> str:
+def _type_name(annotation: Any) -> str:
     alternatives = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     choices = [a for a in alternatives if typing.get_origin(a) is typing.Literal]
     if choices and {*alternatives} <= {*choices, type(None)}:

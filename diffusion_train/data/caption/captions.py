@@ -71,10 +71,10 @@ class Captions:
         """The caption of an epoch. Raises CaptionError."""
         drawn = (self.seed, epoch, sample)
         if self.is_plain:
-            found = self.source.texts(members, key)
-            if len(found) == 1 and (text := found[0].strip()):
+            texts = self.source.texts(members, key)
+            if len(texts) == 1 and (text := texts[0].strip()):
                 return text  # there is nothing to choose
-            texts = self._choices(self.source, found)
+            texts = self._choices(self.source, texts)
             return _pick(texts, "caption", drawn) if texts else ""
         values = {}
         for path, texts in self._texts_by_field(members, key).items():
@@ -114,13 +114,13 @@ class Captions:
         """
         return {path: self._choices(source, source.texts(members, key)) for path, source in self.sources.items()}
 
-    def _choices(self, source: Source, found: list[str]) -> list[str]:
-        texts = _not_blank(found)
-        if not found and self.missing != "empty":
+    def _choices(self, source: Source, captions: list[str]) -> list[str]:
+        texts = _not_blank(captions)
+        if not texts and self.missing != "empty":
             raise MissingCaption(f"no {source.name}")
         if source is not self.source:
-            return [", ".join(texts)] if found else []
-        if found and not texts and self.missing == "drop":
+            return [", ".join(texts)] if texts else []
+        if captions and not texts and self.missing == "drop":
             raise BlankCaption(f"{source.name} is blank")
         if self.choose == "join":
             return [self.tags.join(texts)] if texts else []
@@ -140,15 +140,15 @@ def _read(templates: Sequence[str], trigger: str) -> list[Template]:
 
 def _faults(source: Source, members: Members, key: str) -> Iterator[Fault]:
     try:
-        found = source.texts(members, key)
+        texts = source.texts(members, key)
     except CaptionError as error:
         yield Fault(error.rule, str(error))
         return
-    if not found:
+    if not texts:
         yield Fault(MissingCaption.rule, f"no {source.name}")
-    elif not _not_blank(found):
+    elif not _not_blank(texts):
         yield Fault(BlankCaption.rule, f"{source.name} is blank")
-    if found and not source.is_utf8(members, key):
+    if texts and not source.is_utf8(members, key):
         yield Fault("caption-not-utf8", f"{source.name} has bytes that are not UTF-8; they become U+FFFD")
 
 

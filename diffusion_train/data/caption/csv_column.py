@@ -12,7 +12,7 @@ import numpy as np
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.fault import decode, is_utf8
 from diffusion_train.data.caption.table_rows import column_names, table_rows
-from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.shard.problem import DataError
 from diffusion_train.utils.files import file_sha256
 from diffusion_train.utils.text import printable
@@ -66,19 +66,19 @@ class CsvColumn:
         return all(map(is_utf8, self._rows.get(key, ())))
 
 
-def check_keys(captions: Captions, collection: Collection) -> None:
+def check_keys(captions: Captions, catalog: Catalog) -> None:
     """Warns of samples without a row, and of rows without a sample; with captions of a table alone.
 
     DataError where not one sample has a row: then their keys are written in another way.
     """
     if (keys := captions.keys()) is None:
         return
-    of_rows = np.array([Collection.hash(key) for key in keys], np.uint64)
-    of_samples = collection.arrays["hashes"]
+    of_rows = np.array([Catalog.hash(key) for key in keys], np.uint64)
+    of_samples = catalog.arrays["hashes"]
     samples = np.flatnonzero(~np.isin(of_samples, of_rows))
     rows = np.flatnonzero(~np.isin(of_rows, of_samples))
-    some = collection.keys(samples[:_SHOWN_UNMATCHED])
-    if len(samples) == len(collection):
+    some = catalog.keys(samples[:_SHOWN_UNMATCHED])
+    if len(samples) == len(catalog):
         row = f"such as {printable(keys[0])!r}" if keys else "none at all"
         raise DataError(
             f"no sample has a {captions.source.name}: samples are called such as {printable(some[0])!r}, and the table names "
@@ -88,7 +88,7 @@ def check_keys(captions: Captions, collection: Collection) -> None:
         log.warning(
             "%d of %d samples have no %s: %s",
             len(samples),
-            len(collection),
+            len(catalog),
             captions.source.name,
             _some(some, len(samples)),
         )

@@ -117,7 +117,7 @@ class ImageTransform:
         self, size: Sequence[int], shape: Sequence[int], epoch: int, sample: int, focal: Sequence[float] | None
     ) -> tuple[int, int]:
         """(top, left) of the view in the resized image."""
-        top, left = (side - wanted for side, wanted in zip(size, shape, strict=True))  # the last that fits
+        top, left = (side - length for side, length in zip(size, shape, strict=True))  # the last that fits
         if self.crop == "random":
             across, down = (key_seed("crop", axis, self.seed, epoch, sample) for axis in "xy")
             return down % (top + 1), across % (left + 1)
@@ -156,9 +156,9 @@ def _point(focal: Sequence[float]) -> Sequence[float]:
     return focal
 
 
-def _nearest_start(middle: float, side: int, wanted: int) -> int:
+def _nearest_start(middle: float, side: int, length: int) -> int:
     """Where `wanted` pixels of `side` start that have `middle`, a share of the side, as near to their own as may be."""
-    return min(max(math.floor(middle * side - wanted / 2), 0), side - wanted)
+    return min(max(math.floor(middle * side - length / 2), 0), side - length)
 
 
 def _check_same_view(original: Stored, others: Mapping[str, Image.Image]) -> None:

@@ -61,9 +61,7 @@ class Buckets:
         """
         return self.batches([position], batch_size, rows)[0]
 
-    def batches(
-        self, positions: Sequence[int], batch_size: int, rows: Sequence[int] | None = None
-    ) -> list[list[Draw]]:
+    def batches(self, positions: Sequence[int], batch_size: int, rows: Sequence[int] | None = None) -> list[list[Draw]]:
         """The `indices` of each position."""
         bucket, batch = self._batches(np.array(positions, np.int64) // batch_size, batch_size)
         found: dict[int, list[Draw]] = {}

@@ -28,7 +28,7 @@ class SampleManifest:
 
     fingerprint: str
     sources: Mapping[str, int]
-    names: Names
+    sample_ids: Names
     sizes: I64 | None = None
     newest: I64 | None = None
 
@@ -37,11 +37,13 @@ class SampleManifest:
 
         A source goes on as the one of its name, or else as those whose names are gone.
         """
-        held, indices = dict(old._ranges()), np.full(len(self.names), -1)
+        held, indices = dict(old._ranges()), np.full(len(self.sample_ids), -1)
         gone = [its for name, its in held.items() if name not in self.sources]
         for name, its in self._ranges():
             before = np.concatenate([np.arange(0), *([held[name]] if name in held else gone)])
-            indices[its] = np.append(before, -1)[indices_of(self.names[its], old.names[before])]  # -1 is the last
+            indices[its] = np.append(before, -1)[
+                indices_of(self.sample_ids[its], old.sample_ids[before])
+            ]  # -1 is the last
         return indices
 
     def _ranges(self) -> Iterator[tuple[str, I64]]:
@@ -50,7 +52,7 @@ class SampleManifest:
 
     def write(self, path: Path) -> None:
         facts = json.dumps({"fingerprint": self.fingerprint, "sources": dict(self.sources)}).encode()
-        arrays: dict[str, Any] = {"facts": np.frombuffer(facts, np.uint8), "names": self.names}
+        arrays: dict[str, Any] = {"facts": np.frombuffer(facts, np.uint8), "names": self.sample_ids}
         optional = {"sizes": self.sizes, "newest": self.newest}
         arrays |= {name: array.astype(np.int32) for name, array in optional.items() if array is not None}
         with atomic_file(path) as file:
@@ -63,8 +65,10 @@ class SampleManifest:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             facts = json.loads(arrays.pop("facts").tobytes())
-            names = arrays.pop("names")
-            return cls(**facts, names=names, **{name: array.astype(np.int64) for name, array in arrays.items()})
+            sample_ids = arrays.pop("names")
+            return cls(
+                **facts, sample_ids=sample_ids, **{name: array.astype(np.int64) for name, array in arrays.items()}
+            )
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{path}: cannot be read ({error}); it says which samples the run has drawn, and lies beside the "

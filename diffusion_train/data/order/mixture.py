@@ -81,10 +81,10 @@ def repeats_of(
     return [_exact(weights[name]) * num_samples / (total * size) for name, size in sizes.items()]
 
 
-def _refuse(key: str, sizes: Mapping[str, int], given: Mapping[str, float]) -> None:
-    if unknown := given.keys() - sizes.keys():
+def _refuse(key: str, sizes: Mapping[str, int], settings: Mapping[str, float]) -> None:
+    if unknown := settings.keys() - sizes.keys():
         raise ValueError(f"{key}: no source {', '.join(sorted(unknown))}; there are {', '.join(sizes)}")
-    if wrong := [f"{name}={value}" for name, value in given.items() if not 0 < value < math.inf]:
+    if wrong := [f"{name}={value}" for name, value in settings.items() if not 0 < value < math.inf]:
         raise ValueError(f"{key}: {', '.join(wrong)}: more than 0; leave a source out of data.sources to train without")
 
 

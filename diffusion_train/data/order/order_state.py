@@ -82,12 +82,12 @@ class OrderState:
     def _continue_from(self, old: SampleManifest, record: Mapping[str, Any], position: int) -> None:
         batch_size = record["batch_size"]
         order = OrderSpec.of(record["arrangement"])(old.fingerprint, old.sources, old.sizes, old.newest)
-        earlier = np.full(len(old.names), NEVER) if old.newest is None else old.newest
+        earlier = np.full(len(old.sample_ids), NEVER) if old.newest is None else old.newest
         newest = last_epochs(order, earlier, position, batch_size)
         indices = self._roster().indices_in(old)
         kept = np.count_nonzero(indices >= 0)
         text = "%d samples are new, %d are gone; first comes what the pass at hand has not drawn, then whole passes"
-        log.warning(text, len(indices) - kept, len(old.names) - kept)
+        log.warning(text, len(indices) - kept, len(old.sample_ids) - kept)
         self._begin(self._id(record["id"], position, batch_size), carry_over(newest, indices))
 
     def _roster(self) -> SampleManifest:

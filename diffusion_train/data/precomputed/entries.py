@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.shard.catalog_builder import open_shards
 from diffusion_train.data.shard.index_file import open_index
 from diffusion_train.data.shard.patterns import Patterns
@@ -39,8 +39,8 @@ class Entries:
 
     def __init__(self, where: Patterns, storage: StorageByScheme | None = None) -> None:
         self.storage = storage or StorageByScheme()
-        self.collection = open_shards(shards, self.storage) if (shards := _shards(where)) else None
-        hashes = self.collection.arrays["hashes"] if self.collection else np.empty(0, np.uint64)
+        self.catalog = open_shards(shards, self.storage) if (shards := _shards(where)) else None
+        hashes = self.catalog.arrays["hashes"] if self.catalog else np.empty(0, np.uint64)
         self._by_hash = np.argsort(hashes)
         self._hashes = hashes[self._by_hash]
 
@@ -49,20 +49,20 @@ class Entries:
 
     def find(self, addresses: Sequence[str]) -> list[int]:
         """The number of each entry, -1 where there is none."""
-        if self.collection is None or not addresses:
+        if self.catalog is None or not addresses:
             return [-1] * len(addresses)
-        wanted = np.array([Collection.hash(one) for one in addresses], np.uint64)
+        wanted = np.array([Catalog.hash(one) for one in addresses], np.uint64)
         numbers = self._by_hash[np.searchsorted(self._hashes, wanted).clip(max=len(self) - 1)]
-        keys = self.collection.keys(numbers)
+        keys = self.catalog.keys(numbers)
         return [
             number if key == one else -1 for number, key, one in zip(numbers.tolist(), keys, addresses, strict=True)
         ]
 
     def ranges(self, numbers: Sequence[int]) -> list[tuple[Range, int]]:
         """Where the contents of entries lie, and their checksums."""
-        if self.collection is None:
+        if self.catalog is None:
             return []
-        return [members[EXTENSION] for members in self.collection.members_of(numbers, {EXTENSION})]
+        return [members[EXTENSION] for members in self.catalog.members_of(numbers, {EXTENSION})]
 
 
 class EntryWriter(AbstractContextManager["EntryWriter"]):

@@ -13,7 +13,7 @@ from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.image.preprocess import View
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.precomputed.entries import Entries, address
-from diffusion_train.data.shard.catalog import Collection, Located, Numbers
+from diffusion_train.data.shard.catalog import Catalog, Located, Numbers
 from diffusion_train.data.storage.base import StorageError
 
 # Raised when the same image, seen in the same way, would give other pixels by more than a rounding.
@@ -34,9 +34,9 @@ class PrecomputedLatents:
         self.entries, self.encoder = entries, encoder
 
     @property
-    def collections(self) -> list[Collection]:
+    def collections(self) -> list[Catalog]:
         """All that is read of, where there is any."""
-        return [self.entries.collection] if self.entries.collection else []
+        return [self.entries.catalog] if self.entries.catalog else []
 
     def settings(self, view: View) -> dict[str, Any]:
         """What decides the latents of an image besides the image and its shape: plain data, by name."""
@@ -49,11 +49,11 @@ class PrecomputedLatents:
         }
 
     def addresses(
-        self, collection: Collection, numbers: Numbers, view: View, draws: Sequence[Draw], mirrored: bool
+        self, catalog: Catalog, numbers: Numbers, view: View, draws: Sequence[Draw], mirrored: bool
     ) -> list[str]:
         """Of samples `numbers` in the shapes of `draws`. It is not asked where in its shard a sample lies, nor of its captions."""
-        images = collection.identities(numbers, IMAGE_EXTENSIONS)
-        focal = collection.identities(numbers, ("json",)) if view.transform.crop == "focal" else [""] * len(images)
+        images = catalog.identities(numbers, IMAGE_EXTENSIONS)
+        focal = catalog.identities(numbers, ("json",)) if view.transform.crop == "focal" else [""] * len(images)
         how = sorted(self.settings(view).items())
         return [
             address("latents", how, tuple(view.shape(draw)), mirrored, image, point)
@@ -61,16 +61,16 @@ class PrecomputedLatents:
         ]
 
     def in_place(
-        self, wanted: Sequence[Located], collection: Collection, numbers: Numbers, view: View, draws: Sequence[Draw]
+        self, located: Sequence[Located], catalog: Catalog, numbers: Numbers, view: View, draws: Sequence[Draw]
     ) -> list[Located]:
-        """`wanted` with latents in place of the image; the image stays where there are none, for it may be a bad one.
+        """`located` with latents in place of the image; the image stays where there are none, for it may be a bad one.
 
         Whether a sample that is drawn to be mirrored may be, its texts say; both ways round are read of it.
         """
         turned = [index for index, draw in enumerate(draws) if view.flipped(draw)]
         some, drawn = [numbers[index] for index in turned], [draws[index] for index in turned]
-        plain = self.entries.find(self.addresses(collection, numbers, view, draws, mirrored=False))
-        mirrored = self.entries.find(self.addresses(collection, some, view, drawn, mirrored=True))
+        plain = self.entries.find(self.addresses(catalog, numbers, view, draws, mirrored=False))
+        mirrored = self.entries.find(self.addresses(catalog, some, view, drawn, mirrored=True))
         found = [{PLAIN: number} for number in plain]
         for index, number in zip(turned, mirrored, strict=True):
             found[index][MIRRORED] = number
@@ -82,7 +82,7 @@ class PrecomputedLatents:
         )
         return [
             _without_images(members) | {name: next(ranges) for name in entry} if there else members
-            for members, entry, there in zip(wanted, found, whole, strict=True)
+            for members, entry, there in zip(located, found, whole, strict=True)
         ]
 
     @staticmethod

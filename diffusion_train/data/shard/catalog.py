@@ -27,7 +27,7 @@ _range = partial(tuple.__new__, Range)  # as `Range._make`, without a call of Py
 
 
 @dataclass(frozen=True, eq=False)
-class Collection:
+class Catalog:
     """Samples 0..n-1 over the shards in their order; the members of sample i are `members[starts[i]:starts[i + 1]]`.
 
     `sources` says how many shards each source has, in the same order. `arrays` may be maps of files in `folder`, which processes of one machine share.
@@ -43,7 +43,7 @@ class Collection:
     def __len__(self) -> int:
         return len(self.arrays["hashes"])
 
-    def __reduce__(self) -> tuple[Callable[..., Collection], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Catalog], tuple[object, ...]]:
         arrays = {} if self.folder else self.arrays
         return reopened, (self.urls, self.versions, self.sources, self.meta, arrays, self.folder)
 
@@ -157,5 +157,5 @@ def reopened(
     meta: Mapping[str, Any],
     arrays: Mapping[str, Array],
     folder: Path | None,
-) -> Collection:
-    return Collection(urls, versions, sources, meta, tables(folder) if folder else arrays, folder)
+) -> Catalog:
+    return Catalog(urls, versions, sources, meta, tables(folder) if folder else arrays, folder)

@@ -1,4 +1,4 @@
-"""Addresses of shards -> a Collection, from tables kept in the cache folder or made of the indexes of all shards."""
+"""Addresses of shards -> a Catalog, from tables kept in the cache folder or made of the indexes of all shards."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from diffusion_train.data.shard.catalog import Array, Collection, reopened
+from diffusion_train.data.shard.catalog import Array, Catalog, reopened
 from diffusion_train.data.shard.index import ShardIndex
 from diffusion_train.data.shard.index_file import FORMAT, keep_index, load_index
 from diffusion_train.data.shard.patterns import Patterns, find_shards
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.data.shard.scan import build_index
-from diffusion_train.data.shard.table_cache import keep, kept
+from diffusion_train.data.shard.table_cache import load_tables, save_tables
 from diffusion_train.data.storage.base import Stat, Storage, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.data.storage.remedy import remedy, spelling
@@ -34,7 +34,7 @@ _PROBES = 32  # shards asked for at once
 _SMALL = 1 << 25  # bytes that this process has read before others have started
 
 
-def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
+def open_shards(shards: Shards, storage: Storage | None = None) -> Catalog:
     """Raises one DataError for all that cannot be found or read; faults inside shards are in `problems`."""
     _refuse_to_be_imported()
     storage = storage or StorageByScheme()
@@ -55,7 +55,7 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
     folder = cache_folder() / "collection" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     versions = [stat.version for stat in stats]
     with wait_for_lock(folder.with_suffix(".lock")):  # of several processes that start at once, one makes the tables
-        meta = kept(folder)
+        meta = load_tables(folder)
         if meta is None:
             try:
                 indexes = _indexes(urls, stats, storage)
@@ -64,9 +64,9 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Collection:
             made, arrays = _joined(indexes)
             if not len(arrays["hashes"]):
                 raise DataError.listing([problem for index in indexes for problem in index.problems])
-            meta = kept(folder) if keep(made, arrays, folder) else None
+            meta = load_tables(folder) if save_tables(made, arrays, folder) else None
             if meta is None:
-                return Collection(urls, versions, sources, made, arrays)
+                return Catalog(urls, versions, sources, made, arrays)
         return reopened(urls, versions, sources, meta, {}, folder)
 
 
@@ -113,7 +113,9 @@ def _joined(indexes: Sequence[ShardIndex]) -> tuple[dict[str, Any], dict[str, Ar
     licenses = _names(index.licenses for index in indexes)
     counts = [len(index) for index in indexes]
     members = np.concatenate([index.members for index in indexes])
-    members["ext"] = np.concatenate([_renumbered(index.members["ext"], index.extensions, extensions) for index in indexes])
+    members["ext"] = np.concatenate(
+        [_renumbered(index.members["ext"], index.extensions, extensions) for index in indexes]
+    )
     lengths = [np.diff(index.starts) for index in indexes]
     arrays: dict[str, Array] = {
         "shard_ends": np.cumsum(counts, dtype=np.int64),
@@ -122,7 +124,7 @@ def _joined(indexes: Sequence[ShardIndex]) -> tuple[dict[str, Any], dict[str, Ar
         "keys": np.concatenate([index.keys for index in indexes]),
         "key_ends": np.cumsum(np.concatenate([np.diff(index.key_ends, prepend=0) for index in indexes])),
         "license": np.concatenate([_renumbered(index.license, index.licenses, licenses) for index in indexes]),
-        "hashes": np.array([Collection.hash(index.key(i)) for index in indexes for i in range(len(index))], np.uint64),
+        "hashes": np.array([Catalog.hash(index.key(i)) for index in indexes for i in range(len(index))], np.uint64),
     }
     meta = {
         "extensions": list(extensions),

@@ -32,10 +32,10 @@ class DataError(ValueError):
     problems: tuple[Problem, ...] = ()
 
     @classmethod
-    def listing(cls, problems: Sequence[Problem], shown: int = 30) -> DataError:
-        lines = [f"  {problem}" for problem in problems[:shown]]
-        if len(problems) > shown:
-            lines.append(f"  ... and {len(problems) - shown} more")
+    def listing(cls, problems: Sequence[Problem], most: int = 30) -> DataError:
+        lines = [f"  {problem}" for problem in problems[:most]]
+        if len(problems) > most:
+            lines.append(f"  ... and {len(problems) - most} more")
         error = cls("\n".join([f"{len(problems)} problem(s) with data.shards:", *lines]))
         error.problems = tuple(problems)
         return error

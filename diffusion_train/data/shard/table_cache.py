@@ -19,7 +19,7 @@ NAMES = ("shard_ends", "members", "starts", "keys", "key_ends", "license", "hash
 _META, _SUMS = "meta.json", "sums.json"
 
 
-def keep(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], folder: Path) -> bool:
+def save_tables(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], folder: Path) -> bool:
     """Replaces tables that `kept` refuses. False where nothing can be written."""
     try:
         with atomic_folder(folder) as temporary:
@@ -33,7 +33,7 @@ def keep(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], folder: Pa
     return True
 
 
-def kept(folder: Path) -> dict[str, Any] | None:
+def load_tables(folder: Path) -> dict[str, Any] | None:
     """The meta data of whole tables; None where they are absent or not what was written for this folder."""
     try:
         if json.loads((folder / _SUMS).read_bytes()) != _sums(folder, folder.name):

@@ -58,7 +58,7 @@ class BlockFiles:
             return Claim(self, path, None)
         return None
 
-    def keep(self, path: Path, descriptor: int, data: bytes) -> None:
+    def write(self, path: Path, descriptor: int, data: bytes) -> None:
         checksums = array("I", [crc32(data[at : at + _PIECE]) for at in range(0, len(data), _PIECE)])
         contents = data + checksums.tobytes()
         try:
@@ -118,9 +118,9 @@ class Claim:
     def __init__(self, files: BlockFiles, path: Path, descriptor: int | None) -> None:
         self._files, self._path, self._descriptor = files, path, descriptor
 
-    def keep(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         if self._descriptor is not None:
-            self._files.keep(self._path, self._descriptor, data)
+            self._files.write(self._path, self._descriptor, data)
 
     def release(self) -> None:
         if self._descriptor is None:

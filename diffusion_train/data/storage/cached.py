@@ -54,7 +54,7 @@ class CachedStorage:
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         check_inside(ranges)
         windows = [window for position, part in enumerate(ranges) for window in self._windows(position, part)]
-        parts = [self._kept(window.block, window.start, window.end) for window in windows]
+        parts = [self._cached(window.block, window.start, window.end) for window in windows]
         missing = dict.fromkeys(window.block for window, part in zip(windows, parts, strict=True) if part is None)
         fetched = self._fetch(missing)
         pieces: list[list[bytes]] = [[] for _ in ranges]
@@ -81,13 +81,13 @@ class CachedStorage:
             block = _Block(url, version, number, min(self.block_bytes, total - low))
             yield _Window(block, max(offset - low, 0), min(end - low, self.block_bytes), position)
 
-    def _kept(self, block: _Block, start: int, end: int) -> bytes | None:
+    def _cached(self, block: _Block, start: int, end: int) -> bytes | None:
         """None where the cache does not hold the block."""
         return self._files.read(block.name, block.size, start, end)
 
     def _fetch_absent(self, blocks: Iterable[_Block]) -> None:
         """Those that nobody else is fetching."""
-        absent = [block for block in blocks if self._kept(block, 0, 1) is None]
+        absent = [block for block in blocks if self._cached(block, 0, 1) is None]
         self._fetch_claimed({block: claim for block in absent if (claim := self._files.claim(block.name))})
 
     def _fetch(self, blocks: Iterable[_Block]) -> dict[_Block, bytes]:
@@ -102,10 +102,10 @@ class CachedStorage:
 
     def _fetch_claimed(self, claims: dict[_Block, Claim]) -> dict[_Block, bytes]:
         try:
-            bodies = {block: body for block in claims if (body := self._kept(block, 0, block.size)) is not None}
+            bodies = {block: body for block in claims if (body := self._cached(block, 0, block.size)) is not None}
             absent = [block for block in claims if block not in bodies]
             for block, body in zip(absent, self._request(absent), strict=True):
-                claims[block].keep(body)
+                claims[block].write(body)
                 bodies[block] = body
             return bodies
         finally:
@@ -114,7 +114,7 @@ class CachedStorage:
 
     def _fetch_other(self, block: _Block, until: float) -> bytes:
         while time.monotonic() < until:
-            if (body := self._kept(block, 0, block.size)) is not None:
+            if (body := self._cached(block, 0, block.size)) is not None:
                 return body
             if claim := self._files.claim(block.name):
                 return self._fetch_claimed({block: claim})[block]

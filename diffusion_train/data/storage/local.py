@@ -29,13 +29,13 @@ class LocalStorage:
     def stat(self, url: str) -> Stat:
         """Denied as well for a file that can be seen but not read."""
         try:
-            found = os.stat(local_path(url))
-            if not stat.S_ISREG(found.st_mode):
+            facts = os.stat(local_path(url))
+            if not stat.S_ISREG(facts.st_mode):
                 raise StorageError(f"{url}: not a file")
             _Descriptor(url)
         except OSError as error:
             raise local_error(url, error) from error
-        return Stat(found.st_size, _version(found))
+        return Stat(facts.st_size, _version(facts))
 
     def advise(self, ranges: Sequence[Range]) -> int:
         """Advises the system to fetch them all, and waits for none; returns how many bytes it was asked for.
@@ -104,16 +104,16 @@ class _Descriptor:
 
 
 def _check(file: _Descriptor, url: str, version: str) -> None:
-    found = os.fstat(file.number)
-    if (state := (found.st_size, found.st_mtime_ns)) == file.known:
+    facts = os.fstat(file.number)
+    if (state := (facts.st_size, facts.st_mtime_ns)) == file.known:
         return
-    if _version(found) != version:
+    if _version(facts) != version:
         raise Changed(f"{url}: changed since it was indexed; start again to index it anew")
     file.known = state
 
 
-def _version(found: os.stat_result) -> str:
-    return make_version(found.st_size, found.st_mtime_ns)
+def _version(facts: os.stat_result) -> str:
+    return make_version(facts.st_size, facts.st_mtime_ns)
 
 
 def _rest(descriptor: int, url: str, offset: int, size: int, data: bytes) -> bytes:

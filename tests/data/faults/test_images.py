@@ -75,7 +75,7 @@ def test_a_jpeg_whose_flipped_bytes_decode(make_tar, photo, make_dataset, read, 
     path = make_tar([("a.jpg", data), ("a.txt", b"a"), ("b.jpg", data), ("b.txt", b"b")])
     dataset = make_dataset(path, verify=verify)
     whole = read(dataset)[0]
-    place = dataset.collection.members_of([0])[0]["jpg"][0].offset + len(data) // 2
+    place = dataset.catalog.members_of([0])[0]["jpg"][0].offset + len(data) // 2
     times = path.stat()
     with path.open("r+b") as file:
         file.seek(place)

@@ -44,7 +44,7 @@ def test_duplicate_keys_across_shards(make_tar, make_png, make_dataset, read):
     dataset = make_dataset(paths)
     samples = read(dataset)
     assert [(one["index"], one["key"], one["caption"]) for one in samples] == [(i, "a", str(i)) for i in range(3)]
-    assert [dataset.collection.shard(number) for number in range(3)] == [0, 1, 2]
+    assert [dataset.catalog.shard(number) for number in range(3)] == [0, 1, 2]
     assert len({sample["x"].numpy().tobytes() for sample in samples}) == 3
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_train.data.order.continuation import NEVER, NEW, carry_over, last_epochs, indices_of
+from diffusion_train.data.order.continuation import NEVER, NEW, carry_over, indices_of, last_epochs
 from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.order.resolution import AspectRatios

@@ -71,7 +71,7 @@ class _Run:
             in_turn = [draw for turn in range(batch_size // lanes) for draw in draws[turn :: batch_size // lanes]]
             for epoch, sample, shape in in_turn:
                 group = (int(np.searchsorted(ends, sample, side="right")), shape)
-                self.drawn.append((group, epoch, int(self.order_state.dataset.collection.key(sample))))
+                self.drawn.append((group, epoch, int(self.order_state.dataset.catalog.key(sample))))
             self.position += batch_size
         self.saved = json.loads(json.dumps(self.order_state.record(batch_size)))
         return self

@@ -10,7 +10,7 @@ from safetensors.torch import load
 
 from diffusion_train.data.precomputed import entries
 from diffusion_train.data.precomputed.entries import Entries, EntryWriter, address
-from diffusion_train.data.shard.catalog import Collection
+from diffusion_train.data.shard.catalog import Catalog
 
 
 def write(folder: Path, numbers: range, name: str = "some") -> None:
@@ -50,9 +50,9 @@ def test_shards_are_given_as_data_shards_are(tmp_path: Path) -> None:
 
 def test_two_addresses_of_one_short_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, range(1))
-    short = Collection.hash(address("entry", 0))
+    short = Catalog.hash(address("entry", 0))
     found = Entries(tmp_path)
-    monkeypatch.setattr(Collection, "hash", staticmethod(lambda key: short))
+    monkeypatch.setattr(Catalog, "hash", staticmethod(lambda key: short))
     assert found.find([address("entry", 0), address("entry", 1)]) == [0, -1]
 
 

@@ -15,20 +15,20 @@ from diffusion_train.data.shard.patterns import find_shards
 from diffusion_train.data.shard.problem import DataError
 
 
-def _all(collection):
+def _all(catalog):
     return [
-        (collection.key(i), {name: (place.url, place.offset, place.size, crc) for name, (place, crc) in found.items()})
-        for i in range(len(collection))
-        for found in [collection.members_of([i])[0]]
+        (catalog.key(i), {name: (place.url, place.offset, place.size, crc) for name, (place, crc) in found.items()})
+        for i in range(len(catalog))
+        for found in [catalog.members_of([i])[0]]
     ]
 
 
 def test_samples_of_all_shards_follow_one_another(make_shards, make_png):
     paths = make_shards(7, 3)
-    collection = open_shards(paths)
-    assert [collection.key(i) for i in range(len(collection))] == [f"k{i:05d}" for i in range(7)]
-    assert [collection.shard(i) for i in range(7)] == [0, 0, 0, 1, 1, 1, 2]
-    place, _ = collection.members_of([5])[0]["png"]
+    catalog = open_shards(paths)
+    assert [catalog.key(i) for i in range(len(catalog))] == [f"k{i:05d}" for i in range(7)]
+    assert [catalog.shard(i) for i in range(7)] == [0, 0, 0, 1, 1, 1, 2]
+    place, _ = catalog.members_of([5])[0]["png"]
     with open(place.url, "rb") as file:
         file.seek(place.offset)
         assert file.read(place.size) == make_png(5)
@@ -37,14 +37,14 @@ def test_samples_of_all_shards_follow_one_another(make_shards, make_png):
 def test_shards_of_other_members_keep_their_names(make_tar, make_png):
     one = make_tar([("a.txt", b"a"), ("a.png", make_png(0))], "one.tar")
     two = make_tar([("b.json", b'{"license": "MIT"}'), ("b.png", make_png(0)), ("b.txt", b"b")], "two.tar")
-    collection = open_shards([one, two])
-    assert [set(collection.members_of([i])[0]) for i in range(2)] == [{"txt", "png"}, {"json", "png", "txt"}]
-    names, place = collection.licenses()
+    catalog = open_shards([one, two])
+    assert [set(catalog.members_of([i])[0]) for i in range(2)] == [{"txt", "png"}, {"json", "png", "txt"}]
+    names, place = catalog.licenses()
     assert [names[i] if i >= 0 else None for i in place] == [None, "MIT"]
-    counts, rows = collection.first_rows(["png"])
-    assert (counts.tolist(), collection.arrays["members"]["offset"][rows].tolist()) == (
+    counts, rows = catalog.first_rows(["png"])
+    assert (counts.tolist(), catalog.arrays["members"]["offset"][rows].tolist()) == (
         [1, 1],
-        [collection.members_of([i])[0]["png"][0].offset for i in range(2)],
+        [catalog.members_of([i])[0]["png"][0].offset for i in range(2)],
     )
 
 
@@ -63,9 +63,9 @@ def test_the_table_is_kept_mapped_and_travels_as_its_place(make_shards, monkeypa
 def test_a_table_that_cannot_be_kept_stays_in_memory(make_shards, tmp_path):
     paths = make_shards(6, 3)
     (tmp_path / "cache").write_text("no folder")
-    collection = open_shards(paths)
-    assert collection.folder is None
-    assert _all(pickle.loads(pickle.dumps(collection))) == _all(collection)
+    catalog = open_shards(paths)
+    assert catalog.folder is None
+    assert _all(pickle.loads(pickle.dumps(catalog))) == _all(catalog)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "text"])
@@ -83,8 +83,8 @@ def test_a_damaged_table_is_made_again(make_shards, damage):
 
 def test_many_shards_are_indexed_by_several_processes(make_shards):
     paths = make_shards(12, 2)
-    collection = open_shards(paths)
-    assert [collection.key(i) for i in range(12)] == [f"k{i:05d}" for i in range(12)]
+    catalog = open_shards(paths)
+    assert [catalog.key(i) for i in range(12)] == [f"k{i:05d}" for i in range(12)]
     assert all(path.with_name(path.name + ".index.npz").is_file() for path in paths)
 
 
@@ -188,8 +188,8 @@ def test_an_identity_stands_for_the_bytes_of_the_image_alone(make_tar):
         return [(f"{key}.txt", caption), (f"{key}.png", image)]
 
     shard = make_tar([*members("a", b"one"), *members("b", b"two"), *members("c", b"one", b"another caption")])
-    collection = open_shards([shard])
-    a, b, c = collection.identities([0, 1, 2], ["png"])
+    catalog = open_shards([shard])
+    a, b, c = catalog.identities([0, 1, 2], ["png"])
     assert a == c != b
-    assert collection.identities([1], ["json"]) == [""]
+    assert catalog.identities([1], ["json"]) == [""]
     assert a == hashlib.blake2b(b"one", digest_size=16).hexdigest()

@@ -19,7 +19,7 @@ from diffusion_train.data.order.order import Draw
 from diffusion_train.data.shard.catalog_builder import open_shards
 from diffusion_train.data.shard.index_file import load_index, sidecars
 from diffusion_train.data.shard.problem import DataError
-from diffusion_train.data.shard.table_cache import kept as tables_kept
+from diffusion_train.data.shard.table_cache import load_tables
 from diffusion_train.data.storage.base import Missing, Range, Stat, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 
@@ -217,9 +217,9 @@ def test_the_index_of_a_million_samples_damaged(tmp_path):
             place = draw.randrange(os.fstat(file.fileno()).st_size)
             byte = os.pread(file.fileno(), 1, place)
             os.pwrite(file.fileno(), bytes([byte[0] ^ 1 << draw.randrange(8)]), place)
-            assert tables_kept(folder) is None
+            assert load_tables(folder) is None
             os.pwrite(file.fileno(), byte, place)
-    assert tables_kept(folder) is not None
+    assert load_tables(folder) is not None
     _flip(folder / "starts.npy", draw)
     _check(storage, numbers)
     _swap(next(cache.glob("index/*.npz")), draw)

@@ -25,12 +25,12 @@ def test_stock_webdataset_reads_the_same_pairs(make_shards):
         sample["__key__"]: (sample["png"], sample["txt"])
         for sample in webdataset.WebDataset([str(path) for path in paths], shardshuffle=False)
     }
-    collection = open_shards(paths)
+    catalog = open_shards(paths)
     ours = {}
-    for number in range(len(collection)):
-        data = paths[collection.shard(number)].read_bytes()
-        places = [collection.members_of([number])[0][name][0] for name in ("png", "txt")]
-        ours[collection.key(number)] = tuple(data[place.offset : place.offset + place.size] for place in places)
+    for number in range(len(catalog)):
+        data = paths[catalog.shard(number)].read_bytes()
+        places = [catalog.members_of([number])[0][name][0] for name in ("png", "txt")]
+        ours[catalog.key(number)] = tuple(data[place.offset : place.offset + place.size] for place in places)
     assert len(ours) == 7
     assert ours == stock
 

@@ -49,8 +49,8 @@ def test_an_uploaded_index_spares_reading_the_shards(served, server):
     for path in local:
         open_index(path)
         server.objects[f"/{path.rsplit('/', 1)[-1]}.index.npz"] = Path(f"{path}.index.npz").read_bytes()
-    collection = open_shards(remote, StorageByScheme(QUICK))
-    assert [collection.key(i) for i in range(24)] == [f"k{i:05d}" for i in range(24)]
+    catalog = open_shards(remote, StorageByScheme(QUICK))
+    assert [catalog.key(i) for i in range(24)] == [f"k{i:05d}" for i in range(24)]
     tars = [seen.headers["Range"] for seen in server.seen if seen.path.endswith(".tar")]
     assert all(int(asked.rpartition("-")[2]) <= 1 << 16 for asked in tars), tars  # no more than a look at the size
 

@@ -35,7 +35,7 @@ class RangeRequest:
         self.num_retries = 0
         self._settings = settings
         self._deadline = deadline
-        self._shown = redact_url(span.url)
+        self._printable_url = redact_url(span.url)
 
     async def send(self, session: aiohttp.ClientSession, addresses: AddressBook) -> None:
         """Raises StorageError at once where waiting cannot help, else when patience ends."""
@@ -51,9 +51,9 @@ class RangeRequest:
                     failures = 1 if self.received > before else failures + 1
                     await self._pause(fault, failures, time.monotonic() - started)
         except Denied as error:
-            raise Denied(f"{self._shown}: {error}{addresses.hint(self.span.url)}") from None
+            raise Denied(f"{self._printable_url}: {error}{addresses.hint(self.span.url)}") from None
         except StorageError as error:
-            raise type(error)(f"{self._shown}: {error}") from None
+            raise type(error)(f"{self._printable_url}: {error}") from None
 
     async def _attempt(self, session: aiohttp.ClientSession, addresses: AddressBook) -> None:
         started, before = time.monotonic(), self.received
@@ -122,7 +122,7 @@ class RangeRequest:
             tried = f"gave up after {self.num_retries + 1} attempts in {elapsed:.0f} s"
             raise StorageError(f"{fault}; {tried}") from None
         self.num_retries += 1
-        log.info("%s: %s; again in %.1f s", self._shown, fault, pause)
+        log.info("%s: %s; again in %.1f s", self._printable_url, fault, pause)
         await asyncio.sleep(pause)
 
 
