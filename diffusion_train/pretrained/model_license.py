@@ -34,5 +34,5 @@ def license_of_file(path: Path) -> str | None:
     return _text(single_file.read_header(path).metadata.get("modelspec.license"))
 
 
-def _text(found: Any) -> str | None:
-    return " ".join(str(found).split())[:300] if found else None
+def _text(value: Any) -> str | None:
+    return " ".join(str(value).split())[:300] if value else None

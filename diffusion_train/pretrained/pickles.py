@@ -90,10 +90,10 @@ def _reason(error: Exception) -> str:
     return (reasons or plain or [type(error).__name__])[0].partition(" <")[0]
 
 
-def _tensors(found: Any) -> Iterator[tuple[str, Tensor]]:
-    if not isinstance(found, Mapping):
+def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
+    if not isinstance(content, Mapping):
         return
-    inner = next((found[name] for name in _NESTED if isinstance(found.get(name), Mapping)), found)
+    inner = next((content[name] for name in _NESTED if isinstance(content.get(name), Mapping)), content)
     for name, value in inner.items():
         if isinstance(name, str) and isinstance(value, Tensor):
             yield name, value

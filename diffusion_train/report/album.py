@@ -23,15 +23,15 @@ class Album:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._kept: set[str] = set()
+        self._names: set[str] = set()
 
-    def keep(self, x: Tensor) -> str:
+    def add(self, x: Tensor) -> str:
         """An image (C, H, W) in [-1, 1] -> the name of its file, without the ending."""
         image = to_image(x)
         name = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()[:32]
-        if name not in self._kept:
+        if name not in self._names:
             save_png(image, self.folder / f"{name}.png")
-            self._kept.add(name)
+            self._names.add(name)
         return name
 
 

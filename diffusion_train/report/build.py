@@ -104,9 +104,9 @@ class Builder:
         before, of_training = kinds["brand"].before, kinds["learned"].before
         if before and of_training:
             audits = {**audits, "base": self.copying.check(together(before, of_training), asked)[0]}
-        return {kind: measure.copying_facts(self.copying, found, asked) for kind, found in audits.items()}
+        return {kind: measure.copying_facts(self.copying, audit, asked) for kind, audit in audits.items()}
 
-    def _entries(self, kind: str, found: Audit, near: dict[str, Nearest]) -> list[dict[str, Any]]:
+    def _entries(self, kind: str, audit: Audit, near: dict[str, Nearest]) -> list[dict[str, Any]]:
         one = self.drawn.kinds[kind]
         likeness = 1 - nearest(cosine_distance(one.after.features, self.drawn.brand.features)).distance
         return [
@@ -118,20 +118,20 @@ class Builder:
                 "image": one.pictures[number],
                 "likeness": float(likeness[number]),
                 "copying": {
-                    "p": float(found.p[number]),
-                    "flagged": bool(found.flagged[number]),
-                    **{name: self._pair(name, number, pair, found) for name, pair in near.items()},
+                    "p": float(audit.p[number]),
+                    "flagged": bool(audit.flagged[number]),
+                    **{name: self._pair(name, number, pair, audit) for name, pair in near.items()},
                 },
             }
             for number, row in enumerate(one.rows)
         ]
 
-    def _pair(self, measured: str, number: int, near: Nearest, found: Audit) -> dict[str, Any]:
+    def _pair(self, measured: str, number: int, near: Nearest, audit: Audit) -> dict[str, Any]:
         batch, relative = self.drawn.train.batch, float(near.distance[number])
         index = self.copying.indices[int(near.row[number])]
         return {
             "relative": relative,
-            "near": relative < found.thresholds[measured],
+            "near": relative < audit.thresholds[measured],
             "image": self._original(index),
             "key": batch["key"][index],
             "caption": batch["caption"][index],
@@ -139,18 +139,18 @@ class Builder:
 
     def _original(self, index: int) -> str:
         if index not in self._originals:
-            self._originals[index] = self.artist.album.keep(self.drawn.train.picture(index))
+            self._originals[index] = self.artist.album.add(self.drawn.train.picture(index))
         return self._originals[index]
 
     def sweep(self, rows: Sequence[Row]) -> dict[str, Any] | None:
         if len(rows) < 2:
             return None
         bar = tqdm(rows, "Comparing settings", unit="setting", mininterval=0.5, disable=None)
-        found = [self._sweep_row(row) for row in bar]
-        good, chosen = sweep.undominated(found), sweep.choose(found)
-        for index, row in enumerate(found):
+        measured = [self._sweep_row(row) for row in bar]
+        good, chosen = sweep.undominated(measured), sweep.choose(measured)
+        for index, row in enumerate(measured):
             row |= {"undominated": good[index], "chosen": index == chosen}
-        return {"rows": found, "goals": list(sweep.GOALS)}
+        return {"rows": measured, "goals": list(sweep.GOALS)}
 
     def _sweep_row(self, row: Row) -> dict[str, Any]:
         pipeline, kinds = row.pipeline(), self.drawn.kinds

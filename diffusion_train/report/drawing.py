@@ -61,16 +61,21 @@ class Artist:
     album: Album
 
     def draw(
-        self, pipeline: Pipeline, prompts: Prompts, rows: Sequence[int], seeds: Sequence[int], keep: bool = False
+        self,
+        pipeline: Pipeline,
+        prompts: Prompts,
+        rows: Sequence[int],
+        seeds: Sequence[int],
+        save_pictures: bool = False,
     ) -> tuple[Seen, list[str]]:
-        """-> what was seen of the samples, and where `keep` is set their names in the album."""
+        """-> what was seen of the samples, and where `save_pictures` is set their names in the album."""
         batch_size = self.settings.batch_size or default_batch_size(pipeline.shape)
         seen, names = [], []
         for start in range(0, len(rows), batch_size):
             part = slice(start, start + batch_size)
             samples = pipeline.sample(select_rows(prompts.conditions, rows[part]), seeds[part], batch_size).clamp(-1, 1)
             seen.append(see(samples, self.extractor))
-            names += [self.album.keep(x) for x in samples] if keep else []
+            names += [self.album.add(x) for x in samples] if save_pictures else []
         return together(*seen), names
 
 
@@ -161,6 +166,6 @@ def _sample(artist: Artist, prompts: Prompts, base: Pipeline | None, run: Pipeli
     count = artist.settings.num_samples
     rows = [row for row in range(len(prompts)) for _ in range(count)]
     seeds = [artist.settings.seed + number % count for number in range(len(rows))]
-    before, pictures_before = artist.draw(base, prompts, rows, seeds, keep=True) if base else (None, [])
-    after, pictures = artist.draw(run, prompts, rows, seeds, keep=True)
+    before, pictures_before = artist.draw(base, prompts, rows, seeds, save_pictures=True) if base else (None, [])
+    after, pictures = artist.draw(run, prompts, rows, seeds, save_pictures=True)
     return Sampled(prompts, rows, seeds, before, after, pictures_before, pictures)

@@ -116,13 +116,13 @@ def training_and_held_out(
     return train, held_out
 
 
-def choose_prompts(given: Sequence[str], sources: Sequence[tuple[Images, str]], most: int) -> Prompts:
-    """Those given; else captions of the first images that there are, `most` spread evenly, each with its conditions.
+def choose_prompts(prompts: Sequence[str], sources: Sequence[tuple[Images, str]], most: int) -> Prompts:
+    """Those prompts; else captions of the first images that there are, `most` spread evenly, each with its conditions.
 
     A caption that stands beside several images is taken once. Nothing at all gives no prompts.
     """
-    if given:
-        return Prompts({"caption": list(given)}, "given")
+    if prompts:
+        return Prompts({"caption": list(prompts)}, "given")
     for images, origin in sources:
         if len(images):
             first = {text: row for row, text in reversed(list(enumerate(images.batch["caption"])))}

@@ -121,17 +121,17 @@ def change(before: Seen, after: Seen) -> float:
     return float((1 - cosine_similarity(before.features.double(), after.features.double())).clamp_min(0).mean())
 
 
-def copying_facts(copying: Copying, found: Audit, asked: float) -> dict[str, Any]:
-    flagged, total = int(found.flagged.sum()), len(found.flagged)
+def copying_facts(copying: Copying, audited: Audit, asked: float) -> dict[str, Any]:
+    flagged, total = int(audited.flagged.sum()), len(audited.flagged)
     return {
         "samples": total,
         "flagged": flagged,
         "asked_false_alarm": asked,
-        "false_alarm": found.false_alarm,
-        "expected": found.false_alarm * total,
-        "chance": chance(flagged, total, min(found.false_alarm, 1.0)),
-        "thresholds": {name: value for name, value in found.thresholds.items() if value < float("inf")},
-        "references": found.num_references,
+        "false_alarm": audited.false_alarm,
+        "expected": audited.false_alarm * total,
+        "chance": chance(flagged, total, min(audited.false_alarm, 1.0)),
+        "thresholds": {name: value for name, value in audited.thresholds.items() if value < float("inf")},
+        "references": audited.num_references,
         "held_out": copying.num_held_out,
         "leaked": copying.num_leaked,
         "train": len(copying.train),
@@ -139,10 +139,10 @@ def copying_facts(copying: Copying, found: Audit, asked: float) -> dict[str, Any
     }
 
 
-def swatches(found: Palette) -> list[dict[str, Any]]:
+def swatches(dominant: Palette) -> list[dict[str, Any]]:
     return [
         {"lab": [round(value, 2) for value in colour], "share": round(fraction, 4)}
-        for colour, fraction in zip(found.colours.tolist(), found.fractions.tolist(), strict=True)
+        for colour, fraction in zip(dominant.colours.tolist(), dominant.fractions.tolist(), strict=True)
     ]
 
 

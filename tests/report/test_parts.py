@@ -186,8 +186,8 @@ def test_what_is_kept_of_images_is_small_and_gives_the_same_figures() -> None:
 def test_pictures_are_written_as_they_are_kept_and_named_by_their_pixels(tmp_path: Path) -> None:
     album = Album(tmp_path / "new")
     x = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    names = [album.keep(image) for image in (x[0], x[1], x[0])]
+    names = [album.add(image) for image in (x[0], x[1], x[0])]
     assert names[0] == names[2] != names[1]
     assert sorted(file.stem for file in (tmp_path / "new").iterdir()) == sorted(names[:2])
     assert Image.open(tmp_path / "new" / f"{names[0]}.png").tobytes() == to_image(x[0]).tobytes()
-    assert album.keep(x[0].transpose(1, 2)) not in names
+    assert album.add(x[0].transpose(1, 2)) not in names

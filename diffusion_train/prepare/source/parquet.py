@@ -62,7 +62,7 @@ class Parquet:
         key = str(row.get(columns.key or "") or f"{file.stem}/{number:08d}")
         if not isinstance(image, bytes):
             return Entry(where, LeftOut("no-image", f"column {columns.image} holds none"), key)
-        return Entry(where, partial(given, image, caption_of(row, columns), facts), key)
+        return Entry(where, partial(embedded_image, image, caption_of(row, columns), facts), key)
 
     def _files(self) -> list[Path]:
         path = Path(self.path)
@@ -73,7 +73,7 @@ class Parquet:
         return self.columns.among(_open(file).schema_arrow.names, str(file))
 
 
-def given(image: bytes, caption: str | None, facts: dict[str, Any]) -> Record:
+def embedded_image(image: bytes, caption: str | None, facts: dict[str, Any]) -> Record:
     if len(image) > MAX_BYTES:
         raise LeftOut("too-many-bytes", f"{len(image)} bytes")
     return Record(image, caption, facts)
