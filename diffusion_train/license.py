@@ -1,4 +1,4 @@
-"""Licences of strangers' images: read as SPDX names where recognised, told what they ask for, allowed or kept out.
+"""Licences of images: their SPDX names where recognised, what each asks for, and whether it is allowed.
 
 https://spdx.org/licenses. Nothing here is advice on law: a name says what somebody wrote beside an image.
 """

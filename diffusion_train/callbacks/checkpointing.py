@@ -1,4 +1,4 @@
-"""Saves the run: checkpoints to go on from and weights to sample from."""
+"""Saves the run: checkpoints to resume from and weights to sample from."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def check_same_run(checkpoint: Path, trainer: pl.Trainer, module: DiffusionModul
 class Checkpointing(pl.Callback):
     """Every `every_n_steps` steps and at the last one; keeps the newest `num_kept` and `last.ckpt`, a link to the newest.
 
-    `description` is plain data about the run (its config) that goes into each file. Refuses to go on from a checkpoint
-    of other data, seed, batch size or precision, but for what `allow_mismatch` names: then the data module goes on with
+    `description` is plain data about the run (its config) that goes into each file. Refuses to resume from a checkpoint
+    of other data, seed, batch size or precision, but for what `allow_mismatch` names: then the data module continues with
     what it has not drawn yet.
     """
 
@@ -109,7 +109,7 @@ class Checkpointing(pl.Callback):
         is_new = 0 <= self.saved_step < trainer.global_step
         saves = isinstance(exception, (StorageError, TooManyBadSamples)) and not isinstance(exception, NotSaved)
         if saves and together and is_new:
-            with suppress(NotSaved):  # what is told is the first error, and the step that is really saved
+            with suppress(NotSaved):  # the message names the first error, and the step that is really saved
                 self.save(trainer, module)
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:
@@ -188,5 +188,5 @@ def _reason(fault: OSError) -> str:
 
 
 def _identity(precision: str, data: Any) -> dict[str, Any]:
-    """What may not change between a checkpoint and the run that goes on from it."""
+    """What may not change between a checkpoint and the run that resumes from it."""
     return {"trainer.precision": precision, **data.identity}

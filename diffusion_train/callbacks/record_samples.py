@@ -18,7 +18,7 @@ class RecordSamples(pl.Callback):
         self.path = Path(run_dir) / "samples_seen.jsonl"
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        """Forgets steps after the checkpoint that the run goes on from."""
+        """Forgets steps after the checkpoint that the run resumes from."""
         if trainer.is_global_zero:
             lines = self.path.read_text("utf-8").splitlines(keepends=True) if self.path.exists() else []
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= trainer.global_step]

@@ -41,7 +41,7 @@ class RunRecord(pl.Callback):
             logger.log_hyperparams(dict(self.config))
         num_trained = sum(p.numel() for p in module.trainable_modules.parameters() if p.requires_grad)
         say(f"{self.config['name']}: {data.description}, {num_trained:,} trained parameters, {trainer.precision}")
-        say(f"run folder {self.folder.path}" + (f", going on from {self.checkpoint.name}" if self.checkpoint else ""))
+        say(f"run folder {self.folder.path}" + (f", resuming from {self.checkpoint.name}" if self.checkpoint else ""))
         if self.config["compile"]:
             say("compile=true: the first step takes a minute or more")
 

@@ -13,7 +13,7 @@ from diffusion_train.callbacks.scalars import is_logged
 class TimeBudget(pl.Callback):
     """After `minutes` of fitting, counted over restarts, the run is complete, as at `trainer.max_steps`.
 
-    `trainer.max_time` stops a run that is to go on later; this one ends it. It changes no step before, so it goes with
+    `trainer.max_time` stops a run that is to resume later; this one ends it. It changes no step before, so it goes with
     a learning rate that needs no horizon.
     """
 

@@ -157,7 +157,7 @@ def _handled(header: Header) -> dict[str, str]:
 def _further_faults(samples: Samples, image: Image.Image, draw: Draw, whole: dict[str, bytes]) -> Found:
     for name, extension in samples.images.items():
         if extension not in whole:
-            continue  # told as missing or damaged
+            continue  # reported as missing or damaged
         try:
             other = samples.view.decode(whole[extension], draw)
             samples.view.made(image, draw, others={name: other}, metadata=whole.get("json"))

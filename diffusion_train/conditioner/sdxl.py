@@ -1,4 +1,4 @@
-"""What Stable Diffusion XL is told: two texts side by side, and sizes.
+"""The conditions of Stable Diffusion XL: two texts side by side, and sizes.
 
 Podell et al. 2024, "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", sections 2.1 and 2.2.
 """

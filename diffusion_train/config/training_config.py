@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
-# Groups of Hydra, told apart: the parts of the first need neither weights nor a device, so that building them finds mistakes.
+# Two kinds of Hydra groups. The parts of the first need neither weights nor a device, so building them finds mistakes.
 _Tried = Annotated[dict[str, Any], "built once to find mistakes"]
 _Untried = Annotated[dict[str, Any], "not built to find mistakes"]
 

@@ -120,7 +120,7 @@ class DataModule(pl.LightningDataModule):
         self.start_step, self.start_position = step, position
 
     def record(self, step: int) -> dict[str, Any]:
-        """Plain data from which `resume` goes on after the steps before `step`."""
+        """Plain data from which `resume` continues after the steps before `step`."""
         position = self.start_position + (step - self.start_step) * self.batch_size
         return {"cursor": position, "course": self.order_state.record(self.batch_size)}
 

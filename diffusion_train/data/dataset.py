@@ -179,7 +179,7 @@ class ShardDataset:
             listed = False
             for key, members in zip(self.catalog.keys(numbers), located, strict=True):
                 texts = {name: next(parts) for name in members}
-                with suppress(ValueError):  # a bad sample, told when it is read
+                with suppress(ValueError):  # a bad sample, reported when it is read
                     for caption in captions.every(texts, key):
                         listed = True
                         yield caption

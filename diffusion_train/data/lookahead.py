@@ -15,7 +15,7 @@ _WINDOWS = 2.5  # that a cache should hold: the one at hand, the next, and room 
 def for_cache(
     windows: Sequence[Window], mean_bytes: float, total: int, cache_bytes: int, block_bytes: int
 ) -> Lookahead:
-    """One window ahead, or as much of it as the cache has room for; a cache that is too small is told of.
+    """One window ahead, or as much of it as the cache has room for; a cache that is too small gives a warning.
 
     A cache keeps whole blocks: what lies between the samples of a window is kept too, up to a block a sample.
     """

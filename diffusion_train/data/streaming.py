@@ -1,6 +1,6 @@
 """Shards read from front to back by webdataset's own pipeline, for what cannot be indexed: endless lists, servers without ranges.
 
-What this mode cannot do: go on exactly. A restart draws other shards, and which samples a step has depends on the number
+What this mode cannot do: resume exactly. A restart draws other shards, and which samples a step has depends on the number
 of processes and workers. Shards are drawn with replacement, so that no process ever waits for another.
 """
 
@@ -73,7 +73,7 @@ class StreamModule(pl.LightningDataModule):
         ]
         if problems:
             raise DataError.listing(problems)
-        captions.keys()  # a table that cannot be read is told here, and is not read by each worker
+        captions.keys()  # raises here for a table that cannot be read, and spares each worker reading it
         self.stream = _Stream(urls, view, captions, shuffle)
         self.shape = view.transform.shape
         self.batch_size, self.micro_batch_size, self.num_workers = batch_size, micro_batch_size, num_workers
@@ -81,7 +81,7 @@ class StreamModule(pl.LightningDataModule):
 
     @property
     def description(self) -> str:
-        return f"a stream of {len(self.stream.urls):,} shards, which cannot be gone on with exactly"
+        return f"a stream of {len(self.stream.urls):,} shards, which cannot be resumed exactly"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -95,13 +95,13 @@ class StreamModule(pl.LightningDataModule):
         return {"cursor": step * self.batch_size}
 
     def save_manifest(self, folder: Path) -> None:
-        """Nothing: what was drawn cannot be told."""
+        """Nothing: there is no record of what was drawn."""
 
     def prune_manifests(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """There is nothing to remove."""
 
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
-        log.warning("data=stream goes on from step %d with samples drawn anew: it cannot resume exactly", step)
+        log.warning("data=stream resumes from step %d with samples drawn anew: it cannot resume exactly", step)
         self.stream.start = step
 
     def check(self, world_size: int = 1) -> None:
@@ -139,7 +139,7 @@ class StreamModule(pl.LightningDataModule):
 
 
 class _Stream(IterableDataset[Sample]):
-    """Samples without end; those that cannot be used are told of by the next one that can."""
+    """Samples without end. The next usable sample carries the problems of those skipped before it."""
 
     rank, start = 0, 0
 

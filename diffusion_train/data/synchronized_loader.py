@@ -26,7 +26,7 @@ class SynchronizedLoader(Iterable[T]):
     """Items of `loader`, each after all processes have theirs; otherwise all of them raise.
 
     StoppedTogether names the process and its fault where the fault is a StorageError. Any other is raised where it came
-    up, and told to the others by a RuntimeError. What is exchanged lies on the CPU: no device is made to wait.
+    up, and raised in the others as a RuntimeError. What is exchanged lies on the CPU: no device is made to wait.
     """
 
     def __init__(self, loader: Iterable[T]) -> None:

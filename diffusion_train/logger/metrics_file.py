@@ -67,7 +67,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Forgets what was logged after `step`: a run that goes on from its checkpoint there logs it again."""
+        """Forgets what was logged after `step`: a run that resumes from its checkpoint there logs it again."""
         if self.path.exists():
             self._open()
             kept = [row for row in read_rows(self.path) if int(row["step"]) <= step]

@@ -93,7 +93,7 @@ def start(init: Mapping[str, Any], timeout_s: float) -> Any:
     if online:
         try:
             return wandb.init(**init, mode="online", settings=settings)
-        except Exception as error:  # noqa: BLE001  W&B may fail in any way, but training goes on
+        except Exception as error:  # noqa: BLE001  W&B may fail in any way, but training continues
             problem = f"{type(error).__name__}: {error}"
             wandb.teardown()  # a second init beside the failed one would wait for it
     if problem:

@@ -92,7 +92,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Conditions(nn.Module):
-    """Whatever is told to a network beside x, made ready for its blocks.
+    """The inputs of a network beside x, embedded for its blocks.
 
     Time, label, pooled text and the mean of the text's tokens add up to one vector (B, width), which modulates every
     block; the tokens themselves (B, L, width) are attended to. What has no size here is ignored.

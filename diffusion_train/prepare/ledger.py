@@ -1,4 +1,4 @@
-"""What a preparation has done so far, on disk beside its shards, so that the next start goes on where it was."""
+"""What a preparation has done so far, on disk beside its shards, so that the next start continues where it was."""
 
 from __future__ import annotations
 
@@ -154,5 +154,5 @@ def _refuse_change(out: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     if changed:
         changes = "\n".join(f"    {name}: {before.get(name)} then, {now.get(name)} now" for name in changed)
         raise ValueError(
-            f"out={out} was begun with other settings: go on with those, give another out, or delete it\n{changes}"
+            f"out={out} was begun with other settings: use those, give another out, or delete it\n{changes}"
         )

@@ -67,8 +67,8 @@ def mismatch(rows: dict[str, tuple[Any, Any]], allowing: Iterable[str], then: st
     """What differs from a checkpoint: setting -> its value there and now; `allow_mismatch` would let it pass by these names."""
     table = "\n  ".join(f"{name}: {before} in the checkpoint, {now} now" for name, (before, now) in rows.items())
     return ValueError(
-        f"the run cannot go on exactly from its checkpoint:\n  {table}\nrestore these, start again in another run_dir, "
-        f"or go on all the same with allow_mismatch=[{','.join(allowing)}]{then}"
+        f"the run cannot resume exactly from its checkpoint:\n  {table}\nrestore these, start again in another run_dir, "
+        f"or resume anyway with allow_mismatch=[{','.join(allowing)}]{then}"
     )
 
 

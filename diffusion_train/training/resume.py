@@ -49,5 +49,5 @@ def resume_hint(run_dir: Path, resume: str) -> str:
     """What to do once the fault is mended."""
     again = " ".join([f"the same command with run_dir={run_dir}", *(["resume=auto"] if resume != "auto" else [])])
     if saved := by_step(RunFolder(run_dir).checkpoints):
-        return f"{again} goes on from step {int(saved[0].stem.removeprefix('step_'))}, the last one saved"
+        return f"{again} resumes from step {int(saved[0].stem.removeprefix('step_'))}, the last one saved"
     return "no step of this run is saved: the same command begins where this one did"

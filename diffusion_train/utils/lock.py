@@ -34,7 +34,7 @@ def locked(file: Path, setting: str) -> Iterator[None]:
 
 @contextmanager
 def wait_for_lock(file: Path) -> Iterator[None]:
-    """Holds the lock `file` once no other process does; goes on without where it cannot be written or locked."""
+    """Holds the lock `file` once no other process does; continues without where it cannot be written or locked."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         stream = file.open("a")

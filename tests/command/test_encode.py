@@ -89,7 +89,7 @@ def test_cached_and_online_training_are_one(
     assert (online / "bad_samples.jsonl").read_text() == (cached / "bad_samples.jsonl").read_text() != ""
     done = call("train", *settings, f"run_dir={cached}", "trainer.max_steps=7")
     assert done.returncode == 0, done.stderr  # goes on without them, for they change nothing
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
 
 
 def test_what_cannot_be_is_told_before_the_first_step(shards: Path, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_folder_is_trained_on_resumed_moved_and_protected(shards: Path, tmp_pa
     for steps in (2, 3):
         done = train(run, shards, f"pretrained={folder}", f"trainer.max_steps={steps}", "optimizer.lr=1e-2")
         assert done.returncode == 0, done.stderr
-    assert "going on from step_00000002.ckpt" in done.stderr
+    assert "resuming from step_00000002.ckpt" in done.stderr
     before = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").state_dict()
     weights, description = load_weights(run / "weights.safetensors")
     assert {name.removeprefix("unet.") for name in weights} == before.keys()

@@ -36,7 +36,7 @@ def test_a_folder_is_trained_on_and_the_same_command_resumes(photos: Path, make_
     assert "own_images: 5 images give data.image_size=24, data.batch_size=4; they have no captions" in done.stderr
     done = train(*arguments, "trainer.max_steps=3")
     assert done.returncode == 0, done.stderr
-    assert "going on from step_00000002.ckpt" in done.stderr
+    assert "resuming from step_00000002.ckpt" in done.stderr
     assert "preparing" not in done.stderr
     data = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]
     assert (data["image_size"], data["batch_size"]) == (24, 4)
@@ -45,7 +45,7 @@ def test_a_folder_is_trained_on_and_the_same_command_resumes(photos: Path, make_
     done = train(*arguments, "trainer.max_steps=4")
     assert done.returncode == 2
     assert "data.batch_size" not in done.stderr
-    assert "the run cannot go on exactly from its checkpoint:\n  data:" in done.stderr
+    assert "the run cannot resume exactly from its checkpoint:\n  data:" in done.stderr
 
 
 def test_the_processes_of_a_run_prepare_once_and_agree(photos: Path, tmp_path: Path) -> None:

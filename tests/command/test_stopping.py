@@ -144,7 +144,7 @@ def test_a_second_signal_leaves_at_once_and_says_what_is_saved(tmp_path: Path) -
     done = train(tmp_path, AT_STEP_3.format(numbers="signal.SIGINT, signal.SIGINT"), "trainer=cpu")
     assert done.returncode == 130, done.stderr
     assert "interrupted\nthe same command with run_dir=" in done.stderr
-    assert "goes on from step 2, the last one saved" in done.stderr
+    assert "resumes from step 2, the last one saved" in done.stderr
 
 
 @pytest.mark.slow

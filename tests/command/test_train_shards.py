@@ -175,7 +175,7 @@ def test_a_shard_that_changes_ends_the_run_saved_and_mended_it_goes_on(shards: l
         _, error = process.communicate(timeout=120)
     assert process.returncode == 4, error
     step = len(seen(tmp_path / "run"))
-    assert f"the same command with run_dir={tmp_path / 'run'} goes on from step {step}, the last one saved" in error
+    assert f"the same command with run_dir={tmp_path / 'run'} resumes from step {step}, the last one saved" in error
     assert load(tmp_path / "run" / "checkpoints" / "last.ckpt")["diffusion_train"]["step"] == step
     shards[0].write_bytes(contents)
     done = run(shards, tmp_path / "run", f"trainer.max_steps={max(step, 12)}")
@@ -196,7 +196,7 @@ def test_storage_that_fails_one_of_two_processes_ends_both_saved(shards: list[Pa
     assert "Traceback" not in error
     step = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["diffusion_train"]["step"]
     assert step > 0
-    assert f"goes on from step {step}, the last one saved" in error
+    assert f"resumes from step {step}, the last one saved" in error
 
 
 def test_too_many_bad_samples_end_the_run_with_4(shards: list[Path], tmp_path: Path) -> None:
@@ -205,4 +205,4 @@ def test_too_many_bad_samples_end_the_run_with_4(shards: list[Path], tmp_path: P
     assert "1 bad samples, more than callbacks.bad_samples.max_share=0.01 of 40" in done.stderr
     step = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["diffusion_train"]["step"]
     assert step > 0
-    assert f"goes on from step {step}, the last one saved" in done.stderr
+    assert f"resumes from step {step}, the last one saved" in done.stderr

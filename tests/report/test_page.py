@@ -153,7 +153,7 @@ def test_a_run_without_a_base_or_held_out_images_says_so(folder: Path) -> None:
     alone = [{**one, "before": None} for one in full["samples"]]
     content = made_page(folder, base=None, data=data, fidelity=fidelity, drift=None, sweep=None, samples=alone)
     assert "starting from nothing" in content
-    assert "cannot be told from copying" in content
+    assert "copying cannot be distinguished" in content
     assert "What changed elsewhere" not in content
     assert ">before<" not in content
 

@@ -167,7 +167,7 @@ def _progress(captions: Iterable[str]) -> Iterator[str]:
 
 
 class LongCaptions:
-    """Different captions that were longer than an encoder takes; told once, counted up to MAX_COUNTED."""
+    """Counts different captions that were longer than an encoder takes, up to MAX_COUNTED, and warns once."""
 
     def __init__(self, max_length: int) -> None:
         self.max_length = max_length

@@ -45,7 +45,7 @@ def _part_mistakes(key: str, value: dict[str, Any], annotation: Any) -> Iterator
     try:
         part = locate(value["_target_"])
     except ValueError:
-        return  # told at the part itself
+        return  # reported at the part itself
     builtin = any(a.__module__ in ("builtins", "collections.abc", "typing") and a is not type(None) for a in wanted)
     origin = typing.get_origin(annotation)
     if origin not in (None, types.UnionType, typing.Union) or builtin or not inspect.isclass(part):

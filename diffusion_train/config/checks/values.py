@@ -67,7 +67,7 @@ def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:
         try:
             parent[key]
         except InterpolationToMissingValueError:
-            return  # told where the value is missing
+            return  # reported where the value is missing
         except OmegaConfBaseException as error:
             raw: Any = OmegaConf.to_container(parent, resolve=False)
             yield Mistake(path, f"{raw[key]} cannot be resolved: {first_lines(error)}")

@@ -166,7 +166,7 @@ def _program(call: Call) -> list[str]:
 
 
 def _set_run_dir(cfg: DictConfig) -> Path:
-    """One folder for everything: the one Hydra made, which processes started by Lightning are told of."""
+    """Sets one folder for everything: the one Hydra made. Processes started by Lightning get the same."""
     node: Any = HydraConfig.get()
     folder = str(node.runtime.output_dir)
     with read_write(node), open_dict(node):

@@ -57,7 +57,7 @@ class Buckets:
     def indices(self, position: int, batch_size: int, rows: Sequence[int] | None = None) -> list[Draw]:
         """All or some places of the global batch that comes after `position` draws, in batches of this one size.
 
-        With another size a position has another meaning: `remap` goes on from it.
+        With another size a position has another meaning: `resume` continues from it.
         """
         return self.batches([position], batch_size, rows)[0]
 

@@ -1,6 +1,6 @@
-"""Which samples a run draws from, written down beside its checkpoints: what going on with other data needs to know.
+"""Which samples a run draws from, written down beside its checkpoints: what resuming with other data needs to know.
 
-A file of 8 bytes a sample, 16 with buckets, and 4 more where the order goes on from an earlier one; a zip of arrays,
+A file of 8 bytes a sample, 16 with buckets, and 4 more where the order continues an earlier one; a zip of arrays,
 which holds a CRC-32 of each.
 """
 
@@ -24,7 +24,7 @@ from diffusion_train.utils.files import atomic_file
 @dataclass(frozen=True, eq=False)
 class SampleManifest:
     """Samples 0..n-1, those of one source after the other: their names, sizes (n, 2) where they decide the order, and
-    the last epoch of each when the order began, where it goes on from an earlier one."""
+    the last epoch of each when the order began, where it continues an earlier one."""
 
     fingerprint: str
     sources: Mapping[str, int]
@@ -35,7 +35,7 @@ class SampleManifest:
     def indices_in(self, old: SampleManifest) -> I64:
         """Where these samples were in `old`, -1 where they were not.
 
-        A source goes on as the one of its name, or else as those whose names are gone.
+        A source continues as the one of its name, or else as those whose names are gone.
         """
         held, indices = dict(old._ranges()), np.full(len(self.sample_ids), -1)
         gone = [its for name, its in held.items() if name not in self.sources]

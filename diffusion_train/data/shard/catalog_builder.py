@@ -44,7 +44,7 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Catalog:
     for name, patterns in (shards if isinstance(shards, Mapping) else {"shards": shards}).items():
         found, faults = find_shards(patterns)
         sources[name], urls, problems = len(found), urls + found, problems + faults
-    with ThreadPoolExecutor(_PROBES) as pool:  # first of all, so that a wrong address or right is told at once
+    with ThreadPoolExecutor(_PROBES) as pool:  # first, so that a wrong URL or a missing permission fails at once
         states = list(pool.map(partial(_stat, storage), urls))
     stats = [state for state in states if isinstance(state, Stat)]
     if problems or len(stats) < len(urls):

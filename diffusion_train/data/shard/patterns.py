@@ -64,7 +64,7 @@ def _may_be_there(path: str) -> bool:
     try:
         os.lstat(path)
     except PermissionError:
-        return True  # told when it is to be read
+        return True  # reported when it is read
     except (OSError, ValueError):
         return False
     return True

@@ -47,7 +47,7 @@ _FORMATS = {  # by their first bytes
 
 
 def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> ShardIndex:
-    """Reads the whole shard once; what is faulty is told by its `problems`. Raises StorageError."""
+    """Reads the whole shard once; `problems` lists what is faulty. Raises StorageError."""
     url, storage = os.fspath(url), storage or StorageByScheme()
     stat = storage.stat(url)
     found = _Found(url)

@@ -108,7 +108,7 @@ class BlockFiles:
 
     def _complain(self, error: OSError) -> None:
         if not self._complained:
-            log.warning("%s: cannot keep what is read (%s); going on without", self.folder, error.strerror)
+            log.warning("%s: cannot keep what is read (%s); continuing without a cache", self.folder, error.strerror)
         self._complained = True
 
 

@@ -46,7 +46,7 @@ class LocalStorage:
             return 0
         large = [part for part in ranges if part.size >= _PAGE]
         for url, version, offset, size in large:
-            with suppress(OSError, StorageError):  # told when it is read
+            with suppress(OSError, StorageError):  # raised when it is read
                 os.posix_fadvise(self._descriptor(url, version).number, offset, size, os.POSIX_FADV_WILLNEED)
         return sum(part.size for part in large)
 

@@ -15,7 +15,7 @@ from diffusion_train.data.storage.http.request import RangeRequest
 from diffusion_train.data.storage.settings import StorageSettings
 
 _LARGEST = 1 << 24  # bytes that neighbours are joined up to
-_STAT_DEADLINE = 20.0  # seconds: a wrong host name is told soon
+_STAT_DEADLINE = 20.0  # seconds: a wrong host name fails soon
 
 
 class RemoteStorage:

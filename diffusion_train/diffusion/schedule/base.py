@@ -25,7 +25,7 @@ class Schedule(ABC):
         """t in [0, 1] -> (alpha, sigma); sigma(0) = 0."""
 
     def label(self, t: Tensor) -> Tensor:
-        """What the network is told about t."""
+        """What the network receives as its time."""
         return 1000 * t.to(torch.float32)
 
     def log_snr(self, t: Tensor) -> Tensor:

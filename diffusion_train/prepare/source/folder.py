@@ -59,7 +59,7 @@ class Folder:
             )
         if wrong := [kind for kind in self.captions if kind not in PLACES]:
             raise ValueError(f"source.captions has {', '.join(wrong)}; possible are {', '.join(PLACES)}")
-        _ = self._table  # told before anything is read
+        _ = self._table  # raises before anything is read
 
     def total(self) -> int:
         return sum(1 for _ in self.entries())

@@ -37,7 +37,7 @@ def test_a_data_set_that_grew_or_shrank(shards, make_shards, train):
     for changed in ([*shards, *make_shards(10, 10, "more")], shards[:1]):
         run = train(changed, "trainer.max_steps=2")
         assert run.code == Exit.WRONG
-        assert "the run cannot go on exactly from its checkpoint" in run.told
+        assert "the run cannot resume exactly from its checkpoint" in run.told
         assert "\n  data: " in run.told
         assert "allow_mismatch=[data]" in run.told
         assert "data.order" not in run.told
