@@ -26,13 +26,13 @@ class Autoencoder(nn.Module, ABC):
     def encode(self, x: Tensor, rng: Rng | None = None) -> Tensor:
         """Data (B, ...) in [-1, 1] -> latents (B, ...) in the precision of x.
 
-        An encoder that answers a distribution is sampled by `rng`, row by row; without one its mode is taken.
+        An encoder that returns a distribution is sampled by `rng`, row by row; without one its mode is taken.
         """
         return self.latents(self.moments(x), rng).to(x.dtype)
 
     @abstractmethod
     def moments(self, x: Tensor) -> Tensor:
-        """Data (B, ...) -> what the encoder answers (B, ...), from which `latents` can be had again and again."""
+        """Data (B, ...) -> what the encoder returns (B, ...), from which `latents` can be had again and again."""
 
     @abstractmethod
     def latents(self, moments: Tensor, rng: Rng | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """Stable Diffusion's autoencoder: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models".
 
-The encoder answers a normal distribution of each latent: mean and log variance, the moments. With the posterior's own noise,
+The encoder returns a normal distribution of each latent: mean and log variance, the moments. With the posterior's own noise,
 
     latents = (mean + exp(log_variance / 2) * noise - shift) * scale
 """

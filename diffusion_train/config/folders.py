@@ -23,7 +23,7 @@ def conf_folder() -> Path:
 
 
 def read_yaml(text: str) -> dict[str, Any]:
-    """The mapping that a config file holds; empty where it is none or cannot be read, of which Hydra tells."""
+    """The mapping that a config file holds; empty where it holds none or cannot be read, which Hydra reports."""
     try:
         found = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:

@@ -116,7 +116,7 @@ class GaussianDiffusion:
 def _checked(output: Tensor, like: Tensor) -> Tensor:
     """The network's output in float32 at least."""
     if output.shape != like.shape:
-        raise ValueError(f"the network answers shape {tuple(output.shape)} for an input of {tuple(like.shape)}")
+        raise ValueError(f"network returned shape {tuple(output.shape)}, expected {tuple(like.shape)}")
     return output.to(_at_least_float32(output))
 
 

@@ -159,7 +159,7 @@ def _check_finite(moments: Tensor, keys: list[str]) -> None:
     finite = moments.isfinite().flatten(1).all(1)
     if not finite.all():
         names = ", ".join(printable(key) for key, good in zip(keys, finite.tolist(), strict=True) if not good)
-        raise ValueError(f"the autoencoder answers no numbers for the samples {names}")
+        raise ValueError(f"autoencoder returned NaN or infinite latents for samples {names}")
 
 
 def chunks(samples: NDArray[np.int64], size: int = _AT_ONCE) -> list[NDArray[np.int64]]:

@@ -53,7 +53,7 @@ class Proof:
 
 @torch.no_grad()
 def ours(model: Model, ask: Question) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """-> the inputs that diffusers is given, and our answers. Before the adapters are merged.
+    """-> the inputs that diffusers is given, and our outputs. Before the adapters are merged.
 
     Raises ValueError for steps that do not divide the noise levels: diffusers' DDIM then steps unevenly.
     """

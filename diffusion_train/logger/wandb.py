@@ -134,7 +134,7 @@ def _ask(base_url: str, key: str | None, timeout_s: float) -> str | None:
         with urlopen(request, timeout=timeout_s) as response:
             viewer = json.load(response)["data"]["viewer"]
     except HTTPError as error:
-        return None if error.code < 500 and not key else f"answers with HTTP error {error.code}"
+        return None if error.code < 500 and not key else f"returns HTTP error {error.code}"
     except OSError as error:
         return f"cannot be reached ({getattr(error, 'reason', error)})"
     except (ValueError, LookupError, TypeError):

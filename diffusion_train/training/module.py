@@ -169,4 +169,4 @@ def finite_rows(latents: Tensor) -> AsyncCopy:
 def check_latents(keys: Iterable[str], finite: Iterable[bool]) -> None:
     """Raises ValueError that names the samples whose latents are not finite."""
     if wrong := [printable(key) for key, row in zip(keys, finite, strict=True) if not row]:
-        raise ValueError(f"the autoencoder answers no numbers for the samples {', '.join(wrong)}")
+        raise ValueError(f"autoencoder returned NaN or infinite latents for samples {', '.join(wrong)}")

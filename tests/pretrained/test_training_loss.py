@@ -84,5 +84,5 @@ def test_samples_whose_latents_are_no_numbers_are_named(base):
     x = BATCH["x"].clone()
     x[2, 0, 5, 5] = torch.inf
     x0, _ = module(base).prepare(BATCH | {"x": x}, RNG)
-    with pytest.raises(ValueError, match=r"no numbers for the samples y$"):
+    with pytest.raises(ValueError, match=r"NaN or infinite latents for samples y$"):
         check_latents(BATCH["key"], finite_rows(x0).tolist())

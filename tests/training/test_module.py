@@ -106,7 +106,7 @@ def test_gradients_that_stay_infinite_end_the_run_with_good_weights(tmp_path: Pa
 def test_samples_that_are_no_numbers_are_named_before_the_step(tmp_path: Path, run_points, size: int | None) -> None:
     dataset = PointsDataset("two_moons", 40)
     dataset.points[[7, 9]] = torch.tensor([[float("nan")], [float("inf")]], dtype=dataset.points.dtype)
-    with pytest.raises(ValueError, match=r"no numbers for the samples 00000000[79](, 00000000[79])?$"):
+    with pytest.raises(ValueError, match=r"NaN or infinite latents for samples 00000000[79](, 00000000[79])?$"):
         run_points(tmp_path, 4, dataset=dataset, micro_batch_size=size)  # an epoch at least
 
 

@@ -28,7 +28,7 @@ class NoLatents(StorageError):
 
 
 class PrecomputedLatents:
-    """What the encoder of that fingerprint answers for images as a view shows them: its moments, to the bit."""
+    """The moments that the encoder of that fingerprint returns for images as a view shows them, to the bit."""
 
     def __init__(self, entries: Entries, encoder: str) -> None:
         self.entries, self.encoder = entries, encoder

@@ -43,7 +43,7 @@ class _Raw(io.RawIOBase):
 def read_whole(storage: Storage, url: str, at_most: int) -> bytes | None:
     """All of a small object, None where there is none. Raises StorageError if it has more than `at_most` bytes.
 
-    None as well where it is denied: S3 answers so for what is not there to those who may not list.
+    None as well where it is denied: S3 returns that for what is not there to those who may not list.
     """
     try:
         size, version = storage.stat(url)

@@ -15,7 +15,7 @@ def scheme_of(url: str) -> str:
     scheme = (match[1] or match[2]).lower() if match else "file"
     if scheme not in SCHEMES:
         remote = ", ".join(f"{scheme}://" for scheme in SCHEMES[1:])
-        raise ValueError(f"{scheme}: is nothing that can be read; shards are local paths, {remote}")
+        raise ValueError(f"unsupported URL scheme {scheme!r}; use a local path, {remote}")
     return scheme
 
 

@@ -1,4 +1,4 @@
-"""What a noise schedule answers: xt = alpha(t) * x0 + sigma(t) * noise, t = 0 data, t = 1 noise.
+"""Noise schedules: xt = alpha(t) * x0 + sigma(t) * noise, t = 0 data, t = 1 noise.
 
 A new schedule needs `alpha_sigma` alone; the rest has defaults that follow from it.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Schedule(ABC):
-    """Stateless; times and answers are (B,) float32. SNR = (alpha / sigma)^2 falls strictly with t."""
+    """Stateless; times and results are (B,) float32. SNR = (alpha / sigma)^2 falls strictly with t."""
 
     t_min: float = 1e-3
     """The smallest time that counts as a noise level; samplers step from there, or from above it, to t = 0."""

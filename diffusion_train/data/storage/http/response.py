@@ -24,7 +24,7 @@ class TryAgainError(Exception):
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
     """The error that a response other than 206 stands for; it does not say where."""
     code = match[1].decode() if (match := _CODE.search(body)) else ""
-    said = f"the server answers {status} {code}".rstrip()
+    said = f"server returned {status} {code}".rstrip()
     if status in _TEMPORARY or code in ("RequestTimeout", "SlowDown"):
         return TryAgainError(said, _seconds(headers.get("Retry-After", "")))
     if status in (401, 403, 407) or (status == 400 and _OF_CREDENTIALS.search(code)):
