@@ -28,7 +28,7 @@ def test_schemes_that_can_be_read(url, scheme):
 )
 def test_a_shard_url_that_would_run_something_or_lies_elsewhere_is_refused_by_name(url, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"^{url.strip().partition(':')[0].lower()}: "):
+    with pytest.raises(ValueError, match=f"^unsupported URL scheme '{url.strip().partition(':')[0].lower()}'; use "):
         StorageByScheme().stat(url)
     assert not list(tmp_path.iterdir())
 
