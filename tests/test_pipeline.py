@@ -16,7 +16,7 @@ from diffusion_train.diffusion.time_sampler import Uniform as UniformTime
 from diffusion_train.diffusion.weighting import Output
 from diffusion_train.guidance.classifier_free import ClassifierFree
 from diffusion_train.network.unet import UNet
-from diffusion_train.pipeline import Pipeline, fitting
+from diffusion_train.pipeline import Pipeline, default_batch_size
 from diffusion_train.sampler.ddim import DDIM
 from diffusion_train.sampler.grid import Uniform
 
@@ -80,4 +80,4 @@ def test_a_negative_prompt_that_nobody_reads_is_a_mistake(pipeline: Pipeline) ->
     ids=str,
 )
 def test_a_megapixel_is_worked_on_at_once(shape: tuple[int, ...], rows: int) -> None:
-    assert fitting(shape) == rows
+    assert default_batch_size(shape) == rows

@@ -76,7 +76,7 @@ def test_in_the_drawing_of_a_sweep_names_cover_nothing_and_low_values_stand_near
 
 def test_the_stripes_of_a_palette_stand_side_by_side() -> None:
     stripes = strip([{"lab": [0.0, 0.0, 0.0], "share": 0.25}, {"lab": [100.0, 0.0, 0.0], "share": 0.75}])
-    assert [(one.left, one.share, one.colour) for one in stripes] == [(0, 0.25, "#000000"), (0.25, 0.75, "#ffffff")]
+    assert [(one.left, one.fraction, one.colour) for one in stripes] == [(0, 0.25, "#000000"), (0.25, 0.75, "#ffffff")]
 
 
 def run_folder(folder: Path, licenses: dict[str, int] | None, pretrained: str | None = None) -> Path:

@@ -71,10 +71,10 @@ class Captions:
         """The caption of an epoch. Raises CaptionError."""
         drawn = (self.seed, epoch, sample)
         if self.is_plain:
-            texts = self.source.texts(members, key)
-            if len(texts) == 1 and (text := texts[0].strip()):
+            found = self.source.texts(members, key)
+            if len(found) == 1 and (text := found[0].strip()):
                 return text  # there is nothing to choose
-            texts = self._choices(self.source, texts)
+            texts = self._choices(self.source, found)
             return _pick(texts, "caption", drawn) if texts else ""
         values = {}
         for path, texts in self._texts_by_field(members, key).items():
@@ -116,10 +116,10 @@ class Captions:
 
     def _choices(self, source: Source, captions: list[str]) -> list[str]:
         texts = _not_blank(captions)
-        if not texts and self.missing != "empty":
+        if not captions and self.missing != "empty":
             raise MissingCaption(f"no {source.name}")
         if source is not self.source:
-            return [", ".join(texts)] if texts else []
+            return [", ".join(texts)] if captions else []
         if captions and not texts and self.missing == "drop":
             raise BlankCaption(f"{source.name} is blank")
         if self.choose == "join":
@@ -140,15 +140,15 @@ def _read(templates: Sequence[str], trigger: str) -> list[Template]:
 
 def _faults(source: Source, members: Members, key: str) -> Iterator[Fault]:
     try:
-        texts = source.texts(members, key)
+        found = source.texts(members, key)
     except CaptionError as error:
         yield Fault(error.rule, str(error))
         return
-    if not texts:
+    if not found:
         yield Fault(MissingCaption.rule, f"no {source.name}")
-    elif not _not_blank(texts):
+    elif not _not_blank(found):
         yield Fault(BlankCaption.rule, f"{source.name} is blank")
-    if texts and not source.is_utf8(members, key):
+    if found and not source.is_utf8(members, key):
         yield Fault("caption-not-utf8", f"{source.name} has bytes that are not UTF-8; they become U+FFFD")
 
 

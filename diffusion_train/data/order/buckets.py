@@ -69,7 +69,7 @@ class Buckets:
             after = (batch[its] * batch_size).tolist()
             batches = self.draws[number].batches(after, batch_size, rows, self.shapes[number])
             found |= zip(its.tolist(), batches, strict=True)
-        return [found[number] for number in range(len(positions))]
+        return [found[step] for step in range(len(positions))]
 
     def windows(self) -> list[Window]:
         return [window for draws in self.draws for window in draws.windows()]

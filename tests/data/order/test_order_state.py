@@ -235,6 +235,6 @@ def test_a_roster_is_written_once_and_gives_back_what_it_holds(dataset, tmp_path
     run.order_state.save_manifest(tmp_path)
     assert path.stat().st_mtime_ns == written.st_mtime_ns
     roster = SampleManifest.read(path)
-    assert roster.names.tolist() == run.order_state.dataset.sample_ids().tolist()
+    assert roster.sample_ids.tolist() == run.order_state.dataset.sample_ids().tolist()
     assert roster.sizes.tolist() == run.order_state.dataset.sizes().tolist()
     assert (dict(roster.sources), roster.newest) == ({"a": 30, "b": 20}, None)
