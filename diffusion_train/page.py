@@ -1,6 +1,6 @@
 """Pages (HTML), cards (Markdown) and texts from jinja2 templates, which stand beside the code that fills them.
 
-Every value that a template prints is text of strangers until it is `Markup`: characters that do not print are made
+Every value that a template prints is untrusted text unless it is `Markup`: characters that do not print are made
 visible, and what means something to a browser, or in a card to Markdown, is escaped.
 """
 

@@ -1,6 +1,6 @@
 """A page of what the trainer will really see: samples decoded, cropped and captioned as in training.
 
-One file without scripts. Keys and captions are text of strangers.
+One file without scripts. Keys and captions are untrusted text.
 """
 
 from __future__ import annotations

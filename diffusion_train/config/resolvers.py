@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-# A config is saved, logged and may come from a stranger, so it sees only variables that say where the program runs.
+# A config is saved, logged and may come from somebody else, so it sees only variables that say where the program runs.
 READABLE = ("HOME", "USER", "TMPDIR", "SCRATCH", "HOSTNAME")
 READABLE_PREFIXES = ("SLURM_", "DIFFUSION_TRAIN_")
 

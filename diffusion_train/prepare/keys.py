@@ -1,4 +1,4 @@
-"""Names of strangers' files as keys that every reader of shards reads alike."""
+"""Names of any files as keys that every reader of shards reads alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Approvals and rejections of samples: a file of strangers, kept by the hash of the image that was judged."""
+"""Approvals and rejections of samples: an untrusted file, kept by the hash of the image that was judged."""
 
 from __future__ import annotations
 

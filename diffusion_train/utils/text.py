@@ -1,4 +1,4 @@
-"""Text of strangers on terminals and in logs."""
+"""Untrusted text on terminals and in logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts in the JSON that strangers store beside an image."""
+"""Texts in the JSON beside an image, which is untrusted."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A caption put into a text around it.
 
-Captions are text of strangers: they are joined in, and never read as a format.
+Captions are untrusted text: they are joined in, and never read as a format.
 """
 
 from __future__ import annotations

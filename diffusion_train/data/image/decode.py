@@ -1,4 +1,4 @@
-"""Bytes of strangers -> RGB images and captions. Colours are taken for sRGB whatever profile a file carries."""
+"""Untrusted bytes -> RGB images and captions. Colours are taken for sRGB whatever profile a file carries."""
 
 from __future__ import annotations
 
