@@ -251,7 +251,7 @@ def test_a_full_disk_ends_with_4_and_goes_on_later(photos, tmp_path):
 
     done = run(20_000)
     assert done.returncode == Exit.STORAGE, done.stderr
-    assert "the same command goes on" in done.stderr
+    assert "the same command resumes there" in done.stderr
     assert not list((tmp_path / "out").glob("*.tar")) + list((tmp_path / "out").glob(".tmp-*"))
     assert run(1 << 30).returncode == 0
 

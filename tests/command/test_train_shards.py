@@ -142,7 +142,7 @@ def test_a_run_goes_on_with_shards_added_and_taken_away(shards: list[Path], tmp_
     write_shard((_sample(i) for i in range(60, 70)), folder / "part-000000-b.tar")
     refused = go("run", 4)
     assert refused.returncode == 2
-    assert "go on all the same with allow_mismatch=[data]: what the pass at hand has not drawn yet" in refused.stderr
+    assert "or resume anyway with allow_mismatch=[data]: what the pass at hand has not drawn yet" in refused.stderr
     assert "Traceback" not in refused.stderr
     shutil.copytree(tmp_path / "run", tmp_path / "stopped")
     went_on = go("run", 9, "allow_mismatch=[data]")
