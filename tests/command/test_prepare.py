@@ -256,6 +256,7 @@ def test_a_full_disk_ends_with_4_and_goes_on_later(photos, tmp_path):
     assert run(1 << 30).returncode == 0
 
 
+@pytest.mark.slow
 def test_nobody_reading_its_output_is_no_error(photos, tmp_path):
     code = "import sys; from diffusion_train.command.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [

@@ -44,6 +44,7 @@ def seen(run_dir: Path) -> tuple[list[list[str]], torch.Tensor]:
     return [row["keys"] for row in rows], torch.tensor([row["losses"] for row in rows], dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_train_then_sample_twice(tmp_path: Path) -> None:
     done = train(tmp_path / "run", "trainer.max_steps=3")
     assert done.returncode == 0, done.stderr
@@ -126,6 +127,7 @@ def test_ctrl_c_saves_says_how_to_sample_and_exits_75(tmp_path: Path, trainer: s
     assert description["step"] == load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] > 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_told_before_the_first_step(tmp_path: Path) -> None:
     done = train(tmp_path, "data.batch_size=7", "trainer.devices=2", "trainer.strategy=ddp")
     assert done.returncode == 2

@@ -80,6 +80,7 @@ def test_every_source_of_captions_fits_what_it_names(source: str) -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.slow
 def test_every_option_fits_what_it_names(option: str) -> None:
     needed = ["autoencoder.source=somewhere"] if option == "autoencoder=kl" else []
     config.check(composed("experiment=points", option, *needed), read=SETTINGS)
@@ -201,6 +202,7 @@ def test_settings_that_may_be_fractions_take_them_on_the_command_line(data: str)
         "conditioner=label",
     ],
 )
+@pytest.mark.slow
 def test_parts_of_the_default_experiment_can_be_exchanged_by_a_word(option: str) -> None:
     """What an experiment sets must fit every option, or stand in an option of its own."""
     classes = ["conditioner.num_classes=3"] if option == "conditioner=label" else []

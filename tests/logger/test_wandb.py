@@ -38,6 +38,7 @@ def healthy(body: str) -> tuple[int, object] | None:
     return (200, {"data": {"viewer": {"id": "someone"}}}) if body.startswith('{"query": "query { viewer') else None
 
 
+@pytest.mark.slow
 def test_without_a_key_the_run_is_offline_and_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = WandB(tmp_path, project="flags", name="first", id="abc123")
     log.log_hyperparams({"data": {"batch_size": 64}})
@@ -164,6 +165,7 @@ def beginning(body: str) -> tuple[int, object] | None:
     return healthy(body)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_during_the_run_holds_up_neither_training_nor_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]
 ) -> None:

@@ -76,7 +76,12 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("base", "name", "scale"), CASES, indirect=["base"], ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("base", "name", "scale"),
+    [case if case[0] == "sd15" else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+    indirect=["base"],
+    ids=lambda value: str(value),
+)
 def test_a_seeded_image_is_diffusers(base, name, scale, tmp_path):
     kind, settings, sampler = SAMPLERS[name]
     theirs = base.theirs.scheduler = base.scheduler(kind and getattr(diffusers, kind), **settings)
@@ -108,6 +113,7 @@ def test_a_seeded_image_is_diffusers(base, name, scale, tmp_path):
     [("sd15", "cat, logo"), ("sd15", None), *(("sdxl", negative) for negative in ("cat, logo", "", None))],
     indirect=["base"],
 )
+@pytest.mark.slow
 def test_guidance_leads_away_from_a_negative_prompt_as_in_diffusers(base, negative, tmp_path):
     """An empty one is a caption, where none may be zeros: SDXL."""
     theirs = base.theirs.scheduler = base.scheduler(diffusers.DDIMScheduler)

@@ -61,6 +61,7 @@ def test_embeddings_made_before_equal_those_made_when_a_caption_comes(make, monk
     assert all(same(bits(warm, batch), one) for batch, one in zip(drawn, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_shuffled_tags_give_the_same_bits_in_any_batch_with_little_memory(make):
     captions = Captions(TextMember(), tags=Tags(", ", shuffle=True, dropout=0.2), templates=TEMPLATES, trigger="a")
     tags = {"txt": b"red, apple, flag, of, face"}

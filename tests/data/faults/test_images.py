@@ -199,6 +199,7 @@ except ImageError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_decompression_bomb(make_tar, make_png, make_dataset, pairs, tmp_path):
     """Measured in a process of its own, whose memory has never been larger."""
     bomb = _bomb()

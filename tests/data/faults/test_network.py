@@ -101,6 +101,7 @@ def test_a_slow_or_stalled_server(served, remote, server, same_as_local, how):
     assert time.monotonic() - start < 3
 
 
+@pytest.mark.slow
 def test_a_server_that_stalls_for_good_ends_the_run(served, server, train, tmp_path):
     stalls: list[float] = []
     server.always = _once_running(tmp_path, lambda handler: (stalls.append(time.monotonic()), handler.stall()))
@@ -129,6 +130,7 @@ def test_a_shard_replaced_during_the_run(served, server, train, make_dataset, tm
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Token>%b</Token></Error>" % SECRET.encode()
 
 
+@pytest.mark.slow
 def test_denied_absent_and_expired_shards(served, server, train, tmp_path):
     """All at the start with their addresses, and later the end of the run; secrets are in no message."""
     signed = f"{served[1][0]}?X-Amz-Signature={SECRET}"

@@ -12,6 +12,7 @@ def shards(make_shards):
     return make_shards(20, 10)
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_or_workers_at_resume(shards, make_dataset, global_batches, train):
     dataset = make_dataset(shards)
     whole = global_batches(dataset, [(1, 0, 6)])
@@ -32,6 +33,7 @@ def test_another_micro_batch_at_resume(shards, train):
     assert [len(batch) for batch in whole.batches] == [4] * 3
 
 
+@pytest.mark.slow
 def test_a_data_set_that_grew_or_shrank(shards, make_shards, train):
     assert train(shards, "trainer.max_steps=1").code == Exit.DONE
     for changed in ([*shards, *make_shards(10, 10, "more")], shards[:1]):

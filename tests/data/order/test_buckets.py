@@ -44,6 +44,7 @@ def test_a_batch_holds_samples_of_one_bucket(sizes, lanes, rows, start):
 
 @given(sizes=some_sizes, batch_size=st.integers(1, 16))
 @settings(max_examples=15, deadline=None)
+@pytest.mark.slow
 def test_every_pass_of_a_bucket_holds_each_of_its_samples_once_and_nothing_is_dropped(sizes, batch_size):
     """After as many cycles as a batch has samples, each bucket is at the end of that many passes."""
     buckets = _buckets(sizes)

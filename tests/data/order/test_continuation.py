@@ -53,6 +53,7 @@ def test_last_epochs_are_those_of_the_whole_walk(n, lanes, rows, num_steps):
     num_steps=st.integers(1, 60),
 )
 @settings(max_examples=80, deadline=None)
+@pytest.mark.slow
 def test_dataset_grew_or_shrank(num_old, num_new, num_gone, lanes, num_steps):
     """The first partial epoch holds exactly what was not seen in this one, and what is new; then come whole epochs."""
     names = np.arange(1000, 1000 + num_old, dtype=np.uint64)

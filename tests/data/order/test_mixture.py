@@ -57,6 +57,7 @@ def test_fractional_repeats_are_exact_in_the_long_run_and_no_tail_is_dropped(siz
 
 @given(sizes=sizes_of_sources, data=st.data(), start=st.integers(0, 10**9), length=st.integers(1, 2000))
 @settings(max_examples=25, deadline=None)
+@pytest.mark.slow
 def test_any_stretch_keeps_to_the_weights_but_for_a_few_samples(sizes, data, start, length):
     weights = data.draw(st.lists(tenths, min_size=len(sizes), max_size=len(sizes)))
     names = [str(number) for number in range(len(sizes))]

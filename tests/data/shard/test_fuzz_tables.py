@@ -158,7 +158,8 @@ def kept(tmp_path):
     return storage, tmp_path / "cache", tmp_path / "kept"
 
 
-@pytest.mark.parametrize("what", ["index", pytest.param("collection", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["index", "collection"])
 def test_damaged_indexes_and_tables_are_found_out(kept, what):
     _fuzz(*kept, num_trials=40, what=what, seed=0)
 
