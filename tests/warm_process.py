@@ -1,8 +1,8 @@
 """Commands in processes of their own that need not import the libraries: each is forked from one that has.
 
-A start of python with torch, Lightning and diffusers takes about nine seconds of a core, and there are hundreds. All else is
-as for `python <arguments>`: arguments, environment, working folder, exit code, output, and what the process starts itself.
-What imports cost, signals, and the README's first commands are tested with python itself.
+Importing torch, Lightning and diffusers takes seconds, and the slow tests start hundreds of commands. All else is as for
+`python <arguments>`: arguments, environment, working folder, exit code, output, and what the process starts itself. Tests of
+what is imported, of signals to a whole process group, and of the README's first command start python itself.
 """
 
 from __future__ import annotations
@@ -55,10 +55,8 @@ def _run(arguments: Sequence[str], cwd: str, environment: Mapping[str, str], out
     os.environ.update(environment)
     multiprocessing.process._parent_process = None  # type: ignore[attr-defined]  # nobody's worker
     sys.argv = list(arguments)
-    sys.path[:0] = [
-        os.path.dirname(os.path.abspath(arguments[0])),
-        *environment.get("PYTHONPATH", "").split(os.pathsep),
-    ]
+    further = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [os.path.dirname(os.path.abspath(arguments[0])), *filter(None, further)]
     try:
         runpy.run_path(arguments[0], run_name="__main__")
     finally:

@@ -47,7 +47,7 @@ def sample_shared(
 
 
 def gather(trainer: pl.Trainer, mine: Any) -> list[Any]:
-    """That of every rank, on every rank."""
+    """The object of every rank, in the order of ranks, on every rank."""
     parts = [mine] * trainer.world_size
     if trainer.world_size > 1:
         torch.distributed.all_gather_object(parts, mine)

@@ -22,7 +22,7 @@ class Conditioner(nn.Module, ABC):
     whether sampling may be given prompts and pictures.
     """
 
-    like: Tensor
+    like: Tensor  # on the device and in the precision of the conditions
     reads_captions = False
     reads_images = False
     adapted = False

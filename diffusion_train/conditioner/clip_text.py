@@ -10,7 +10,7 @@ from diffusion_train.pretrained.origin import part
 
 
 class CLIPText(TransformersEncoder):
-    """text: the last hidden state of all 77 places, padding too, as Stable Diffusion was trained; pooled: that at the end.
+    """text: the last hidden state of all 77 positions, padding too, as Stable Diffusion was trained; pooled: that at the end.
 
     `source` is a folder or a model of the hub; in a Stable Diffusion pipeline weights and tokenizer stand in the
     subfolders "text_encoder" and "tokenizer".

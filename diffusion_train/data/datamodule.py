@@ -125,7 +125,7 @@ class DataModule(pl.LightningDataModule):
         return {"cursor": position, "course": self.order_state.record(self.batch_size)}
 
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
-        """Goes on from a checkpoint in `folder`; with another order from what that one left: see `OrderState`."""
+        """Resumes from a checkpoint in `folder`; with another order from what that one left: see `OrderState`."""
         self.seek(step, self.order_state.resume(record["course"], record["cursor"], self.batch_size, folder))
 
     def save_manifest(self, folder: Path) -> None:

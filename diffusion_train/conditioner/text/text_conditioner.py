@@ -31,7 +31,7 @@ _SHORT = 1.0  # seconds
 
 
 class Text(Conditioner):
-    """`text` (B, max_length, D), `text_mask` (B, max_length) unless all places count, and `pooled` (B, P) if there is one.
+    """`text` (B, max_length, D), `text_mask` (B, max_length) unless all positions count, and `pooled` (B, P) if there is one.
 
     `warm_up` keeps embeddings in a file of the cache folder, for this run and the next; a caption that it did not see is
     embedded when it comes. `max_bytes` of embeddings at most stay in the memory of a process. `use_precomputed`

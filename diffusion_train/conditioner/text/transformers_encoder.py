@@ -102,7 +102,7 @@ class TransformersEncoder(TextEncoder):
         return OnlineText({"text_encoder": self.part()}) if self.padded else super().online()
 
     def part(self) -> Part:
-        """Of an OnlineText, to which the weights then belong; captions fill all places."""
+        """Of an OnlineText, to which the weights then belong; captions fill all positions."""
         assert self.padded
         assert self.normalize is None
         model = self._load()
@@ -125,7 +125,7 @@ class TransformersEncoder(TextEncoder):
             max_positions = getattr(model.config, "max_position_embeddings", self.max_length)
             if self.max_length > max_positions:
                 raise ValueError(
-                    f"conditioner.encoder.max_length={self.max_length}, but the text encoder has {max_positions} places"
+                    f"conditioner.encoder.max_length={self.max_length}, but the text encoder has {max_positions} positions"
                 )
             self._model = model.eval().requires_grad_(False)
         return self._model

@@ -151,7 +151,9 @@ class Downscale:
 
 
 def _point(focal: Sequence[float]) -> Sequence[float]:
-    if len(focal) != 2 or not all(abs(part) < 1e9 for part in focal):  # what is a number, and can be reckoned with
+    if len(focal) != 2 or not all(
+        abs(part) < 1e9 for part in focal
+    ):  # NaN, infinity and numbers too large to compute with
         raise ImageError(f"focal point {list(focal)}: two numbers in [0, 1], from the left and from the top")
     return focal
 

@@ -55,7 +55,7 @@ class Buckets:
         self.epoch_size = sum(draws.epoch_size for draws in self.draws)
 
     def indices(self, position: int, batch_size: int, rows: Sequence[int] | None = None) -> list[Draw]:
-        """All or some places of the global batch that comes after `position` draws, in batches of this one size.
+        """All or some rows of the global batch that comes after `position` draws, in batches of this one size.
 
         With another size a position has another meaning: `resume` continues from it.
         """

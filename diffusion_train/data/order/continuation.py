@@ -60,7 +60,7 @@ def indices_of(new: Names, old: Names) -> I64:
 
 
 def carry_over(newest: I64, indices: I64) -> I64:
-    """`newest` of the samples of another data set, which were at these places of the one before."""
+    """`newest` of the samples of another data set, which had these indices in the one before."""
     return np.append(newest, NEW)[indices]  # -1 is the last
 
 

@@ -28,7 +28,7 @@ def counts_before(row: int, quotas: Sequence[Fraction]) -> list[int]:
 
 
 def row_of(position: int, quotas: Sequence[Fraction]) -> int:
-    """The row of a place, where such rows follow one another."""
+    """The row that holds a position, where such rows follow one another."""
     row = position // sum(quotas)
     while sum(counts_before(row + 1, quotas)) <= position:
         row += 1

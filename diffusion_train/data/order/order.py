@@ -64,7 +64,7 @@ class Draws(ABC):
         """What a cache holds at a time: the window of each sequence that goes into this one, over all lanes."""
 
     def indices(self, position: int, batch_size: int, rows: Sequence[int] | None = None) -> list[Draw]:
-        """All or some places of the global batch that comes after `position` draws."""
+        """All or some rows of the global batch that comes after `position` draws."""
         return self.batches([position], batch_size, rows)[0]
 
     def batches(
@@ -85,7 +85,7 @@ class Draws(ABC):
 
 
 def positions_of(rows: Sequence[int] | None, positions: Sequence[int], batch_size: int, num_lanes: int) -> I64:
-    """Where p places of the m global batches that come after `positions` draws stand in the sequence (m, p).
+    """Where p rows of the m global batches that come after `positions` draws stand in the sequence (m, p).
 
     A lane's rows are neighbours, its positions are not.
     """
@@ -166,7 +166,7 @@ class Order(Draws):
 
 
 class Subset(Draws):
-    """Some samples of a data set in the order of their numbers' places: `order` runs over 0..len(samples)-1."""
+    """Some samples of a data set in the order of their numbers: `order` runs over 0..len(samples)-1."""
 
     def __init__(self, order: Draws, samples: I64 | range) -> None:
         assert order.num_samples == len(samples)

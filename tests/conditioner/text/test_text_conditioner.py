@@ -153,5 +153,5 @@ def test_folders_that_cannot_be_used_are_named(tmp_path, clip_folder):
     with pytest.raises(ValueError, match=r"holds no \.safetensors file"):
         T5(str(tmp_path / "pickled"))
     too_long = Text(CLIPText(str(clip_folder), 11, "text_encoder", "tokenizer"))
-    with pytest.raises(ValueError, match="max_length=11, but the text encoder has 10 places"):
+    with pytest.raises(ValueError, match="max_length=11, but the text encoder has 10 positions"):
         too_long({"caption": ["cat"]})
