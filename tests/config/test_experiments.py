@@ -90,15 +90,15 @@ def test_what_parts_say_of_their_settings_is_told_at_once_before_data_or_weights
     model = [f"pretrained={described('sd1', tmp_path)}", "data.shards=nowhere.tar", "data.image_size=100"]
     cfg = composed("experiment=sd15_lora", *model, "data.holdout=-1", "ema.decays=[2]", "data.batch_size=0")
     cfg.base_record.folder = str(tmp_path)
-    with pytest.raises(config.ConfigError) as told:
+    with pytest.raises(config.ConfigError) as refused:
         validate(cfg)
-    assert [mistake.where for mistake in told.value.mistakes] == [
+    assert [mistake.where for mistake in refused.value.mistakes] == [
         "data.holdout=-1",
         "data.batch_size=0",
         "ema.decays=[2]",
         "data.image_size",
     ]
-    assert "multiples of 8" in told.value.mistakes[-1].problem
+    assert "multiples of 8" in refused.value.mistakes[-1].problem
 
 
 WRONG_NUMBERS = {
@@ -123,7 +123,7 @@ def test_lengths_and_intervals_that_cannot_be_are_told_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("trainer.max_steps=-1", "trainer.max_steps=-1\n.*at least 1"),
         ("trainer.devices=0", r"\n  trainer\.devices=0\n.*not a valid input.*; give a number from 1 on, or auto"),
@@ -133,19 +133,19 @@ def test_lengths_and_intervals_that_cannot_be_are_told_together() -> None:
         ("trainer.strategy=fast", r"trainer\.strategy=fast\n.*; give auto, or ddp"),
     ],
 )
-def test_what_lightning_refuses_is_told_with_the_others(wrong: str, told: str) -> None:
+def test_what_lightning_refuses_is_told_with_the_others(wrong: str, message: str) -> None:
     if wrong.endswith("mps") and torch.backends.mps.is_available():
         pytest.skip("this machine has one")
-    with pytest.raises(config.ConfigError, match=told) as error:
+    with pytest.raises(config.ConfigError, match=message) as error:
         validate(composed("experiment=points", "trainer=cpu", wrong, "data.batch_size=0"))
     assert len(error.value.mistakes) == 2
 
 
 def test_parts_of_the_data_that_are_wrong_hide_no_mistakes_of_the_others() -> None:
     wrong = ["data.buckets.max_ratio=0.5", "data.holdout=-1", "data.captions.templates=['{x}']", "data.image_size=30"]
-    with pytest.raises(config.ConfigError) as told:
+    with pytest.raises(config.ConfigError) as refused:
         validate(composed("experiment=ddpm_cifar_style", "data.shards=x.tar", "trainer=cpu", *wrong))
-    assert {mistake.where for mistake in told.value.mistakes} == {
+    assert {mistake.where for mistake in refused.value.mistakes} == {
         "data.buckets.max_ratio=0.5, divisor=64",
         "data.holdout=-1",
         "data.captions.templates",

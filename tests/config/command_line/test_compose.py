@@ -1,4 +1,4 @@
-"""Every mistake of a command line is told at once, by its right name; right ones compose as Hydra does."""
+"""All mistakes of a command line are reported at once, by their right names; right ones compose as Hydra does."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from diffusion_train.config.mistakes import ConfigError, did_you_mean
 
 
 @pytest.fixture
-def told(conf):
-    def told(*arguments: str) -> list[str]:
+def mistakes_in(conf):
+    def mistakes_in(*arguments: str) -> list[str]:
         return [str(mistake) for mistake in Composer("config", [conf]).config(arguments)[1]]
 
-    return told
+    return mistakes_in
 
 
 MISTAKES = {
@@ -69,14 +69,14 @@ def test_only_mistakes_are_told(answers):
     assert set(answers) == set(MISTAKES)
 
 
-def test_all_mistakes_are_told_at_once_and_what_is_right_is_not(told):
+def test_all_mistakes_are_told_at_once_and_what_is_right_is_not(mistakes_in):
     arguments = ["seed=x", "network=unt", "name=ok", "trainer.max_step=1", "rate=1", "shards=a=b", "fast=yes please"]
-    mistakes = told(*arguments)
+    mistakes = mistakes_in(*arguments)
     assert sorted(m.split("\n")[0] for m in mistakes) == sorted(a for a in arguments if a not in ("name=ok", "rate=1"))
 
 
-def test_keys_of_a_part_that_was_not_found_are_no_further_mistakes(told):
-    assert len(told("network=unt", "network.channels=3")) == 1
+def test_keys_of_a_part_that_was_not_found_are_no_further_mistakes(mistakes_in):
+    assert len(mistakes_in("network=unt", "network.channels=3")) == 1
 
 
 def test_of_a_key_given_twice_the_last_one_counts():
@@ -103,8 +103,8 @@ def test_what_hydra_accepts_composes_as_in_hydra(conf, line):
     assert OmegaConf.to_container(cfg) == OmegaConf.to_container(of_hydra)
 
 
-def test_a_dictionary_adds_no_key(told):
-    (mistake,) = told("trainer={max_step: 3}")
+def test_a_dictionary_adds_no_key(mistakes_in):
+    (mistake,) = mistakes_in("trainer={max_step: 3}")
     assert "max_step" in mistake
 
 
@@ -121,9 +121,9 @@ def test_the_config_is_that_of_the_right_arguments(conf):
 
 def test_the_type_of_a_value_is_that_of_the_chosen_part(conf, write):
     write(conf, {"network/named.yaml": "width: wide\n"})
-    told = Composer("config", [conf]).config
-    assert told(["network=named", "network.width=narrow"])[1] == []
-    assert len(told(["network.width=narrow"])[1]) == 1
+    mistakes_in = Composer("config", [conf]).config
+    assert mistakes_in(["network=named", "network.width=narrow"])[1] == []
+    assert len(mistakes_in(["network.width=narrow"])[1]) == 1
 
 
 def test_values_that_must_be_given_and_references_that_lead_nowhere(conf, write):
