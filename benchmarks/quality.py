@@ -49,7 +49,7 @@ def measure(run: Path, extractor: EfficientNetLite0, asked: argparse.Namespace) 
 
     began = time.monotonic()
     seeds = range(asked.seed, asked.seed + len(captions))
-    samples = load_pipeline(run, device=best_device()).sample({"caption": captions}, seeds)
+    samples = load_pipeline(run, device=best_device()).sample(seeds, {"caption": captions})
     seconds = time.monotonic() - began
     features = extractor(samples).cpu()
     own, rest, reference = real[: len(captions)], real[len(captions) :], real[-asked.num_real :]

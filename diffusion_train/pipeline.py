@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffusion_train.autoencoder.base import Autoencoder
+from diffusion_train.autoencoder.identity import Identity
 from diffusion_train.conditioner.base import Conditioner
+from diffusion_train.conditioner.none import NoCondition
 from diffusion_train.diffusion.process import GaussianDiffusion, Prediction
 from diffusion_train.guidance.base import Guidance
+from diffusion_train.guidance.none import NoGuidance
 from diffusion_train.sampler.base import Sampler
 from diffusion_train.utils.rng import Rng
 from diffusion_train.utils.tensor import widest_dtype
@@ -24,36 +27,40 @@ _MOST_ROWS, _MOST_PIXELS = 64, 1 << 20  # worked on at once: 64 images of 128 pi
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Samples of `shape`, one row's shape of data, for instance (C, H, W)."""
+    """Draws samples of `shape`, the shape of one sample without the batch axis, for example (C, H, W).
+
+    By default nothing conditions the network, no autoencoder is used and nothing is guided.
+    """
 
     network: nn.Module
     diffusion: GaussianDiffusion
-    conditioner: Conditioner
-    autoencoder: Autoencoder
     sampler: Sampler
-    guidance: Guidance
     shape: tuple[int, ...]
+    conditioner: Conditioner = field(default_factory=NoCondition)
+    autoencoder: Autoencoder = field(default_factory=Identity)
+    guidance: Guidance = field(default_factory=NoGuidance)
 
     @torch.no_grad()
     def sample(
         self,
-        batch: dict[str, Any],
         seeds: Sequence[int],
+        batch: dict[str, Any] | None = None,
         batch_size: int | None = None,
         negative_prompt: str | None = None,
     ) -> Tensor:
-        """Conditions as in a training batch (captions and what else the conditioner reads), a seed a row -> (B, ...).
+        """Return one sample for each of the B seeds: (B, *shape), float32, on the CPU.
 
-        The conditioner also sees "target_size" (B, 2), height and width. A row's noise depends on its seed alone;
-        `batch_size` rows are worked on at once, by default a megapixel of them and 64 at most. Guidance leads away from
-        `negative_prompt`, by default from "no condition". The result is on the CPU.
+        `batch` holds what the conditioner reads, as in training: for text, {"caption": [B strings]}. The conditioner
+        also sees "target_size" (B, 2), height and width. The noise of a sample depends on its own seed alone. The network
+        sees `batch_size` samples at once, by default a megapixel of them and at most 64. Guidance leads away from
+        `negative_prompt`, by default from "no condition".
 
-        Raises ValueError for a negative prompt where no caption is read.
+        Raises ValueError for a negative prompt if the conditioner reads no captions.
         """
         if negative_prompt is not None and not self.conditioner.reads_captions:
             raise ValueError(f"negative_prompt={negative_prompt}: this run reads no captions; leave it out")
         batch_size = batch_size or default_batch_size(self.shape)
-        batch = {"target_size": torch.tensor(self.shape[-2:]).expand(len(seeds), -1)} | batch
+        batch = {"target_size": torch.tensor(self.shape[-2:]).expand(len(seeds), -1), **(batch or {})}
         parts = [range(start, min(start + batch_size, len(seeds))) for start in range(0, len(seeds), batch_size)]
         with evaluating(self.network, self.conditioner):
             rows = [

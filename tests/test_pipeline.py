@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_train.autoencoder.identity import Identity
 from diffusion_train.conditioner.label import Label
 from diffusion_train.conditioner.none import NoCondition
 from diffusion_train.diffusion.parameterization import Flow
@@ -32,22 +31,22 @@ def pipeline() -> Pipeline:
         nn.init.normal_(p, std=0.1)
     process = GaussianDiffusion(RectifiedFlow(), Flow(), Output(), UniformTime())
     sampler, guidance = DDIM(4, Uniform(), eta=0.5), ClassifierFree(2.0)
-    return Pipeline(network, process, Label(3), Identity(), sampler, guidance, (3, 8, 8))
+    return Pipeline(network, process, sampler, (3, 8, 8), Label(3), guidance=guidance)
 
 
 def test_a_row_depends_on_its_own_prompt_and_seed_alone(pipeline: Pipeline) -> None:
-    together = pipeline.sample({"caption": CAPTIONS}, [7, 8, 9, 10, 11])
+    together = pipeline.sample([7, 8, 9, 10, 11], {"caption": CAPTIONS})
     for row in range(5):
-        alone = pipeline.sample({"caption": [CAPTIONS[row]]}, [7 + row])
+        alone = pipeline.sample([7 + row], {"caption": [CAPTIONS[row]]})
         assert (alone[0] - together[row]).abs().max() <= 2 / 255  # a step of 1/255 of the range [-1, 1]
     torch.testing.assert_close(
-        pipeline.sample({"caption": CAPTIONS}, [7, 8, 9, 10, 11], batch_size=2), together, rtol=0, atol=2 / 255
+        pipeline.sample([7, 8, 9, 10, 11], {"caption": CAPTIONS}, batch_size=2), together, rtol=0, atol=2 / 255
     )
 
 
 def test_twice_is_the_same_and_seed_and_prompt_matter(pipeline: Pipeline) -> None:
     first, again, seed, prompt = (
-        pipeline.sample({"caption": [caption]}, [number])
+        pipeline.sample([number], {"caption": [caption]})
         for caption, number in [("0", 1), ("0", 1), ("0", 2), ("1", 1)]
     )
     assert torch.equal(first, again)
@@ -57,13 +56,13 @@ def test_twice_is_the_same_and_seed_and_prompt_matter(pipeline: Pipeline) -> Non
 
 def test_sampling_leaves_the_network_in_training(pipeline: Pipeline) -> None:
     pipeline.network.train()
-    pipeline.sample({"caption": ["0"]}, [0])
+    pipeline.sample([0], {"caption": ["0"]})
     assert pipeline.network.training
 
 
 def test_guidance_leads_away_from_a_negative_prompt(pipeline: Pipeline) -> None:
     batch, seeds = {"caption": ["0", "1"]}, [7, 8]
-    plain, empty, other = (pipeline.sample(batch, seeds, negative_prompt=prompt) for prompt in (None, "", "2"))
+    plain, empty, other = (pipeline.sample(seeds, batch, negative_prompt=prompt) for prompt in (None, "", "2"))
     torch.testing.assert_close(empty, plain)
     assert (other - plain).abs().flatten(1).max(1).values.min() > 1e-3
 
@@ -71,7 +70,7 @@ def test_guidance_leads_away_from_a_negative_prompt(pipeline: Pipeline) -> None:
 def test_a_negative_prompt_that_nobody_reads_is_a_mistake(pipeline: Pipeline) -> None:
     deaf = dataclasses.replace(pipeline, conditioner=NoCondition())
     with pytest.raises(ValueError, match="negative_prompt=ugly: this run reads no captions"):
-        deaf.sample({"caption": ["0"]}, [0], negative_prompt="ugly")
+        deaf.sample([0], {"caption": ["0"]}, negative_prompt="ugly")
 
 
 @pytest.mark.parametrize(

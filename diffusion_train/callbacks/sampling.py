@@ -24,9 +24,10 @@ from diffusion_train.sampler.base import Sampler
 def averaged_pipeline(trainer: pl.Trainer, module: Any, sampler: Sampler, guidance: Guidance) -> Iterator[Pipeline]:
     """A pipeline on the weights of the first EMA, in the precision of training."""
     shape = tuple(trainer.datamodule.shape)  # type: ignore[attr-defined]
-    parts = (module.network, module.diffusion, module.conditioner, module.autoencoder)
     with module.ema.averaged(), trainer.precision_plugin.forward_context():
-        yield Pipeline(*parts, sampler=sampler, guidance=guidance, shape=shape)
+        yield Pipeline(
+            module.network, module.diffusion, sampler, shape, module.conditioner, module.autoencoder, guidance
+        )
 
 
 def sample_shared(
@@ -39,7 +40,7 @@ def sample_shared(
 ) -> Tensor:
     """All ranks sample their share of the rows; every rank gets all of them, (N, ...) on the CPU."""
     mine = range(trainer.global_rank, len(seeds), trainer.world_size)
-    samples = pipeline.sample(select_rows(batch, mine), [seeds[row] for row in mine], batch_size, negative_prompt)
+    samples = pipeline.sample([seeds[row] for row in mine], select_rows(batch, mine), batch_size, negative_prompt)
     everything = torch.empty(len(seeds), *pipeline.shape)
     for rank, part in enumerate(gather(trainer, samples)):
         everything[rank :: trainer.world_size] = part

@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> int:
     refuse_older(Path(ask.out), file_names(len(rows), ask.num_samples))
     pipeline = load_pipeline(Path(ask.run), cfg, device=best_device())
     seeds = [ask.seed + number % ask.num_samples for number in range(len(rows))]
-    samples = pipeline.sample(select_rows(conditions, rows), seeds, ask.batch_size, negative_prompt)
+    samples = pipeline.sample(seeds, select_rows(conditions, rows), ask.batch_size, negative_prompt)
     facts = {
         "run": str(cfg.name),
         "weights": file_sha256(file)[:16],

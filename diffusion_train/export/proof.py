@@ -81,7 +81,7 @@ def ours(model: Model, ask: Question) -> tuple[dict[str, Tensor], dict[str, Tens
             guidance=ClassifierFree(ask.guidance),
         )
         prediction = pipeline.network(inputs["x"], inputs["label"], **cond)
-        image = drawing.sample(batch, [ask.seed])
+        image = drawing.sample([ask.seed], batch)
     return inputs, {"prediction": prediction.float().cpu(), "image": image}
 
 

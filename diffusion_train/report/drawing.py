@@ -73,7 +73,7 @@ class Artist:
         seen, names = [], []
         for start in range(0, len(rows), batch_size):
             part = slice(start, start + batch_size)
-            samples = pipeline.sample(select_rows(prompts.conditions, rows[part]), seeds[part], batch_size).clamp(-1, 1)
+            samples = pipeline.sample(seeds[part], select_rows(prompts.conditions, rows[part]), batch_size).clamp(-1, 1)
             seen.append(see(samples, self.extractor))
             names += [self.album.add(x) for x in samples] if save_pictures else []
         return together(*seen), names

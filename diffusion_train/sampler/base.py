@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusion_train.diffusion.process import Prediction
 from diffusion_train.diffusion.schedule.base import Schedule
-from diffusion_train.sampler.grid import Grid
+from diffusion_train.sampler.grid import Grid, Uniform
 from diffusion_train.utils.rng import Rng
 from diffusion_train.utils.tensor import expand
 
@@ -23,16 +23,16 @@ Predict = Callable[[Tensor, Tensor], Prediction]  # (xt (B, ...), t (B,)) -> x0 
 
 
 class Sampler(ABC):
-    """Turns noise into data in `num_steps` steps over the times of `grid`.
+    """Turns noise into data in `num_steps` steps over the times of `grid`, by default equal steps in t.
 
     `clip_x0` holds every predicted x0 in [-1, 1]: for models of pixels, never for latents.
     """
 
-    def __init__(self, num_steps: int, grid: Grid, clip_x0: bool = False) -> None:
+    def __init__(self, num_steps: int, grid: Grid | None = None, clip_x0: bool = False) -> None:
         if num_steps < 1:
             raise ValueError(f"sampler.num_steps={num_steps}: must be at least 1")
         self.num_steps = num_steps
-        self.grid = grid
+        self.grid = grid or Uniform()
         self.clip_x0 = clip_x0
 
     @torch.no_grad()

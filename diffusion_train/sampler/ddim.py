@@ -20,7 +20,7 @@ from diffusion_train.utils.rng import Rng
 class DDIM(Sampler):
     """`eta` is the share of the posterior's standard deviation that is drawn anew: 0 none, 1 all (DDPM)."""
 
-    def __init__(self, num_steps: int, grid: Grid, clip_x0: bool = False, eta: float = 0.0) -> None:
+    def __init__(self, num_steps: int, grid: Grid | None = None, clip_x0: bool = False, eta: float = 0.0) -> None:
         super().__init__(num_steps, grid, clip_x0)
         if not 0 <= eta <= 1:
             raise ValueError(f"sampler.eta={eta}: must be in [0, 1]")

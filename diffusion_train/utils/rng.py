@@ -39,8 +39,12 @@ class Rng:
     num_rows: int
 
     @classmethod
-    def at_step(cls, seed: int, step: int, positions: Sequence[int], num_rows: int) -> Rng:
-        """Training's randomness for some places of the global batch of one optimizer step."""
+    def at_step(cls, seed: int, step: int, positions: Sequence[int], num_rows: int | None = None) -> Rng:
+        """Training's randomness for some rows of the global batch of one optimizer step.
+
+        `positions` are their positions in that batch of `num_rows` rows, by default all of it.
+        """
+        num_rows = len(positions) if num_rows is None else num_rows
         return cls([(seed, step, position) for position in positions], (seed, step), positions, num_rows)
 
     @classmethod

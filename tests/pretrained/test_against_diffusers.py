@@ -98,13 +98,13 @@ def test_a_seeded_image_is_diffusers(base, name, scale, tmp_path):
     pipeline = Pipeline(
         base.network,
         base.diffusion,
+        sampler(10, base.grid(theirs, tmp_path)),
+        (3, HEIGHT, WIDTH),
         base.conditioner,
         base.autoencoder,
-        sampler(10, base.grid(theirs, tmp_path)),
         guidance,
-        (3, HEIGHT, WIDTH),
     )
-    images = (pipeline.sample({"caption": PROMPTS}, SEEDS) / 2 + 0.5).clamp(0, 1)
+    images = (pipeline.sample(SEEDS, {"caption": PROMPTS}) / 2 + 0.5).clamp(0, 1)
     close(images, expected)
 
 
@@ -127,7 +127,7 @@ def test_guidance_leads_away_from_a_negative_prompt_as_in_diffusers(base, negati
         output_type="pt",
         **size,
     ).images
-    parts = (base.network, base.diffusion, base.conditioner, base.autoencoder)
-    pipeline = Pipeline(*parts, DDIM(10, base.grid(theirs, tmp_path)), ClassifierFree(7.5), (3, HEIGHT, WIDTH))
-    samples = pipeline.sample({"caption": PROMPTS}, SEEDS, negative_prompt=negative)
+    sampler, parts = DDIM(10, base.grid(theirs, tmp_path)), (base.conditioner, base.autoencoder, ClassifierFree(7.5))
+    pipeline = Pipeline(base.network, base.diffusion, sampler, (3, HEIGHT, WIDTH), *parts)
+    samples = pipeline.sample(SEEDS, {"caption": PROMPTS}, negative_prompt=negative)
     close((samples / 2 + 0.5).clamp(0, 1), expected)

@@ -16,7 +16,6 @@ from diffusion_train.adapter.lora import LoRA
 from diffusion_train.conditioner.clip_text import CLIPText
 from diffusion_train.conditioner.text.text_conditioner import Text
 from diffusion_train.data.points import PointsDataset
-from diffusion_train.guidance.none import NoGuidance
 from diffusion_train.network.mlp import MLP
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.sampler.ddim import DDIM
@@ -108,9 +107,8 @@ def test_dropout_is_the_trainings_alone(run: Run, tmp_path: Path) -> None:
     batch = {"caption": ["red", "cat"]}
     module.on_train_start()
     assert not torch.equal(module.conditioner(batch)["text"], module.conditioner(batch)["text"])
-    parts = (module.network, module.diffusion, module.conditioner, module.autoencoder)
-    pipeline = Pipeline(*parts, sampler=DDIM(4, Uniform()), guidance=NoGuidance(), shape=(2,))
-    assert torch.equal(pipeline.sample(batch, [0, 1]), pipeline.sample(batch, [0, 1]))
+    pipeline = Pipeline(module.network, module.diffusion, DDIM(4, Uniform()), (2,), module.conditioner)
+    assert torch.equal(pipeline.sample([0, 1], batch), pipeline.sample([0, 1], batch))
     assert module.conditioner.training
 
 
