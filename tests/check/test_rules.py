@@ -214,6 +214,6 @@ def test_a_planted_fault_is_found_and_nothing_else(rule, make_tar, check):
 
 
 def test_the_documentation_lists_the_rules():
-    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "check_rules.md").read_text("utf-8")
     rows = [f"| `{name}` | {rule.severity} | {rule.remedy} |" for name, rule in RULES.items()]
     assert "\n".join(rows) in text

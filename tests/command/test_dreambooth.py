@@ -1,4 +1,4 @@
-"""The commands of docs/finetuning.md for DreamBooth, as they stand there: tiny models, few steps."""
+"""The commands of docs/how_to/dreambooth.md, as they stand there: tiny models, few steps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from diffusion_train.training.weights import load_weights
 pytestmark = pytest.mark.slow
 pytest.importorskip("diffusers")
 ROOT = Path(__file__).parents[2]
-SECTION = (ROOT / "docs" / "finetuning.md").read_text("utf-8").partition("## DreamBooth")[2]
-BLOCKS = re.findall(r"```\n(.*?)```", SECTION, re.DOTALL)
+PAGE = (ROOT / "docs" / "how_to" / "dreambooth.md").read_text("utf-8")
+BLOCKS = re.findall(r"```\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = BLOCKS[0].replace("\\\n", "").strip().splitlines()
 SMALL = {
     "train.py": "trainer=cpu trainer.precision=32-true logger=none data.num_workers=0 sampler.num_steps=2 "
