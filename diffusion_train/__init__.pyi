@@ -6,11 +6,11 @@ from .conditioner.base import Conditioner as Conditioner
 from .conditioner.label import Label as Label
 from .conditioner.none import NoCondition as NoCondition
 from .data.points import PointsDataset as PointsDataset
-from .diffusion.parameterization import V as V
 from .diffusion.parameterization import X0 as X0
 from .diffusion.parameterization import EDMPrediction as EDMPrediction
 from .diffusion.parameterization import Epsilon as Epsilon
 from .diffusion.parameterization import Flow as Flow
+from .diffusion.parameterization import V as V
 from .diffusion.process import GaussianDiffusion as GaussianDiffusion
 from .diffusion.process import Loss as Loss
 from .diffusion.process import Prediction as Prediction

@@ -1,15 +1,18 @@
-"""Every command that README.md gives runs, shortened."""
+"""Every command and the Python of README.md run, commands shortened; the notebook runs; links lead somewhere; the site builds."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from tiny_pipelines import sd15
 from warm_process import PROGRAM, python
@@ -18,16 +21,23 @@ from diffusion_train.prepare.source.openmoji import OpenMoji
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 COMMANDS = [
     line.split("#")[0].split("&&")[-1].strip()
-    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    for language, block in BLOCKS
+    if not language
     for line in block.splitlines()
     if re.search(r"(^|&& )(python (train|sample)\.py|diffusion-train)", line)
 ]
 SMALL = ["data.batch_size=2", "callbacks=images", "callbacks.samples.num_samples=1"]
 SMALL += ["callbacks.validation.num_samples=2", "sampler.num_steps=2"]
 MADE = {"<model>": "model", "<LoRA run>": "lora_run"}
-LINKS = re.findall(r"\]\((?!http)([^)]+)\)", README)
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+LINKS = [
+    pytest.param(page, link, id=f"{page.relative_to(ROOT)}-{link}")
+    for page in PAGES
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text("utf-8"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +92,54 @@ def test_the_readme_shows_both_first_commands() -> None:
     assert "python train.py" in COMMANDS
 
 
-@pytest.mark.parametrize("link", LINKS)
-def test_links_lead_somewhere(link: str) -> None:
-    assert (ROOT / link).is_file()
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_links_lead_somewhere(page: Path, link: str) -> None:
+    """To a file of the repository, and to one of its headings."""
+    path, _, anchor = link.partition("#")
+    file = page.parent / path if path else page
+    assert file.is_file()
+    assert not anchor or anchor in {
+        slug(title) for title in re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)
+    }
+
+
+def slug(title: str) -> str:
+    return re.sub(r"[ ]+", "-", re.sub(r"[^\w\- ]", "", title.lower()))
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_trains_and_samples() -> None:
+    names: dict[str, Any] = {}
+    exec(next(block for language, block in BLOCKS if language == "python"), names)  # noqa: S102
+    distances = torch.cdist(names["samples"], names["points"]).min(1).values
+    assert distances.mean() < 0.04  # noise of the same spread lies at 0.2
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    cells = json.loads((ROOT / "docs" / "tutorial" / "training_loop.ipynb").read_text("utf-8"))["cells"]
+    names: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)  # noqa: S102
+    assert sum(names["losses"][-100:]) < 0.85 * sum(names["losses"][:100])
+    assert torch.cdist(names["samples"], names["points"]).min(1).values.mean() < 0.04
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 30
+    loaded = re.compile(
+        r"<(?:script|img|iframe)[^>]*src=\"?(?:https?:)?//|<link[^>]*href=\"?(?:https?:)?//[^>]*stylesheet|url\((?:https?:)?//"
+    )
+    assert not [page for page in pages if loaded.search(page.read_text("utf-8"))]
 
 
 @pytest.mark.slow

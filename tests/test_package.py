@@ -20,6 +20,16 @@ def test_importing_the_package_is_light() -> None:
     assert float(done.stdout) < 0.2
 
 
+def test_public_names_are_imported_when_they_are_used() -> None:
+    code = """
+import sys, diffusion_train
+assert "torch" not in sys.modules
+assert {name for name in diffusion_train.__all__ if not getattr(diffusion_train, name).__name__ == name} == set()
+assert diffusion_train.GaussianDiffusion.__module__ == "diffusion_train.diffusion.process"
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.slow
 def test_the_wheel_finds_its_configuration_away_from_the_repository(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
