@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,18 @@ VERDICTS = ("approve", "reject")
 _FIELDS = {"image": 64, "prompt": 2000, "verdict": 10, "remark": 4000, "reviewer": 200, "time": 40}
 _MAX_BYTES = 16 << 20
 
-Mark = dict[str, Any]
+
+@dataclass(frozen=True)
+class Mark:
+    """A reviewer's verdict on the image of that name."""
+
+    image: str
+    prompt: str
+    verdict: str
+    remark: str
+    reviewer: str
+    time: str
+    seed: int
 
 
 def read_marks(file: Path) -> list[Mark]:
@@ -33,8 +45,8 @@ def read_marks(file: Path) -> list[Mark]:
 
 def merged(*several: Iterable[Mark]) -> list[Mark]:
     """One a reviewer and image: the last by its time, and of equal times the last that is given."""
-    by_time = sorted(chain(*several), key=lambda mark: mark["time"])
-    return list({(mark["image"], mark["reviewer"]): mark for mark in by_time}.values())
+    by_time = sorted(chain(*several), key=lambda mark: mark.time)
+    return list({(mark.image, mark.reviewer): mark for mark in by_time}.values())
 
 
 def _checked(mark: Any, where: str) -> Mark:
@@ -48,4 +60,4 @@ def _checked(mark: Any, where: str) -> Mark:
         raise ValueError(f"{where}: verdict {mark['verdict']!r} is neither approve nor reject")
     if type(mark.get("seed")) is not int:
         raise ValueError(f"{where}: seed must be a whole number")
-    return {field: mark[field] for field in (*_FIELDS, "seed")}
+    return Mark(**{field: mark[field] for field in (*_FIELDS, "seed")})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from diffusion_train.metric.kid import mmd
 from diffusion_train.metric.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, distances, groups
 from diffusion_train.metric.palette import Palette, palette
 from diffusion_train.metric.palette import distance as palette_distance
+from diffusion_train.report.facts import Closeness, CopyingFacts, Drift, Swatch
 from diffusion_train.report.material import Seen
 
 # The least differences that count, by measure: a bit of 63, and 1 - cosine of features and of small pictures.
@@ -82,38 +83,41 @@ def colours(images: Seen) -> Palette:
     return palette(*images.chunks())
 
 
-def fidelity(images: Seen, brand: Seen) -> dict[str, float]:
-    """How near images are to the brand's, each in its own unit: KID and colours are better low, likeness high."""
-    likeness = 1 - nearest(cosine_distance(images.features, brand.features)).distance
-    return {
-        "kid": float(mmd(images.features, brand.features)),
-        "likeness": float(likeness.mean()),
-        "colours": float(palette_distance(colours(images), colours(brand))),
-    }
+def likeness(images: Seen, brand: Seen) -> Tensor:
+    """Return the cosine (N,) of each image to its nearest image of the brand."""
+    return 1 - nearest(cosine_distance(images.features, brand.features)).distance
 
 
-def floor(train: Seen, brand: Seen, num_samples: int) -> dict[str, float]:
-    """The same of real images: as many training images as there are samples, spread evenly."""
+def fidelity(images: Seen, brand: Seen) -> Closeness:
+    return Closeness(
+        kid=float(mmd(images.features, brand.features)),
+        likeness=float(likeness(images, brand).mean()),
+        colours=float(palette_distance(colours(images), colours(brand))),
+    )
+
+
+def floor(train: Seen, brand: Seen, num_samples: int) -> Closeness:
+    """Return the closeness of real images: of `num_samples` training images, spread evenly."""
     count = min(num_samples, len(train))
     return fidelity(train.rows([index * len(train) // count for index in range(count)]), brand)
 
 
 def gap_closed(before: float, after: float, at_floor: float) -> float | None:
-    """The share that is gone of the way from the base to real images, all low where good; None where there was none."""
-    way = before - at_floor
-    return (before - after) / way if way > 1e-6 else None
+    """Return the fraction of the way from the base to real images, all low where good; None if there is no gap."""
+    gap = before - at_floor
+    return (before - after) / gap if gap > 1e-6 else None
 
 
-def drift(before: Seen, after: Seen, num_samples: int) -> dict[str, Any]:
-    """Rows are `num_samples` seeds a prompt, the same in both. `seeds`: how far the base's own samples of two seeds are."""
+def drift(before: Seen, after: Seen, num_samples: int) -> Drift:
+    """Return the change from `before` to `after`, samples of the same prompts with `num_samples` seeds each, in order."""
     indices = torch.arange(len(before)).reshape(-1, num_samples)
     neighbours = (before.rows(part.flatten()) for part in (indices[:, :-1], indices[:, 1:]))
-    return {
-        "changed": change(before, after),
-        "seeds": change(*neighbours) if num_samples > 1 else None,
-        "kid": float(mmd(before.features, after.features)) if len(before) > 1 else None,
-        "colours": float(palette_distance(colours(before), colours(after))),
-    }
+    return Drift(
+        changed=change(before, after),
+        seeds=change(*neighbours) if num_samples > 1 else None,
+        kid=float(mmd(before.features, after.features)) if len(before) > 1 else None,
+        colours=float(palette_distance(colours(before), colours(after))),
+    )
 
 
 def change(before: Seen, after: Seen) -> float:
@@ -121,27 +125,27 @@ def change(before: Seen, after: Seen) -> float:
     return float((1 - cosine_similarity(before.features.double(), after.features.double())).clamp_min(0).mean())
 
 
-def copying_facts(copying: Copying, audited: Audit, asked: float) -> dict[str, Any]:
+def copying_facts(copying: Copying, audited: Audit, asked: float) -> CopyingFacts:
     flagged, total = int(audited.flagged.sum()), len(audited.flagged)
-    return {
-        "samples": total,
-        "flagged": flagged,
-        "asked_false_alarm": asked,
-        "false_alarm": audited.false_alarm,
-        "expected": audited.false_alarm * total,
-        "chance": chance(flagged, total, min(audited.false_alarm, 1.0)),
-        "thresholds": {name: value for name, value in audited.thresholds.items() if value < float("inf")},
-        "references": audited.num_references,
-        "held_out": copying.num_held_out,
-        "leaked": copying.num_leaked,
-        "train": len(copying.train),
-        "measures": list(RESOLUTION),
-    }
+    return CopyingFacts(
+        samples=total,
+        flagged=flagged,
+        asked_false_alarm=asked,
+        false_alarm=audited.false_alarm,
+        expected=audited.false_alarm * total,
+        chance=chance(flagged, total, min(audited.false_alarm, 1.0)),
+        thresholds={name: value for name, value in audited.thresholds.items() if value < float("inf")},
+        references=audited.num_references,
+        held_out=copying.num_held_out,
+        leaked=copying.num_leaked,
+        train=len(copying.train),
+        measures=list(RESOLUTION),
+    )
 
 
-def swatches(dominant: Palette) -> list[dict[str, Any]]:
+def swatches(dominant: Palette) -> list[Swatch]:
     return [
-        {"lab": [round(value, 2) for value in colour], "share": round(fraction, 4)}
+        Swatch(lab=[round(value, 2) for value in colour], share=round(fraction, 4))
         for colour, fraction in zip(dominant.colours.tolist(), dominant.fractions.tolist(), strict=True)
     ]
 

@@ -41,7 +41,8 @@ class Models:
         if cfg.pretrained and "base_record" in cfg:
             config.resolve_files(cfg)
         self.weights, description = load_weights(weights_file(run))
-        self.shape = description["shape"]
+        self.shape, step = description["shape"], description.get("step")
+        self.step = step if isinstance(step, int) else None
 
     def own(self) -> Pipeline:
         return self._with(self.cfg, self.weights)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from diffusion_train.metric.colour import lab_to_srgb
+from diffusion_train.report.facts import Swatch, SweepRow
 
 
 class Box(NamedTuple):
@@ -38,7 +39,7 @@ class Stripe(NamedTuple):
 
 
 class Point(NamedTuple):
-    row: dict[str, Any]  # of the report's sweep
+    row: SweepRow
     x: float
     y: float
     name: Box
@@ -55,22 +56,23 @@ class TradeOff:
     width, height, axes = WIDTH, HEIGHT, AXES
 
 
-def strip(swatches: Sequence[dict[str, Any]]) -> list[Stripe]:
-    """A palette: each colour as wide as its share."""
-    ends = accumulate(swatch["share"] for swatch in swatches)
-    colours = (lab_to_srgb(torch.tensor(swatch["lab"])).tolist() for swatch in swatches)
+def strip(swatches: Sequence[Swatch]) -> list[Stripe]:
+    """Return the stripes of a palette, each as wide as its colour's share."""
+    ends = accumulate(swatch.share for swatch in swatches)
+    colours = (lab_to_srgb(torch.tensor(swatch.lab)).tolist() for swatch in swatches)
     return [
-        Stripe(end - swatch["share"], swatch["share"], "#" + "".join(f"{round(255 * value):02x}" for value in colour))
+        Stripe(end - swatch.share, swatch.share, "#" + "".join(f"{round(255 * value):02x}" for value in colour))
         for swatch, end, colour in zip(swatches, ends, colours, strict=True)
     ]
 
 
-def trade_off(rows: Sequence[dict[str, Any]]) -> TradeOff:
-    """Of the rows of a sweep, at least one."""
-    of_drift = all(row["drift"] is not None for row in rows)
-    xs, ys = [row["drift" if of_drift else "value"] for row in rows], [row["kid"] for row in rows]
+def trade_off(rows: Sequence[SweepRow]) -> TradeOff:
+    """Return the drawing of a sweep, which has at least one row."""
+    drifts = [row.drift for row in rows if row.drift is not None]
+    of_drift = len(drifts) == len(rows)
+    xs, ys = drifts if of_drift else [row.value for row in rows], [row.kid for row in rows]
     centres = list(zip(_spread(xs, AXES.left, AXES.right), _spread(ys, AXES.bottom, AXES.top), strict=True))
-    names = _names([row["name"] for row in rows], centres)
+    names = _names([row.name for row in rows], centres)
     points = [Point(row, *centre, name) for row, centre, name in zip(rows, centres, names, strict=True)]
     return TradeOff(points, xs, ys, of_drift)
 
