@@ -47,7 +47,7 @@ def add_marks(run: Path, file: Path) -> None:
         report = from_json(_read(folder))
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"run={run}: report.json is of another version ({error}); leave marks out to make it anew"
+            f"run={run}: this version cannot read report.json ({error}); leave marks out to write it again"
         ) from error
     marks = read_marks(file)
     images = {sample.image for sample in report.samples}

@@ -1,4 +1,4 @@
-"""Measures a run, and writes the pictures that its report names into the artist's album on the way."""
+"""Building of a report: measures a run, and writes the pictures that the report names into the artist's album."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diffusion_train.utils.files import file_sha256
 
 
 def build(run: Path, cfg: Any, artist: Artist, device: str) -> facts.Report:
-    """Return the report of the run folder `run` with config `cfg`, without marks."""
+    """Return the report of a run folder with config `cfg`, without marks. Raises ValueError as `draw_all` does."""
     models = Models(run, cfg, device)
     drawn = draw_all(models, artist)
     builder = Builder(drawn, artist)
@@ -51,7 +51,7 @@ def build(run: Path, cfg: Any, artist: Artist, device: str) -> facts.Report:
 
 
 class Builder:
-    """The parts of a report on what was drawn."""
+    """Measures the parts of a report on the images and samples in `drawn`."""
 
     def __init__(self, drawn: Drawn, artist: Artist) -> None:
         self.drawn, self.artist, self.settings = drawn, artist, artist.settings
@@ -86,7 +86,7 @@ class Builder:
         return measure.drift(one.before, one.after, self.settings.num_samples) if one and one.before else None
 
     def copying_by_kind(self) -> dict[str, facts.CopyingFacts]:
-        """Return the figures by kind of prompts; "base" is the control: the brand's and training prompts, by the base."""
+        """Return the figures by kind of prompts; "base" is the control: brand and training prompts, by the base."""
         asked, kinds = self.settings.false_alarm, self.drawn.kinds
         audits = {kind: audit for kind, (audit, _) in self.checks.items()}
         before, of_training = kinds["brand"].before, kinds["learned"].before
@@ -132,7 +132,7 @@ class Builder:
         return self._originals[index]
 
     def sweep(self, rows: Sequence[Row]) -> facts.Sweep | None:
-        """Draw and measure each setting; None if there are fewer than two to compare."""
+        """Draw and measure each setting. Returns None if there are fewer than two."""
         if len(rows) < 2:
             return None
         bar = tqdm(rows, "Comparing settings", unit="setting", mininterval=0.5, disable=None)

@@ -1,4 +1,4 @@
-"""Which prompts ask for what the training captions seldom name, by words, and how their samples fare."""
+"""Word coverage: how often the training captions hold the words of prompts, and how the prompts' samples fare."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def words(caption: str) -> set[str]:
 
 
 class Coverage:
-    """Of training captions. A prompt's support is the number of them that hold the rarest of its telling words.
+    """Support of prompts by training captions: the number of captions that hold the rarest word of the prompt.
 
-    Words that more than half of the captions hold, such as a trigger or "logo", tell nothing. A prompt of such words
-    alone is supported by every caption.
+    Words that more than half of the captions hold, such as a trigger or "logo", do not count. Every caption supports a
+    prompt that has no other words.
     """
 
     def __init__(self, captions: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ class Coverage:
         return min((self.counts[word] for word in words(prompt) - self.common), default=self.num_captions)
 
     def table(self, prompts: Sequence[str], likeness: Sequence[float], flagged: Sequence[bool]) -> WordCoverage:
-        """Return the bands of support that have samples; the arguments are the samples' prompts and figures."""
+        """Return the coverage of samples by their prompts, likeness and flags, without bands that have no samples."""
         support = [self.support(prompt) for prompt in prompts]
         bands = []
         for low, high in _BANDS:

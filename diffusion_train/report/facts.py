@@ -1,4 +1,4 @@
-"""What a report holds: `Report`, and as nested mappings in the order of the fields below, report.json."""
+"""What a report holds. report.json is a `Report` as nested mappings, its keys in the order of the fields."""
 
 from __future__ import annotations
 
@@ -8,9 +8,32 @@ from dataclasses import dataclass
 from diffusion_train.report.marks import Mark
 
 
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that report.html shows. The kinds of prompts are "brand", "learned" (training captions) and "general"."""
+
+    format: int = 1
+    name: str
+    base: str | None  # None for a run that started from nothing
+    data: ImageCounts
+    prompts: Mapping[str, PromptSource]  # by kind
+    fidelity: Fidelity
+    drift: Drift | None  # None without general samples of a base
+    copying: Mapping[str, CopyingFacts]  # by kind; "base" is the control, whose model never saw the images
+    coverage: WordCoverage
+    samples: Sequence[Sample]
+    sweep: Sweep | None  # None if there are fewer than two settings to compare
+    rights: Sequence[Rights]
+    made: str  # ISO 8601
+    version: str
+    weights: str  # the first 16 digits of the file's SHA-256
+    step: int | None
+    marks: Sequence[Mark] = ()
+
+
 @dataclass(frozen=True)
 class ImageCounts:
-    """Images that were trained on and held out, and how many of them the report looks at."""
+    """Numbers of training and held-out images; `_seen` counts those that the report compares with."""
 
     train: int
     train_seen: int
@@ -21,13 +44,28 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class PromptSource:
+    """The number of prompts of one kind, and where they come from in words."""
+
     count: int
     origin: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """Closeness to the brand of the base's samples, the run's samples, and real images (`floor`)."""
+
+    extractor: str
+    samples: int
+    base: Closeness | None
+    run: Closeness
+    floor: Closeness | None  # None without held-out images
+    gap_closed: GapClosed | None = None  # None without base or floor; report.json then has no such key
+    palettes: Mapping[str, Sequence[Swatch]]  # of "brand", "base" and "run"
+
+
 @dataclass(frozen=True)
 class Closeness:
-    """Distance of a set of images to the brand's: KID and CIEDE2000 are better low, the mean cosine `likeness` high."""
+    """Closeness of images to the brand's: KID, mean cosine to the nearest image, and CIEDE2000 of the palettes."""
 
     kid: float
     likeness: float
@@ -44,54 +82,54 @@ class GapClosed:
 
 @dataclass(frozen=True)
 class Swatch:
+    """One colour of a palette (CIELAB) and the share of the pixels that have it."""
+
     lab: Sequence[float]
     share: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fidelity:
-    """`base` is None without a base, `floor` (real images of the brand) without held-out images."""
-
-    extractor: str
-    samples: int
-    base: Closeness | None
-    run: Closeness
-    floor: Closeness | None
-    gap_closed: GapClosed | None = None
-    palettes: Mapping[str, Sequence[Swatch]]  # of "brand", "base" and "run"
-
-
 @dataclass(frozen=True)
 class Drift:
-    """How far samples of general prompts moved from the base's, in features (1 - cosine), as sets and in colours."""
+    """Change of general samples from the base's: mean 1 - cosine of features, KID, CIEDE2000 of the palettes."""
 
     changed: float
-    seeds: float | None  # how far apart the base's samples of two seeds are
+    seeds: float | None  # the mean change between two seeds of the base; None with one seed a prompt
     kid: float | None
     colours: float
 
 
 @dataclass(frozen=True)
 class CopyingFacts:
-    """How many samples of one kind of prompts are flagged as copies, and how many chance flags."""
+    """Number of samples that are flagged as copies, and the calibration of the flags."""
 
     samples: int
     flagged: int
     asked_false_alarm: float
-    false_alarm: float  # the rate that holds
-    expected: float
-    chance: float  # the probability of so many flags or more
-    thresholds: Mapping[str, float]  # relative distance by measure
+    false_alarm: float  # the rate that holds: more than was asked for if there are too few references
+    expected: float  # flags by chance
+    chance: float  # the probability of so many flags or more by chance
+    thresholds: Mapping[str, float]  # relative distance by measure, without those that flag nothing
     references: int
-    held_out: int
-    leaked: int
-    train: int
+    held_out: int  # references that are held-out images
+    leaked: int  # held-out images that are near-duplicates of training images
+    train: int  # training images compared with, one of each group of near-duplicates
     measures: Sequence[str]
 
 
 @dataclass(frozen=True)
+class WordCoverage:
+    """How well the training captions cover the words of the brand prompts."""
+
+    captions: int
+    bands: Sequence[Band]
+    thin: Sequence[ThinWord]  # the first of `num_thin`
+    num_thin: int
+    common: Sequence[str]  # words that more than half of the captions hold, which do not count
+
+
+@dataclass(frozen=True)
 class Band:
-    """Prompts whose rarest word occurs in so many training captions, and how their samples fare."""
+    """Brand prompts whose rarest word is in so many captions, such as "3 to 9", and their samples."""
 
     band: str
     prompts: int
@@ -102,22 +140,39 @@ class Band:
 
 @dataclass(frozen=True)
 class ThinWord:
+    """A word of a prompt that fewer than 3 captions hold."""
+
     word: str
     captions: int
 
 
 @dataclass(frozen=True)
-class WordCoverage:
-    captions: int
-    bands: Sequence[Band]
-    thin: Sequence[ThinWord]  # the first of the `num_thin` words that hardly any caption holds
-    num_thin: int
-    common: Sequence[str]  # words that most captions hold, which do not count
+class Sample:
+    """One prompt and seed as the base (`before`) and the run (`image`) draw it; both are names of pictures."""
+
+    set: str  # the kind of prompt
+    prompt: str
+    seed: int
+    before: str | None
+    image: str
+    likeness: float
+    copying: SampleCopying
+
+
+@dataclass(frozen=True)
+class SampleCopying:
+    """P value of the sample as an image that was not trained on, and the nearest training image by each measure."""
+
+    p: float
+    flagged: bool
+    hash: NearestImage
+    features: NearestImage
+    thumbnail: NearestImage
 
 
 @dataclass(frozen=True)
 class NearestImage:
-    """The training image that one measure finds nearest: its distance is `relative` to the second nearest's."""
+    """A training image; `relative` is its distance as a fraction of the second nearest image's."""
 
     relative: float
     near: bool  # below the threshold
@@ -127,28 +182,16 @@ class NearestImage:
 
 
 @dataclass(frozen=True)
-class SampleCopying:
-    p: float
-    flagged: bool
-    hash: NearestImage
-    features: NearestImage
-    thumbnail: NearestImage
+class Sweep:
+    """Strengths and checkpoints of the run, and the figures by which they are compared."""
 
-
-@dataclass(frozen=True)
-class Sample:
-    set: str  # the kind of its prompt: "brand", "learned" or "general"
-    prompt: str
-    seed: int
-    before: str | None  # name of the base's picture
-    image: str  # name of the run's picture
-    likeness: float
-    copying: SampleCopying
+    rows: Sequence[SweepRow]
+    goals: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRow:
-    """One strength ("scale") or checkpoint ("step") of the run."""
+    """Figures of one strength (`axis` "scale") or checkpoint ("step")."""
 
     axis: str
     value: float
@@ -165,47 +208,20 @@ class SweepRow:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    rows: Sequence[SweepRow]
-    goals: Sequence[str]
-
-
-@dataclass(frozen=True)
-class LicenseCount:
-    name: str
-    images: int | None
-    terms: Sequence[str]
-
-
-@dataclass(frozen=True)
 class Rights:
-    """Licences and sources of the images of one run, or of a base model (`images` is None)."""
+    """Licences and sources, with the number of their images, of what a run or model was trained on."""
 
     role: str
     images: int | None
     licenses: Sequence[LicenseCount]
     sources: Mapping[str, int | None]
-    fingerprint: str | None = None
+    fingerprint: str | None = None  # None if no licences are on record; report.json then has no such key
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Mappings are by kind of prompts: "brand", "learned", "general"; `copying` has the control "base" as well."""
+@dataclass(frozen=True)
+class LicenseCount:
+    """A licence, the number of images under it, and the terms that it asks for."""
 
-    format: int = 1
     name: str
-    base: str | None
-    data: ImageCounts
-    prompts: Mapping[str, PromptSource]
-    fidelity: Fidelity
-    drift: Drift | None
-    copying: Mapping[str, CopyingFacts]
-    coverage: WordCoverage
-    samples: Sequence[Sample]
-    sweep: Sweep | None
-    rights: Sequence[Rights]
-    made: str
-    version: str
-    weights: str
-    step: int | None
-    marks: Sequence[Mark] = ()
+    images: int | None
+    terms: Sequence[str]

@@ -33,23 +33,25 @@ _THUMBNAIL = 16  # pixels a side
 
 
 class Copying(NamedTuple):
-    """What samples are compared with: training images, one of each group of near-duplicates, and what is usual."""
+    """Training images, one of each group of near-duplicates, and how near to them unseen images are."""
 
     train: Seen
-    indices: list[int]  # of them among all training images
-    references: dict[str, Tensor]  # relative distance (n,) to the nearest of them of images not trained on, by measure
-    num_held_out: int  # references that are held-out images; the others are training images against the others
+    indices: list[int]  # indices of `train` among all training images
+    references: dict[str, Tensor]  # by measure: relative distance (n,) of images not trained on to their nearest
+    num_held_out: int  # references that are held-out images; the rest are training images, each against the others
     num_leaked: int  # held-out images that are near-duplicates of training images
 
     def check(self, samples: Seen, false_alarm: float) -> tuple[Audit, dict[str, Nearest]]:
-        found = {name: relative(table, RESOLUTION[name]) for name, table in tables(samples, self.train).items()}
-        return audit({name: one.distance for name, one in found.items()}, self.references, false_alarm), found
+        """Return the audit of samples, and by measure their nearest training images as rows of `train`."""
+        near = {name: relative(table, RESOLUTION[name]) for name, table in tables(samples, self.train).items()}
+        return audit({name: one.distance for name, one in near.items()}, self.references, false_alarm), near
 
 
 def calibrate(train: Seen, held_out: Seen, false_alarm: float) -> Copying:
-    """By held-out images; where they are too few for the rate, by each training image against the others as well.
+    """Return the calibration by held-out images; if they are too few for the rate, by training images as well.
 
-    Near-duplicates of what they are compared with say nothing of unseen images and are left out.
+    Each training image is then compared with the others. Held-out images that are near-duplicates of training images
+    are left out, because they show nothing about unseen images.
     """
     indices = _one_of_each(train)
     single, fresh = train.rows(indices), _fresh(held_out, train)
@@ -64,7 +66,7 @@ def calibrate(train: Seen, held_out: Seen, false_alarm: float) -> Copying:
 
 
 def tables(rows: Seen, others: Seen) -> dict[str, Tensor]:
-    """Distances (N, M) by measure."""
+    """Return the distances (N, M) by measure."""
     bits, _ = distances(rows.signatures, others.signatures)
     return {
         "hash": torch.from_numpy(bits).double(),
@@ -74,7 +76,7 @@ def tables(rows: Seen, others: Seen) -> dict[str, Tensor]:
 
 
 def _thumbnails(images: Seen) -> Tensor:
-    """(N, D): where each is lighter or darker, and in which colours; brightness as a whole left out."""
+    """Return the small pictures (N, D), each less its mean, so that brightness as a whole does not count."""
     small = [interpolate(part, size=(_THUMBNAIL, _THUMBNAIL), mode="area").flatten(1) for part in images.chunks()]
     return torch.cat(small) - torch.cat(small).mean(1, keepdim=True)
 
@@ -109,7 +111,7 @@ def gap_closed(before: float, after: float, at_floor: float) -> float | None:
 
 
 def drift(before: Seen, after: Seen, num_samples: int) -> Drift:
-    """Return the change from `before` to `after`, samples of the same prompts with `num_samples` seeds each, in order."""
+    """Return the change from `before` to `after`: the same prompts in order, `num_samples` seeds of each."""
     indices = torch.arange(len(before)).reshape(-1, num_samples)
     neighbours = (before.rows(part.flatten()) for part in (indices[:, :-1], indices[:, 1:]))
     return Drift(
@@ -121,7 +123,7 @@ def drift(before: Seen, after: Seen, num_samples: int) -> Drift:
 
 
 def change(before: Seen, after: Seen) -> float:
-    """Of samples of the same prompts and seeds, on average: 1 - cosine."""
+    """Return the mean 1 - cosine of samples of the same prompts and seeds."""
     return float((1 - cosine_similarity(before.features.double(), after.features.double())).clamp_min(0).mean())
 
 
@@ -151,14 +153,14 @@ def swatches(dominant: Palette) -> list[Swatch]:
 
 
 def _fresh(rows: Seen, train: Seen) -> Tensor:
-    """(N,): no near-duplicate of a training image."""
+    """Return (N,) whether each row is no near-duplicate of a training image."""
     bits, colours = distances(rows.signatures, train.signatures)
     same = (bits <= MAX_DISTANCE) & (colours <= MAX_COLOUR_DIFFERENCE)
     return torch.from_numpy(~same.any(1))
 
 
 def _one_of_each(train: Seen) -> list[int]:
-    """Places without the further ones of each group of near-duplicates."""
+    """Return the indices of the first image of each group of near-duplicates; of all if that leaves only one."""
     further = {int(index) for group in groups(np.asarray(train.signatures)) for index in group[1:]}
     single = [index for index in range(len(train)) if index not in further]
     return single if len(single) > 1 else [*range(len(train))]

@@ -1,4 +1,4 @@
-"""A report as one page that needs nothing else: it may load nothing, and runs one script of its own."""
+"""The report as one self-contained HTML page, which loads nothing and runs a single script."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SERIOUS = {"non-commercial", "no-derivatives", "unknown", "unread"}
 
 @dataclass(frozen=True)
 class Copied:
-    """By the run, for all kinds of prompts together. `surprising`: chance does not explain so many flags of a kind."""
+    """Samples that are flagged, over all kinds of prompts; `surprising` if one kind has more than chance explains."""
 
     flagged: int
     samples: int

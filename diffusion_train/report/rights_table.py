@@ -1,4 +1,4 @@
-"""Under which rights the images are that a run, its base, and the base's base were trained on."""
+"""Rights of the images that a run, its base, and the base's own base were trained on."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _MAX_BASES = 8
 
 
 def rights(run: Path, pretrained: str | None, license: str | None = None) -> list[Rights]:
-    """The run's own images first, then those of each model below it.
+    """Return the rights of the run's own images, then of each model below it.
 
-    `license`: of the model that all stands on, as the run's record has it; where that has none, its files are asked.
+    `license` is that of the lowest model according to the run's record; None reads it from the model's files.
     """
-    found = [_of_run("images of this run", run)]
-    while pretrained and len(found) <= _MAX_BASES:
+    entries = [_of_run("images of this run", run)]
+    while pretrained and len(entries) <= _MAX_BASES:
         folder = Path(pretrained)
         if not (folder / "config.yaml").is_file():
-            found.append(_of_model(folder, license or license_of(folder)))
+            entries.append(_of_model(folder, license or license_of(folder)))
             break
-        found.append(_of_run(f"images of the base, {folder.name}", folder))
+        entries.append(_of_run(f"images of the base, {folder.name}", folder))
         below = config.load_run_config(folder)
         pretrained, license = below.get("pretrained"), license or below.get("base_record", {}).get("license")
-        if license and not pretrained:  # of a run from nothing, as somebody said who trained on it
-            found.append(_of_model(folder, license))
-    return found
+        if license and not pretrained:  # a licence that somebody recorded for a run that started from nothing
+            entries.append(_of_model(folder, license))
+    return entries
 
 
 def asked_for(entries: Sequence[Rights]) -> dict[str, str]:

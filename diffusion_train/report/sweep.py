@@ -1,4 +1,4 @@
-"""Strengths and steps of a run compared: which lose nothing to another one, and which one to take."""
+"""Comparison of a run's strengths and steps: which are undominated, and which one to choose."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from diffusion_train.report.facts import SweepRow
 
-GOALS = ("kid", "drift", "flagged")  # all better low
-SURPRISING = 0.05  # so many flags would be seen less often than this by chance
+GOALS = ("kid", "drift", "flagged")  # figures of a row that are better low
+SURPRISING = 0.05  # flags whose `chance` is lower are more than chance explains
 
 
 def undominated(rows: Sequence[SweepRow]) -> list[bool]:
@@ -21,10 +21,10 @@ def undominated(rows: Sequence[SweepRow]) -> list[bool]:
 
 
 def choose(rows: Sequence[SweepRow]) -> int | None:
-    """Of the undominated rows the place of the one to take; None where there are no rows.
+    """Return the index of the undominated row to choose, or None if there are no rows.
 
-    First those whose samples are flagged no more often than chance does (else those with the fewest); of them the one
-    nearest to the best KID and the least drift at once, each scaled to [0, 1] over all rows.
+    Only rows with no more flags than chance explains are considered, or those with the fewest flags if there are none.
+    Of these the row nearest to both the best KID and the least drift is chosen, each scaled to [0, 1] over all rows.
     """
     candidates = [index for index, good in enumerate(undominated(rows)) if good]
     if not candidates:
