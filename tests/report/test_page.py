@@ -248,12 +248,12 @@ def test_a_person_marks_in_a_browser_and_the_marks_come_back(folder: Path) -> No
     assert found["before"] == "0 of 2 brand samples judged"
     assert found["kept"] == "2 of 2 brand samples judged, 1 rejected"
     assert (found["shown"], found["nameless"], found["pictures"]) == (1, "reviewer", True)
-    marks = {mark["image"]: mark for mark in read_marks(folder / "marks.json")}
-    assert {image[0]: (mark["verdict"], mark["remark"]) for image, mark in marks.items()} == {
+    marks = {mark.image: mark for mark in read_marks(folder / "marks.json")}
+    assert {image[0]: (mark.verdict, mark.remark) for image, mark in marks.items()} == {
         "a": ("approve", ""),
         "b": ("reject", "off <b>colour"),
     }
-    assert {mark["reviewer"] for mark in marks.values()} == {"Ada"}
+    assert {mark.reviewer for mark in marks.values()} == {"Ada"}
     assert json.loads((folder / "marks.json").read_text())["weights"] == "0" * 16
 
 
