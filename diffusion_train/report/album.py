@@ -1,4 +1,4 @@
-"""The pictures of a report: written as they are drawn, so that they are never in memory together."""
+"""Pictures of a report, written to disk as they are drawn: they are never in memory together."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import Tensor
 
 from diffusion_train.picture import save_png, to_image
 
-_LARGE = 256  # pixels a side, from which on a page carries JPEG
-_SMALL = 128  # pixels a side, up to which a page shows each
+_LARGE = 256  # the page embeds pictures with more pixels a side as JPEG
+_SMALL = 128  # the page shows the single pixels of pictures with at most so many a side
 
 
 class Album:
-    """PNG files of a folder, each named by the hash of its pixels and sizes."""
+    """A folder of PNG files, each named by the hash of its pixels and size."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._names: set[str] = set()
 
     def add(self, x: Tensor) -> str:
-        """An image (C, H, W) in [-1, 1] -> the name of its file, without the ending."""
+        """Write an image (C, H, W) in [-1, 1] and return the name of its file, without the suffix."""
         image = to_image(x)
         name = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()[:32]
         if name not in self._names:
@@ -37,14 +37,14 @@ class Album:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A picture as a URL that holds its pixels."""
+    """A picture as a data URL."""
 
     url: Markup
     small: bool
 
 
 def embedded(folder: Path, name: str) -> Embedded | None:
-    """The picture `name` of an album's folder; None if its file is not there."""
+    """Return the picture `name` of an album's folder, or None if the file does not exist."""
     file = folder / f"{name}.png"
     if not file.is_file():
         return None

@@ -1,4 +1,4 @@
-"""What a report is made of: the data's images, and samples of base and run for the same prompts and seeds."""
+"""Drawing for a report: the data's images, and samples of base and run for the same prompts and seeds."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from diffusion_train.report.material import (
 )
 from diffusion_train.report.models import Models
 
-MIN_IMAGES = 2  # that a distance between sets needs
-_FEW = 8  # prompts
+MIN_IMAGES = 2  # images that a distance between sets needs
+_FEW = 8  # with fewer prompts a sweep draws every seed
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a report: `conf/report.yaml` says what each means."""
+    """Settings of a report, which conf/report.yaml explains."""
 
     prompts: Sequence[str]
     general_prompts: Sequence[str]
@@ -45,16 +45,16 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_samples", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: at least 1")
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.false_alarm < 1:
-            raise ValueError(f"false_alarm={self.false_alarm}: a share between 0 and 1")
+            raise ValueError(f"false_alarm must be a share between 0 and 1, got {self.false_alarm}")
         if self.max_images < MIN_IMAGES:
-            raise ValueError(f"max_images={self.max_images}: at least {MIN_IMAGES}")
+            raise ValueError(f"max_images must be at least {MIN_IMAGES}, got {self.max_images}")
 
 
 @dataclass(frozen=True)
 class Artist:
-    """Draws what prompts ask for, and looks at it."""
+    """Draws samples, extracts what a report compares, and writes their pictures into the album."""
 
     settings: Settings
     extractor: Extractor
@@ -68,7 +68,7 @@ class Artist:
         seeds: Sequence[int],
         save_pictures: bool = False,
     ) -> tuple[Seen, list[str]]:
-        """-> what was seen of the samples, and where `save_pictures` is set their names in the album."""
+        """Return what is kept of the samples, one a row of `rows`, and if `save_pictures` the pictures' names."""
         batch_size = self.settings.batch_size or default_batch_size(pipeline.shape)
         seen, names = [], []
         for start in range(0, len(rows), batch_size):
@@ -81,9 +81,9 @@ class Artist:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Prompts of one kind with the samples of base (None without one) and run: `num_samples` rows a prompt.
+    """Prompts of one kind, and `num_samples` samples a prompt of the base (None without one) and of the run.
 
-    `pictures` are the names of the run's in the album, and `pictures_before` those of the base's.
+    `pictures_before` and `pictures` are names in the album, of the base's samples and the run's.
     """
 
     prompts: Prompts
@@ -95,7 +95,7 @@ class Sampled:
     pictures: Sequence[str]
 
     def few(self) -> list[int]:
-        """Places of the samples that a sweep draws: the first seed of each prompt; of few prompts every seed."""
+        """Return the indices of the samples that a sweep draws: the first seed of each prompt, or all seeds of few."""
         if len(self.prompts) < _FEW:
             return list(range(len(self.rows)))
         return [index for index, row in enumerate(self.rows) if index == 0 or row != self.rows[index - 1]]
@@ -107,13 +107,13 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Drawn:
-    """`brand` is what closeness is measured against: held-out images, or where there are too few the training images."""
+    """All that a report measures. `brand` is held-out images, or the training images if too few are held out."""
 
     train: Images
     held_out: Images
     seen_train: Seen
     seen_held_out: Seen
-    kinds: dict[str, Sampled]  # brand, learned and, where there is something to compare with, general prompts
+    kinds: dict[str, Sampled]  # "brand", "learned" and, if there are such prompts, "general"
     has_base: bool
 
     @property
@@ -126,16 +126,18 @@ class Drawn:
 
 
 def draw_all(models: Models, artist: Artist) -> Drawn:
-    """Raises ValueError for a run on other data than images, or on too few."""
+    """Return the images and samples of a run. Raises ValueError if its data are not images, or too few of them."""
     cfg, settings = models.cfg, artist.settings
     train, held_out = training_and_held_out(cfg, settings.max_images, artist.extractor, settings.sources)
     if len(train) < MIN_IMAGES or train.seen is None:
-        raise ValueError(f"the run's data hold {len(train)} images; a report needs {MIN_IMAGES}")
+        raise ValueError(f"a report needs at least {MIN_IMAGES} training images, got {len(train)}")
     seen_held_out = held_out.seen or train.seen.rows([])
     base, own = models.base(), models.own()
     prompts = _prompts(cfg, settings, train, held_out)
     if len(prompts["brand"]) * settings.num_samples < MIN_IMAGES:
-        raise ValueError(f"one sample tells nothing of a brand: give num_samples={MIN_IMAGES} or more")
+        raise ValueError(
+            f"a report needs at least {MIN_IMAGES} samples of the brand; set num_samples={MIN_IMAGES} or more"
+        )
     kinds = {kind: _sample(artist, one, base, own) for kind, one in prompts.items() if len(one)}
     return Drawn(train, held_out, train.seen, seen_held_out, kinds, base is not None)
 
@@ -152,12 +154,12 @@ def _prompts(cfg: Any, settings: Settings, train: Images, held_out: Images) -> d
 
 
 def _general(cfg: Any, settings: Settings) -> Prompts:
-    given, most = settings.general_prompts, settings.num_prompts
-    found = None if given else base_data(cfg, most)
-    if found is None:
-        listed = given or (GENERAL[:most] if cfg.pretrained else ())
-        return Prompts({"caption": list(listed)}, "given" if given else "everyday things")
-    train, held_out = found
+    own, most = settings.general_prompts, settings.num_prompts
+    images = None if own else base_data(cfg, most)
+    if images is None:
+        listed = own or (GENERAL[:most] if cfg.pretrained else ())
+        return Prompts({"caption": list(listed)}, "given" if own else "everyday things")
+    train, held_out = images
     sources = [(held_out, "held-out captions of the base's data"), (train, "captions of the base's data")]
     return choose_prompts((), sources, most)
 

@@ -1,9 +1,13 @@
-"""Approvals and rejections of samples: an untrusted file, kept by the hash of the image that was judged."""
+"""Marks of reviewers: approvals and rejections of samples, read from an untrusted file.
+
+A mark belongs to the hash of the image that was judged, so it outlives the report in which it was made.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,15 +17,26 @@ VERDICTS = ("approve", "reject")
 _FIELDS = {"image": 64, "prompt": 2000, "verdict": 10, "remark": 4000, "reviewer": 200, "time": 40}
 _MAX_BYTES = 16 << 20
 
-Mark = dict[str, Any]
+
+@dataclass(frozen=True)
+class Mark:
+    """A reviewer's verdict on an image, which `image` names by its hash."""
+
+    image: str
+    prompt: str
+    verdict: str
+    remark: str
+    reviewer: str
+    time: str
+    seed: int
 
 
 def read_marks(file: Path) -> list[Mark]:
-    """Raises ValueError for a file that does not hold marks."""
+    """Return the marks of a file that the page saved. Raises ValueError if the file is not valid."""
     if not file.is_file():
         raise ValueError(f"marks={file}: no such file; the report's button Save marks makes one")
     if file.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"marks={file}: larger than {_MAX_BYTES} bytes, which no file of marks is")
+        raise ValueError(f"marks={file}: a file of marks must have at most {_MAX_BYTES} bytes")
     try:
         content = json.loads(file.read_text("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -32,9 +47,9 @@ def read_marks(file: Path) -> list[Mark]:
 
 
 def merged(*several: Iterable[Mark]) -> list[Mark]:
-    """One a reviewer and image: the last by its time, and of equal times the last that is given."""
-    by_time = sorted(chain(*several), key=lambda mark: mark["time"])
-    return list({(mark["image"], mark["reviewer"]): mark for mark in by_time}.values())
+    """Return one mark for each reviewer and image: the latest; of marks of equal time the last."""
+    by_time = sorted(chain(*several), key=lambda mark: mark.time)
+    return list({(mark.image, mark.reviewer): mark for mark in by_time}.values())
 
 
 def _checked(mark: Any, where: str) -> Mark:
@@ -45,7 +60,7 @@ def _checked(mark: Any, where: str) -> Mark:
         if not isinstance(value, str) or len(value) > longest:
             raise ValueError(f"{where}: {field} must be text of at most {longest} characters")
     if mark["verdict"] not in VERDICTS:
-        raise ValueError(f"{where}: verdict {mark['verdict']!r} is neither approve nor reject")
+        raise ValueError(f"{where}: verdict {mark['verdict']!r} must be approve or reject")
     if type(mark.get("seed")) is not int:
         raise ValueError(f"{where}: seed must be a whole number")
-    return {field: mark[field] for field in (*_FIELDS, "seed")}
+    return Mark(**{field: mark[field] for field in (*_FIELDS, "seed")})

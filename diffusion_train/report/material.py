@@ -1,4 +1,4 @@
-"""What a report looks at: images of the data, prompts, and images as features and hashes see them."""
+"""Material of a report: images of the data, prompts, and the features and hashes by which images are compared."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from diffusion_train.metric.near_duplicates import SIGNATURE, Signatures, signat
 from diffusion_train.picture import to_image
 from diffusion_train.pipeline import select_rows
 
-GENERAL = (  # for a base whose own captions are not here
+GENERAL = (  # general prompts for a base whose captions are not available
     "a photo of a dog", "a bowl of fruit on a table", "a city street at night", "a portrait of an old man",
     "a mountain lake in the morning", "a red bicycle", "an oil painting of a harbour", "a cup of coffee",
     "a child flying a kite", "a wooden chair", "a tree in autumn", "a steam locomotive", "a cat asleep on a sofa",
     "a bridge over a river", "a drawing of a house", "a field of sunflowers",
 )  # fmt: skip
-_SIZES = ("original_size", "crop")  # of the image that a caption stands beside, which is not asked for
+_SIZES = ("original_size", "crop")  # conditions of the image, which a prompt from its caption does not take over
 _CHUNK = 64  # images in memory at once
-_SMALL = 64  # pixels a side, at most, of what is kept of them
+_SMALL = 64  # most pixels a side of the images that are kept
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is kept of images: small ones (N, C, h, w) as bytes, features (N, D) and perceptual hashes (N,)."""
+    """What is kept of N images: small copies (N, C, h, w) in uint8, features (N, D) and perceptual hashes (N,)."""
 
     small: Tensor
     features: Tensor
@@ -48,16 +48,16 @@ class Seen:
         return Seen(self.small[chosen], self.features[chosen], self.signatures[chosen.numpy()])
 
     def chunks(self) -> Iterator[Tensor]:
-        """The small images (n, C, h, w) in [-1, 1], a few at a time."""
+        """Yield the small images (n, C, h, w) in [-1, 1], a few at a time."""
         for part in self.small.split(_CHUNK):
             yield part.float() / 127.5 - 1
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images of a data set; `total` is how many there are, over which these are spread evenly.
+    """Images spread evenly over a data set of `total` images.
 
-    `batch` is what stands beside the pictures, which `picture(index)` reads again, (C, H, W) in [-1, 1].
+    `batch` holds captions, keys and other conditions. `picture(index)` reads the pixels again: (C, H, W) in [-1, 1].
     """
 
     batch: dict[str, Any]
@@ -70,7 +70,7 @@ class Images:
 
 
 class Prompts(NamedTuple):
-    """Conditions, a row each, and where they come from in words."""
+    """Conditions with one row a prompt, and where they come from in words."""
 
     conditions: dict[str, Any]
     origin: str
@@ -80,7 +80,7 @@ class Prompts(NamedTuple):
 
 
 def see(x: Tensor, extractor: Extractor) -> Seen:
-    """Images (N, C, H, W) in [-1, 1]."""
+    """Return what is kept of images (N, C, H, W) in [-1, 1]."""
     hashes = b"".join(signature(to_image(image).convert("RGB")) for image in x)
     sides = [min(side, _SMALL) for side in x.shape[-2:]]
     small = ((interpolate(x.float(), sides, mode="area") + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -98,28 +98,29 @@ def together(*several: Seen) -> Seen:
 def training_and_held_out(
     cfg: Any, most: int, extractor: Extractor | None = None, sources: Sequence[str] | None = None
 ) -> tuple[Images, Images]:
-    """Of a run's data, as it is trained on but without augmentation; seen where there is an `extractor`.
+    """Return training and held-out images of a run, at most `most` of each, without augmentation.
 
-    Of some `sources` of the data alone, where they are given. Raises ValueError for data that are no images, or have no such source.
+    `seen` is None without an `extractor`. `sources` restricts the images to these sources of the data. Raises
+    ValueError if the data are not images, or have no such source.
     """
     module = config.build(cfg.data).datamodule()
     if not hasattr(module, "dataset"):
         if sources is not None:
-            raise ValueError("sources: a data stream tells none apart")
+            raise ValueError("sources: a data stream has no sources; leave sources out")
         return _of_stream(module.examples(most), extractor), _of_stream(module.held_out(most), extractor)
     if len(module.shape) != 3:
-        raise ValueError(f"a report is for runs on images, not on data of shape {tuple(module.shape)}")
-    found = [module.dataset.without_augmentation(), module.holdout]
+        raise ValueError(f"a report needs a run on images, got data of shape {tuple(module.shape)}")
+    datasets = [module.dataset.without_augmentation(), module.holdout]
     if sources is not None:
-        found = [dataset.only(sources) for dataset in found]
-    train, held_out = (_spread(dataset, most, extractor) for dataset in found)
+        datasets = [dataset.only(sources) for dataset in datasets]
+    train, held_out = (_spread(dataset, most, extractor) for dataset in datasets)
     return train, held_out
 
 
 def choose_prompts(prompts: Sequence[str], sources: Sequence[tuple[Images, str]], most: int) -> Prompts:
-    """Those prompts; else captions of the first images that there are, `most` spread evenly, each with its conditions.
+    """Return `prompts`; if there are none, captions of the first of `sources` that has images, with their conditions.
 
-    A caption that stands beside several images is taken once. Nothing at all gives no prompts.
+    At most `most` captions are taken, spread evenly, and each caption once. The result is empty if there are no images.
     """
     if prompts:
         return Prompts({"caption": list(prompts)}, "given")
@@ -133,7 +134,7 @@ def choose_prompts(prompts: Sequence[str], sources: Sequence[tuple[Images, str]]
 
 
 def base_data(cfg: Any, most: int) -> tuple[Images, Images] | None:
-    """Of the run that `pretrained` names; None if it is no run of ours or its data are not here."""
+    """Return the images of the run `pretrained`, or None if that is not a run folder or its data cannot be read."""
     if not cfg.pretrained or not (Path(cfg.pretrained) / "config.yaml").is_file():
         return None
     try:
@@ -143,8 +144,8 @@ def base_data(cfg: Any, most: int) -> tuple[Images, Images] | None:
 
 
 def _of_stream(batch: dict[str, Any] | None, extractor: Extractor | None) -> Images:
-    """A stream cannot be read again: its pictures stay in memory, as bytes."""
-    beside = {"caption": [], "key": []} if batch is None else {k: v for k, v in batch.items() if k != "x"}
+    """Return the images of a stream, which cannot be read again: their pixels stay in memory as uint8."""
+    conditions = {"caption": [], "key": []} if batch is None else {k: v for k, v in batch.items() if k != "x"}
     pixels = torch.empty(0) if batch is None else ((batch["x"] + 1) * 127.5).round().to(torch.uint8)
 
     def picture(index: int) -> Tensor:
@@ -152,17 +153,17 @@ def _of_stream(batch: dict[str, Any] | None, extractor: Extractor | None) -> Ima
 
     parts = [torch.stack([picture(int(index)) for index in chunk]) for chunk in torch.arange(len(pixels)).split(_CHUNK)]
     seen = together(*(see(part, extractor) for part in parts)) if extractor and len(pixels) else None
-    return Images(beside, len(pixels), seen, picture)
+    return Images(conditions, len(pixels), seen, picture)
 
 
 def _spread(dataset: Any, most: int, extractor: Extractor | None) -> Images:
     count = min(most, len(dataset))
     indices = [index * len(dataset) // count for index in range(count)]
-    beside: list[dict[str, Any]] = []
+    conditions: list[dict[str, Any]] = []
     seen: list[Seen] = []
     for start in range(0, count, _CHUNK):
         samples = dataset.read([Draw(0, index) for index in indices[start : start + _CHUNK]])
-        beside += [{name: value for name, value in sample.items() if name != "x"} for sample in samples]
+        conditions += [{name: value for name, value in sample.items() if name != "x"} for sample in samples]
         if extractor:
             seen.append(see(collate(samples)["x"], extractor))
 
@@ -170,5 +171,5 @@ def _spread(dataset: Any, most: int, extractor: Extractor | None) -> Images:
         x: Tensor = collate(dataset.read([Draw(0, indices[index])]))["x"][0]
         return x
 
-    batch = default_collate(beside) if beside else {"caption": [], "key": []}
+    batch = default_collate(conditions) if conditions else {"caption": [], "key": []}
     return Images(batch, len(dataset), together(*seen) if seen else None, picture)

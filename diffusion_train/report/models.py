@@ -1,4 +1,4 @@
-"""The pipelines that a report compares: a run, its base, and the run at other scales and steps."""
+"""Pipelines that a report compares: a run, its base, and the run at other scales and steps."""
 
 from __future__ import annotations
 
@@ -34,29 +34,30 @@ class Row:
 
 
 class Models:
-    """The pipelines of one run folder. Raises ValueError where what it was trained on is needed and not there."""
+    """Pipelines of one run folder. Raises ValueError if its weights, or the files it was trained from, do not exist."""
 
     def __init__(self, run: Path, cfg: Any, device: str) -> None:
         self.run, self.cfg, self.device = run, cfg, device
         if cfg.pretrained and "base_record" in cfg:
             config.resolve_files(cfg)
         self.weights, description = load_weights(weights_file(run))
-        self.shape = description["shape"]
+        self.shape, step = description["shape"], description.get("step")
+        self.step = step if isinstance(step, int) else None
 
     def own(self) -> Pipeline:
         return self._with(self.cfg, self.weights)
 
     def base(self) -> Pipeline | None:
-        """What the run started from, sampled with the run's own settings; None for a run that started from nothing.
+        """Return the model that the run started from, with the run's sampling settings; None if there is none.
 
-        An adapter changes nothing before it is trained, so it stays as it is built.
+        The run's adapter is built but not trained, so it changes nothing.
         """
         return assemble(self.cfg, build_network(self.cfg), self.shape, self.device) if self.cfg.pretrained else None
 
     def scale_rows(self, scales: Sequence[float]) -> list[Row]:
-        """At several strengths: by the adapter's own `scale`, or on the straight line from the base's weights to the run's.
+        """Return a row for each strength: the adapter's `scale`, or a linear mix of the base's weights and the run's.
 
-        None for a run without a base, or with an adapter that has no scale.
+        The list is empty for a run without a base, and for an adapter that has no scale.
         """
         has_scale = "scale" in self.cfg.adapter
         if not self.cfg.pretrained or (is_adapted(self.cfg) and not has_scale):
@@ -65,7 +66,7 @@ class Models:
         return [Row("scale", scale, partial(at, scale)) for scale in scales]
 
     def step_rows(self) -> Iterator[Row]:
-        """The whole checkpoints of the folder, oldest first, each with its first average as weights."""
+        """Yield a row for each undamaged checkpoint, oldest first, with the weights of its first average."""
         for file in reversed(by_step(RunFolder(self.run).checkpoints)):
             if damage(file) is None:
                 yield Row("step", int(file.stem.rpartition("_")[2]), partial(self._at, file))

@@ -1,18 +1,21 @@
-"""Where the marks of the page's drawings stand; html/elements.html draws them."""
+"""Layout of the page's drawings, which html/elements.html draws."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from diffusion_train.metric.colour import lab_to_srgb
+from diffusion_train.report.facts import Swatch, SweepRow
 
 
 class Box(NamedTuple):
+    """A rectangle in pixels; y grows downwards."""
+
     left: float
     top: float
     right: float
@@ -30,7 +33,7 @@ _NAME_HEIGHT, _LETTER = 13, 7
 
 
 class Stripe(NamedTuple):
-    """Of a palette that is 1 wide."""
+    """One colour of a palette whose width is 1."""
 
     left: float
     fraction: float
@@ -38,7 +41,9 @@ class Stripe(NamedTuple):
 
 
 class Point(NamedTuple):
-    row: dict[str, Any]  # of the report's sweep
+    """A row of the sweep, its position, and where its name is written."""
+
+    row: SweepRow
     x: float
     y: float
     name: Box
@@ -46,52 +51,53 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class TradeOff:
-    """KID against drift, or against the strength or step where there is no base."""
+    """Drawing of KID against drift, or against the strength or step if there is no base."""
 
     points: Sequence[Point]
-    xs: Sequence[float]  # the values that stand at the points' x
+    xs: Sequence[float]  # values of the points along the axis
     ys: Sequence[float]
     of_drift: bool
     width, height, axes = WIDTH, HEIGHT, AXES
 
 
-def strip(swatches: Sequence[dict[str, Any]]) -> list[Stripe]:
-    """A palette: each colour as wide as its share."""
-    ends = accumulate(swatch["share"] for swatch in swatches)
-    colours = (lab_to_srgb(torch.tensor(swatch["lab"])).tolist() for swatch in swatches)
+def strip(swatches: Sequence[Swatch]) -> list[Stripe]:
+    """Return the stripes of a palette, each as wide as its colour's share."""
+    ends = accumulate(swatch.share for swatch in swatches)
+    colours = (lab_to_srgb(torch.tensor(swatch.lab)).tolist() for swatch in swatches)
     return [
-        Stripe(end - swatch["share"], swatch["share"], "#" + "".join(f"{round(255 * value):02x}" for value in colour))
+        Stripe(end - swatch.share, swatch.share, "#" + "".join(f"{round(255 * value):02x}" for value in colour))
         for swatch, end, colour in zip(swatches, ends, colours, strict=True)
     ]
 
 
-def trade_off(rows: Sequence[dict[str, Any]]) -> TradeOff:
-    """Of the rows of a sweep, at least one."""
-    of_drift = all(row["drift"] is not None for row in rows)
-    xs, ys = [row["drift" if of_drift else "value"] for row in rows], [row["kid"] for row in rows]
+def trade_off(rows: Sequence[SweepRow]) -> TradeOff:
+    """Return the drawing of a sweep, which has at least one row."""
+    drifts = [row.drift for row in rows if row.drift is not None]
+    of_drift = len(drifts) == len(rows)
+    xs, ys = drifts if of_drift else [row.value for row in rows], [row.kid for row in rows]
     centres = list(zip(_spread(xs, AXES.left, AXES.right), _spread(ys, AXES.bottom, AXES.top), strict=True))
-    names = _names([row["name"] for row in rows], centres)
+    names = _names([row.name for row in rows], centres)
     points = [Point(row, *centre, name) for row, centre, name in zip(rows, centres, names, strict=True)]
     return TradeOff(points, xs, ys, of_drift)
 
 
 def _spread(values: Sequence[float], start: float, end: float) -> list[float]:
-    """From `start` to `end` with some room at both, low values first; where all are equal in the middle."""
+    """Return positions from `start` (low values) to `end`, with margins; in the middle if all values are equal."""
     low, high = min(values), max(values)
     fractions = [(value - low) / (high - low) if high > low else 0.5 for value in values]
     return [start + (0.06 + 0.88 * fraction) * (end - start) for fraction in fractions]
 
 
 def _names(names: Sequence[str], centres: Sequence[tuple[float, float]]) -> list[Box]:
-    """Beside each point, where the fewest points and other names are covered."""
-    room = Box(AXES.left, AXES.top - 14, WIDTH, AXES.bottom)
+    """Return a box beside each point for its name, where it covers the least of points and other names."""
+    area = Box(AXES.left, AXES.top - 14, WIDTH, AXES.bottom)
     points = [Box(x - 7, y - 7, x + 7, y + 7) for x, y in centres]
-    found: list[Box] = []
+    placed: list[Box] = []
     for name, (x, y) in zip(names, centres, strict=True):
         width = _LETTER * len(name)
         corners = product((x + 10, x - 10 - width, x - width / 2), (y - 6, y - 21, y + 9, y - 34, y + 22))
         boxes = [Box(left, top, left + width, top + _NAME_HEIGHT) for left, top in corners]
-        inside = [box for box in boxes if box.overlap(room) == box.overlap(box)]
-        occupied = points + found
-        found.append(min(inside or boxes, key=lambda box: sum(map(box.overlap, occupied)) + abs(box.top + 6 - y)))
-    return found
+        inside = [box for box in boxes if box.overlap(area) == box.overlap(box)]
+        occupied = points + placed
+        placed.append(min(inside or boxes, key=lambda box: sum(map(box.overlap, occupied)) + abs(box.top + 6 - y)))
+    return placed

@@ -1,35 +1,39 @@
-"""Strengths and steps of a run compared: which lose nothing to another one, and which one to take."""
+"""Comparison of a run's strengths and steps: which are undominated, and which one to choose."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-GOALS = ("kid", "drift", "flagged")  # all better low
-SURPRISING = 0.05  # so many flags would be seen less often than this by chance
+from diffusion_train.report.facts import SweepRow
+
+GOALS = ("kid", "drift", "flagged")  # figures of a row that are better low
+SURPRISING = 0.05  # flags whose `chance` is lower are more than chance explains
 
 
-def undominated(rows: Sequence[dict[str, Any]]) -> list[bool]:
-    """Whether no other row is as good in every goal and better in one. A goal that no row has does not count."""
-    points = [[row[goal] for goal in GOALS if row[goal] is not None] for row in rows]
+def undominated(rows: Sequence[SweepRow]) -> list[bool]:
+    """Return for each row whether no other is as good in every goal and better in one.
+
+    Drift does not count if the rows have none.
+    """
+    points = [[goal for goal in (row.kid, row.drift, row.flagged) if goal is not None] for row in rows]
     return [not any(_better(other, point) for other in points) for point in points]
 
 
-def choose(rows: Sequence[dict[str, Any]]) -> int | None:
-    """Of the undominated rows the place of the one to take; None where there are no rows.
+def choose(rows: Sequence[SweepRow]) -> int | None:
+    """Return the index of the undominated row to choose, or None if there are no rows.
 
-    First those whose samples are flagged no more often than chance does (else those with the fewest); of them the one
-    nearest to the best KID and the least drift at once, each scaled to [0, 1] over all rows.
+    Only rows with no more flags than chance explains are considered, or those with the fewest flags if there are none.
+    Of these the row nearest to both the best KID and the least drift is chosen, each scaled to [0, 1] over all rows.
     """
     candidates = [index for index, good in enumerate(undominated(rows)) if good]
     if not candidates:
         return None
-    quiet = [index for index in candidates if rows[index]["chance"] >= SURPRISING]
-    fewest = min(rows[index]["flagged"] for index in candidates)
-    candidates = quiet or [index for index in candidates if rows[index]["flagged"] == fewest]
-    scaled = [_scaled([row[goal] for row in rows]) for goal in ("kid", "drift")]
-    return min(candidates, key=lambda index: math.hypot(*(values[index] for values in scaled)))
+    quiet = [index for index in candidates if rows[index].chance >= SURPRISING]
+    fewest = min(rows[index].flagged for index in candidates)
+    candidates = quiet or [index for index in candidates if rows[index].flagged == fewest]
+    kids, drifts = _scaled([row.kid for row in rows]), _scaled([row.drift for row in rows])
+    return min(candidates, key=lambda index: math.hypot(kids[index], drifts[index]))
 
 
 def _better(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -61,7 +61,7 @@ def test_a_copy_is_flagged_with_its_original_and_a_stranger_is_not() -> None:
     assert found.flagged.tolist() == [True, False]
     assert int(near["features"].row[0]) == 7
     facts = measure.copying_facts(copying, found, 0.05)
-    assert (facts["flagged"], facts["samples"], facts["expected"]) == (1, 2, pytest.approx(0.1))
+    assert (facts.flagged, facts.samples, facts.expected) == (1, 2, pytest.approx(0.1))
 
 
 def test_without_held_out_images_and_with_few_training_images_the_rate_that_holds_is_told() -> None:
@@ -88,7 +88,7 @@ def test_fidelity_orders_the_brand_itself_a_likeness_and_a_stranger() -> None:
     brand = seen(centre + normal(40, 16))
     near, far = seen(centre + normal(40, 16, seed=1), seed=1), seen(-centre + normal(40, 16, seed=2), seed=2)
     found = [measure.fidelity(images, brand) for images in (brand, near, far)]
-    kids, likeness, colours = ([one[key] for one in found] for key in ("kid", "likeness", "colours"))
+    kids, likeness, colours = ([getattr(one, key) for one in found] for key in ("kid", "likeness", "colours"))
     assert kids == sorted(kids)
     assert likeness == sorted(likeness, reverse=True)
     assert likeness[0] == pytest.approx(1)
@@ -105,8 +105,8 @@ def test_the_part_of_the_way_that_is_gone() -> None:
 def test_a_model_that_did_not_change_has_no_drift_and_seeds_are_paired_within_prompts() -> None:
     before = seen(torch.tensor([[1.0, 0], [0, 1.0], [2.0, 0], [2.0, 0]]))
     same = measure.drift(before, before, num_samples=2)
-    assert same["changed"] == same["colours"] == 0
-    assert same["seeds"] == pytest.approx(0.5)  # prompts' own pairs: 1 and 0
+    assert same.changed == same.colours == 0
+    assert same.seeds == pytest.approx(0.5)  # prompts' own pairs: 1 and 0
     turned = measure.drift(before, seen(before.features.flip(1)), num_samples=1)
-    assert turned["changed"] == pytest.approx(1)
-    assert turned["seeds"] is None
+    assert turned.changed == pytest.approx(1)
+    assert turned.seeds is None

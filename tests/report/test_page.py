@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from diffusion_train.report.brand_report import add_marks, from_json, to_json
 from diffusion_train.report.marks import read_marks
 from diffusion_train.report.report_page import report_page
 
@@ -30,6 +31,7 @@ def sample(image: str, kind: str = "brand", flagged: bool = False, **other: Any)
 
 
 def report(**other: Any) -> dict[str, Any]:
+    """The content of a report.json."""
     close = {"kid": 1.0, "likeness": 0.4, "colours": 5.0}
     audit = {
         "samples": 2,
@@ -43,6 +45,7 @@ def report(**other: Any) -> dict[str, Any]:
         "held_out": 10,
         "leaked": 1,
         "train": 4,
+        "measures": ["hash", "features", "thumbnail"],
     }
     swatches = [{"lab": [50.0, 10.0, 10.0], "share": 0.75}, {"lab": [90.0, 0.0, 0.0], "share": 0.25}]
     rows = [
@@ -51,13 +54,10 @@ def report(**other: Any) -> dict[str, Any]:
         for value in (0, 1)
     ]
     licenses = [{"name": HOSTILE, "images": 4, "terms": ["unread"]}]
-    made = {
+    content = {
+        "format": 1,
         "name": HOSTILE,
         "base": HOSTILE,
-        "made": "2026-01-01T00:00:00+00:00",
-        "version": "0",
-        "weights": "0" * 16,
-        "step": 7,
         "data": {"train": 4, "train_seen": 4, "held_out": 10, "held_out_seen": 10, "reference": "held-out images"},
         "prompts": {kind: {"count": 1, "origin": "given"} for kind in ("brand", "general")},
         "fidelity": {
@@ -76,12 +76,16 @@ def report(**other: Any) -> dict[str, Any]:
             "num_thin": 1,
             "common": [HOSTILE],
         },
+        "samples": [sample("a" * 32, flagged=True), sample("b" * 32), sample("a" * 32, kind="general", seed=1)],
         "sweep": {"rows": rows, "goals": ["kid"]},
         "rights": [{"role": HOSTILE, "images": 4, "licenses": licenses, "sources": {}}],
-        "samples": [sample("a" * 32, flagged=True), sample("b" * 32), sample("a" * 32, kind="general", seed=1)],
+        "made": "2026-01-01T00:00:00+00:00",
+        "version": "0",
+        "weights": "0" * 16,
+        "step": 7,
         "marks": [],
     }
-    return {**made, **other}
+    return {**content, **other}
 
 
 @pytest.fixture
@@ -93,12 +97,39 @@ def folder(tmp_path: Path) -> Path:
 
 
 def made_page(folder: Path, **other: Any) -> str:
-    return report_page(report(**other), folder / "report_images")
+    return report_page(from_json(report(**other)), folder / "report_images")
+
+
+def without_a_base() -> dict[str, Any]:
+    """What differs in the report of a run that has neither a base nor held-out images."""
+    full = report()
+    data = {**full["data"], "held_out": 0, "held_out_seen": 0, "reference": "training images"}
+    fidelity = {**full["fidelity"], "base": None, "floor": None}
+    del fidelity["gap_closed"]
+    samples = [{**one, "before": None} for one in full["samples"]]
+    return {"base": None, "data": data, "fidelity": fidelity, "drift": None, "samples": samples, "sweep": None}
+
+
+def test_report_json_holds_what_it_held_and_in_that_order() -> None:
+    mark = {
+        "image": "a" * 32,
+        "prompt": "",
+        "verdict": "reject",
+        "remark": "",
+        "reviewer": "Ada",
+        "time": "",
+        "seed": 0,
+    }
+    recorded = {**report()["rights"][0], "fingerprint": "f"}
+    for other in ({}, without_a_base(), {"marks": [mark], "rights": [recorded]}):
+        content = report(**other)
+        assert json.dumps(to_json(from_json(content))) == json.dumps(content)
 
 
 def test_nothing_of_strangers_stands_raw_in_the_page(folder: Path) -> None:
     marks = [
         {"image": "a" * 32, "prompt": "", "verdict": "reject", "remark": HOSTILE, "reviewer": HOSTILE, "time": HOSTILE}
+        | {"seed": 0}
     ]
     content = made_page(folder, marks=marks)
     assert content.count("<script>") == content.count("</script>") == content.count("</style>") == 1
@@ -146,12 +177,7 @@ def test_marks_stand_beside_the_image_that_they_are_of_wherever_it_is_shown(fold
 
 
 def test_a_run_without_a_base_or_held_out_images_says_so(folder: Path) -> None:
-    full = report()
-    data = {**full["data"], "held_out": 0, "held_out_seen": 0, "reference": "training images"}
-    fidelity = {**full["fidelity"], "base": None, "floor": None}
-    del fidelity["gap_closed"]
-    alone = [{**one, "before": None} for one in full["samples"]]
-    content = made_page(folder, base=None, data=data, fidelity=fidelity, drift=None, sweep=None, samples=alone)
+    content = made_page(folder, **without_a_base())
     assert "starting from nothing" in content
     assert "copying cannot be distinguished" in content
     assert "What changed elsewhere" not in content
@@ -179,6 +205,13 @@ def test_the_first_screen_names_what_must_be_decided(folder: Path) -> None:
     assert "50 %" in content
     assert "2.0 ×" in content
     assert "a licence text that was not recognised" in content
+
+
+def test_marks_for_a_report_of_another_version_fail_with_the_remedy(tmp_path: Path) -> None:
+    for content in ({}, report(further=1)):
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"cannot read report.json .*; leave marks out to write it again"):
+            add_marks(tmp_path, tmp_path / "marks.json")
 
 
 @pytest.mark.slow
@@ -215,12 +248,12 @@ def test_a_person_marks_in_a_browser_and_the_marks_come_back(folder: Path) -> No
     assert found["before"] == "0 of 2 brand samples judged"
     assert found["kept"] == "2 of 2 brand samples judged, 1 rejected"
     assert (found["shown"], found["nameless"], found["pictures"]) == (1, "reviewer", True)
-    marks = {mark["image"]: mark for mark in read_marks(folder / "marks.json")}
-    assert {image[0]: (mark["verdict"], mark["remark"]) for image, mark in marks.items()} == {
+    marks = {mark.image: mark for mark in read_marks(folder / "marks.json")}
+    assert {image[0]: (mark.verdict, mark.remark) for image, mark in marks.items()} == {
         "a": ("approve", ""),
         "b": ("reject", "off <b>colour"),
     }
-    assert {mark["reviewer"] for mark in marks.values()} == {"Ada"}
+    assert {mark.reviewer for mark in marks.values()} == {"Ada"}
     assert json.loads((folder / "marks.json").read_text())["weights"] == "0" * 16
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from torch.nn.functional import interpolate
 from diffusion_train.picture import to_image
 from diffusion_train.report.album import Album
 from diffusion_train.report.coverage import Coverage
-from diffusion_train.report.marks import FORMAT, merged, read_marks
+from diffusion_train.report.facts import Swatch, SweepRow
+from diffusion_train.report.marks import FORMAT, Mark, merged, read_marks
 from diffusion_train.report.material import see
 from diffusion_train.report.plot import AXES, Box, strip, trade_off
 from diffusion_train.report.rights_table import asked_for, rights
@@ -35,16 +37,17 @@ def test_support_is_the_count_of_the_rarest_telling_word() -> None:
 
 def test_samples_stand_in_the_band_of_their_prompt_and_thin_words_are_named() -> None:
     found = Coverage(CAPTIONS).table(["red car", "red car", "submarine"], [0.5, 0.7, 0.1], [True, False, False])
-    assert [(row["band"], row["prompts"], row["samples"], row["flagged"]) for row in found["bands"]] == [
+    assert [(row.band, row.prompts, row.samples, row.flagged) for row in found.bands] == [
         ("0", 1, 1, 0),
         ("1 to 2", 1, 2, 1),
     ]
-    assert found["bands"][1]["likeness"] == pytest.approx(0.6)
-    assert [(one["word"], one["captions"]) for one in found["thin"]] == [("submarine", 0), ("car", 2), ("red", 2)]
+    assert found.bands[1].likeness == pytest.approx(0.6)
+    assert [(one.word, one.captions) for one in found.thin] == [("submarine", 0), ("car", 2), ("red", 2)]
 
 
-def row(kid: float, drift: float | None, flagged: int = 0, chance: float = 1.0) -> dict[str, Any]:
-    return {"kid": kid, "drift": drift, "flagged": flagged, "chance": chance}
+def row(kid: float, drift: float | None, flagged: int = 0, chance: float = 1.0) -> SweepRow:
+    figures = {"kid": kid, "likeness": 0.5, "colours": 5.0, "drift": drift, "chance": chance}
+    return SweepRow(axis="scale", value=1, name="", flagged=flagged, samples=8, **figures)
 
 
 def test_a_row_is_beaten_only_by_one_that_is_nowhere_worse() -> None:
@@ -63,19 +66,19 @@ def test_the_choice_is_the_knee_among_those_that_do_not_copy() -> None:
 
 def test_in_the_drawing_of_a_sweep_names_cover_nothing_and_low_values_stand_near_the_axes() -> None:
     places = [(3.0, 0.0), (1.0, 0.2), (1.0, 0.25), (2.0, 0.2), (0.5, 0.9)]
-    found = trade_off([{**row(*place), "name": f"scale {number}"} for number, place in enumerate(places)])
+    found = trade_off([replace(row(*place), name=f"scale {number}") for number, place in enumerate(places)])
     boxes = [point.name for point in found.points]
     boxes += [Box(point.x - 4, point.y - 4, point.x + 4, point.y + 4) for point in found.points]
     assert sum(one.overlap(other) for one, other in combinations(boxes, 2)) == 0
     first, *others = found.points  # no drift, and far from the brand
     assert all(first.x < one.x and first.y < one.y for one in others)
-    alike = trade_off([{**row(1, None), "value": value, "name": ""} for value in (1, 2)])
+    alike = trade_off([replace(row(1, None), value=value) for value in (1, 2)])
     assert not alike.of_drift
     assert {point.y for point in alike.points} == {(AXES.top + AXES.bottom) / 2}
 
 
 def test_the_stripes_of_a_palette_stand_side_by_side() -> None:
-    stripes = strip([{"lab": [0.0, 0.0, 0.0], "share": 0.25}, {"lab": [100.0, 0.0, 0.0], "share": 0.75}])
+    stripes = strip([Swatch(lab=[0.0, 0.0, 0.0], share=0.25), Swatch(lab=[100.0, 0.0, 0.0], share=0.75)])
     assert [(one.left, one.fraction, one.colour) for one in stripes] == [(0, 0.25, "#000000"), (0.25, 0.75, "#ffffff")]
 
 
@@ -97,7 +100,7 @@ def test_rights_follow_the_bases_down_and_name_what_they_ask_for(tmp_path: Path)
     )
     run = run_folder(tmp_path / "run", {"CC-BY-NC-4.0": 2, "unknown": 1}, str(first))
     found = rights(run, str(first))
-    assert [[(one["name"], one["images"]) for one in entry["licenses"]] for entry in found] == [
+    assert [[(one.name, one.images) for one in entry.licenses] for entry in found] == [
         [("CC-BY-NC-4.0", 2), ("unknown", 1)],
         [("CC-BY-SA-4.0", 6)],
         [("creativeml-openrail-m", None)],
@@ -109,12 +112,12 @@ def test_what_the_record_says_of_the_base_goes_before_its_files(tmp_path: Path) 
     model = tmp_path / "sd"
     model.mkdir()
     run = run_folder(tmp_path / "run", {"MIT": 1}, str(model))
-    assert rights(run, str(model))[1]["licenses"][0]["name"] == "unknown"
+    assert rights(run, str(model))[1].licenses[0].name == "unknown"
     (model / "README.md").write_text("---\nlicense: openrail\n---\n")
-    assert rights(run, str(model))[1]["licenses"][0]["name"] == "openrail"
-    assert rights(run, str(model), "Apache 2.0")[1]["licenses"][0]["name"] == "Apache-2.0"
+    assert rights(run, str(model))[1].licenses[0].name == "openrail"
+    assert rights(run, str(model), "Apache 2.0")[1].licenses[0].name == "Apache-2.0"
     own = run_folder(tmp_path / "own", {"MIT": 1})
-    assert [entry["licenses"][0]["name"] for entry in rights(run, str(own), "CC0")] == ["MIT", "MIT", "CC0-1.0"]
+    assert [entry.licenses[0].name for entry in rights(run, str(own), "CC0")] == ["MIT", "MIT", "CC0-1.0"]
 
 
 @pytest.mark.parametrize("content", [None, "no json", "[]", '{"licenses": []}'], ids=["no file", "torn", "list", "odd"])
@@ -122,7 +125,7 @@ def test_rights_that_nobody_wrote_down_are_unknown(tmp_path: Path, content: str 
     if content is not None:
         (tmp_path / "data.json").write_text(content)
     [entry] = rights(tmp_path, None)
-    assert [one["terms"] for one in entry["licenses"]] == [["unknown"]]
+    assert [one.terms for one in entry.licenses] == [["unknown"]]
 
 
 def test_a_base_that_is_its_own_base_ends(tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def marks_file(tmp_path: Path, *marks: Any, **other: Any) -> Path:
 
 def test_marks_are_read_as_they_were_saved_and_nothing_else_is(tmp_path: Path) -> None:
     file = marks_file(tmp_path, {**mark(), "extra": "<b>"}, mark("b" * 32, "reject", remark="off colour"))
-    assert read_marks(file) == [mark(), mark("b" * 32, "reject", remark="off colour")]
+    assert [asdict(one) for one in read_marks(file)] == [mark(), mark("b" * 32, "reject", remark="off colour")]
 
 
 @pytest.mark.parametrize(
@@ -165,8 +168,8 @@ def test_files_that_hold_no_marks_are_refused(tmp_path: Path, content: str, told
 
 
 def test_a_reviewers_last_word_counts_and_reviewers_stand_beside_each_other() -> None:
-    early, late = mark(time="2026-01-01"), mark(verdict="reject", time="2026-01-02")
-    other = mark(reviewer="Bob")
+    early, late = Mark(**mark(time="2026-01-01")), Mark(**mark(verdict="reject", time="2026-01-02"))
+    other = Mark(**mark(reviewer="Bob"))
     assert merged([late], [early, other]) == [late, other]
     assert merged([early], [late]) == [late]
 
