@@ -59,8 +59,8 @@ class Fidelity:
     base: Closeness | None
     run: Closeness
     floor: Closeness | None  # None without held-out images
-    gap_closed: GapClosed | None = None  # None without base or floor; report.json then has no such key
     palettes: Mapping[str, Sequence[Swatch]]  # of "brand", "base" and "run"
+    gap_closed: GapClosed | None = None  # None without base or floor; report.json then has no such key
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ def report(**other: Any) -> dict[str, Any]:
             "extractor": "efflite0",
             "samples": 2,
             **dict.fromkeys(("base", "run", "floor"), close),
-            "gap_closed": {"kid": 0.5, "colours": None},
             "palettes": {"brand": swatches, "run": swatches},
+            "gap_closed": {"kid": 0.5, "colours": None},
         },
         "drift": {"changed": 0.2, "seeds": 0.1, "kid": 0.3, "colours": 2.0},
         "copying": {"brand": audit, "general": {**audit, "flagged": 0, "chance": 1.0}, "base": audit},
@@ -110,7 +110,7 @@ def without_a_base() -> dict[str, Any]:
     return {"base": None, "data": data, "fidelity": fidelity, "drift": None, "samples": samples, "sweep": None}
 
 
-def test_report_json_holds_what_it_held_and_in_that_order() -> None:
+def test_report_json_reads_back_as_it_was_written() -> None:
     mark = {
         "image": "a" * 32,
         "prompt": "",
