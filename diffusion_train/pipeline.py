@@ -1,4 +1,4 @@
-"""From noise to data: the parts of a trained model, put together for sampling."""
+"""The sampling pipeline: the parts of a trained model turn noise into data."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from diffusion_train.sampler.base import Sampler
 from diffusion_train.utils.rng import Rng
 from diffusion_train.utils.tensor import widest_dtype
 
-_MOST_ROWS, _MOST_PIXELS = 64, 1 << 20  # worked on at once: 64 images of 128 pixels, 4 of 512, 1 of 1024
+_MOST_ROWS, _MOST_PIXELS = 64, 1 << 20  # per batch: 64 images of 128 pixels, 4 of 512, 1 of 1024
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Samples of `shape`, one row's shape of data, for instance (C, H, W)."""
+    """Draws samples of `shape`, the data shape of one row, for instance (C, H, W)."""
 
     network: nn.Module
     diffusion: GaussianDiffusion
@@ -42,13 +42,14 @@ class Pipeline:
         batch_size: int | None = None,
         negative_prompt: str | None = None,
     ) -> Tensor:
-        """Conditions as in a training batch (captions and what else the conditioner reads), a seed a row -> (B, ...).
+        """Draw one sample per seed and return them, (B, ...), on the CPU.
 
-        The conditioner also sees "target_size" (B, 2), height and width. A row's noise depends on its seed alone;
-        `batch_size` rows are worked on at once, by default a megapixel of them and 64 at most. Guidance leads away from
-        `negative_prompt`, by default from "no condition". The result is on the CPU.
+        `batch` holds conditions as in training: captions and whatever the conditioner reads. "target_size" (B, 2),
+        height and width, is added. The noise of a row depends only on its seed. `batch_size` rows are computed at once,
+        by default those of a megapixel and at most 64. Guidance moves away from `negative_prompt`, by default from "no
+        condition".
 
-        Raises ValueError for a negative prompt where no caption is read.
+        Raises ValueError for a negative prompt if the conditioner reads no captions.
         """
         if negative_prompt is not None and not self.conditioner.reads_captions:
             raise ValueError(f"negative_prompt={negative_prompt}: this run reads no captions; leave it out")
@@ -86,7 +87,7 @@ class Pipeline:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Without dropout inside the block, and as they were after it."""
+    """Put modules in evaluation mode inside the block, and restore their mode after it."""
     modes = [module.training for module in modules]
     try:
         for module in modules:
@@ -98,12 +99,12 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 
 def default_batch_size(shape: Sequence[int]) -> int:
-    """How many samples of a shape (C, H, W) are worked on at once unless somebody says."""
+    """Return how many samples of a shape (C, H, W) are computed at once by default."""
     return max(1, min(_MOST_ROWS, _MOST_PIXELS // math.prod(shape[1:])))
 
 
 def select_rows(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """Some rows of a batch of tensors and lists."""
+    """Return some rows of a batch of tensors and lists."""
     return {
         name: value[torch.as_tensor(rows)] if isinstance(value, Tensor) else [value[row] for row in rows]
         for name, value in batch.items()
