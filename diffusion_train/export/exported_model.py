@@ -91,8 +91,8 @@ def base_folder(node: Any, network: Any) -> Path:
     if not isinstance(network, DiffusersUNet):
         raise ValueError(  # noqa: TRY004
             f"network: diffusers cannot load {type(network).__name__}, a network of diffusion_train; only runs on "
-            "Stable Diffusion can be exported (experiment=sd15_lora, sd15_full, sdxl_lora). Use sample.py or pretrained= with "
-            "the run folder instead"
+            "Stable Diffusion can be exported (experiment=sd15_lora, sd15_full, sdxl_lora). Use sample.py or "
+            "pretrained= with the run folder instead"
         )
     model = node.get("model")
     folders = [Path(model), Path(model).parent] if isinstance(model, str) else []

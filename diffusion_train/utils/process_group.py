@@ -13,7 +13,7 @@ _OF_LIGHTNING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD
 
 @contextmanager
 def own_process_group() -> Iterator[None]:
-    """Remove the process group and Lightning's variables after the block, so that the next run of a sweep starts anew."""
+    """Remove the process group and Lightning's variables after the block; the next run of a sweep starts new ones."""
     before = {name: os.environ.get(name) for name in _OF_LIGHTNING}
     try:
         yield

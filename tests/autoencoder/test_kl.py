@@ -109,7 +109,7 @@ def test_precisions_that_cannot_be_are_refused(folder, tmp_path):
 def test_folders_that_cannot_be_used_are_named(folder, tmp_path):
     with pytest.raises(ValueError, match=r"autoencoder\.source=.*: neither this folder nor its vae/ holds"):
         KL(str(tmp_path))
-    with pytest.raises(ValueError, match="_class_name must be one of AutoencoderKL, but is UNet2D"):
+    with pytest.raises(ValueError, match="_class_name must be one of AutoencoderKL, got UNet2D"):
         KL(str(folder / "unet"))
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
     (tmp_path / "diffusion_pytorch_model.bin").touch()
