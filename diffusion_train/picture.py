@@ -1,4 +1,4 @@
-"""Pictures of samples: single PNG files and grids with captions."""
+"""Images of samples: single PNG files, grids with captions, and scatter plots."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from diffusion_train.utils.text import printable
 
 
 def to_image(x: Tensor) -> Image.Image:
-    """(C, H, W) in [-1, 1], C = 1 or 3 -> picture."""
+    """Convert x (C, H, W) in [-1, 1], C = 1 or 3, to an image."""
     bytes_ = ((x.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     pixels = np.ascontiguousarray(bytes_.permute(1, 2, 0).numpy())
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def save_png(image: Image.Image, path: Path, texts: dict[str, str] | None = None) -> None:
-    """`texts` go into the file as international text chunks; no time and no path does."""
+    """Write a PNG with `texts` as international text chunks; it holds no time and no path."""
     info = PngInfo()
     for name, text in (texts or {}).items():
         info.add_itxt(name, text)
@@ -32,7 +32,7 @@ def save_png(image: Image.Image, path: Path, texts: dict[str, str] | None = None
 
 
 def grid(images: Tensor, captions: Sequence[str], num_columns: int, min_side: int = 96) -> Image.Image:
-    """(N, C, H, W) in [-1, 1] row by row, each with its caption below; small images are enlarged pixel by pixel."""
+    """Draw images (N, C, H, W) in [-1, 1] row by row, each above its caption; small ones are enlarged to `min_side`."""
     scale = max(1, -(-min_side // images.shape[-1]))
     width, height = images.shape[-1] * scale, images.shape[-2] * scale
     font, gap, line = _font(10), 6, 13
@@ -50,14 +50,14 @@ def grid(images: Tensor, captions: Sequence[str], num_columns: int, min_side: in
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib carries it: Pillow's own font lacks the letters of most languages."""
+    """Return DejaVu Sans from matplotlib; Pillow's default font lacks the letters of most languages."""
     from matplotlib import get_data_path
 
     return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def _lines(caption: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """At most two lines of at most `width` pixels."""
+    """Break a caption into at most two lines of at most `width` pixels."""
     lines = [""]
     for word in caption.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -72,7 +72,7 @@ def _lines(caption: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def scatter(points: Tensor, data: Tensor, title: str) -> Image.Image:
-    """Samples (N, 2) over data (M, 2)."""
+    """Draw samples (N, 2) over data (M, 2)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), dpi=120)

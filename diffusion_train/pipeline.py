@@ -1,4 +1,4 @@
-"""From noise to data: the parts of a trained model, put together for sampling."""
+"""The sampling pipeline: the parts of a trained model turn noise into data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diffusion_train.sampler.base import Sampler
 from diffusion_train.utils.rng import Rng
 from diffusion_train.utils.tensor import widest_dtype
 
-_MOST_ROWS, _MOST_PIXELS = 64, 1 << 20  # worked on at once: 64 images of 128 pixels, 4 of 512, 1 of 1024
+_MOST_ROWS, _MOST_PIXELS = 64, 1 << 20  # per batch: 64 images of 128 pixels, 4 of 512, 1 of 1024
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Pipeline:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Without dropout inside the block, and as they were after it."""
+    """Put modules in evaluation mode inside the block, and restore their mode after it."""
     modes = [module.training for module in modules]
     try:
         for module in modules:
@@ -105,12 +105,12 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 
 def default_batch_size(shape: Sequence[int]) -> int:
-    """How many samples of a shape (C, H, W) are worked on at once unless somebody says."""
+    """Return how many samples of a shape (C, H, W) are computed at once by default."""
     return max(1, min(_MOST_ROWS, _MOST_PIXELS // math.prod(shape[1:])))
 
 
 def select_rows(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """Some rows of a batch of tensors and lists."""
+    """Return some rows of a batch of tensors and lists."""
     return {
         name: value[torch.as_tensor(rows)] if isinstance(value, Tensor) else [value[row] for row in rows]
         for name, value in batch.items()

@@ -1,4 +1,4 @@
-"""Low-rank adaptation: W x becomes W x + scale * alpha / rank * B A x, of which A and B alone are trained.
+"""Low-rank adaptation: W x becomes W x + scale * alpha / rank * B A x, where only A and B are trained.
 
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 """
@@ -14,20 +14,20 @@ from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
 
-# Last parts of names, in networks of diffusers, in ours, and in text encoders of transformers.
+# The last parts of layer names, in networks of diffusers, in ours, and in text encoders of transformers.
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "qkv", "text_kv", "out", "q_proj", "k_proj", "v_proj", "out_proj")
 _INITS: dict[str, Any] = {"kaiming": True, "gaussian": "gaussian"}
-_NAME = "default"  # of the adapter, among those that peft could hold beside it
+_NAME = "default"  # of the adapter; peft can hold several
 
 
 class LoRA:
-    """Freezes the network and gives every layer that `targets` chooses an adapter, which changes nothing at the start.
+    """Freezes a network and adds an adapter to every layer that `targets` selects; at the start it changes no output.
 
-    `targets`: attention, attention_and_convolutions, a list of names as they end, or a regular expression for whole
-    names; of linear layers and convolutions. `alpha` is `rank` where it is null. `scale` weakens or strengthens a
-    trained adapter; 0 is the base alone. `text_encoder` is true, for its attention, or a list of names as they end: what
-    `on_text_encoder` then adapts. `text_encoder_lr` is for whoever makes the optimizer. ValueError for targets that the
-    network does not have.
+    `targets` selects linear layers and convolutions: "attention", "attention_and_convolutions", a list of name endings,
+    or a regular expression for whole names. `alpha` null means `rank`. `scale` multiplies a trained adapter; 0 is the
+    base model. `text_encoder` selects the layers that `on_text_encoder` adapts: true for attention, or a list of name
+    endings. `text_encoder_lr` is read by the code that builds the optimizer. Raises ValueError if a target matches no
+    layer.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class LoRA:
         if rank < 1:
             raise ValueError(f"adapter.rank={rank}: must be at least 1")
         if not 0 <= dropout < 1:
-            raise ValueError(f"adapter.dropout={dropout:g} must lie in [0, 1)")
+            raise ValueError(f"adapter.dropout={dropout:g}: must be in [0, 1)")
         if init not in _INITS:
-            raise ValueError(f"adapter.init={init}: one of {', '.join(_INITS)}")
+            raise ValueError(f"adapter.init={init}: must be one of {', '.join(_INITS)}")
         if text_encoder_lr is not None and not (text_encoder and text_encoder_lr >= 0):
             remedy = (
-                "must be at least 0" if text_encoder else "no text encoder is trained; add adapter.text_encoder=true"
+                "must be at least 0" if text_encoder else "no text encoder is adapted; add adapter.text_encoder=true"
             )
             raise ValueError(f"adapter.text_encoder_lr={text_encoder_lr:g}: {remedy}")
         self.rank, self.alpha, self.targets = rank, rank if alpha is None else alpha, targets
@@ -57,10 +57,11 @@ class LoRA:
         self.text_encoder = "attention" if text_encoder is True else text_encoder or ()
 
     def __call__(self, network: nn.Module) -> nn.Module:
+        """Adapt the layers that `targets` selects, in place, and return the network."""
         return self._placed(network, self.targets, "adapter.targets")
 
     def on_text_encoder(self, encoder: nn.Module) -> nn.Module:
-        """The same with the layers that `text_encoder` chooses. ValueError for those that are not there."""
+        """Adapt the layers that `text_encoder` selects. Raises ValueError if an entry matches no layer."""
         return self._placed(encoder, self.text_encoder, "adapter.text_encoder")
 
     def _placed(self, network: nn.Module, targets: str | Sequence[str], key: str) -> nn.Module:
@@ -68,7 +69,7 @@ class LoRA:
 
         config = peft.LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # written as int, meant as a number
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft annotates int but accepts float
             target_modules=targeted(network, targets, key),
             lora_dropout=self.dropout,
             init_lora_weights=_INITS[self.init],
@@ -77,43 +78,43 @@ class LoRA:
         for layer in lora_layers(network).values():
             layer.set_scale(_NAME, self.scale)
         for parameter in network.parameters():
-            if parameter.requires_grad:  # peft takes the base's precision, in which small steps are lost
+            if parameter.requires_grad:  # peft uses the base's precision, which rounds small steps away
                 parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
         return network
 
 
 def targeted(network: nn.Module, targets: str | Sequence[str], key: str = "adapter.targets") -> list[str]:
-    """Names of the layers that get an adapter. ValueError, which names `key`, where a target chooses none."""
+    """Return the names of the layers to adapt. Raises ValueError, which names `key`, if a target matches none."""
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
     found: set[str] = set()
     for target, fits in _tests(targets, key):
         chosen = {name for name, layer in layers.items() if fits(name, layer)}
         if not chosen:
             raise ValueError(
-                f"{key}={target}: no layer of {type(network).__name__} fits; it has layers whose names end in "
+                f"{key}={target}: no layer of {type(network).__name__} matches; its layer names end in "
                 f"{', '.join(sorted({_ending(name) for name in layers}))}; give a list of such endings, or a regular "
-                "expression for whole names: '.*' takes them all"
+                "expression for whole names ('.*' matches all layers)"
             )
         found |= chosen
     return sorted(found)
 
 
 def lora_layers(network: nn.Module) -> dict[str, Any]:
-    """The layers with an adapter by the names they have without."""
+    """Return the layers with an adapter, by the names they have without it."""
     from peft.tuners.lora import LoraLayer
 
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLayer)}
 
 
 def merge(network: M) -> M:
-    """The same network with the adapters added into its weights, or as it was where it has none."""
+    """Add the adapters to the weights of the network, in place, and return it; without adapters it stays as it is."""
     for layer in lora_layers(network).values():
         layer.merge()
     return without(network)
 
 
 def without(network: M) -> M:
-    """The same network with the adapters taken away, or as it was where it has none."""
+    """Remove the adapters from the network, in place, and return it; without adapters it stays as it is."""
     for name, layer in lora_layers(network).items():
         network.set_submodule(name, layer.get_base_layer())
     return network
@@ -123,7 +124,7 @@ Fits = Callable[[str, nn.Module], bool]
 
 
 def _tests(targets: str | Sequence[str], key: str) -> Iterator[tuple[str, Fits]]:
-    """What a message calls each target, and whether it chooses a layer."""
+    """Yield each target as messages name it, with a function that says whether it selects a layer."""
     if not isinstance(targets, str):
         for ending in targets:
             yield ending, lambda name, _, ending=ending: _ends(name, (ending,))  # type: ignore[misc]
@@ -144,6 +145,6 @@ def _ends(name: str, endings: Sequence[str]) -> bool:
 
 
 def _ending(name: str) -> str:
-    """The last part of a name, with those before it where it is but a number."""
+    """Return the last part of a name; numbers at the end are kept with the part before them."""
     match = re.search(r"[^.]*(\.\d+)*$", name)
     return match[0] if match else name

@@ -1,4 +1,4 @@
-"""Full training."""
+"""Full training, without an adapter."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 class NoAdapter:
-    """The network as it is, all of it trained."""
+    """Leaves the network as it is and trains all of its weights."""
 
     def __call__(self, network: nn.Module) -> nn.Module:
         return network.requires_grad_()

@@ -1,4 +1,4 @@
-"""What turns data into the latents that are diffused, and back."""
+"""Autoencoders turn data into the latents that are diffused, and latents back into data."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from diffusion_train.utils.rng import Rng
 
 
 class Autoencoder(nn.Module, ABC):
-    """Frozen. Owns the scale and shift of its latents, so that they have about unit variance.
+    """A frozen autoencoder. It scales and shifts its latents so that they have about unit variance.
 
-    `dtype` is what moments are computed in: kept in it they lose nothing.
+    `dtype` is the precision that moments are computed in; storing them in it loses nothing.
     """
 
     dtype: torch.dtype = torch.float32
 
     @property
     def fingerprint(self) -> str | None:
-        """A hash of everything that decides moments: weights, settings, precision. None where there is nothing to encode."""
+        """A hash of all that determines moments: weights, settings, precision. None if there is nothing to encode."""
         return None
 
     def encode(self, x: Tensor, rng: Rng | None = None) -> Tensor:
-        """Data (B, ...) in [-1, 1] -> latents (B, ...) in the precision of x.
+        """Encode data x (B, ...) in [-1, 1] to latents (B, ...) in the precision of x.
 
-        An encoder that returns a distribution is sampled by `rng`, row by row; without one its mode is taken.
+        If the encoder returns a distribution, it is sampled with `rng`, row by row; without `rng` its mode is used.
         """
         return self.latents(self.moments(x), rng).to(x.dtype)
 
     @abstractmethod
     def moments(self, x: Tensor) -> Tensor:
-        """Data (B, ...) -> what the encoder returns (B, ...), from which `latents` can be had again and again."""
+        """Return the encoder's output (B, ...) for data (B, ...), from which `latents` can be computed repeatedly."""
 
     @abstractmethod
     def latents(self, moments: Tensor, rng: Rng | None = None) -> Tensor:
-        """-> (B, ...)."""
+        """Return latents (B, ...): sampled from the moments with `rng`, their mode without."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, ...) -> data (B, ...)."""
+        """Decode latents (B, ...) to data (B, ...)."""
 
     @abstractmethod
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """One row's shape of data -> one row's shape of latents. Raises ValueError for data that cannot be encoded."""
+        """Return the shape of one row's latents for one row's data shape. Raises ValueError if it cannot be encoded."""

@@ -1,4 +1,4 @@
-"""No autoencoder: the data themselves are diffused."""
+"""No autoencoder: the data itself is diffused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from diffusion_train.utils.rng import Rng
 
 
 class Identity(Autoencoder):
+    """Moments, latents and data are the same."""
+
     def moments(self, x: Tensor) -> Tensor:
         return x
 

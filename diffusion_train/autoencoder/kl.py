@@ -1,6 +1,6 @@
 """Stable Diffusion's autoencoder: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models".
 
-The encoder returns a normal distribution of each latent: mean and log variance, the moments. With the posterior's own noise,
+The encoder returns the moments of a normal distribution of each latent: mean and log variance. With noise ~ N(0, 1),
 
     latents = (mean + exp(log_variance / 2) * noise - shift) * scale
 """
@@ -22,25 +22,26 @@ from diffusion_train.utils.files import sha256_of_files
 from diffusion_train.utils.rng import Rng
 
 Precision = Literal["float32", "bfloat16", "float16"]
-_FORMAT = 1  # raised when the same files would give other moments by more than a rounding
-_LEAST, _MOST = -30.0, 20.0  # of a log variance, as in the model's own code
+_FORMAT = 1  # increased if the same files would give moments that differ by more than rounding
+_LEAST, _MOST = -30.0, 20.0  # bounds of a log variance, as in the code of Rombach et al.
 
 
 class KL(Autoencoder):
-    """`source` is the folder of an AutoencoderKL of diffusers, or of a pipeline that has one in vae/.
+    """The KL autoencoder in `source`: the folder of a diffusers AutoencoderKL, or of a pipeline that has one in vae/.
 
-    It runs in `dtype` whatever precision surrounds it, and its weights belong to no module, so that nothing casts, trains or
-    saves them: float32 keeps the latents that the base model was trained on. Images are decoded one by one, for memory.
+    It runs in `dtype` whatever the precision of training; float32 gives the latents that the base model was trained on.
+    Its weights are in no module, so that nothing casts, trains or saves them. Images are decoded one at a time to save
+    memory.
     """
 
     def __init__(self, source: str, dtype: Precision = "float32") -> None:
         super().__init__()
         if dtype not in get_args(Precision):
-            raise ValueError(f"autoencoder.dtype={dtype}: one of {', '.join(get_args(Precision))}")
+            raise ValueError(f"autoencoder.dtype={dtype}: must be one of {', '.join(get_args(Precision))}")
         self.dtype = getattr(torch, dtype)
         self.folder = model_folder(source, "vae")
         vae = load_model(source, "vae", ["AutoencoderKL"], "autoencoder.source", self.dtype)
-        self._held = [vae.eval().requires_grad_(False)]  # in a list, which nn.Module does not look into
+        self._held = [vae.eval().requires_grad_(False)]  # in a list, so that nn.Module does not register it
         config = vae.config
         if dtype == "float16" and config.get("force_upcast"):
             raise ValueError("autoencoder.dtype=float16: this autoencoder overflows in it; use float32 or bfloat16")
@@ -54,7 +55,7 @@ class KL(Autoencoder):
         return hashlib.sha256(f"{_FORMAT} {self.dtype} {sha256_of_files(files)}".encode()).hexdigest()[:32]
 
     def moments(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 2 * channels, H / factor, W / factor) in float32: means, then log variances."""
+        """Encode x (B, 3, H, W) to (B, 2 * channels, H / factor, W / factor) in float32: means, then log variances."""
         self.latent_shape(tuple(x.shape[1:]))
         with self._alone(x) as vae:
             moments: Tensor = vae.encode(x.to(self.dtype)).latent_dist.parameters
@@ -73,21 +74,22 @@ class KL(Autoencoder):
             return torch.cat([vae.decode(row).sample.float() for row in moved.split(1)])
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return (channels, H / factor, W / factor) for (C, H, W). Raises ValueError if the sizes do not fit."""
         channels, height, width = shape
         if channels != self.in_channels:
-            raise ValueError(f"the autoencoder takes {self.in_channels} channels, but the data have {channels}")
+            raise ValueError(f"the data must have the {self.in_channels} channels of the autoencoder, got {channels}")
         if height % self.factor or width % self.factor:
             sides = sorted(
                 {side // self.factor * self.factor + more for side in (height, width) for more in (0, self.factor)}
             )
             raise ValueError(
-                f"data.image_size: the autoencoder takes images whose sides are multiples of {self.factor}, but these have "
+                f"data.image_size: the sides of images must be multiples of {self.factor} for the autoencoder, got "
                 f"{height} x {width} pixels; the nearest are {', '.join(str(side) for side in sides if side)}"
             )
         return self.channels, height // self.factor, width // self.factor
 
     @contextmanager
     def _alone(self, like: Tensor) -> Iterator[Any]:
-        """The model on the device of `like`, without gradients and outside of any autocast."""
+        """Yield the model on the device of `like`, without gradients or autocast."""
         with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
             yield self._held[0].to(like.device)

@@ -1,4 +1,4 @@
-"""Bad samples on record: each once in a file, their number in the logs, and an end to the run where they are too many."""
+"""Records bad samples in a file and in the logs, and aborts the run if there are too many."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from diffusion_train.callbacks.scalars import is_logged, log
 
 
 class TooManyBadSamples(RuntimeError):
-    """So many samples had to be replaced that the run would not be what its config says."""
+    """So many samples were left out or replaced that the run no longer trains on what its config says."""
 
 
 class BadSamples(pl.Callback):
-    """Writes `bad_samples.jsonl`, a line a bad sample met (shard, key, offset, reason), and logs `data/bad_samples`.
+    """Writes a line for each bad sample (shard, key, offset, reason) to `bad_samples.jsonl`; logs `data/bad_samples`.
 
-    Raises TooManyBadSamples on all ranks when more than `max_share` of the data set were bad.
+    Raises TooManyBadSamples on all ranks if more than the fraction `max_share` of the data set is bad.
     """
 
     def __init__(self, run_dir: str | Path, max_share: float = 0.01) -> None:
         if not 0 <= max_share <= 1:
-            raise ValueError(f"callbacks.bad_samples.max_share={max_share}: a share from 0 to 1")
+            raise ValueError(f"callbacks.bad_samples.max_share={max_share}: must be in [0, 1]")
         self.path, self.max_share = Path(run_dir) / "bad_samples.jsonl", max_share
-        self._before: set[str] = set()  # met by earlier parts of the run
-        self._met: set[str] = set()  # by this process
+        self._before: set[str] = set()  # found before the run was resumed
+        self._met: set[str] = set()  # found by this process
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        """A new run's record begins with the samples that the index left out."""
+        """Begin the file of a new run with the samples that the index left out; read that of a resumed run."""
         if trainer.global_step and self.path.exists():
             self._before = set(self.path.read_text("utf-8").splitlines())
         elif trainer.is_global_zero:
@@ -53,7 +53,7 @@ class BadSamples(pl.Callback):
             file.write(line + "\n")
 
     def _of_all_ranks(self, trainer: pl.Trainer) -> int:
-        """One that several ranks met counts more than once."""
+        """Return the number over all ranks; a sample that several ranks found counts more than once."""
         met = torch.tensor(float(len(self._met)), device=trainer.strategy.root_device)
         return len(self._before) + int(trainer.strategy.reduce(met, reduce_op="sum"))
 
@@ -62,8 +62,8 @@ class BadSamples(pl.Callback):
         of = data.num_samples or trainer.global_step * data.batch_size
         if count > self.max_share * of:
             raise TooManyBadSamples(
-                f"{count} bad samples, more than callbacks.bad_samples.max_share={self.max_share:g} of {of:,}; "
-                f"{self.path} names them"
+                f"{count} of {of:,} samples are bad, more than callbacks.bad_samples.max_share={self.max_share:g}; "
+                f"{self.path} lists them"
             )
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:

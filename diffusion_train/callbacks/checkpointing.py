@@ -29,17 +29,17 @@ from diffusion_train.training.weights import (
 )
 from diffusion_train.utils.files import TEMPORARY, remove_strays
 
-_ORDER = ("seed", "data", "data.order", "data.batch_size")  # what decides which samples come next
-# The last is compared by the command, before a model is made.
+_ORDER = ("seed", "data", "data.order", "data.batch_size")  # these determine which samples come next
+# The command compares "diffusion" before it builds a model.
 _MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", "diffusion")
 
 
 class NotSaved(StorageError):
-    """Of all processes, where the first one cannot write."""
+    """The first process could not write a checkpoint; all processes raise it."""
 
 
 def check_same_run(checkpoint: Path, trainer: pl.Trainer, module: DiffusionModule, datamodule: Any) -> None:
-    """Raises ValueError for data or weights that are not the checkpoint's: before any logger begins a run."""
+    """Raise ValueError if data or weights are not those of the checkpoint, before any logger starts a run."""
     saved = peek(checkpoint)
     check_names_and_shapes(checkpoint_weights(saved), trainable_state(module.trainable_modules))
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -48,11 +48,12 @@ def check_same_run(checkpoint: Path, trainer: pl.Trainer, module: DiffusionModul
 
 
 class Checkpointing(pl.Callback):
-    """Every `every_n_steps` steps and at the last one; keeps the newest `num_kept` and `last.ckpt`, a link to the newest.
+    """Saves checkpoints and weights every `every_n_steps` steps and after the last one.
 
-    `description` is plain data about the run (its config) that goes into each file. Refuses to resume from a checkpoint
-    of other data, seed, batch size or precision, but for what `allow_mismatch` names: then the data module continues with
-    what it has not drawn yet.
+    The newest `num_kept` checkpoints stay; `last.ckpt` is a link to the newest. `description` is plain data about the
+    run (its config), which each file holds. Resuming raises ValueError if data, seed, batch size or precision differ
+    from the checkpoint's, except those that `allow_mismatch` names: then the data module continues with samples not
+    drawn yet.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Checkpointing(pl.Callback):
         at_least(1, every_n_steps=every_n_steps, num_kept=num_kept)
         if unknown := set(allow_mismatch) - set(_MISMATCHES):
             raise ValueError(
-                f"allow_mismatch: unknown {', '.join(sorted(unknown))}; one or more of {', '.join(_MISMATCHES)}"
+                f"allow_mismatch: unknown {', '.join(sorted(unknown))}; must be among {', '.join(_MISMATCHES)}"
             )
         self.run_dir, self.description = Path(run_dir), dict(description or {})
         self.every_n_steps, self.num_kept = every_n_steps, num_kept
@@ -95,25 +96,25 @@ class Checkpointing(pl.Callback):
             self.save(trainer, module)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        # where a time budget has made this step the last one after it was saved, the checkpoint is to say so
+        # a time budget may make this step the last one after it was saved: the checkpoint must hold that
         if (trainer.global_step, trainer.max_steps) != (self.saved_step, self.saved_last_step):
             self.save(trainer, module)
 
     def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
-        """Saves the last completed step where data fail between two steps.
+        """Save the last completed step if reading data fails between two steps.
 
-        Of several processes all must have stopped between the same steps; where one alone fails, as in a callback, the
-        others wait for it and nothing can be saved.
+        All processes must have stopped between the same steps. If only one fails, as in a callback, the others wait for
+        it and nothing can be saved.
         """
         together = trainer.world_size == 1 or isinstance(exception, (StoppedOnAllRanks, TooManyBadSamples))
         is_new = 0 <= self.saved_step < trainer.global_step
         saves = isinstance(exception, (StorageError, TooManyBadSamples)) and not isinstance(exception, NotSaved)
         if saves and together and is_new:
-            with suppress(NotSaved):  # the message names the first error, and the step that is really saved
+            with suppress(NotSaved):  # the message names the first error and the step that was saved before
                 self.save(trainer, module)
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:
-        """Returns once all is written. Raises NotSaved in all processes together."""
+        """Save the run; return when everything is written. Raises NotSaved in all processes if one cannot write."""
         fault = self._write(trainer, module)
         if trainer.strategy.reduce_boolean_decision(fault is not None, all=False):
             if fault is not None and not isinstance(fault, OSError):
@@ -122,12 +123,12 @@ class Checkpointing(pl.Callback):
         self.saved_step, self.saved_last_step = trainer.global_step, trainer.max_steps
 
     def _write(self, trainer: pl.Trainer, module: Any) -> Exception | None:
-        """What went wrong, so that the others do not wait for a process that fails."""
+        """Write all files; return the error instead of raising it, so that the other processes do not wait."""
         name = step_name(trainer.global_step)
         try:
             trainer.save_checkpoint(self.folder / name, weights_only=False)
         except Exception as fault:  # noqa: BLE001
-            trainer.strategy.barrier()  # at which the others wait, in `save_checkpoint`
+            trainer.strategy.barrier()  # the others wait at it in `save_checkpoint`
             return fault
         if not trainer.is_global_zero:
             return None
@@ -143,10 +144,10 @@ class Checkpointing(pl.Callback):
         return None
 
     def _remove_old(self, datamodule: Any) -> None:
-        """Checkpoints first, then what they alone needed: stopped in between, too much is left and never too little."""
+        """Delete old checkpoints first, then what only they needed: stopped in between, it leaves too much."""
         for path in by_step(self.folder)[self.num_kept :]:
             path.unlink(missing_ok=True)
-        with suppress(ValueError, RuntimeError, OSError):  # one that cannot be read may need any of it
+        with suppress(ValueError, RuntimeError, OSError):  # a checkpoint that cannot be read may need any of it
             datamodule.prune_manifests(self.folder, map(read_facts, self.folder.glob("*.ckpt")))
 
     def _point_last_at(self, name: str) -> None:
@@ -175,7 +176,7 @@ class Checkpointing(pl.Callback):
                 logger.rewind(saved["step"])
 
     def refuse_other_run(self, saved: dict[str, Any], precision: str, data: Any) -> None:
-        """ValueError, which names what differs, where the facts `saved` in a checkpoint are of another run."""
+        """Raise ValueError that names what differs between the facts `saved` in a checkpoint and this run."""
         before, now = saved["identity"], _identity(precision, data)
         changed = [name for name, value in now.items() if before[name] != value]
         if refused := [name for name in changed if name not in self.allow_mismatch]:
@@ -188,5 +189,5 @@ def _reason(fault: OSError) -> str:
 
 
 def _identity(precision: str, data: Any) -> dict[str, Any]:
-    """What may not change between a checkpoint and the run that resumes from it."""
+    """Return what must be equal in a checkpoint and the run that resumes from it."""
     return {"trainer.precision": precision, **data.identity}

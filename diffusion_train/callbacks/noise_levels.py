@@ -1,4 +1,4 @@
-"""The unweighted noise error by noise level: shows where a network learns and where it does not."""
+"""The unweighted noise error by noise level, which shows where a network learns."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from diffusion_train.callbacks.scheduled import at_least
 
 
 class NoiseLevels(pl.Callback):
-    """Logs `train_by_t/<low>-<high>`: noise MSE by equal ranges of t, averaged since the last time.
+    """Logs `train_by_t/<low>-<high>`, the noise MSE in `num_levels` equal ranges of t.
 
-    Sums are kept on the device; it is read every `every_n_steps` steps alone.
+    It is averaged over `every_n_steps` steps. Sums stay on the device, which is read only when they are logged.
     """
 
     def __init__(self, every_n_steps: int = 100, num_levels: int = 10) -> None:

@@ -1,4 +1,4 @@
-"""One line of progress: step, loss, samples a second, time left."""
+"""Progress on one line: step, loss, samples per second, time left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diffusion_train.callbacks.time_budget import TimeBudget
 
 
 class Progress(pl.Callback):
-    """A bar on a terminal; elsewhere (a log file) a plain line every `every_n_seconds`."""
+    """Shows a progress bar on a terminal, and prints a line every `every_n_seconds` elsewhere, as in a log file."""
 
     def __init__(self, every_n_seconds: float = 15.0) -> None:
         self.every_n_seconds = every_n_seconds
@@ -84,6 +84,6 @@ def _figures(trainer: pl.Trainer) -> list[str]:
 
 
 def say(text: str) -> None:
-    """A line on stderr that leaves a progress line whole; a closed stream is no error."""
+    """Print a line on stderr without breaking a progress bar; a closed stream is ignored."""
     with suppress(OSError, ValueError, AttributeError):
         tqdm.write(text, file=sys.stderr)

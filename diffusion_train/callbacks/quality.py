@@ -1,4 +1,4 @@
-"""How good the samples are: distance to the data and faithfulness to the caption."""
+"""Quality of samples: distance to the data and agreement with the caption."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from diffusion_train.sampler.base import Sampler
 
 
 class Quality(Scheduled):
-    """Logs `quality/<name of the extractor's distance>` and `quality/retrieval` of samples for training captions.
+    """Logs `quality/KID-<extractor>` and `quality/retrieval` of samples for training captions.
 
-    `num_samples` captions are sampled once each; the distance is taken to `num_real` training images, and retrieval
-    is the share of samples whose nearest image among those of the `num_samples` captions is their own.
+    One sample is drawn for each of `num_samples` captions. KID compares them with `num_real` training images. Retrieval
+    is the fraction of samples whose nearest image, among those of the `num_samples` captions, is that of their caption.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Quality(Scheduled):
         self.num_samples, self.num_real = num_samples, num_real
 
     def act(self, trainer: pl.Trainer, module: Any) -> None:
-        """Every rank samples its share; the figures are then computed on rank 0, from features of all."""
+        """Sample on all ranks, then compute the metrics on rank 0 from all samples."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         real = data.examples(self.num_real)
         count = min(self.num_samples, len(real["index"]))
@@ -54,7 +54,7 @@ class Quality(Scheduled):
             say("  ".join(f"{name} {value:.3f}" for name, value in scalars.items()))
 
     def _figures(self, samples: Tensor, real: Tensor, rows: list[int]) -> dict[str, float]:
-        """Samples (N, ...) for the captions of `rows` of the real images (M, ...)."""
+        """Return the metrics of samples (N, ...) for the captions of `rows` of the real images (M, ...)."""
         fake_features, real_features = self.extractor(samples), self.extractor(real)
         kid, retrieval = KID(sync_on_compute=False), Retrieval(sync_on_compute=False)  # this rank has everything
         kid.update(fake_features, real=False)

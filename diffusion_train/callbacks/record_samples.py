@@ -1,4 +1,4 @@
-"""Which samples each optimizer step saw, for auditing a run or comparing two."""
+"""Records which samples each optimizer step used, to audit a run or compare two."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from diffusion_train.callbacks.sampling import gather
 
 
 class RecordSamples(pl.Callback):
-    """`samples_seen.jsonl`: a line a step with its number, the keys of the global batch in order, and their losses."""
+    """Writes a line per step to `samples_seen.jsonl`: number, keys of the global batch in order, and their losses."""
 
     def __init__(self, run_dir: str | Path) -> None:
         self.path = Path(run_dir) / "samples_seen.jsonl"
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        """Forgets steps after the checkpoint that the run resumes from."""
+        """Remove the steps after the checkpoint that the run resumes from."""
         if trainer.is_global_zero:
             lines = self.path.read_text("utf-8").splitlines(keepends=True) if self.path.exists() else []
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= trainer.global_step]

@@ -1,4 +1,4 @@
-"""How often storage had to be asked again."""
+"""How often requests to storage were repeated."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from diffusion_train.callbacks.scalars import is_logged, log
 
 
 class Retries(pl.Callback):
-    """Logs `data/retries`: requests for training batches that were repeated since this start, by all ranks and workers."""
+    """Logs `data/retries`, the repeated requests for training batches since this start, of all ranks and workers."""
 
     def __init__(self) -> None:
         self._counted = torch.zeros((), dtype=torch.int64)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if "retries" not in batch:  # data=stream, whose pipeline counts none
+        if "retries" not in batch:  # data=stream does not count retries
             return
         self._counted = self._counted.to(batch["retries"].device) + batch["retries"].sum()
         if is_logged(trainer):

@@ -1,4 +1,4 @@
-"""What a run writes down and prints of itself when it starts."""
+"""What a run records and prints about itself when it starts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from diffusion_train.utils.redact import redact_text
 
 
 class RunRecord(pl.Callback):
-    """Writes config.yaml and data.json, gives the loggers the config, and prints a few words.
+    """Writes config.yaml and data.json, passes the config to the loggers, and prints a summary.
 
-    `config` is plain data without secrets. Nothing is written before the first step is next: a start that is refused,
-    for instance because its checkpoint is of another run, changes nothing. Where there are weights already, data.json
-    waits for the first weights that other data have gone into.
+    `config` must be plain data without secrets. Files are written just before the first step, so that a start that
+    fails, for instance because its checkpoint is of another run, changes nothing. If weights.safetensors exists
+    already, data.json is written with the first new weights, because the old weights come from the old data.
     """
 
     def __init__(self, run_dir: Path, config: Mapping[str, Any], checkpoint: Path | None) -> None:
         self.folder, self.config, self.checkpoint = RunFolder(run_dir), config, checkpoint
-        self._data = b""  # what data.json is still to hold
+        self._data = b""  # the content of data.json, until it is written
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        """Write and print the record, on the first rank."""
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -46,7 +47,7 @@ class RunRecord(pl.Callback):
             say("compile=true: the first step takes a minute or more")
 
     def write_data(self) -> None:
-        """Writes data.json, if it is not written yet."""
+        """Write data.json, unless it is written already."""
         if self._data:
             with atomic_file(self.folder.data) as file:
                 file.write(self._data)

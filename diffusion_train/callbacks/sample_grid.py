@@ -1,4 +1,4 @@
-"""Sample grids of fixed prompts and seeds, so that pictures compare across steps and runs."""
+"""Grids of samples for fixed prompts and seeds, which can be compared between steps and runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from diffusion_train.sampler.base import Sampler
 
 
 class SampleGrid(Scheduled):
-    """`samples/step_00001000.png`: `num_samples` a prompt, sample j of each prompt with seed `seed + j`.
+    """Draws `samples/step_00001000.png` with `num_samples` samples per prompt; sample j of each has seed `seed + j`.
 
-    Without prompts, the conditions of the first held-out samples are used (training samples where none is held out).
+    Without prompts, the conditions of the first held-out samples are used, or of training samples if none are held out.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class SampleGrid(Scheduled):
         self.negative_prompt = negative_prompt
 
     def act(self, trainer: pl.Trainer, module: Any) -> None:
+        """Sample on all ranks with the first average of the weights, and draw the grid on the first."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         conditions: dict[str, Any] = {"caption": self.prompts} if self.prompts else data.examples(8)
         rows = [row for row in range(len(conditions["caption"])) for _ in range(self.num_samples)]

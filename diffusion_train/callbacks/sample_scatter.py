@@ -1,4 +1,4 @@
-"""Samples of a two-dimensional distribution, drawn over its data."""
+"""Scatter plots of two-dimensional samples over their data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffusion_train.sampler.base import Sampler
 
 
 class SampleScatter(Scheduled):
-    """`samples/step_00001000.png`: `num_samples` points over as many data points."""
+    """Draws `samples/step_00001000.png`: `num_samples` samples over as many data points."""
 
     def __init__(
         self, run_dir: str | Path, sampler: Sampler, guidance: Guidance, every: Every, num_samples: int = 2000

@@ -1,4 +1,4 @@
-"""What callbacks that sample during training share: the averaged weights, and the rows shared out among ranks."""
+"""Helpers of callbacks that sample during training with averaged weights and on all ranks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diffusion_train.sampler.base import Sampler
 
 @contextmanager
 def averaged_pipeline(trainer: pl.Trainer, module: Any, sampler: Sampler, guidance: Guidance) -> Iterator[Pipeline]:
-    """A pipeline on the weights of the first EMA, in the precision of training."""
+    """Yield a pipeline with the weights of the first EMA, in the precision of training."""
     shape = tuple(trainer.datamodule.shape)  # type: ignore[attr-defined]
     with module.ema.averaged(), trainer.precision_plugin.forward_context():
         yield Pipeline(
@@ -38,7 +38,7 @@ def sample_shared(
     batch_size: int | None = None,
     negative_prompt: str | None = None,
 ) -> Tensor:
-    """All ranks sample their share of the rows; every rank gets all of them, (N, ...) on the CPU."""
+    """Sample the rows distributed over all ranks; return all samples (N, ...) on the CPU of every rank."""
     mine = range(trainer.global_rank, len(seeds), trainer.world_size)
     samples = pipeline.sample([seeds[row] for row in mine], select_rows(batch, mine), batch_size, negative_prompt)
     everything = torch.empty(len(seeds), *pipeline.shape)
@@ -48,7 +48,7 @@ def sample_shared(
 
 
 def gather(trainer: pl.Trainer, mine: Any) -> list[Any]:
-    """The object of every rank, in the order of ranks, on every rank."""
+    """Return the objects `mine` of all ranks, in the order of ranks, on every rank."""
     parts = [mine] * trainer.world_size
     if trainer.world_size > 1:
         torch.distributed.all_gather_object(parts, mine)
@@ -56,7 +56,7 @@ def gather(trainer: pl.Trainer, mine: Any) -> list[Any]:
 
 
 def show_samples(trainer: pl.Trainer, folder: Path, image: Image.Image, caption: str) -> None:
-    """Saves a picture of samples as `step_00001000.png`, and shows it in the loggers."""
+    """Save an image of samples as `step_00001000.png` and log it."""
     path = folder / f"step_{trainer.global_step:08d}.png"
     save_png(image, path)
     log_image(trainer.loggers, "samples", path, caption, trainer.global_step)

@@ -1,4 +1,4 @@
-"""The scalars of training: the mean over the global batch at each logged step."""
+"""The scalars of training: means over the global batch at logged steps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from diffusion_train.callbacks.scheduled import at_least
 
 
 def log(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
-    """Sends scalars of the current optimizer step to every logger."""
+    """Send scalars of the current optimizer step to every logger."""
     for logger in trainer.loggers:
         logger.log_metrics(scalars, step=trainer.global_step)
 
 
 def is_logged(trainer: pl.Trainer) -> bool:
+    """Return whether scalars of the current step are logged."""
     return bool(trainer.global_step % trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]
 
 
@@ -25,9 +26,9 @@ class NumericalError(RuntimeError):
 
 
 class Scalars(pl.Callback):
-    """Logs `train/loss`, `train/noise_mse` (without weights), `train/lr` and `train/grad_norm`.
+    """Logs `train/loss`, `train/noise_mse` (unweighted), `train/lr` and `train/grad_norm`.
 
-    Reads the device only at logged steps. Raises NumericalError after `max_skipped_steps` skipped steps in a row.
+    The device is read only at logged steps. Raises NumericalError after `max_skipped_steps` skipped steps in a row.
     """
 
     def __init__(self, max_skipped_steps: int = 20) -> None:
@@ -36,6 +37,7 @@ class Scalars(pl.Callback):
         self.last_loss: float | None = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the means over all ranks. Raises NumericalError on all ranks together."""
         if not is_logged(trainer):
             return
         local = [outputs["loss"].mean(), outputs["noise_mse"].mean(), outputs["grad_norm"], module.skipped_in_a_row]
@@ -55,5 +57,5 @@ class Scalars(pl.Callback):
         if skipped >= self.max_skipped_steps:
             raise NumericalError(
                 f"the gradient was not finite for {int(skipped)} steps in a row (last: step {trainer.global_step}); "
-                "no weight was changed by them. Lower optimizer.lr, or use trainer.precision=32-true"
+                "these steps changed no weight. Lower optimizer.lr, or use trainer.precision=32-true"
             )

@@ -1,4 +1,4 @@
-"""Callbacks that act at some steps and at the end of a run."""
+"""Callbacks that act at given steps and at the end of a run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytorch_lightning as pl
 
 
 def at_least(least: int, **settings: int) -> None:
-    """ValueError that names each of the settings that is below `least`."""
-    wrong = [f"{name}={value}: at least {least}" for name, value in settings.items() if value < least]
+    """Raise ValueError that names all settings below `least`."""
+    wrong = [f"{name}={value}: must be at least {least}" for name, value in settings.items() if value < least]
     if wrong:
         raise ValueError("\n".join(wrong))
 
 
 @dataclass(frozen=True)
 class Every:
-    """When a callback acts: each `num_steps`th step (0: never), an early `first` one (0: none), the last if `at_end`."""
+    """When a callback acts: every `num_steps` steps (0: never), at step `first` (0: none), at the last if `at_end`."""
 
     num_steps: int = 0
     first: int = 0
@@ -28,23 +28,27 @@ class Every:
         at_least(0, num_steps=self.num_steps, first=self.first)
 
     def during(self, trainer: pl.Trainer) -> bool:
+        """Return whether the callback acts after the current step, which is not the last."""
         step = trainer.global_step
         return step == self.first or (self.num_steps > 0 and step % self.num_steps == 0 and not self.last(trainer))
 
     def last(self, trainer: pl.Trainer) -> bool:
-        """The run has come to its end; false where it was stopped on the way."""
+        """Return whether the callback acts at the end of the run; false if the run was stopped before its end."""
         return self.at_end and trainer.global_step == trainer.max_steps
 
 
 class Scheduled(pl.Callback, ABC):
-    """Calls `act` whenever `every` says; at the end after the last checkpoint is saved, if it comes later in the list."""
+    """Calls `act` at the steps of `every`.
+
+    At the end of the run it acts after the last checkpoint is saved, if it comes after Checkpointing in the callbacks.
+    """
 
     def __init__(self, every: Every) -> None:
         self.every = every
 
     @abstractmethod
     def act(self, trainer: pl.Trainer, module: Any) -> None:
-        """Called on all ranks, between optimizer steps."""
+        """Act; called on all ranks, between optimizer steps."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.every.during(trainer):

@@ -1,4 +1,4 @@
-"""Stopping in time: Ctrl-C, SIGTERM and a cluster's warning end the run after the step at hand, saved."""
+"""Graceful stop: Ctrl-C, SIGTERM and a cluster's SIGUSR1 save the run after the current step and end it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 
 
 class GracefulStop(pl.Callback):
-    """The first signal sets a flag, on which all ranks agree at the end of the step; the second one ends at once.
+    """Stops all ranks at the end of the current step after the first signal, and immediately after the second.
 
-    What is saved, validated and drawn at the end is not cut short by the first one either. Lightning puts the handlers
-    of before back when it is done.
+    The first signal does not interrupt saving, validation and sampling at the end of the run either. Lightning restores
+    the previous signal handlers when it is done.
     """
 
     def __init__(self) -> None:
@@ -33,14 +33,14 @@ class GracefulStop(pl.Callback):
             self._group = torch.distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                signal.signal(number, self._ask)  # in the place of Lightning's own
+                signal.signal(number, self._ask)  # replaces Lightning's handler
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             interrupt(number)
         self.asked = True
-        what = "the run is at its end, and is being saved" if self._is_ending else "saving after this step"
-        say(f"{signal.Signals(number).name}: {what}; once more to leave at once")
+        what = "the run is ending and will be saved" if self._is_ending else "saving after this step"
+        say(f"{signal.Signals(number).name}: {what}; send it again to exit immediately")
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._any_rank_asked():
@@ -49,7 +49,7 @@ class GracefulStop(pl.Callback):
     def _any_rank_asked(self) -> bool:
         if self._group is None:
             return self.asked
-        flag = torch.tensor(int(self.asked))  # on the CPU: the device is not made to wait
+        flag = torch.tensor(int(self.asked))  # on the CPU, so that the device does not wait
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
         return bool(flag)
 

@@ -1,4 +1,4 @@
-"""Samples a second and the share of time spent waiting for data."""
+"""Samples per second, and the fraction of time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from diffusion_train.callbacks.scalars import is_logged, log
 
 
 class Throughput(pl.Callback):
-    """Logs `perf/samples_per_second` over all devices and `perf/data_wait` (share of time, 0 to 1).
+    """Logs `perf/samples_per_second` of all devices and `perf/data_wait`, a fraction of the time in [0, 1].
 
-    Only training counts: time in sample grids, validation and checkpoints is left out, so this comes before them in
-    the list of callbacks.
+    Only training counts. The time of sample grids, validation and checkpoints is excluded because this callback comes
+    before theirs.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A run that is as long as it may take, on any machine."""
+"""A run whose length is given as time instead of steps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from diffusion_train.callbacks.scalars import is_logged
 
 
 class TimeBudget(pl.Callback):
-    """After `minutes` of fitting, counted over restarts, the run is complete, as at `trainer.max_steps`.
+    """Completes the run after `minutes` of training, counted over restarts, as `trainer.max_steps` does.
 
-    `trainer.max_time` stops a run that is to resume later; this one ends it. It changes no step before, so it goes with
-    a learning rate that needs no horizon.
+    `trainer.max_time` only stops a run, which can resume later. The budget does not change earlier steps, so use it
+    with a learning rate schedule that needs no horizon.
     """
 
     def __init__(self, minutes: float) -> None:
@@ -29,7 +29,7 @@ class TimeBudget(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not is_logged(trainer):
-            return  # ranks agree at logged steps, where they wait for each other anyway
+            return  # ranks decide together at logged steps, where they synchronize anyway
         if trainer.strategy.reduce_boolean_decision(self.seconds >= 60 * self.minutes, all=False):
             trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
 
@@ -39,6 +39,7 @@ class TimeBudget(pl.Callback):
 
     @property
     def seconds(self) -> float:
+        """The time spent, in seconds, over all restarts."""
         return self._spent + monotonic() - self._start
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A validation loss that means something: held-out samples, fixed noise, a fixed grid of noise levels."""
+"""A validation loss on held-out samples with fixed noise and a fixed grid of noise levels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from diffusion_train.utils.tensor import widest_dtype
 
 
 class Validation(Scheduled):
-    """Logs `val/noise_mse` of the weights and `val/noise_mse_ema...` of each average, without training's weighting.
+    """Logs the unweighted noise error `val/noise_mse` of the weights and `val/noise_mse_ema...` of each average.
 
-    Each of the first `num_samples` held-out samples is noised at every one of `num_levels` log-SNRs, spaced evenly in
-    [-max_log_snr, max_log_snr], with noise of its own: the same inputs at every step, in every run and for every
-    schedule and parameterization, so that curves of different recipes compare. `batch_size` is that of sampling.
+    Noise is added to each of the first `num_samples` held-out samples at each of `num_levels` log-SNRs, spaced evenly
+    in [-max_log_snr, max_log_snr]. The noise is fixed for each pair of sample and level. The inputs are the same at
+    every step, in every run and for every schedule and parameterization, so that curves of different configs can be
+    compared. `batch_size` defaults to that of sampling.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Validation(Scheduled):
         self.max_log_snr = max_log_snr
 
     def act(self, trainer: pl.Trainer, module: Any) -> None:
+        """Log the errors, with rows distributed over all ranks; do nothing if no samples are held out."""
         held_out = trainer.datamodule.held_out(self.num_samples)  # type: ignore[attr-defined]
         if held_out is None:
             return
@@ -51,7 +53,7 @@ class Validation(Scheduled):
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             for name, weights in zip(names, contexts, strict=True):
                 with weights, evaluating(module.network, module.conditioner):
-                    if not scalars or module.conditioner.adapted:  # else what is prepared is the same for all weights
+                    if not scalars or module.conditioner.adapted:  # otherwise all weights share the inputs
                         prepared = _prepared(module, held_out, batch_size)
                     scalars[name] = self._noise_mse(trainer, module, prepared, batch_size)
         log(trainer, scalars)
@@ -65,7 +67,7 @@ class Validation(Scheduled):
         return float(trainer.strategy.reduce(total, reduce_op="sum")) / rows
 
     def _errors(self, module: Any, prepared: dict[str, Tensor], rows: range) -> Tensor:
-        """Row r is sample r // num_levels at level r % num_levels; -> noise MSE (len(rows),)."""
+        """Return the noise MSE (len(rows),); row r is sample r // num_levels at level r % num_levels."""
         samples, levels = zip(*(divmod(row, self.num_levels) for row in rows), strict=True)
         cond = {name: value.to(module.device) for name, value in select_rows(prepared, samples).items()}
         x0 = cond.pop("x0").to(widest_dtype(module.network))
@@ -77,7 +79,7 @@ class Validation(Scheduled):
 
 
 def _prepared(module: Any, held_out: dict[str, Any], batch_size: int) -> dict[str, Tensor]:
-    """`x0` and conditions of all samples, encoded once for every level and average; on the CPU."""
+    """Return `x0` and conditions of all samples by name, on the CPU, encoded once for all levels and averages."""
     parts = []
     for rows in torch.arange(len(held_out["index"])).split(batch_size):
         batch = select_rows(held_out, rows.tolist())

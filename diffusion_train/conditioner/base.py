@@ -1,4 +1,4 @@
-"""What turns a batch into the conditions that a network is given by keyword."""
+"""Conditioners turn a batch into conditions: the keyword arguments of a network."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Cond = dict[str, Tensor]
 
 
 class Conditioner(nn.Module, ABC):
-    """Frozen and never part of a checkpoint, unless it is adapted.
+    """Turns a batch into conditions. It is frozen and not saved in checkpoints, unless it is adapted.
 
-    Its conditions take the device and precision that the module is moved to. `reads_captions` and `reads_images` say
-    whether sampling may be given prompts and pictures.
+    Conditions have the device and precision that the module is moved to. `reads_captions` and `reads_images` say
+    whether sampling accepts prompts and images.
     """
 
     like: Tensor  # on the device and in the precision of the conditions
@@ -33,45 +33,45 @@ class Conditioner(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: dict[str, Any]) -> Cond:
-        """-> {name: (B, ...)}."""
+        """Return the conditions (B, ...) of a batch by name."""
 
     def null(self, n: int) -> Cond:
-        """What stands for "no condition" in n rows; conditions that are not named in it are kept.
+        """Return the values that mean "no condition" for n rows; conditions without an entry are never dropped.
 
-        By default all of them, as an empty caption has them.
+        The default has an entry for every condition: its value for an empty caption.
         """
         cond: Cond = self({"caption": [""] * n})
         return cond
 
     def texts(self) -> list[FrozenText]:
-        """The parts that embed captions and stay as they are."""
+        """Return the parts that embed captions with a frozen encoder."""
         return []
 
     def adapt(self, adapter: Callable[[nn.Module], nn.Module]) -> None:
-        """Places trained weights in the text encoder: gradients then reach them, and checkpoints hold them.
+        """Apply `adapter` to the text encoder: gradients then reach its trained weights, and checkpoints hold them.
 
-        ValueError where there is no text encoder that this can be done with.
+        Raises ValueError if there is no text encoder that can be adapted.
         """
         raise ValueError(
-            f"adapter.text_encoder: {type(self).__name__} has no text encoder that can be trained; those of Stable "
-            "Diffusion 1, 2 and XL can: leave it out, or give such a model as pretrained=<model>"
+            f"adapter.text_encoder: {type(self).__name__} has no text encoder that can be trained; leave it out, or "
+            "use Stable Diffusion 1, 2 or XL, whose text encoders can, as pretrained=<model>"
         )
 
     def warm_up(self, captions: Iterable[str]) -> None:
-        """Do before training what would otherwise be done on the fly; by default there is nothing to do.
+        """Compute before training what would otherwise be computed on the fly; the default does nothing.
 
-        There may be very many captions, which are read as they are taken, anew by each that goes over them.
+        `captions` may be very many. They are read lazily, from the start by each iteration.
         """
 
 
 def drop(cond: Cond, null: Cond, mask: Tensor) -> Cond:
-    """Rows of `cond` where keep (B,) bool, rows of `null`, as far as it has them, elsewhere."""
-    assert null.keys() <= cond.keys(), f"conditions {sorted(cond)} and their absence {sorted(null)} differ in names"
+    """Return `cond` with the rows where `mask` (B,) is false replaced by `null`; names that `null` lacks stay."""
+    assert null.keys() <= cond.keys(), f"null has {sorted(null)}, which must be among the conditions {sorted(cond)}"
     return cond | {name: torch.where(expand(mask, cond[name]), cond[name], value) for name, value in null.items()}
 
 
 def entry(values: Mapping[str, Any], key: str, reader: str) -> Any:
-    """`values[key]`, or ValueError that says what there is instead."""
+    """Return `values[key]`; raises ValueError that lists the keys if it is missing."""
     if key not in values:
         raise ValueError(f"{reader} needs {key!r}, which is not among {', '.join(sorted(values))}")
     return values[key]

@@ -1,4 +1,4 @@
-"""CLIP's text encoder, as Stable Diffusion reads it.
+"""CLIP's text encoder, as Stable Diffusion uses it.
 
 Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision".
 """
@@ -10,10 +10,11 @@ from diffusion_train.pretrained.origin import part
 
 
 class CLIPText(TransformersEncoder):
-    """text: the last hidden state of all 77 positions, padding too, as Stable Diffusion was trained; pooled: that at the end.
+    """Embeds captions with CLIP, padded to `max_length` positions as Stable Diffusion was trained.
 
-    `source` is a folder or a model of the hub; in a Stable Diffusion pipeline weights and tokenizer stand in the
-    subfolders "text_encoder" and "tokenizer".
+    text is the last hidden state of all positions, padding included; pooled is that of the end token. `source` is a
+    folder or a model of the hub; in a Stable Diffusion pipeline weights and tokenizer are in the subfolders
+    "text_encoder" and "tokenizer".
     """
 
     def __init__(self, source: str, max_length: int = 77, subfolder: str = "", tokenizer_subfolder: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Several conditioners side by side."""
+"""Several conditioners in one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from diffusion_train.conditioner.text.encoder import FrozenText
 
 
 class Joint(Conditioner):
-    """The conditions of all `parts`. ValueError where two parts give a condition of the same name."""
+    """Merges the conditions of all `parts`. Raises ValueError if two parts return a condition of the same name."""
 
     def __init__(self, parts: Mapping[str, Conditioner]) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(dict(parts))
-        self._parts = dict(parts)  # the same, as conditioners
+        self._parts = dict(parts)  # the same parts, typed as conditioners
         self.reads_captions = any(part.reads_captions for part in parts.values())
         self.reads_images = any(part.reads_images for part in parts.values())
 
@@ -38,6 +38,6 @@ class Joint(Conditioner):
         merged: Cond = {}
         for part, cond in conds.items():
             if clash := merged.keys() & cond.keys():
-                raise ValueError(f"conditioner.parts.{part} gives {', '.join(sorted(clash))}, as another part does")
+                raise ValueError(f"conditioner.parts.{part} returns {', '.join(sorted(clash))}, as another part does")
             merged |= cond
         return merged

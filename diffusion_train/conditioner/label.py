@@ -1,4 +1,4 @@
-"""A class number."""
+"""Class labels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from diffusion_train.utils.tensor import to_device
 
 
 class Label(Conditioner):
-    """`label` (B,) in 0 ... num_classes - 1, or num_classes for "no label".
+    """Returns `label` (B,) in 0 ... num_classes - 1, or num_classes for "no label".
 
-    Labels are `batch["label"]` where the batch has them; otherwise captions are read as numbers or, where `names` are
-    given, as names of classes; an empty caption is "no label". ValueError for what is no class.
+    Labels come from `batch["label"]` if the batch has it. Otherwise captions are read as class names if `names` is set,
+    else as numbers; an empty caption is "no label". Raises ValueError for any other label or caption.
     """
 
     reads_captions = True
@@ -23,7 +23,7 @@ class Label(Conditioner):
     def __init__(self, num_classes: int, names: Sequence[str] = ()) -> None:
         super().__init__()
         if names and len(names) != num_classes:
-            raise ValueError(f"conditioner.names has {len(names)} names for num_classes={num_classes}")
+            raise ValueError(f"conditioner.names must have num_classes={num_classes} names, got {len(names)}")
         self.num_classes = num_classes
         self.numbers = {name: number for number, name in enumerate(names or map(str, range(num_classes)))}
         self.numbers[""] = num_classes
@@ -34,13 +34,13 @@ class Label(Conditioner):
         else:
             label = torch.tensor([self._number(caption) for caption in batch["caption"]])
         if label.numel() and not 0 <= int(label.min()) <= int(label.max()) <= self.num_classes:
-            raise ValueError(f"a label outside 0 ... {self.num_classes}: {label.tolist()}")
+            raise ValueError(f"labels must be in 0 ... {self.num_classes}, got {label.tolist()}")
         return {"label": to_device(label, self.like.device, torch.int64)}
 
     def _number(self, caption: str) -> int:
         if caption.strip() not in self.numbers:
             known = [name for name in self.numbers if name]
             raise ValueError(
-                f"{caption!r} is no class; classes are {', '.join(known[:20])}{' ...' * (len(known) > 20)}"
+                f"{caption!r} is not a class; classes are {', '.join(known[:20])}{' ...' * (len(known) > 20)}"
             )
         return self.numbers[caption.strip()]

@@ -1,4 +1,4 @@
-"""A smaller picture of the same thing, enlarged and joined to the network's input.
+"""Super-resolution: a smaller version of the image, enlarged and concatenated to the network's input.
 
 Saharia et al. 2021, "Image Super-Resolution via Iterative Refinement", section 2.
 """
@@ -13,7 +13,7 @@ from diffusion_train.conditioner.base import Cond, Conditioner, entry
 
 
 class LowRes(Conditioner):
-    """`concat` (B, channels, size, size) from `batch[key]` (B, channels, h, w) in [-1, 1]; grey is "no picture"."""
+    """Returns `concat` (B, channels, size, size) from `batch[key]` (B, channels, h, w) in [-1, 1]. Grey is no image."""
 
     reads_images = True
 
@@ -24,7 +24,9 @@ class LowRes(Conditioner):
     def forward(self, batch: dict[str, Any]) -> Cond:
         small = entry(batch, self.key, "LowRes").to(self.like)
         if small.shape[1] != self.channels:
-            raise ValueError(f"{self.key!r} has {small.shape[1]} channels, conditioner.channels says {self.channels}")
+            raise ValueError(
+                f"{self.key!r} must have conditioner.channels={self.channels}, got {small.shape[1]} channels"
+            )
         return {"concat": interpolate(small, (self.size, self.size), mode="bicubic", antialias=True).clamp(-1, 1)}
 
     def null(self, n: int) -> Cond:

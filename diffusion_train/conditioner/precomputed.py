@@ -1,4 +1,4 @@
-"""Conditions that were computed before and come with the batch."""
+"""Precomputed conditions, which the batch holds."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from diffusion_train.utils.tensor import to_device
 
 
 class Precomputed(Conditioner):
-    """Passes on what stands in the batch under the names of `shapes`, one row's shape each; masks end in "_mask".
+    """Returns the entries of the batch that `shapes` names, with the shape of one row each; masks are named "*_mask".
 
-    "No condition" is read from the safetensors file `null_file` (same names, a row's shape: for text, the embedding of an
-    empty caption). Without one it is zero, and a mask shows its first place alone. ValueError for a missing name or
-    another shape.
+    "No condition" is read from the safetensors file `null_file`, one row of each name (for text, the embedding of an
+    empty caption). Without a file it is zero, and masks are true at the first position only. Raises ValueError if a
+    name is missing or has another shape.
     """
 
-    reads_images = True  # what comes with a picture may be what is passed on
+    reads_images = True  # precomputed conditions may come from an image
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], null_file: str = "") -> None:
         super().__init__()
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        given = (
+        rows = (
             load_file(Path(null_file))
             if null_file
             else {name: _nothing(name, shape) for name, shape in self.shapes.items()}
         )
         self.nothing = {
-            name: self._checked(name, entry(given, name, f"conditioner.null_file={null_file}")) for name in self.shapes
+            name: self._checked(name, entry(rows, name, f"conditioner.null_file={null_file}")) for name in self.shapes
         }
 
     def forward(self, batch: dict[str, Any]) -> Cond:
@@ -47,7 +47,8 @@ class Precomputed(Conditioner):
     def _checked(self, name: str, value: Tensor, axis: int = 0) -> Tensor:
         if value.shape[axis:] != self.shapes[name]:
             raise ValueError(
-                f"{name!r} has rows of shape {tuple(value.shape[axis:])}, conditioner.shapes says {self.shapes[name]}"
+                f"rows of {name!r} must have the shape {self.shapes[name]} of conditioner.shapes, got shape "
+                f"{tuple(value.shape[axis:])}"
             )
         return value
 
@@ -58,5 +59,5 @@ class Precomputed(Conditioner):
 def _nothing(name: str, shape: tuple[int, ...]) -> Tensor:
     row = torch.zeros(shape)
     if name.endswith("_mask"):
-        row[..., 0] = 1  # attention over no place at all is not a number
+        row[..., 0] = 1  # attention over no position at all gives NaN
     return row

@@ -1,4 +1,4 @@
-"""The conditions of Stable Diffusion XL: two texts side by side, and sizes.
+"""The conditions of Stable Diffusion XL: the embeddings of two text encoders, and image sizes.
 
 Podell et al. 2024, "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", sections 2.1 and 2.2.
 """
@@ -27,19 +27,20 @@ from diffusion_train.conditioner.text.transformers_encoder import (
 )
 from diffusion_train.utils.tensor import to_device
 
-_AT_ONCE = 64  # captions whose first half is kept until the second one is there; whole batches of the encoders
+_AT_ONCE = 64  # captions embedded by the first encoder before the second; a multiple of the encoders' batch size
 
 
 class SDXL(Conditioner):
-    """`text` (B, 77, D1 + D2), `pooled` (B, P) and `size` (B, 6). `source` is a pipeline's folder.
+    """Returns `text` (B, max_length, D1 + D2), `pooled` (B, P) and `size` (B, 6). `source` is the folder of a pipeline.
 
-    `size`: height and width of the original image, top and left of the crop, height and width of the result, from
-    `original_size`, `crop` and `target_size` of the batch; where the last is not there it is that of `x`, and an image
-    without the others is its own original.
+    `size` is height and width of the original image, top and left of the crop, and height and width of the result, from
+    `original_size`, `crop` and `target_size` of the batch. Their defaults are `target_size`, (0, 0) and the size of
+    `x`.
 
-    No prompt is zeros where the pipeline's model_index.json says so, as the base model was trained, and an empty caption
-    otherwise; in training too, so that guidance starts from what dropped captions have taught. (diffusers' own training
-    script drops to the empty caption and then samples from zeros.) Sizes stay, as they do when diffusers samples.
+    "No prompt" is zeros if the pipeline's model_index.json says so, as the base model was trained, else an empty
+    caption. Training drops captions to the same values, so that guidance uses what dropped captions trained. (The
+    training script of diffusers drops to the empty caption, but samples from zeros.) Sizes are never dropped, as in
+    diffusers.
     """
 
     reads_captions = True
@@ -71,7 +72,10 @@ class SDXL(Conditioner):
 
 
 class SDXLText(TextEncoder):
-    """text: both encoders' layer before the last, side by side; pooled: the second one's projection."""
+    """Embeds captions with both encoders of SDXL.
+
+    text concatenates the features of their layer before the last; pooled is the projection of the second encoder.
+    """
 
     padded = True
 
@@ -96,7 +100,7 @@ class SDXLText(TextEncoder):
                 yield caption, Embedding(text, row.pooled, first[caption].truncated or row.truncated)
 
     def num_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Of each caption, whole; the two encoders share a vocabulary."""
+        """Return the number of tokens of each caption, uncut; the two encoders share a vocabulary."""
         return self.first.num_tokens(captions)
 
     def unload(self) -> None:
@@ -108,7 +112,7 @@ class SDXLText(TextEncoder):
 
 
 def _size(batch: dict[str, Any], device: torch.device) -> Tensor:
-    """-> (B or 1, 6) float32, in which every size is exact."""
+    """Return the sizes (B or 1, 6) in float32, which holds every size exactly."""
     if "target_size" not in batch and "x" not in batch:
         raise ValueError("SDXL needs 'target_size' (B, 2) or images 'x' in the batch")
     target = batch["target_size"] if "target_size" in batch else torch.tensor([batch["x"].shape[-2:]])

@@ -1,4 +1,4 @@
-"""The encoder half of T5.
+"""The encoder of T5.
 
 Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer".
 """
@@ -10,9 +10,10 @@ from diffusion_train.pretrained.origin import part
 
 
 class T5(TransformersEncoder):
-    """text: the last hidden state of each token; nothing is pooled.
+    """Embeds captions with T5: text is the last hidden state of each token; there is no pooled embedding.
 
-    `source` is a folder or a model of the hub; the subfolders are those of a pipeline, for instance "text_encoder_3".
+    `source` is a folder or a model of the hub. In a pipeline, `subfolder` names the encoder's, such as
+    "text_encoder_3".
     """
 
     def __init__(self, source: str, max_length: int = 77, subfolder: str = "", tokenizer_subfolder: str = "") -> None:

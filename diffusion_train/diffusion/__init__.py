@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: torch alone, any shape (B, ...)."""
+"""The mathematics of diffusion. It needs only torch and takes data of any shape (B, ...)."""

@@ -1,6 +1,7 @@
 """What the network predicts: target = a * x0 + b * noise, so a parameterization is a pair of numbers (a, b).
 
-With xt = alpha * x0 + sigma * noise, det = alpha * b - sigma * a says whether an output can be split into (x0, noise).
+With xt = alpha * x0 + sigma * noise, let det = alpha * b - sigma * a. An output can be split into (x0, noise) if det is
+not 0.
 Epsilon: Ho et al. 2020. V: Salimans & Ho 2022. Flow: Liu et al. 2022. EDM: Karras et al. 2022, table 1.
 """
 
@@ -16,17 +17,19 @@ from diffusion_train.diffusion.schedule.edm import EDM
 
 
 class Parameterization(ABC):
+    """The target of a network, as the pair (a, b) of target = a * x0 + b * noise."""
+
     @abstractmethod
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha, sigma (B,) -> a, b (B,)."""
+        """Return a and b (B,) for alpha and sigma (B,)."""
 
     def conflicts(self, schedule: Schedule) -> list[str]:
-        """Why this cannot be used with `schedule`, and what to do; empty where it can."""
+        """Return why this part cannot be used with `schedule`, each with its remedy; empty if it can."""
         return []
 
 
 class Epsilon(Parameterization):
-    """The noise. det = alpha, so alpha may not reach 0."""
+    """The network predicts the noise. det = alpha, so alpha must not reach 0."""
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(alpha), torch.ones_like(alpha)
@@ -35,37 +38,38 @@ class Epsilon(Parameterization):
         if not schedule.zero_terminal_snr:
             return []
         conflict = (
-            f"parameterization Epsilon with schedule {type(schedule).__name__} of zero terminal SNR: at t = 1 the noise "
-            "says nothing about x0; choose diffusion/parameterization=v (or flow, x0), or another schedule"
+            f"parameterization Epsilon cannot be used with schedule {type(schedule).__name__} of zero terminal SNR: at "
+            "t = 1 the noise says nothing about x0; use diffusion/parameterization=v (or flow, x0), or another schedule"
         )
         return [conflict]
 
 
 class X0(Parameterization):
-    """The data. det = -sigma."""
+    """The network predicts the data. det = -sigma."""
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(alpha), torch.zeros_like(alpha)
 
 
 class V(Parameterization):
-    """det = alpha^2 + sigma^2."""
+    """The network predicts alpha * noise - sigma * x0. det = alpha^2 + sigma^2."""
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return -sigma, alpha
 
 
 class Flow(Parameterization):
-    """The velocity from data to noise. det = alpha + sigma."""
+    """The network predicts the velocity from data to noise, noise - x0. det = alpha + sigma."""
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return -torch.ones_like(alpha), torch.ones_like(alpha)
 
 
 class EDMPrediction(Parameterization):
-    """Their F, in D = c_skip * x + c_out * F, with any schedule. det = -sqrt(sigma^2 + sigma_data^2 * alpha^2) / sigma_data.
+    """The network predicts F of D = c_skip * x + c_out * F (Karras et al. 2022), with any schedule.
 
-    F is x0 / sigma_data where noise prevails and the noise, negated, where data prevails.
+    det = -sqrt(sigma^2 + sigma_data^2 * alpha^2) / sigma_data. F tends to x0 / sigma_data at high noise and to -noise
+    at low noise.
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:
@@ -82,11 +86,11 @@ class EDMPrediction(Parameterization):
 
 
 def sigma_data_conflicts(part: str, sigma_data: float, schedule: Schedule) -> list[str]:
-    """One fact in two places: the EDM schedule and the parts that follow it must name the same sigma_data."""
+    """Return a conflict if `schedule` is EDM and has another sigma_data than `part` (weighting or parameterization)."""
     if not isinstance(schedule, EDM) or schedule.sigma_data == sigma_data:
         return []
     conflict = (
         f"diffusion.{part}.sigma_data={sigma_data:g} with diffusion.schedule.sigma_data={schedule.sigma_data:g}: "
-        f"set the schedule's, and leave the {part}'s to follow it"
+        f"they must be equal; set only the schedule's, which the {part}'s follows by default"
     )
     return [conflict]

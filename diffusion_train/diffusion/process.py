@@ -1,4 +1,4 @@
-"""Gaussian diffusion for any shape: mix data and noise, split a network's output, and weigh its error.
+"""Gaussian diffusion of data of any shape: mixes data and noise, splits a network's output, and weights its error.
 
 xt = alpha * x0 + sigma * noise;   target = a * x0 + b * noise;   det = alpha * b - sigma * a
 x0 = (b * xt - sigma * output) / det;   noise = (alpha * output - a * xt) / det
@@ -27,7 +27,7 @@ Network = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Prediction:
-    """Both (B, ...)."""
+    """The data and the noise that a network's output stands for, both (B, ...)."""
 
     x0: Tensor
     noise: Tensor
@@ -35,7 +35,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Loss:
-    """Each (B,). `loss` is weighted and carries gradients; `noise_mse`, of the predicted noise, does neither."""
+    """The loss of each row, each field (B,).
+
+    `loss` is weighted and carries gradients. `noise_mse`, the error of the predicted noise, is unweighted and detached.
+    """
 
     loss: Tensor
     noise_mse: Tensor
@@ -43,9 +46,10 @@ class Loss:
 
 
 class GaussianDiffusion:
-    """`offset_noise` adds so much noise of one value a channel (axis 1) in training.
+    """The diffusion process: a schedule, a parameterization, a loss weighting and a time sampler.
 
-    Errors: ValueError naming every pair of parts that does not fit together.
+    `offset_noise` scales additional training noise that is constant over each channel (axis 1). Raises ValueError that
+    lists every pair of parts that do not fit together.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class GaussianDiffusion:
     ) -> None:
         conflicts = [line for part in (parameterization, weighting, time_sampler) for line in part.conflicts(schedule)]
         if not offset_noise >= 0:
-            conflicts.append(f"diffusion.offset_noise={offset_noise:g} must be at least 0; 0 is none")
+            conflicts.append(f"diffusion.offset_noise={offset_noise:g} must be at least 0; 0 turns it off")
         if conflicts:
             raise ValueError("\n".join(conflicts))
         self.schedule = schedule
@@ -68,12 +72,12 @@ class GaussianDiffusion:
         self.offset_noise = offset_noise
 
     def loss(self, network: Network, x0: Tensor, rng: Rng, **cond: Tensor) -> Loss:
-        """x0 (B, ...); times and noise come from `rng` alone."""
+        """Return the training loss of x0 (B, ...); all randomness comes from `rng`."""
         t = self.time_sampler.draw(rng, x0.device)
         return self.loss_at(network, x0, self._draw_noise(x0, rng), t, **cond)
 
     def loss_at(self, network: Network, x0: Tensor, noise: Tensor, t: Tensor, **cond: Tensor) -> Loss:
-        """The loss for given noise (B, ...) and t (B,)."""
+        """Return the loss of x0 (B, ...) for the given noise (B, ...) and t (B,)."""
         alpha, sigma, _, _, det = (values.to(_at_least_float32(x0)) for values in self._mix(t))
         output = network(self.add_noise(x0, noise, t).to(x0.dtype), self.schedule.label(t), **cond)
         mse = row_mean((_checked(output, x0) - self.target(x0, noise, t)).square())
@@ -81,26 +85,27 @@ class GaussianDiffusion:
         return Loss(loss, ((alpha / det).square() * mse).detach(), t)
 
     def predict(self, network: Network, xt: Tensor, t: Tensor, **cond: Tensor) -> Prediction:
-        """xt (B, ...), t (B,) above 0."""
+        """Run the network on xt (B, ...) at t (B,), which must be above 0, and split its output."""
         return self.split(network(xt, self.schedule.label(t), **cond), xt, t)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return xt = alpha * x0 + sigma * noise, all (B, ...), at t (B,)."""
         alpha, sigma = self.schedule.alpha_sigma(t)
         return expand(alpha, x0) * x0 + expand(sigma, x0) * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the network should answer at (xt, t)."""
+        """Return what the network should predict from xt at t (B,): a * x0 + b * noise (B, ...)."""
         a, b = self.parameterization.coefficients(*self.schedule.alpha_sigma(t))
         return expand(a, x0) * x0 + expand(b, x0) * noise
 
     def split(self, output: Tensor, xt: Tensor, t: Tensor) -> Prediction:
-        """The data and the noise that `output` and `xt` (B, ...) agree on."""
+        """Solve output = a * x0 + b * noise and xt = alpha * x0 + sigma * noise, all (B, ...), for x0 and noise."""
         alpha, sigma, a, b, det = (expand(values, xt) for values in self._mix(t))
         output = _checked(output, xt)
         return Prediction(x0=(b * xt - sigma * output) / det, noise=(alpha * output - a * xt) / det)
 
     def _mix(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(alpha, sigma, a, b, det), each (B,)."""
+        """Return (alpha, sigma, a, b, det), each (B,)."""
         alpha, sigma = self.schedule.alpha_sigma(t)
         a, b = self.parameterization.coefficients(alpha, sigma)
         return alpha, sigma, a, b, alpha * b - sigma * a
@@ -108,15 +113,15 @@ class GaussianDiffusion:
     def _draw_noise(self, x0: Tensor, rng: Rng) -> Tensor:
         noise = rng.normal("noise", x0.shape[1:], x0.device)
         if self.offset_noise > 0:
-            one_a_channel = (*x0.shape[1:2], *[1] * (x0.ndim - 2))
-            noise = noise + self.offset_noise * rng.normal("offset_noise", one_a_channel, x0.device)
+            per_channel = (*x0.shape[1:2], *[1] * (x0.ndim - 2))
+            noise = noise + self.offset_noise * rng.normal("offset_noise", per_channel, x0.device)
         return noise
 
 
 def _checked(output: Tensor, like: Tensor) -> Tensor:
-    """The network's output in float32 at least."""
+    """Return the network's output in at least float32; ValueError unless it has the shape of `like`."""
     if output.shape != like.shape:
-        raise ValueError(f"network returned shape {tuple(output.shape)}, expected {tuple(like.shape)}")
+        raise ValueError(f"the network returned shape {tuple(output.shape)}, expected {tuple(like.shape)}")
     return output.to(_at_least_float32(output))
 
 

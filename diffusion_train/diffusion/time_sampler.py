@@ -1,4 +1,4 @@
-"""Which noise levels are trained, as inverse distribution functions: u, uniform in [0, 1), -> t.
+"""Time samplers: which noise levels are trained, as inverse distribution functions from a uniform u in [0, 1) to t.
 
 Logit-normal: Esser et al. 2024, section 3.1. Log-normal: Karras et al. 2022, table 1. Stratified: Kingma et al. 2021,
 "Variational Diffusion Models", appendix I.1.
@@ -18,24 +18,27 @@ from diffusion_train.utils.tensor import to_device
 
 
 class TimeSampler(ABC):
+    """Distribution of the training times, given by its inverse distribution function."""
+
     @abstractmethod
     def __call__(self, u: Tensor) -> Tensor:
-        """u (B,) in [0, 1) -> t (B,) in (0, 1], rising with u."""
+        """Return t (B,) in (0, 1], which must increase with u (B,) in [0, 1)."""
 
     def draw(self, rng: Rng, device: torch.device | str = "cpu") -> Tensor:
-        """Times (B,) of a batch: computed on the CPU, so that they are the same whatever trains.
+        """Return the times (B,) of a batch.
 
-        In float64 and then rounded: in float32 a function's last bit depends on a number's place in the tensor.
+        They are computed on the CPU, so that they do not depend on the device, and in float64 before rounding: in
+        float32 the last bit of a function depends on the position of a number in its tensor.
         """
         return to_device(self(rng.uniform("time").double()).float(), device)
 
     def conflicts(self, schedule: Schedule) -> list[str]:
-        """Why this cannot be used with `schedule`, and what to do; empty where it can."""
+        """Return why this part cannot be used with `schedule`, each with its remedy; empty if it can."""
         return []
 
 
 class Uniform(TimeSampler):
-    """All times from t_min to 1 alike."""
+    """Times uniform in [t_min, 1]."""
 
     def __init__(self, t_min: float = 1e-3) -> None:
         if not 0 < t_min < 1:
@@ -47,7 +50,7 @@ class Uniform(TimeSampler):
 
 
 class Discrete(TimeSampler):
-    """The N times of a table, all alike: (i + 1) / N."""
+    """Times (i + 1) / N of a discrete schedule with N steps, all equally likely."""
 
     def __init__(self, num_steps: int = 1000) -> None:
         if num_steps < 1:
@@ -61,14 +64,14 @@ class Discrete(TimeSampler):
         if not isinstance(schedule, DiscreteSchedule) or schedule.num_steps == self.num_steps:
             return []
         conflict = (
-            f"time sampler Discrete, num_steps={self.num_steps}, with diffusion.schedule.num_steps="
-            f"{schedule.num_steps}: set the schedule's, and leave the time sampler's to follow it"
+            f"time sampler Discrete has num_steps={self.num_steps}, but diffusion.schedule.num_steps="
+            f"{schedule.num_steps}: they must be equal; set only the schedule's, which the sampler's follows by default"
         )
         return [conflict]
 
 
 class LogitNormal(TimeSampler):
-    """logit(t) ~ N(mean, std^2): most weight in the middle."""
+    """Times with logit(t) ~ N(mean, std^2), most of them in the middle of [0, 1]."""
 
     def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
         self.mean, self.std = mean, _check_std("LogitNormal", std)
@@ -78,7 +81,7 @@ class LogitNormal(TimeSampler):
 
 
 class LogNormal(TimeSampler):
-    """ln(sigma / alpha) ~ N(mean, std^2), kept within the schedule's noise levels."""
+    """Times with ln(sigma / alpha) ~ N(mean, std^2), clamped to the schedule's noise levels."""
 
     def __init__(self, schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> None:
         self.schedule = schedule
@@ -99,7 +102,7 @@ class LogNormal(TimeSampler):
 
 
 class Stratified(TimeSampler):
-    """Another sampler's times, spread evenly over the global batch: the same distribution at lower variance."""
+    """Times of another sampler, spread evenly over the global batch: the same distribution with lower variance."""
 
     def __init__(self, time_sampler: TimeSampler) -> None:
         self.time_sampler = time_sampler
@@ -115,7 +118,7 @@ class Stratified(TimeSampler):
 
 
 def _normal_quantile(u: Tensor) -> Tensor:
-    """u = 0 counts as half of float32's smallest step above it, so that no time is infinite."""
+    """Return the standard normal quantile of u; u = 0 counts as 2^-25, half of the smallest u above, to stay finite."""
     quantile: Tensor = torch.special.ndtri(u.clamp(min=2**-25))
     return quantile
 

@@ -1,4 +1,4 @@
-"""How much each noise level counts. Loss = W / det^2 * mse(output, target), for every parameterization the same loss.
+"""Loss weightings: W / det^2 * mse(output, target) is the same loss for every parameterization.
 
 The error of the predicted noise is alpha / det times the output's error and that of x0 is sigma / det times it, so
 W = alpha^2 * (weight of the noise's error) = sigma^2 * (weight of x0's error), written so that nothing divides by a
@@ -17,12 +17,14 @@ from diffusion_train.diffusion.schedule.base import Schedule
 
 
 class Weighting(ABC):
+    """Weight W of each noise level in the loss W / det^2 * mse(output, target)."""
+
     @abstractmethod
     def __call__(self, alpha: Tensor, sigma: Tensor, det: Tensor) -> Tensor:
-        """(B,) each -> W (B,)."""
+        """Return W (B,) for alpha, sigma and det (B,)."""
 
     def conflicts(self, schedule: Schedule) -> list[str]:
-        """Why this cannot be used with `schedule`, and what to do; empty where it can."""
+        """Return why this part cannot be used with `schedule`, each with its remedy; empty if it can."""
         return []
 
 
@@ -34,14 +36,17 @@ class Noise(Weighting):
 
 
 class Output(Weighting):
-    """Plain MSE on the network's own target: what papers mean by v-prediction and flow matching."""
+    """Plain MSE on the network's target, as in papers on v-prediction and flow matching."""
 
     def __call__(self, alpha: Tensor, sigma: Tensor, det: Tensor) -> Tensor:
         return det.square()
 
 
 class MinSNR(Weighting):
-    """min(SNR, gamma) on x0 (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy")."""
+    """Weight min(SNR, gamma) on the x0 error.
+
+    Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy".
+    """
 
     def __init__(self, gamma: float = 5.0) -> None:
         self.gamma = _positive("MinSNR: gamma", gamma)
@@ -51,7 +56,7 @@ class MinSNR(Weighting):
 
 
 class SoftMinSNR(Weighting):
-    """SNR * gamma / (SNR + gamma) on x0 (Crowson et al. 2024, "Hourglass Diffusion Transformers")."""
+    """Weight SNR * gamma / (SNR + gamma) on the x0 error (Crowson et al. 2024, "Hourglass Diffusion Transformers")."""
 
     def __init__(self, gamma: float = 4.0) -> None:
         self.gamma = _positive("SoftMinSNR: gamma", gamma)
@@ -62,7 +67,7 @@ class SoftMinSNR(Weighting):
 
 
 class EDMWeight(Weighting):
-    """lambda(s) = (s^2 + sigma_data^2) / (s * sigma_data)^2 on x0, s = sigma / alpha (Karras et al. 2022, table 1)."""
+    """Weight (s^2 + sigma_data^2) / (s * sigma_data)^2, s = sigma / alpha, on the x0 error (Karras et al. 2022)."""
 
     def __init__(self, sigma_data: float = 0.5) -> None:
         self.sigma_data = _positive("EDMWeight: sigma_data", sigma_data)
@@ -75,10 +80,11 @@ class EDMWeight(Weighting):
 
 
 class Velocity(Weighting):
-    """(1 + sqrt(SNR))^power on x0, at most `max_weight`, whatever the network predicts.
+    """Weight min((1 + sqrt(SNR))^power, max_weight) on the x0 error, whatever the network predicts.
 
-    Power 2 is plain MSE on a flow's velocity (Liu et al. 2022), and with a network that predicts x0 the loss of Li and He
-    2025, "Back to Basics: Let Denoising Generative Models Denoise" (who cap it at 400); power 0 is plain MSE on x0.
+    Power 2 is plain MSE on a flow's velocity (Liu et al. 2022). With a network that predicts x0 it is the loss of Li
+    and He 2025, "Back to Basics: Let Denoising Generative Models Denoise", who cap it at 400. Power 0 is plain MSE on
+    x0.
     """
 
     def __init__(self, power: float = 2.0, max_weight: float = 400.0) -> None:
@@ -93,7 +99,10 @@ class Velocity(Weighting):
 
 
 class P2(Weighting):
-    """1 / (k + SNR)^gamma on the noise (Choi et al. 2022, "Perception Prioritized Training of Diffusion Models")."""
+    """Weight 1 / (k + SNR)^gamma on the noise error.
+
+    Choi et al. 2022, "Perception Prioritized Training of Diffusion Models".
+    """
 
     def __init__(self, k: float = 1.0, gamma: float = 1.0) -> None:
         self.k = _positive("P2: k", k)
@@ -105,7 +114,7 @@ class P2(Weighting):
 
 
 class Debiased(Weighting):
-    """1 / sqrt(SNR) on the noise (Yu et al. 2023, "Debias the Training of Diffusion Models")."""
+    """Weight 1 / sqrt(SNR) on the noise error (Yu et al. 2023, "Debias the Training of Diffusion Models")."""
 
     def __call__(self, alpha: Tensor, sigma: Tensor, det: Tensor) -> Tensor:
         return alpha * sigma

@@ -1,4 +1,4 @@
-"""What is exported: a trained pipeline of ours, and the folder in diffusers' layout that it was built from."""
+"""The model to export: a trained pipeline, and the folder in diffusers' layout that it was built from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from diffusion_train.pretrained import diffusers_folder
 
 @dataclass(frozen=True)
 class Model:
-    """`own_base` says that the weights beside an adapter are not those of `base`, but of another run of ours."""
+    """A trained pipeline with the folder `base` that it was built from.
+
+    `own_base` says that the frozen weights of an adapter are not those of `base`, but of another run.
+    """
 
     pipeline: Pipeline
     base: Path
@@ -34,12 +37,12 @@ class Model:
 
     @cached_property
     def family(self) -> str:
-        """sd or sdxl."""
+        """The kind of pipeline, sd or sdxl."""
         return diffusers_folder.kind(self.base, str(self.base))
 
     @cached_property
     def version(self) -> str:
-        """sd1, sd2 or sdxl: 1 and 2 differ in whose text encoder they have, OpenAI's CLIP or OpenCLIP."""
+        """sd1, sd2 or sdxl. 1 and 2 are told apart by their text encoder, OpenAI's CLIP or OpenCLIP."""
         text = json.loads((self.base / "text_encoder" / "config.json").read_text("utf-8"))
         return "sdxl" if self.family == "sdxl" else "sd1" if text.get("hidden_act") == "quick_gelu" else "sd2"
 
@@ -49,22 +52,22 @@ class Model:
 
     @property
     def adapters(self) -> dict[str, Any]:
-        """Layers of the U-Net with an adapter, by their names in it."""
+        """The layers of the U-Net with an adapter, by their names in it."""
         return lora_layers(self.unet)
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
-        """Those that were trained, by their names in the pipeline."""
+        """The text encoders that were trained, by their names in the pipeline."""
         online = [module for module in self.pipeline.conditioner.modules() if isinstance(module, OnlineText)]
         return dict(online[0].named_children()) if online else {}
 
     @property
     def text_adapters(self) -> dict[str, dict[str, Any]]:
-        """Layers with an adapter by their published names, of each of `text_encoders`."""
+        """For each of `text_encoders`, its layers with an adapter by their published names."""
         return {name: lora_layers(encoder) for name, encoder in self.text_encoders.items()}
 
     def text_weights(self, name: str) -> dict[str, Tensor]:
-        """Of the text encoder `name`, with the names of the base's own file, adapters merged into them."""
+        """Return the weights of the text encoder `name` under the names of the base's file, with adapters merged."""
         weights = part_weights(self.base / name)
         if name not in self.text_encoders:
             return weights
@@ -81,20 +84,23 @@ class Model:
 
 
 def base_folder(node: Any, network: Any) -> Path:
-    """Of the `network` node of a run's config. ValueError where the run is of no pipeline of diffusers."""
+    """Return the pipeline folder of `node`, the network node of a run's config.
+
+    Raises ValueError if the run is not based on a diffusers pipeline that can be exported.
+    """
     if not isinstance(network, DiffusersUNet):
         raise ValueError(  # noqa: TRY004
-            f"network: {type(network).__name__} is a network of diffusion_train, which diffusers does not know; only runs "
-            "on Stable Diffusion can be exported (experiment=sd15_lora, sd15_full, sdxl_lora). The run folder itself is "
-            "whole: sample.py and pretrained= read it"
+            f"network: diffusers cannot load {type(network).__name__}, a network of diffusion_train; only runs on "
+            "Stable Diffusion can be exported (experiment=sd15_lora, sd15_full, sdxl_lora). Use sample.py or "
+            "pretrained= with the run folder instead"
         )
     model = node.get("model")
     folders = [Path(model), Path(model).parent] if isinstance(model, str) else []
     base = next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
     if base is None:
         raise ValueError(
-            f"network.model={model}: no pipeline of diffusers stands there, so that text encoder and autoencoder of the "
-            "export are not known; give network.model=<folder with model_index.json>"
+            f"network.model={model}: must be in the folder of a diffusers pipeline, which has the text encoder and the "
+            "autoencoder; give network.model=<folder with model_index.json>"
         )
     name = json.loads((base / "model_index.json").read_text("utf-8")).get("_class_name")
     if name not in diffusers_folder.KINDS:
@@ -104,7 +110,7 @@ def base_folder(node: Any, network: Any) -> Path:
 
 
 def part_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a part, of one file or several; not of a variant such as model.fp16.safetensors."""
+    """Return the weights of a part from one file or several, without variants such as model.fp16.safetensors."""
     files = [file for file in sorted(folder.glob("*.safetensors")) if "." not in file.stem]
     if not files:
         raise ValueError(f"{folder}: holds no .safetensors file; weights in other formats are not read")

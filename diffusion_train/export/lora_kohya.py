@@ -1,6 +1,6 @@
-"""A LoRA with the names of kohya's sd-scripts, which ComfyUI and A1111 read.
+"""Exports a LoRA with the names of kohya's sd-scripts, which ComfyUI and A1111 read.
 
-Layers are those of diffusers with underscores for dots, the U-Net's of the first authors' layout for XL.
+Layers have their diffusers names with underscores for dots; the U-Net of XL has those of the first authors' layout.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
 def write(model: Model, folder: Path) -> Path:
+    """Write the LoRA to a .safetensors file in `folder` and return the file."""
     rank, alpha = rank_and_alpha(model)
     layers = {name.replace(".", "_"): layer for name, layer in _layers(model)}
     tensors = {

@@ -1,4 +1,7 @@
-"""A LoRA as diffusers and PEFT save it: pytorch_lora_weights.safetensors and, for PEFT alone, adapter_model.safetensors."""
+"""Exports a LoRA as diffusers and PEFT save it.
+
+Diffusers loads pytorch_lora_weights.safetensors, PEFT adapter_model.safetensors, which holds only the U-Net's layers.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,23 @@ ADAPTERS_ONLY = True
 
 
 def write(model: Model, folder: Path) -> Path:
+    """Write the LoRA for diffusers and PEFT to `folder` and return it."""
     import diffusers
 
     mixin: Any = {"sd": diffusers.StableDiffusionPipeline, "sdxl": diffusers.StableDiffusionXLPipeline}[model.family]
-    given: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for part, layers in {"unet": model.adapters, **model.text_adapters}.items():
-        given[f"{part}_lora_layers"] = weights_of(layers)
-        given[f"{part}_lora_adapter_metadata"] = config_of(model, layers).to_dict()
-    mixin.save_lora_weights(folder, **given)
+        arguments[f"{part}_lora_layers"] = weights_of(layers)
+        arguments[f"{part}_lora_adapter_metadata"] = config_of(model, layers).to_dict()
+    mixin.save_lora_weights(folder, **arguments)
     config_of(model, model.adapters).save_pretrained(folder)
-    named = {f"base_model.model.{name}": value for name, value in given["unet_lora_layers"].items()}
+    named = {f"base_model.model.{name}": value for name, value in arguments["unet_lora_layers"].items()}
     save_file(named, folder / "adapter_model.safetensors", {"format": "pt"})
     return folder
 
 
 def weights_of(layers: Mapping[str, Any]) -> dict[str, Tensor]:
-    """By the names of the layers, A and B of each, in float32 on the CPU."""
+    """Return the matrices A and B of each layer, in float32 on the CPU, under the names of PEFT."""
     return {
         f"{name}.lora_{side}.weight": matrix["default"].weight.detach().float().cpu().contiguous()
         for name, layer in layers.items()
@@ -40,14 +44,17 @@ def weights_of(layers: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def rank_and_alpha(model: Model) -> tuple[int, float]:
-    """alpha is that at which another tool, which knows no scale of ours, gives our images."""
+    """Return rank and alpha; alpha includes our `adapter.scale`, which other tools do not have."""
     layer = next(iter(model.adapters.values()))
     rank = layer.r["default"]
     return rank, layer.scaling["default"] * rank
 
 
 def config_of(model: Model, layers: Mapping[str, Any]) -> Any:
-    """Text encoders are found with and without text_model around them, as versions of transformers differ."""
+    """Return PEFT's config of the layers; text encoder layers match with and without the prefix text_model.
+
+    Versions of transformers differ in that prefix.
+    """
     import peft
 
     rank, alpha = rank_and_alpha(model)

@@ -1,4 +1,4 @@
-"""The model card of an export: what it stands on, under which rights, what it was trained on, and the proof."""
+"""The model card of an export: its base model, licences, training data, and the comparison with diffusers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffusion_train.page import card
 
 @dataclass(frozen=True)
 class Facts:
-    """Of a run. `data` is its data.json, `config` its redacted config."""
+    """Facts about a run for its model card. `data` is its data.json, `config` its redacted config."""
 
     base: str
     base_sha256: str
@@ -32,7 +32,7 @@ class Facts:
 def readme(
     model: Model, form: str, facts: Facts, ask: Question, proof: Proof, names: tuple[str, str], out: Path
 ) -> str:
-    """`names` are those of the export's file or folder and of its image."""
+    """Return the text of README.md; `names` are those of the export's file or folder and of its image."""
     base = _base_name(facts.base)
     on_hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(@.*)?", base)
     rank, alpha = rank_and_alpha(model) if model.adapters else (None, None)
@@ -60,7 +60,7 @@ def readme(
 
 
 def _without_paths(node: Any) -> Any:
-    """Where files lie on the machine of the training is nobody's business."""
+    """Return a config node without the paths of the training machine, which are private."""
     if isinstance(node, dict):
         return {key: _without_paths(value) for key, value in node.items() if key != "run_dir"}
     if isinstance(node, list):
@@ -69,6 +69,6 @@ def _without_paths(node: Any) -> Any:
 
 
 def _base_name(base: str) -> str:
-    """A model of the hub as it is; of a path its last part alone."""
+    """Return the name of a model of the hub unchanged, and only the last part of a path."""
     is_path = base.startswith(("/", ".", "~")) or Path(base).exists()
     return Path(base).name if is_path else base

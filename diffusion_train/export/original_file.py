@@ -1,4 +1,4 @@
-"""The whole model in one file, laid out as Stable Diffusion's first authors did."""
+"""Exports the whole model to one file, in the layout of Stable Diffusion's first authors."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "s
 
 
 def write(model: Model, folder: Path) -> Path:
+    """Write the model, with adapters merged, to a .safetensors file in `folder` and return the file."""
     config = merge(model.unet).config
     weights = {name: value.detach().cpu().contiguous() for name, value in model.unet.state_dict().items()}
     tensors = {
@@ -25,7 +26,7 @@ def write(model: Model, folder: Path) -> Path:
     }
     facts = {"modelspec.architecture": _ARCHITECTURES[model.version], "modelspec.title": model.name}
     facts["modelspec.prediction_type"] = "v" if model.predicts_v else "epsilon"
-    if model.predicts_v:  # empty tensors by which tools know
+    if model.predicts_v:  # tools recognize these models by empty tensors
         tensors["v_pred"] = torch.empty(0)
     if model.pipeline.diffusion.schedule.zero_terminal_snr:
         tensors["ztsnr"] = torch.empty(0)

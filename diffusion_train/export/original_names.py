@@ -1,7 +1,7 @@
-"""Names and shapes of weights as Stable Diffusion's first authors laid them out, from those of diffusers.
+"""Converts names and shapes of weights from diffusers to the layout of Stable Diffusion's first authors.
 
 Rombach et al. 2022 released `model.diffusion_model`, `first_stage_model` and `cond_stage_model` in one file; Podell et
-al. 2023 (XL) put `conditioner.embedders` in place of the last. Text encoders from OpenCLIP keep its names.
+al. 2023 (XL) replaced the last one by `conditioner.embedders`. Text encoders of OpenCLIP keep its names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Weights = dict[str, Tensor]
-_WRAPPER = "text_model."  # under which some versions of transformers keep everything but the projection
+_WRAPPER = "text_model."  # prefix of all but the projection in some versions of transformers
 
 _UNET = {
     "conv_in": "input_blocks.0.0",
@@ -57,34 +57,39 @@ _OPEN_CLIP = {
 
 
 def unet_names(names: Iterable[str], num_layers: int) -> dict[str, str]:
-    """By their names in a UNet2DConditionModel with `num_layers` residual blocks a level, those of weights or layers."""
+    """Return the original name for each name of a weight or layer in a UNet2DConditionModel.
+
+    `num_layers` is the number of residual blocks per level.
+    """
     names = list(names)
     attending = {match[1] for name in names if (match := re.match(r"up_blocks\.(\d+)\.attentions\.", name))}
     return {name: _unet_name(name, num_layers, attending) for name in names}
 
 
 def unet(weights: Mapping[str, Tensor], num_layers: int) -> Weights:
+    """Convert the U-Net, with `num_layers` residual blocks per level."""
     names = unet_names(weights, num_layers)
     return {f"model.diffusion_model.{names[name]}": value for name, value in weights.items()}
 
 
 def vae(weights: Mapping[str, Tensor]) -> Weights:
+    """Convert the autoencoder; its attention's linear layers become 1x1 convolutions."""
     num_levels = 1 + max(int(match[1]) for name in weights if (match := re.search(r"_blocks\.(\d+)\.", name)))
     found = {}
     for name, value in weights.items():
         new = _vae_name(name, num_levels)
-        is_product = ".attn_1." in new and value.ndim == 2  # a convolution of one pixel there
+        is_product = ".attn_1." in new and value.ndim == 2  # a 1x1 convolution in the original layout
         found[f"first_stage_model.{new}"] = value[:, :, None, None] if is_product else value
     return found
 
 
 def clip(weights: Mapping[str, Tensor], prefix: str) -> Weights:
-    """CLIP's own text encoder, whose names are those of transformers."""
+    """Convert the text encoder of OpenAI's CLIP, which keeps the names of transformers."""
     return {f"{prefix}transformer.text_model.{name.removeprefix(_WRAPPER)}": value for name, value in weights.items()}
 
 
 def open_clip(weights: Mapping[str, Tensor], prefix: str) -> Weights:
-    """OpenCLIP's, which keeps queries, keys and values of a layer in one matrix."""
+    """Convert the text encoder of OpenCLIP, which has queries, keys and values of a layer in one matrix."""
     plain = {name.removeprefix(_WRAPPER): value for name, value in weights.items()}
     found = {}
     for name, value in plain.items():
@@ -137,7 +142,7 @@ def _open_clip_name(name: str) -> str:
 
 
 def _replaced(name: str, table: Mapping[str, str]) -> str:
-    """The beginning of a name, exchanged."""
+    """Replace the beginning of a name by the entry of `table`, if there is one."""
     for old, new in table.items():
         if name == old or name.startswith(f"{old}."):
             return new + name[len(old) :]

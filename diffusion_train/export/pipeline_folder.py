@@ -1,4 +1,4 @@
-"""A pipeline in diffusers' layout: the base's parts as they are, but for what was trained, with adapters merged into it."""
+"""Exports a pipeline in diffusers' layout: trained parts with adapters merged, and copies of the base's other parts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from diffusion_train.export.exported_model import Model
 
 
 def write(model: Model, folder: Path) -> Path:
+    """Write the pipeline to `folder` and return it."""
     unwanted = shutil.ignore_patterns(".*", "*.bin", "*.ckpt", "*.fp16.*", "*.non_ema.*", "*.md", "*.msgpack")
     index = json.loads((model.base / "model_index.json").read_text("utf-8"))
     for name, value in index.items():
         if isinstance(value, list) and name != "unet":
             if (model.base / name).is_dir():
                 shutil.copytree(model.base / name, folder / name, ignore=unwanted)
-            else:  # of a base that was fetched without it, such as the filter of images
+            else:  # the base was downloaded without it, such as the safety checker
                 index[name] = [None, None]
     if index.get("safety_checker") == [None, None]:
         index["requires_safety_checker"] = False

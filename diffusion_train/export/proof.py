@@ -1,4 +1,4 @@
-"""Whether an export gives in diffusers what the run gives here: one prediction and one image, in a process of its own."""
+"""Verifies that an export gives the same results in diffusers: one prediction and one image, in a separate process."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from diffusion_train.utils.rng import Rng
 
 
 class Unproved(RuntimeError):
-    """The export does not give our numbers, or does not load."""
+    """The export gives other results in diffusers, or does not load."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What both sides are asked: an image of `prompt` by `num_steps` steps of DDIM, from the noise of `seed`."""
+    """What both sides compute: an image of `prompt` in `num_steps` steps of DDIM, from the noise of `seed`."""
 
     prompt: str
     seed: int
@@ -40,7 +40,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Proof:
-    """The largest difference of any number of the prediction and of any channel of the image in [0, 1]."""
+    """The largest absolute differences of the prediction and of the image, whose channels are in [0, 1]."""
 
     prediction: float
     image: float
@@ -53,9 +53,9 @@ class Proof:
 
 @torch.no_grad()
 def ours(model: Model, ask: Question) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """-> the inputs that diffusers is given, and our outputs. Before the adapters are merged.
+    """Return the inputs for diffusers, and our outputs. Call it before adapters are merged.
 
-    Raises ValueError for steps that do not divide the noise levels: diffusers' DDIM then steps unevenly.
+    Raises ValueError unless the steps divide the noise levels, because diffusers' DDIM otherwise steps unevenly.
     """
     pipeline = model.pipeline
     schedule: Any = pipeline.diffusion.schedule
@@ -94,7 +94,10 @@ def prove(
     outputs: dict[str, Tensor],
     scratch: Path,
 ) -> Proof:
-    """Raises Unproved if diffusers cannot load the export `file` of the format `form`."""
+    """Compare our outputs with those of diffusers for the export `file` of format `form`.
+
+    Files are exchanged in the folder `scratch`. Raises Unproved if diffusers cannot load the export.
+    """
     base_unet = scratch / "unet" if (scratch / "unet").is_dir() else None
     case = {
         "format": form,
@@ -118,7 +121,7 @@ def prove(
 
 
 def run_alone(case: Path) -> None:
-    """The module `reload` in a fresh interpreter that cannot reach the hub."""
+    """Run the module `reload` in a new interpreter that cannot reach the hub. Raises Unproved if it fails."""
     package = str(Path(__file__).parents[2])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
@@ -130,7 +133,7 @@ def run_alone(case: Path) -> None:
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """The largest of any number; infinite where shapes differ or a number is none."""
+    """Return the largest absolute difference; infinite if shapes differ or any difference is NaN."""
     if a.shape != b.shape:
         return float("inf")
     largest = (a.double() - b.double()).abs().max().item()
@@ -139,7 +142,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Convolutions of CUDA in full float32."""
+    """Compute convolutions of CUDA in full float32 inside the block, without TF32."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

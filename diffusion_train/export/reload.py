@@ -1,7 +1,7 @@
-"""Loads an export as any user of diffusers would, in a process of its own: `python -m diffusion_train.export.reload CASE`.
+"""Loads an export as any user of diffusers does, in a separate process: `python -m diffusion_train.export.reload CASE`.
 
-Knows nothing of this package. CASE is a folder with case.json and inputs.safetensors; answer.safetensors is written
-into it: one prediction at the given inputs, and the image that the given noise and prompt become.
+It uses nothing of this package but a JSON reader. CASE is a folder with case.json and inputs.safetensors. It writes
+answer.safetensors there: one prediction for the inputs, and the image for the noise and the prompt.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_train.pretrained.diffusers_folder import read_json
 
-EXACT = {"torch_dtype": torch.float32}  # whatever precision a part's config speaks of, as those of published models do
+EXACT = {"torch_dtype": torch.float32}  # whatever precision the config of a part names
 
 
 def main(folder: Path) -> None:
+    """Compute the outputs of the case in `folder`."""
     case = json.loads((folder / "case.json").read_text("utf-8"))
     inputs = load_file(folder / "inputs.safetensors", device=case["device"])
     torch.backends.cudnn.allow_tf32 = False
@@ -34,6 +35,7 @@ def main(folder: Path) -> None:
 
 
 def load(case: dict[str, Any]) -> Any:
+    """Return the diffusers pipeline of an export, on the CPU, without its safety checker."""
     base = Path(case["base"])
     if case["format"] == "diffusers":
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
@@ -58,7 +60,7 @@ def load(case: dict[str, Any]) -> Any:
 
 
 def left_out(base: Path) -> dict[str, None]:
-    """Parts that the base names and that are not there, and the filter that paints images black."""
+    """Return arguments that leave out missing parts of the base, and the safety checker, which paints images black."""
     names = [
         name
         for name, value in read_json(base / "model_index.json", str(base)).items()
@@ -68,16 +70,19 @@ def left_out(base: Path) -> dict[str, None]:
 
 
 def unet(folder: str) -> Any:
+    """Load a U-Net from its folder."""
     return diffusers.UNet2DConditionModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
 
 
 def with_peft(case: dict[str, Any]) -> Any:
+    """Load the U-Net with the adapter as PEFT does."""
     import peft
 
     return peft.PeftModel.from_pretrained(unet(case["unet"] or str(Path(case["base"]) / "unet")), case["file"])
 
 
 def predict(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the U-Net's output for the inputs of the case."""
     added = {"text_embeds": inputs["pooled"], "time_ids": inputs["size"]} if "size" in inputs else None
     output: torch.Tensor = model(
         inputs["x"], inputs["label"], encoder_hidden_states=inputs["text"], added_cond_kwargs=added
@@ -86,7 +91,7 @@ def predict(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def draw(pipeline: Any, case: dict[str, Any], noise: torch.Tensor) -> torch.Tensor:
-    """(1, 3, H, W) in [0, 1], by DDIM over all of the noise levels, whatever sampler the pipeline has."""
+    """Return the image (1, 3, H, W) in [0, 1], sampled by DDIM with trailing steps, not the pipeline's sampler."""
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(
         pipeline.scheduler.config,
         timestep_spacing="trailing",

@@ -1,4 +1,4 @@
-"""What guidance is: it binds conditions to `predict` and may mix several predictions into one."""
+"""Guidance: binds conditions to `predict` and may mix several predictions into one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ Cond = dict[str, Tensor]  # name -> (B, ...)
 
 
 class Guidance(ABC):
+    """Turns a conditional prediction into the prediction that a sampler calls."""
+
     @abstractmethod
     def __call__(self, predict: ConditionalPredict, schedule: Schedule, cond: Cond, null: Cond) -> Predict:
-        """The prediction a sampler sees; it keeps xt = alpha * x0 + sigma * noise. `null` has the names of `cond`."""
+        """Return the prediction for the sampler, which must keep xt = alpha * x0 + sigma * noise.
+
+        `cond` and `null` hold tensors (B, ...) under the same names.
+        """

@@ -1,6 +1,6 @@
 """Classifier-free guidance.
 
-Ho and Salimans 2022, "Classifier-Free Diffusion Guidance" (their w is scale - 1).
+Ho and Salimans 2022, "Classifier-Free Diffusion Guidance" (the paper's w is scale - 1).
 Interval: Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval".
 Rescale: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed", equations 14 to 16.
 """
@@ -19,16 +19,16 @@ from diffusion_train.utils.tensor import expand
 
 
 class ClassifierFree(Guidance):
-    """null + scale * (cond - null): scale 1 is the plain prediction, 0 the unconditional one.
+    """Classifier-free guidance, null + scale * (cond - null): scale 1 is conditional, scale 0 unconditional.
 
-    `interval` holds the times t at which to guide, both ends included; elsewhere the conditional prediction is taken,
-    at half the cost. `rescale` in [0, 1] draws the contrast back to that of the conditional prediction.
+    `interval` holds the first and last time t to guide at; outside of it the conditional prediction is used, at half
+    the cost. `rescale` in [0, 1] moves the standard deviation of each row back to that of the conditional prediction.
     """
 
     def __init__(self, scale: float, interval: Sequence[float] = (0.0, 1.0), rescale: float = 0.0) -> None:
         first, last = interval
         if not 0 <= first < last <= 1:
-            raise ValueError(f"guidance.interval={[first, last]}: must be two rising times in [0, 1]")
+            raise ValueError(f"guidance.interval={[first, last]}: must be two increasing times in [0, 1]")
         if not 0 <= rescale <= 1:
             raise ValueError(f"guidance.rescale={rescale}: must be in [0, 1]")
         self.scale = scale
@@ -51,7 +51,7 @@ class ClassifierFree(Guidance):
 
 
 def _both(predict: ConditionalPredict, xt: Tensor, t: Tensor, cond: Cond, null: Cond) -> tuple[Prediction, Prediction]:
-    """One forward pass of 2B rows -> the predictions with and without the condition."""
+    """Return the predictions with and without the condition, from one forward pass of 2B rows."""
     joined = {name: torch.cat([cond[name], null[name]]) for name in cond}
     p = predict(torch.cat([xt, xt]), torch.cat([t, t]), **joined)
     (x0, x0_null), (noise, noise_null) = p.x0.chunk(2), p.noise.chunk(2)
@@ -59,19 +59,19 @@ def _both(predict: ConditionalPredict, xt: Tensor, t: Tensor, cond: Cond, null: 
 
 
 def _mix(p: Prediction, q: Prediction, weight: float) -> Prediction:
-    """p + weight * (q - p): weights that add to 1 keep xt = alpha * x0 + sigma * noise."""
+    """Return p + weight * (q - p); because the weights add up to 1, xt = alpha * x0 + sigma * noise still holds."""
     return Prediction(x0=p.x0 + weight * (q.x0 - p.x0), noise=p.noise + weight * (q.noise - p.noise))
 
 
 def _where(rows: Tensor, p: Prediction, q: Prediction) -> Prediction:
-    """rows (B,) bool: p where true, else q."""
+    """Return p where rows (B,) is true, else q."""
     return Prediction(
         x0=torch.where(expand(rows, p.x0), p.x0, q.x0), noise=torch.where(expand(rows, p.noise), p.noise, q.noise)
     )
 
 
 def _with_contrast_of(reference: Prediction, p: Prediction, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-    """p with its v = alpha * noise - sigma * x0 (the paper's prediction) scaled to the reference's deviation a row."""
+    """Return p with v = alpha * noise - sigma * x0 of each row scaled to the reference's standard deviation of v."""
     alpha, sigma = expand(alpha, xt), expand(sigma, xt)
     v = alpha * p.noise - sigma * p.x0
     v_reference = alpha * reference.noise - sigma * reference.x0

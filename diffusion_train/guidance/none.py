@@ -10,6 +10,8 @@ from diffusion_train.guidance.base import Cond, ConditionalPredict, Guidance, Pr
 
 
 class NoGuidance(Guidance):
+    """The conditional prediction, unchanged."""
+
     def __call__(self, predict: ConditionalPredict, schedule: Schedule, cond: Cond, null: Cond) -> Predict:
         def conditional(xt: Tensor, t: Tensor) -> Prediction:
             return predict(xt, t, **cond)

@@ -1,4 +1,4 @@
-"""Pictures in the loggers that show them."""
+"""Images in the loggers that show them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffusion_train.utils.text import printable
 
 
 def log_image(loggers: Iterable[Logger], name: str, path: Path, caption: str, step: int) -> None:
-    """The picture of a file, with its caption, to every logger that shows pictures; the others leave it out."""
+    """Log the image file `path` with its caption in every logger that supports images."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [str(path)], step, caption=[printable(caption, 1000)])

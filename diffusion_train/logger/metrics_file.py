@@ -1,4 +1,4 @@
-"""metrics.csv: every scalar of a run, whatever else is logged to."""
+"""metrics.csv: every scalar of a run, whatever other loggers are used."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ Row = dict[str, str]
 
 
 class MetricsFile(Logger):
-    """`run_dir/metrics.csv`: column `step`, then one a scalar; one row a step, in the order of the steps.
+    """Writes `run_dir/metrics.csv`: a column `step` and one per scalar; one row per step, sorted by step.
 
-    What is logged is in the file when the call returns. Scalars of one step share a row, whichever calls brought them;
-    a name that appears later becomes a new column, for which the file is rewritten and exchanged in one move. Only rank
-    zero writes.
+    Scalars are in the file when `log_metrics` returns. All calls for one step share a row. A new name becomes a new
+    column, for which the file is rewritten and replaced atomically. Only rank zero writes.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
@@ -48,10 +47,11 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The run folder holds config.yaml already."""
+        """Do nothing: the run folder holds config.yaml already."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add scalars to the row of `step`, which must be given."""
         assert step is not None, "metrics.csv is ordered by step"
         self._open()
         new = {"step": str(step)} | {name: _text(value) for name, value in metrics.items()}
@@ -67,7 +67,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Forgets what was logged after `step`: a run that resumes from its checkpoint there logs it again."""
+        """Remove the rows after `step`: a run that resumes from there logs them again."""
         if self.path.exists():
             self._open()
             kept = [row for row in read_rows(self.path) if int(row["step"]) <= step]
@@ -78,7 +78,7 @@ class MetricsFile(Logger):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = read_rows(self.path) if self.path.exists() else []
-        self._rewrite(list(rows[0]) if rows else ["step"], rows)  # leaves out what a killed process half wrote
+        self._rewrite(list(rows[0]) if rows else ["step"], rows)  # drops a row that a killed process wrote only in part
 
     def _rewrite(self, columns: list[str], rows: Sequence[Row]) -> None:
         lines = [_line(columns), *(_line([row.get(name, "") for name in columns]) for row in rows)]
@@ -100,19 +100,19 @@ class MetricsFile(Logger):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics file by column name, "" where nothing was logged; a torn last line is left out.
+    """Return the rows of a metrics file by column name, "" where nothing was logged, without an incomplete last line.
 
-    Raises ValueError if it is another kind of file.
+    Raises ValueError if the file is of another kind.
     """
     text = path.read_text(encoding="utf-8")
     columns, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [["step"]]
     if columns[0] != "step":
-        raise ValueError(f"{path}: not a metrics file: its first column is {columns[0]!r}, not 'step'")
+        raise ValueError(f"{path}: not a metrics file: the first column must be 'step', got {columns[0]!r}")
     return [dict(zip(columns, row, strict=True)) for row in rows if len(row) == len(columns)]
 
 
 def _merged(rows: list[Row], new: Row) -> list[Row]:
-    """`rows` with `new` in its place by step, joined to the row of the same step if there is one."""
+    """Insert `new` into `rows` by step, or merge it into the row of the same step."""
     by_step = {int(row["step"]): row for row in rows}
     step = int(new["step"])
     by_step[step] = by_step.get(step, {}) | new
@@ -120,7 +120,7 @@ def _merged(rows: list[Row], new: Row) -> list[Row]:
 
 
 def _text(value: float) -> str:
-    """As short as reads back to the same number."""
+    """Return the shortest text that reads back as the same number."""
     return repr(value) if isinstance(value, int) else repr(float(value))
 
 

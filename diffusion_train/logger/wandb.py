@@ -1,4 +1,4 @@
-"""W&B through Lightning's logger: offline without being asked, and never in the way of training."""
+"""W&B through Lightning's logger; it falls back to offline mode by itself and never stops training."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from requests.utils import get_netrc_auth
 
 
 class WandB(WandbLogger):
-    """A run under `run_dir/wandb`, online if there is an API key and the server answers, else offline from the start.
+    """Logs a W&B run in `run_dir/wandb`: online if there is an API key and the server responds, otherwise offline.
 
-    WANDB_MODE, WANDB_BASE_URL and the other settings of W&B are respected. `id` names the run to continue (`version`
-    of the logger that began it); without one a new run begins. Give `log_hyperparams` a config without secrets: it is
-    sent as it is. W&B's records of the command line and the console are off, because those may hold secrets. A server
-    that does not answer costs a start `timeout_s` seconds at most twice over and an end once.
+    WANDB_MODE, WANDB_BASE_URL and the other settings of W&B apply. `id` is the run to continue (`version` of the logger
+    that started it); without it a new run starts. `log_hyperparams` sends the config as it is, so pass one without
+    secrets. W&B does not record the command line and the console, which may hold secrets. A server that does not
+    respond delays the start by at most twice `timeout_s` seconds, and the end by `timeout_s`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class WandB(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """W&B's run; begun at the first use."""
+        """The W&B run, which starts at the first use."""
         if self._experiment is None:
             Path(self.save_dir or ".").mkdir(parents=True, exist_ok=True)
             self._experiment = start(self._wandb_init, self.timeout_s)
@@ -55,8 +55,10 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """W&B's own step is the optimizer step. Steps that the run logged before it was resumed are not logged again:
-        they repeat exactly."""
+        """Log scalars with the optimizer step as W&B's step.
+
+        A resumed run skips steps that it logged before, because they repeat exactly.
+        """
         assert step is not None
         run = self.experiment
         if step >= self._next_step:
@@ -64,15 +66,15 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Ends W&B's run when Lightning ends the fit; another one of the same id may follow in this process."""
+        """End the W&B run when Lightning ends the fit; a run with the same id may follow in this process."""
         if self._experiment is not None:
             self._experiment.finish(exit_code=int(status != "success"))
             self._experiment = None
 
 
 def start(init: Mapping[str, Any], timeout_s: float) -> Any:
-    """A run of W&B by the arguments of `wandb.init`."""
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a dead server holds up the end by 20 seconds
+    """Start a W&B run with the arguments `init` of `wandb.init`, online if possible."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # otherwise a dead server delays the end by 20 seconds
     import wandb
 
     settings = wandb.Settings(
@@ -102,7 +104,7 @@ def start(init: Mapping[str, Any], timeout_s: float) -> Any:
 
 
 def judge(settings: Any, timeout_s: float) -> tuple[bool, str | None]:
-    """Whether to go online, and what is wrong if the user's key cannot be used now."""
+    """Return whether to log online, and the problem if there is a key that cannot be used now."""
     key = settings.api_key or netrc_key(settings.base_url)
     if not key and not settings.identity_token_file:
         return False, None
@@ -111,18 +113,18 @@ def judge(settings: Any, timeout_s: float) -> tuple[bool, str | None]:
 
 
 def netrc_key(base_url: str) -> str | None:
-    """The key that `wandb login` kept for this server."""
+    """Return the key that `wandb login` stored for this server, or None."""
     older = ["https://api.wandb.ai"] if urlsplit(base_url).netloc.endswith("forge.coreweave.com") else []
     return next((found[1] for url in [base_url, *older] if (found := get_netrc_auth(url))), None)
 
 
 def unusable(base_url: str, key: str | None, timeout_s: float) -> str | None:
-    """Why no run can be logged to the server now: it does not answer in time, fails, or refuses the key."""
+    """Return why the server cannot be used now: no response in time, an error, or a rejected key; None if it can."""
     replies: list[str | None] = []
     probe = Thread(target=lambda: replies.append(_ask(base_url, key, timeout_s)), daemon=True)
     probe.start()
     probe.join(timeout_s)
-    return replies[0] if replies else f"does not answer within {timeout_s:g} s"
+    return replies[0] if replies else f"does not respond within {timeout_s:g} s"
 
 
 def _ask(base_url: str, key: str | None, timeout_s: float) -> str | None:
@@ -138,5 +140,5 @@ def _ask(base_url: str, key: str | None, timeout_s: float) -> str | None:
     except OSError as error:
         return f"cannot be reached ({getattr(error, 'reason', error)})"
     except (ValueError, LookupError, TypeError):
-        return "does not answer as a W&B server does"
+        return "does not respond as a W&B server does"
     return "does not accept the API key" if key and not viewer else None

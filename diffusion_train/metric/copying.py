@@ -1,12 +1,12 @@
-"""Is a sample nearer to a training image than an image can be that training never saw?
+"""Copy detection: is a sample closer to a training image than images that training never saw?
 
-Held-out images of the same kind say how near that is. A sample's p value is its rank among their distances to the nearest
-training image (a conformal p value: Vovk, Gammerman, Shafer 2005): of images that are drawn like the held-out ones, at most
-a share `false_alarm` has a p value of `false_alarm` or less, whatever the measure of distance. Where several measures are
-looked at, the smallest p value counts so many times (Bonferroni).
+Held-out images of the same distribution are the references. The p value of a sample is its rank among their distances
+to the nearest training image, a conformal p value (Vovk, Gammerman, Shafer 2005): of images drawn like the held-out
+ones, at most a fraction `false_alarm` has a p value of `false_alarm` or less, for any distance measure. With several
+measures, the smallest p value is multiplied by their number (Bonferroni).
 
-Distances are relative: how far the nearest training image is, as a share of how far the second nearest is. In a set whose
-images are all alike, nearness by itself says little; a copy is far nearer to one of them than to all others.
+Distances are relative: the distance to the nearest training image divided by the distance to the second nearest. If all
+images of a set are alike, a small distance says little, but a copy is much closer to one image than to all others.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from torch.nn import functional as F
 
 
 class Nearest(NamedTuple):
-    """Of each row: the distance to the nearest of the others, and which it is."""
+    """The nearest neighbour of each of N rows: its distance (N,) and its row (N,)."""
 
     distance: Tensor
     row: Tensor
 
 
 class Audit(NamedTuple):
-    """Of each sample (N,): p value, which measure found it, and whether it is flagged; thresholds by measure.
+    """The p value of each sample (N,), whether it is flagged (N,), and the thresholds by measure.
 
-    `false_alarm` is the rate that holds: more than was asked for where there are too few references for it.
+    `false_alarm` is the rate in effect, which is higher than the requested one if there are too few references for it.
     """
 
     p: Tensor
@@ -41,38 +41,42 @@ class Audit(NamedTuple):
 
 
 def cosine_distance(rows: Tensor, others: Tensor) -> Tensor:
-    """(N, D), (M, D) -> 1 - cosine (N, M), float64."""
+    """Return 1 - cosine similarity (N, M) of rows (N, D) and others (M, D), in float64."""
     return 1 - F.normalize(rows.double()) @ F.normalize(others.double()).T
 
 
 def nearest(distances: Tensor) -> Nearest:
-    """(N, M) -> (N,) and (N,); of equally near ones the first."""
+    """Return the nearest column of each row of distances (N, M); of equal distances the first."""
     row = distances.argmin(1)
     return Nearest(distances.gather(1, row[:, None])[:, 0], row)
 
 
 def relative(distances: Tensor, resolution: float) -> Nearest:
-    """(N, M), M >= 2 -> the distance to the nearest as a share of that to the second nearest.
+    """Return the distance to the nearest divided by that to the second nearest, for distances (N, M), M >= 2.
 
-    Differences below `resolution` are none, so that of two equally near ones neither counts as copied.
+    `resolution` is added to both, so that with two equally near images neither counts as copied.
     """
     first, second = distances.double().topk(2, dim=1, largest=False).values.unbind(1)
     return Nearest((first + resolution) / (second + resolution), nearest(distances).row)
 
 
 def without_itself(distances: Tensor) -> Tensor:
-    """(N, N) of a set to itself, in which nobody is near to itself."""
+    """Return the distances (N, N) within a set, with an infinite diagonal."""
     return distances.double().masked_fill(torch.eye(len(distances), dtype=torch.bool), math.inf)
 
 
 def p_values(distances: Tensor, references: Tensor) -> Tensor:
-    """(N,) distances, (n,) distances of images that were not trained on -> (N,): low where a sample is nearer than they."""
+    """Return p values (N,) of distances (N,) among those (n,) of images not trained on; small for close samples."""
     nearer = torch.searchsorted(references.double().sort().values, distances.double().contiguous(), right=True)
     return (1 + nearer) / (len(references) + 1)
 
 
 def audit(distances: Mapping[str, Tensor], references: Mapping[str, Tensor], false_alarm: float) -> Audit:
-    """Distances (N,) of samples and (n,) of references to their nearest training image, by the name of the measure."""
+    """Flag samples that are too close to a training image.
+
+    By the name of the measure, `distances` (N,) are those of the samples to the nearest training image, `references`
+    (n,) those of held-out images.
+    """
     num_references = len(next(iter(references.values())))
     rate = max(false_alarm, len(distances) / (num_references + 1))
     p = torch.stack([p_values(distances[name], references[name]) for name in distances]).min(0).values
@@ -82,18 +86,21 @@ def audit(distances: Mapping[str, Tensor], references: Mapping[str, Tensor], fal
 
 
 def threshold(references: Tensor, rate: float) -> float:
-    """Nearer than this is flagged: the k-th smallest of n references with k = rate (n + 1); infinite where k > n."""
+    """Return the distance below which samples are flagged.
+
+    It is the k-th smallest of n references, k = rate (n + 1), and infinite if k > n.
+    """
     rank = math.floor(rate * (len(references) + 1) + 1e-9)
     return float(references.double().sort().values[rank - 1]) if rank <= len(references) else math.inf
 
 
 def references_needed(false_alarm: float, num_measures: int) -> int:
-    """With fewer, nothing could ever be flagged at this rate."""
+    """Return the smallest number of references with which a sample can be flagged at this rate."""
     return math.ceil(num_measures / false_alarm - 1e-9) - 1
 
 
 def chance(num_flagged: int, num_samples: int, false_alarm: float) -> float:
-    """The probability of so many or more false alarms, if samples were independent: a binomial tail."""
+    """Return the probability of `num_flagged` or more false alarms of independent samples: a binomial tail."""
     terms = (
         math.comb(num_samples, k) * false_alarm**k * (1 - false_alarm) ** (num_samples - k)
         for k in range(num_flagged, num_samples + 1)

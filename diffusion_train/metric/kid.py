@@ -1,7 +1,7 @@
-"""Kernel distance between two sets of features.
+"""Kernel inception distance (KID) between two sets of features.
 
 Binkowski et al. 2018, "Demystifying MMD GANs": the unbiased estimate of MMD^2 (Gretton et al. 2012, eq. 3) under the
-kernel k(x, y) = (x . y / D + 1)^3. It may fall below 0 for sets of one distribution.
+kernel k(x, y) = (x . y / D + 1)^3. It can be negative for sets of the same distribution.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CHUNK = 1024  # rows of the kernel matrix held at a time
 
 
 class KID(Metric):
-    """MMD^2, not multiplied by 1000 as some papers do; on all rows, not on random subsets."""
+    """KID as MMD^2 of all rows, not of random subsets, and not multiplied by 1000 as in some papers."""
 
     is_differentiable = False
     higher_is_better = False
@@ -29,11 +29,11 @@ class KID(Metric):
         self.add_state("generated", default=[], dist_reduce_fx="cat")
 
     def update(self, features: Tensor, real: bool) -> None:
-        """Features (N, D) of real or generated images."""
+        """Add features (N, D) of real or generated images."""
         (self.real if real else self.generated).append(features.detach())  # type: ignore[union-attr,operator]
 
     def compute(self) -> Tensor:
-        """Raises ValueError with fewer than two rows on a side."""
+        """Return KID, a float32 scalar. Raises ValueError with fewer than two real or two generated rows."""
         sides = [self.real, self.generated]
         if not all(side and len(dim_zero_cat(side)) >= 2 for side in sides):  # type: ignore[arg-type]
             raise ValueError("KID needs at least two real and two generated images")
@@ -41,13 +41,13 @@ class KID(Metric):
 
 
 def mmd(x: Tensor, y: Tensor) -> Tensor:
-    """Unbiased MMD^2 of (m, D) and (n, D), a float64 scalar."""
+    """Return the unbiased MMD^2 of x (m, D) and y (n, D), a float64 scalar."""
     x, y = x.double(), y.double()
     return _mean_of_pairs(x) + _mean_of_pairs(y) - 2 * _kernel_sum(x, y) / (len(x) * len(y))
 
 
 def _mean_of_pairs(x: Tensor) -> Tensor:
-    """The kernel's mean over the pairs of different rows."""
+    """Return the mean of the kernel over pairs of different rows."""
     diagonal = ((x * x).sum(1) / x.shape[1] + 1) ** 3
     return (_kernel_sum(x, x) - diagonal.sum()) / (len(x) * (len(x) - 1))
 

@@ -1,10 +1,10 @@
-"""Images that look the same: resized, recompressed or slightly cropped copies.
+"""Near-duplicates: resized, recompressed or slightly cropped copies of an image.
 
-Two images are near-duplicates if the signs of their low frequencies differ in few places and their colours hardly at
-all. The hash is pHash (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions") with a dead
-zone: frequencies that are zero but for noise, as in mirror-symmetric drawings, would otherwise give random bits. On 854
-OpenMoji and 800 Simple Icons at 96 px the defaults find 99 % of JPEG copies at quality 40, all halved copies and 90 %
-of those cropped by 2 % a side, and join no two different logos.
+Two images are near-duplicates if their perceptual hashes differ in few bits and their colours hardly differ. The hash
+is pHash (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions"), one bit for each low
+frequency, with a dead zone: frequencies that are zero except for noise, as in mirror-symmetric drawings, would give
+random bits. On 854 OpenMoji and 800 Simple Icons at 96 px the defaults find 99 % of JPEG copies at quality 40, all
+halved copies and 90 % of those cropped by 2 % a side, and join no two different logos.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MAX_DISTANCE = 4  # of 63 bits
-MAX_COLOUR_DIFFERENCE = 5.0  # mean over 4 x 4 places and three channels, of 255
+MAX_COLOUR_DIFFERENCE = 5.0  # mean over 4 x 4 positions and three channels, in 0 to 255
 SIGNATURE = np.dtype([("hash", "<u8"), ("colours", "u1", (4, 4, 3))])
 Signatures = NDArray[np.void]
-Places = NDArray[np.int64]
+Rows = NDArray[np.int64]
 
 _SIDE = 32
-_DEAD_ZONE = 0.05  # of the root mean square of the frequencies
+_DEAD_ZONE = 0.05  # as a fraction of the root mean square of the frequencies
 _WINDOW = (
-    64  # neighbours compared with each sample; only where more than that share half of their bits, some are missed
+    64  # neighbours compared with each sample; pairs are missed only if more than that agree in a part of the hash
 )
 
 
 def signature(image: Image.Image) -> bytes:
-    """RGB -> one SIGNATURE, as bytes."""
+    """Return the SIGNATURE of an RGB image, as bytes."""
     grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), np.float64)
     low = (_DCT @ grey @ _DCT.T).ravel()[1:]
     threshold = np.median(low) + _DEAD_ZONE * np.sqrt(np.mean(low**2))
@@ -39,11 +39,11 @@ def signature(image: Image.Image) -> bytes:
     return bits[::-1].tobytes() + colours.tobytes()
 
 
-def groups(signatures: Signatures, max_distance: int = MAX_DISTANCE) -> list[Places]:
-    """Places of samples that are near-duplicates of another one of their group; two or more each.
+def groups(signatures: Signatures, max_distance: int = MAX_DISTANCE) -> list[Rows]:
+    """Return groups of two or more rows, each a near-duplicate of another one of its group.
 
-    The time grows like n log n: samples are compared only where they agree in three of `max_distance` + 3 parts of
-    the hash, as every pair that differs in no more than `max_distance` bits must.
+    The time grows like n log n: samples are compared only if they agree in three of `max_distance` + 3 parts of the
+    hash, which all pairs that differ in at most `max_distance` bits do.
     """
     labels = np.arange(len(signatures))
     order = np.lexsort((signatures["colours"].mean((1, 2, 3)), signatures["hash"]))
@@ -57,8 +57,8 @@ def groups(signatures: Signatures, max_distance: int = MAX_DISTANCE) -> list[Pla
     return _listed(labels)
 
 
-def distances(signatures: Signatures, others: Signatures) -> tuple[Places, NDArray[np.float64]]:
-    """(N,), (M,) -> how many bits differ (N, M), and how far the colours are apart (N, M), of 255."""
+def distances(signatures: Signatures, others: Signatures) -> tuple[Rows, NDArray[np.float64]]:
+    """Return the number of differing bits (N, M) and the colour difference (N, M) in 0 to 255 for (N,) and (M,)."""
     bits = np.bitwise_count(signatures["hash"][:, None] ^ others["hash"][None]).astype(np.int64)
     one, other = (part["colours"].astype(np.float64) for part in (signatures, others))
     colours = np.stack([np.abs(row - other).mean((1, 2, 3)) for row in one]) if len(one) else np.zeros(bits.shape)
@@ -66,15 +66,15 @@ def distances(signatures: Signatures, others: Signatures) -> tuple[Places, NDArr
 
 
 def _shared_parts(max_distance: int) -> Iterator[np.uint64]:
-    """Masks of every three of the parts."""
+    """Yield a mask for every choice of three parts of the hash."""
     edges = [int(edge) for edge in np.linspace(0, 64, max_distance + 4)]
     parts = [2**end - 2**start for start, end in pairwise(edges)]
     for chosen in combinations(parts, 3):
         yield np.uint64(sum(chosen))
 
 
-def _near(hashes: NDArray[np.uint64], part: np.uint64, max_distance: int) -> Iterator[tuple[Places, Places]]:
-    """Places of near hashes that agree in `part`, by which they are sorted, up to _WINDOW apart."""
+def _near(hashes: NDArray[np.uint64], part: np.uint64, max_distance: int) -> Iterator[tuple[Rows, Rows]]:
+    """Yield pairs of rows, up to _WINDOW apart, that agree in `part` and are near; hashes are sorted by `part`."""
     first = np.arange(len(hashes))
     for shift in range(1, _WINDOW + 1):
         first = first[: np.searchsorted(first, len(hashes) - shift)]
@@ -87,8 +87,8 @@ def _near(hashes: NDArray[np.uint64], part: np.uint64, max_distance: int) -> Ite
         yield near, near + shift
 
 
-def _join(labels: Places, a: Places, b: Places) -> Places:
-    """`labels` point to the smallest place known of each sample's group."""
+def _join(labels: Rows, a: Rows, b: Rows) -> Rows:
+    """Merge the groups of the pairs (a, b); `labels` hold the smallest row of each sample's group."""
     while (labels[a] != labels[b]).any():
         low, high = np.minimum(labels[a], labels[b]), np.maximum(labels[a], labels[b])
         np.minimum.at(labels, high, low)
@@ -97,14 +97,14 @@ def _join(labels: Places, a: Places, b: Places) -> Places:
     return labels
 
 
-def _listed(labels: Places) -> list[Places]:
+def _listed(labels: Rows) -> list[Rows]:
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     return [group for group in np.split(order, starts[1:]) if len(group) > 1]
 
 
 def _cosines() -> NDArray[np.float64]:
-    """The first eight rows of the discrete cosine transform."""
+    """Return the first eight rows of the discrete cosine transform."""
     row, column = np.arange(8)[:, None], np.arange(_SIDE)
     rows = np.cos(np.pi * row * (2 * column + 1) / (2 * _SIDE))
     rows[0] /= np.sqrt(2)

@@ -1,7 +1,7 @@
-"""The colours of a set of images: a few with their shares, and how far two palettes are apart.
+"""Palettes: the main colours of a set of images with their fractions, and the distance between two palettes.
 
-The distance is that of optimal transport ("earth mover's distance", Rubner, Tomasi, Guibas 2000) under CIEDE2000: the mean
-difference that is seen when every share of one palette's colours is moved to the other's at the least cost.
+The distance is optimal transport ("earth mover's distance", Rubner, Tomasi, Guibas 2000) under CIEDE2000: the mean
+colour difference when the colours of one palette are moved to those of the other at the least cost.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ _ROUNDS = 50
 
 
 class Palette(NamedTuple):
-    """(K, 3) in CIELAB and shares (K,) that sum to 1, largest first; float64."""
+    """Colours (K, 3) in CIELAB and their fractions (K,), which sum to 1, largest first; float64."""
 
     colours: Tensor
     fractions: Tensor
 
 
 def palette(*images: Tensor, num_colours: int = 8) -> Palette:
-    """Of all together, each (B, 1 or 3, H, W) in [-1, 1]."""
+    """Return the common palette of batches of images, each (B, 1 or 3, H, W) in [-1, 1]."""
     return of_histogram(torch.stack([histogram(batch) for batch in images]).sum(0), num_colours)
 
 
 def distance(one: Palette, other: Palette) -> Tensor:
-    """(), float64, in units of CIEDE2000."""
+    """Return the distance of two palettes, a float64 scalar in units of CIEDE2000."""
     cost = ciede2000(one.colours[:, None], other.colours[None])
     return (transport(one.fractions, other.fractions, cost) * cost).sum()
 
 
 def histogram(images: Tensor) -> Tensor:
-    """(32768, 4): of each bin of sRGB the share of pixels, and the sum of their colours in CIELAB weighted by it."""
+    """Return (32768, 4): for each sRGB bin its fraction of pixels, and the sum of CIELAB colours weighted by it.
+
+    Images are (B, 1 or 3, H, W) in [-1, 1]; the fractions sum to B.
+    """
     rgb = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).expand(-1, 3, -1, -1)
     rgb = rgb.permute(0, 2, 3, 1).reshape(-1, 3)
     bins = (rgb.long() * _LEVELS // 256) @ torch.tensor([_LEVELS**2, _LEVELS, 1], device=rgb.device)
@@ -50,7 +53,10 @@ def histogram(images: Tensor) -> Tensor:
 
 
 def of_histogram(sums: Tensor, num_colours: int) -> Palette:
-    """k-means in CIELAB on the bins that are there (fewer colours where there are fewer bins); no chance is in it."""
+    """Return the palette of a histogram by k-means in CIELAB, without randomness; fewer colours if fewer bins are used.
+
+    Raises ValueError for an empty histogram.
+    """
     used = sums[sums[:, 0] > 0].cpu()
     if not len(used):
         raise ValueError("a palette needs at least one image")
@@ -70,7 +76,7 @@ def of_histogram(sums: Tensor, num_colours: int) -> Palette:
 
 
 def _spread(colours: Tensor, weights: Tensor, count: int) -> Tensor:
-    """The commonest colour, then again and again the one that matters most: its weight times its squared distance."""
+    """Choose `count` start colours: the most frequent one, then always the largest weight times squared distance."""
     chosen = [int(weights.argmax())]
     nearest = ((colours - colours[chosen[0]]) ** 2).sum(1)
     while len(chosen) < min(count, len(colours)) and float(nearest.max()) > 0:
@@ -80,7 +86,7 @@ def _spread(colours: Tensor, weights: Tensor, count: int) -> Tensor:
 
 
 def transport(supply: Tensor, demand: Tensor, cost: Tensor) -> Tensor:
-    """Shares (m,) and (n,) of sum 1, cost (m, n) -> what goes from where to where (m, n) at the least cost, exactly."""
+    """Return the exact optimal transport plan (m, n) from supply (m,) to demand (n,), each of sum 1, at cost (m, n)."""
     m, n = cost.shape
     leaves, arrives = np.kron(np.eye(m), np.ones(n)), np.kron(np.ones(m), np.eye(n))
     plan = linprog(cost.flatten().numpy(), A_eq=np.vstack([leaves, arrives]), b_eq=torch.cat([supply, demand]).numpy())

@@ -1,4 +1,4 @@
-"""How often a sample is recognised: is the real image of its caption the nearest of all?"""
+"""Retrieval: how often the real image with a sample's caption is the nearest of all real images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class Retrieval(Metric):
-    """Top-1: the share of samples whose nearest real image, among all that were given, is their own caption's.
+    """Top-1 retrieval: the fraction of samples whose nearest real image is the one with their caption.
 
-    Chance is 1 / N, so figures compare only between equal N. Of equally near images the first counts as nearest.
+    Chance is 1 / N, so compare values only for equal N. Of equally near images the first counts as nearest.
     """
 
     is_differentiable = False
@@ -26,9 +26,11 @@ class Retrieval(Metric):
         self.add_state("real", default=[], dist_reduce_fx="cat")
 
     def update(self, generated: Tensor, real: Tensor) -> None:
-        """Features (N, D) and (N, D): row i of both has the same caption."""
+        """Add features (N, D) of generated and real images; row i of both has the same caption."""
         if generated.shape != real.shape:
-            raise ValueError(f"one real image a sample: got {tuple(generated.shape)} and {tuple(real.shape)} features")
+            raise ValueError(
+                f"one real image per sample is needed, got {tuple(generated.shape)} and {tuple(real.shape)} features"
+            )
         self.generated.append(generated.detach())  # type: ignore[union-attr,operator]
         self.real.append(real.detach())  # type: ignore[union-attr,operator]
 

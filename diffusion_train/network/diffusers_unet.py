@@ -1,4 +1,4 @@
-"""A UNet2DModel or UNet2DConditionModel of diffusers behind the signature network(x, t, **cond) -> like x."""
+"""A UNet2DModel or UNet2DConditionModel of diffusers as a network(x, t, **cond) that returns the shape of x."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ NAMES = ("UNet2DModel", "UNet2DConditionModel")
 
 
 class DiffusersUNet(nn.Module):
-    """`model` is a diffusers model, the folder of one (or of a pipeline that holds one in unet/), or a config with
-    `_class_name` for a new one.
+    """Wraps a U-Net of diffusers.
 
-    `text` becomes encoder_hidden_states, `text_mask` encoder_attention_mask, `label` class_labels, `concat` further
-    input channels; `pooled` and `size` (B, 6) are Stable Diffusion XL's text_embeds and time_ids. What the model's
-    config does not ask for is ignored.
+    `model` is a diffusers model, the folder of one (or of a pipeline that has one in unet/), or a config with
+    `_class_name` for a new one. `text` becomes encoder_hidden_states, `text_mask` encoder_attention_mask, `label`
+    class_labels, and `concat` further input channels; `pooled` and `size` (B, 6) are text_embeds and time_ids of Stable
+    Diffusion XL. Conditions that the model's config does not need are ignored.
     """
 
     def __init__(self, model: nn.Module | str | Path | Mapping[str, Any], gradient_checkpointing: bool = False) -> None:
         super().__init__()
         self.unet = _load(model)
         if type(self.unet).__name__ not in NAMES:
-            raise ValueError(f"network.model must be one of {', '.join(NAMES)}, but is {type(self.unet).__name__}")
+            raise ValueError(f"network.model must be one of {', '.join(NAMES)}, got {type(self.unet).__name__}")
         self.takes_text = type(self.unet).__name__ == "UNet2DConditionModel"
-        # a conditional one fits what it enlarges to what it had reduced
+        # UNet2DConditionModel accepts any size: it resizes to the size of each skip on the way up
         halved = 0 if self.takes_text else sum(block.downsamplers is not None for block in self.unet.down_blocks)
         self.factor = 2**halved
         if gradient_checkpointing:
@@ -48,6 +48,10 @@ class DiffusersUNet(nn.Module):
         label: Tensor | None = None,
         concat: Tensor | None = None,
     ) -> Tensor:
+        """Return the output (B, C, H, W) for x (B, C, H, W) at t (B,).
+
+        Raises ValueError if a condition that the model needs is missing, or `concat` has other channels than it needs.
+        """
         inputs: dict[str, Any] = {}
         if self.takes_text:
             inputs["encoder_hidden_states"] = self._required("text", text, "cross_attention_dim").to(x.dtype)
@@ -69,15 +73,15 @@ class DiffusersUNet(nn.Module):
         return required(name, value, f"{key}={self.unet.config[key]}")
 
     def _joined(self, x: Tensor, concat: Tensor | None) -> Tensor:
-        wanted = self.unet.config.in_channels
-        if x.shape[1] == wanted:
+        in_channels = self.unet.config.in_channels
+        if x.shape[1] == in_channels:
             return x
-        missing = wanted - x.shape[1]
+        missing = in_channels - x.shape[1]
         if concat is None or concat.shape[1] != missing:
-            found = 0 if concat is None else concat.shape[1]
+            num_concat = 0 if concat is None else concat.shape[1]
             raise ValueError(
-                f"the diffusers model takes {wanted} channels, x has {x.shape[1]}: `concat` must bring the "
-                f"other {missing}, but brings {found}"
+                f"the diffusers model takes {in_channels} channels and x has {x.shape[1]}: `concat` must have the "
+                f"other {missing}, got {num_concat}"
             )
         return torch.cat([x, concat.to(x.dtype)], 1)
 

@@ -1,9 +1,9 @@
-"""A transformer for images: x (B, C, H, W), t (B,), conditions -> (B, C, H, W).
+"""A transformer for images: takes x (B, C, H, W), t (B,) and conditions, returns (B, C, H, W).
 
-Scalable Diffusion Models with Transformers (Peebles & Xie 2023, DiT): patches, adaLN-zero.
-RoFormer (Su et al. 2021), over rows and columns: rotary positions; they have no table, so that any H and W will do.
-GLU Variants Improve Transformer (Shazeer 2020); Yao et al. 2025 (LightningDiT): SwiGLU, rotary positions, normalised
-queries and keys pay in diffusion too.
+Patches and adaLN-zero: Peebles & Xie 2023, "Scalable Diffusion Models with Transformers" (DiT). Rotary positions over
+rows and columns, which need no table and so allow any H and W: Su et al. 2021, "RoFormer". SwiGLU: Shazeer 2020, "GLU
+Variants Improve Transformer". Yao et al. 2025 (LightningDiT) show that SwiGLU, rotary positions and normalized queries
+and keys improve diffusion transformers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from diffusion_train.network.layers import Attention, Conditions, check_size, jo
 
 
 class DiT(nn.Module):
-    """`depth` blocks of `width` features on patches of `patch_size` x `patch_size` pixels. Predicts 0 at the start."""
+    """Diffusion transformer: `depth` blocks of `width` features on patches of `patch_size` x `patch_size` pixels.
+
+    It returns 0 at initialization.
+    """
 
     def __init__(
         self,
@@ -43,8 +46,8 @@ class DiT(nn.Module):
         self.head_dim = width // num_heads(width)
         if self.head_dim % 4:
             raise ValueError(
-                f"network.width={width} gives heads of {self.head_dim} features; rotary positions in two "
-                "dimensions need a multiple of 4: choose a multiple of 64"
+                f"network.width={width} gives heads of {self.head_dim} features, but rotary positions in two "
+                "dimensions need a multiple of 4; use a width that is a multiple of 64"
             )
 
     def forward(
@@ -58,6 +61,11 @@ class DiT(nn.Module):
         label: Tensor | None = None,
         concat: Tensor | None = None,
     ) -> Tensor:
+        """Return the prediction (B, C, H, W) for x (B, C, H, W), t (B,) and conditions; H and W multiples of `factor`.
+
+        text is (B, L, text_dim), text_mask (B, L), pooled (B, pooled_dim), label (B,), concat (B, concat_channels, H,
+        W).
+        """
         check_size(x, self.factor)
         cond = self.conditions(t, text, text_mask, pooled, label)
         patches = F.pixel_unshuffle(join(x, concat, self.concat_channels), self.patch_size)
@@ -70,7 +78,7 @@ class DiT(nn.Module):
 
 
 class Block(nn.Module):
-    """h (B, N, width) -> (B, N, width); adaLN-zero: shift, scale and gate of each half come from the vector."""
+    """Transformer block on h (B, N, width) with adaLN-zero: shift, scale and gate of each half come from the vector."""
 
     def __init__(self, width: int, text_width: int | None) -> None:
         super().__init__()
@@ -86,7 +94,7 @@ class Block(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """(B, N, width) -> (B, N, width), with 8/3 * width hidden features: the size of a plain MLP of 4 * width."""
+    """SwiGLU on (B, N, width); with 8/3 * width hidden features it is as large as a plain MLP with 4 * width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -100,7 +108,7 @@ class SwiGLU(nn.Module):
 
 
 class Head(nn.Module):
-    """h (B, N, width), vector (B, width) -> (B, N, out_features)."""
+    """Output layer: maps h (B, N, width) and vector (B, width) to (B, N, out_features)."""
 
     def __init__(self, width: int, out_features: int) -> None:
         super().__init__()
@@ -114,9 +122,11 @@ class Head(nn.Module):
 
 
 def rotations(height: int, width: int, head_dim: int, device: torch.device) -> Tensor:
-    """(cosine, sine) of each pair's angle at each place: (2, height * width, head_dim / 2), float32.
+    """Return (cosine, sine) of the angle of each pair of features at each patch.
 
-    A quarter of the features turns with the row, another with the column; the fastest by 1 radian a patch.
+    The shape is (2, height * width, head_dim / 2), the type float32.
+
+    Half of the pairs rotate with the row, half with the column; the fastest by 1 radian per patch.
     """
     num = head_dim // 4
     frequency = 100.0 ** -(torch.arange(num, device=device, dtype=torch.float32) / num)

@@ -1,11 +1,11 @@
 """The layers that the networks share.
 
-Legend: B rows, C channels, H W height and width, N = H * W image tokens, L text tokens, D features of a token or vector.
+B rows, C channels, H W height and width, N = H * W image tokens, L text tokens, D features of a token or vector.
 
-Attention Is All You Need (Vaswani et al. 2017): sinusoids of time.
-Diffusion Models Beat GANs (Dhariwal & Nichol 2021, ADM): residual block with adaptive group normalisation.
-Imagen (Saharia et al. 2022), appendix D.3.1: text keys and values joined to those of the image, one softmax over both.
-Scaling Vision Transformers to 22 Billion Parameters (Dehghani et al. 2023): normalised queries and keys.
+Sinusoids of time: Vaswani et al. 2017, "Attention Is All You Need".
+Residual block with adaptive group normalization: Dhariwal & Nichol 2021, "Diffusion Models Beat GANs" (ADM).
+Text keys and values joined to those of the image, with one softmax over both: Saharia et al. 2022 (Imagen), D.3.1.
+Normalized queries and keys: Dehghani et al. 2023, "Scaling Vision Transformers to 22 Billion Parameters".
 """
 
 from __future__ import annotations
@@ -20,64 +20,70 @@ from torch.utils.checkpoint import checkpoint
 
 M = TypeVar("M", bound=nn.Module)
 
-HEAD_DIM = 64  # on CPU 4 heads of 32 cost a fifth to a third more than 2 heads of 64
+HEAD_DIM = 64  # on a CPU, 4 heads of 32 take 20 to 33 % more time than 2 heads of 64
 MAX_PERIOD = 10_000.0
 
 
 def zero(module: M) -> M:
-    """The same module with all parameters 0: the end of a residual branch that starts as nothing."""
+    """Set all parameters of the module to 0 and return it; used for the last layer of a residual branch."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    """At most 32 groups, of at least 8 channels where there are as many."""
+    """Return a GroupNorm with at most 32 groups, of at least 8 channels if there are that many."""
     return nn.GroupNorm(math.gcd(32, max(1, channels // 8), channels), channels, affine=affine)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift, in one pass; shift and scale broadcast against x."""
+    """Return x * (1 + scale) + shift in one pass; shift and scale must broadcast against x."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
 def run(block: nn.Module, *args: Tensor | None, checkpointing: bool) -> Tensor:
-    """block(*args); with `checkpointing` its activations are computed again in the backward pass instead of kept."""
+    """Return block(*args); with `checkpointing` the backward pass recomputes activations instead of storing them."""
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(block, *args, use_reentrant=False)
     return block(*args)
 
 
 def required(name: str, value: Tensor | None, because: str) -> Tensor:
-    """`value`, which a network built with `because` cannot do without."""
+    """Return `value`; raises ValueError if it is None although the network was built with the setting `because`."""
     if value is None:
         raise ValueError(
             f"the network was built with {because} but called without `{name}`: "
-            f"choose a conditioner that gives `{name}`, or build the network without"
+            f"use a conditioner that returns `{name}`, or build the network without that setting"
         )
     return value
 
 
 def join(x: Tensor, concat: Tensor | None, concat_channels: int) -> Tensor:
-    """x (B, C, H, W) and concat (B, C', H, W) -> (B, C + C', H, W); x alone where no channels are joined."""
+    """Concatenate x (B, C, H, W) and concat (B, C', H, W) to (B, C + C', H, W); return x if `concat_channels` is 0."""
     if not concat_channels:
         return x
     concat = required("concat", concat, f"concat_channels={concat_channels}")
     if concat.shape[1] != concat_channels:
-        raise ValueError(f"`concat` has {concat.shape[1]} channels, but network.concat_channels={concat_channels}")
+        raise ValueError(
+            f"`concat` must have network.concat_channels={concat_channels}, got {concat.shape[1]} channels"
+        )
     return torch.cat([x, concat.to(x.dtype)], 1)
 
 
 def check_size(x: Tensor, factor: int) -> None:
-    """Refuse images whose sides the network cannot halve as often as it must."""
+    """Raise ValueError unless both sides of x (B, C, H, W) are multiples of `factor`."""
     if x.shape[-2] % factor or x.shape[-1] % factor:
         raise ValueError(
-            f"the network divides images by {factor}, but got height {x.shape[-2]} and width {x.shape[-1]}"
+            f"the sides of the network's input must be multiples of {factor}, got height {x.shape[-2]} and width "
+            f"{x.shape[-1]}"
         )
 
 
 class TimeEmbedding(nn.Module):
-    """t (B,) as a schedule labels it -> (B, D). The sinusoids are float32 at least, whatever the network's precision."""
+    """Embeds the schedule's time labels t (B,) as (B, D).
+
+    The sinusoids are computed in at least float32, whatever the network's precision.
+    """
 
     def __init__(self, width: int, num_sinusoids: int = 256) -> None:
         super().__init__()
@@ -92,10 +98,10 @@ class TimeEmbedding(nn.Module):
 
 
 class Conditions(nn.Module):
-    """The inputs of a network beside x, embedded for its blocks.
+    """Embeds time and conditions for the blocks of a network.
 
-    Time, label, pooled text and the mean of the text's tokens add up to one vector (B, width), which modulates every
-    block; the tokens themselves (B, L, width) are attended to. What has no size here is ignored.
+    Time, label, pooled text and the mean of the text tokens are added to one vector (B, width), which modulates every
+    block. The blocks attend to the tokens (B, L, width). Conditions whose size is None are ignored.
     """
 
     def __init__(
@@ -110,12 +116,12 @@ class Conditions(nn.Module):
             if pooled_dim
             else None
         )
-        self.label = nn.Embedding(num_labels + 1, width) if num_labels else None  # the last one means "no label"
+        self.label = nn.Embedding(num_labels + 1, width) if num_labels else None  # the last row means "no label"
 
     def forward(
         self, t: Tensor, text: Tensor | None, mask: Tensor | None, pooled: Tensor | None, label: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """-> vector (B, width), tokens (B, L, width) or None, their mask (B, L) or None."""
+        """Return vector (B, width), tokens (B, L, width) or None, and their mask (B, L) or None."""
         vector = self.time(t)
         if self.label is not None:
             vector = vector + self.label(required("label", label, f"num_labels={self.label.num_embeddings - 1}"))
@@ -130,7 +136,7 @@ class Conditions(nn.Module):
 
 
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """tokens (B, L, D), mask (B, L) -> (B, D); 0 for a row without tokens."""
+    """Return the mean (B, D) of tokens (B, L, D) where mask (B, L) is true; 0 for a row without tokens."""
     if mask is None:
         return tokens.mean(1)
     weight = mask.to(tokens.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
@@ -142,15 +148,14 @@ def _dtype(module: nn.Module) -> torch.dtype:
 
 
 def num_heads(width: int) -> int:
-    """Heads of at least HEAD_DIM features, as near to it as divides the width."""
+    """Return the largest number of heads that divides `width` and gives each at least HEAD_DIM features."""
     return max(n for n in range(1, max(1, width // HEAD_DIM) + 1) if width % n == 0)
 
 
 class Attention(nn.Module):
-    """x (B, N, D) attends to itself and, in the same softmax, to text (B, L, text_width) where the mask (B, L) is true.
+    """Attention of image tokens to themselves and, in the same softmax, to text.
 
-    A row whose text is masked out attends to itself alone. `rotation` turns the queries and keys of x by their place.
-    The end is 0 at the start.
+    A row whose text is masked out attends only to itself. The output layer is 0 at initialization.
     """
 
     def __init__(self, width: int, text_width: int | None = None) -> None:
@@ -165,6 +170,10 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, text: Tensor | None = None, mask: Tensor | None = None, rotation: Tensor | None = None
     ) -> Tensor:
+        """Return (B, N, D) for x (B, N, D), text (B, L, text_width) and mask (B, L), true where text is attended to.
+
+        `rotation` (2, N, D / heads / 2) rotates the queries and keys of x by their position, see `rotate`.
+        """
         q, k, v = self._heads(self.qkv(x), 3)
         q, k = self.norm_q(q), self.norm_k(k)
         if rotation is not None:
@@ -179,19 +188,19 @@ class Attention(nn.Module):
         return self.out(out.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
-        """(B, N, count * D) -> `count` tensors (B, heads, N, D / heads)."""
+        """Split (B, N, count * D) into `count` tensors (B, heads, N, D / heads)."""
         return x.unflatten(2, (count, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn each pair of features of x (B, heads, N, D) by the angle whose (cosine, sine) is in rotation (2, N, D / 2)."""
+    """Rotate each pair of features of x (B, heads, N, D) by the angle with (cosine, sine) in rotation (2, N, D / 2)."""
     cos, sin = rotation.to(x.dtype)
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 class ResidualBlock(nn.Module):
-    """x (B, C, H, W), vector (B, D) -> (B, C, H, W). The identity at the start."""
+    """Residual block: maps x (B, C, H, W) and vector (B, D) to (B, C, H, W); the identity at initialization."""
 
     def __init__(self, channels: int, vector_width: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -210,7 +219,10 @@ class ResidualBlock(nn.Module):
 
 
 class ImageAttention(nn.Module):
-    """x (B, C, H, W), text (B, L, text_width), mask (B, L) -> (B, C, H, W). The identity at the start."""
+    """Attention over the pixels of x (B, C, H, W) and text (B, L, text_width) with mask (B, L).
+
+    Returns (B, C, H, W); the identity at initialization.
+    """
 
     def __init__(self, channels: int, text_width: int | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A residual MLP for points: x (B, D), t (B,), label (B,) -> (B, D)."""
+"""A residual MLP for points: takes x (B, D), t (B,) and label (B,), returns (B, D)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from diffusion_train.network.layers import Conditions, modulate, zero
 
 
 class MLP(nn.Module):
-    """`depth` residual blocks of `width` features on points of `in_channels` numbers. Predicts 0 at the start."""
+    """MLP of `depth` residual blocks of `width` features on points with `in_channels` coordinates.
+
+    It returns 0 at initialization.
+    """
 
     def __init__(self, in_channels: int, width: int, depth: int, num_labels: int | None = None) -> None:
         super().__init__()
@@ -27,7 +30,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """h (B, width), vector (B, width) -> (B, width). The identity at the start."""
+    """Residual block on h (B, width), modulated by vector (B, width); the identity at initialization."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""A U-Net for images: x (B, C, H, W), t (B,), conditions -> (B, C, H, W).
+"""A U-Net for images: takes x (B, C, H, W), t (B,) and conditions, returns (B, C, H, W).
 
-Residual blocks and adaptive group normalisation as in ADM (Dhariwal & Nichol 2021); text joins the self-attention of
-the image as in Imagen (Saharia et al. 2022). Two savings against both: skips are added through a 1x1 convolution
-instead of concatenated, and the number of channels changes in the resampling alone.
+Residual blocks and adaptive group normalization are those of ADM (Dhariwal & Nichol 2021). Text joins the
+self-attention of the image as in Imagen (Saharia et al. 2022). Two changes make it cheaper than both: skips are added
+through a 1x1 convolution instead of concatenated, and only the resampling changes the number of channels.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ Cond = tuple[Tensor, Tensor | None, Tensor | None]  # vector (B, D), text (B, L,
 
 
 class UNet(nn.Module):
-    """`channels`, `num_blocks` and `attention` say one thing a level, from the finest to the coarsest.
+    """U-Net with one entry of `channels`, `num_blocks` and `attention` per level, from the finest to the coarsest.
 
-    A level has `num_blocks` blocks on the way down and as many on the way up; each next level has half the height and
-    width. With `patch_size` p the finest level sees patches of p x p pixels as channels. Predicts 0 at the start.
+    A level has `num_blocks` blocks on the way down and as many on the way up; the next level has half the height and
+    width. With `patch_size` p, patches of p x p pixels become channels of the finest level. It returns 0 at
+    initialization.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
-            raise ValueError(f"network.dropout={dropout:g} must lie in [0, 1)")
+            raise ValueError(f"network.dropout={dropout:g}: must be in [0, 1)")
         _check_levels(channels, num_blocks, attention)
         self.patch_size, self.concat_channels = patch_size, concat_channels
         self.gradient_checkpointing = gradient_checkpointing
@@ -83,6 +84,11 @@ class UNet(nn.Module):
         label: Tensor | None = None,
         concat: Tensor | None = None,
     ) -> Tensor:
+        """Return the prediction (B, C, H, W) for x (B, C, H, W), t (B,) and conditions; H and W multiples of `factor`.
+
+        text is (B, L, text_dim), text_mask (B, L), pooled (B, pooled_dim), label (B,), concat (B, concat_channels, H,
+        W).
+        """
         check_size(x, self.factor)
         cond = self.conditions(t, text, text_mask, pooled, label)
         h = self.stem(F.pixel_unshuffle(join(x, concat, self.concat_channels), self.patch_size))
@@ -96,7 +102,7 @@ class UNet(nn.Module):
 
 
 class Downward(nn.Module):
-    """A level on the way down: halve, then the blocks, each of which leaves a skip."""
+    """A level on the way down: halves height and width, then runs its blocks, each of which appends a skip."""
 
     def __init__(self, finer: int, channels: int, halve: bool, blocks: Iterable[Block]) -> None:
         super().__init__()
@@ -112,13 +118,13 @@ class Downward(nn.Module):
 
 
 class Upward(nn.Module):
-    """A level on the way up: the blocks, each after taking a skip in, then double."""
+    """A level on the way up: runs its blocks, each after adding a skip, then doubles height and width."""
 
     def __init__(self, channels: int, finer: int, double: bool, blocks: Iterable[Block]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.merges = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in self.blocks)
-        enlarge = nn.Upsample(scale_factor=2, mode="nearest")  # after the convolution: the same sum, a quarter the work
+        enlarge = nn.Upsample(scale_factor=2, mode="nearest")  # after the convolution: same result, a quarter the work
         self.resample = nn.Sequential(nn.Conv2d(channels, finer, 1), enlarge) if double else nn.Identity()
 
     def forward(self, h: Tensor, skips: list[Tensor], cond: Cond, checkpointing: bool) -> Tensor:
@@ -128,7 +134,7 @@ class Upward(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block, and attention where the level attends."""
+    """A residual block, followed by attention if the level has it."""
 
     def __init__(self, channels: int, attends: bool, vector_width: int, text_width: int | None, dropout: float) -> None:
         super().__init__()
@@ -143,6 +149,6 @@ class Block(nn.Module):
 def _check_levels(channels: Sequence[int], num_blocks: Sequence[int], attention: Sequence[bool]) -> None:
     if not len(channels) == len(num_blocks) == len(attention) > 0:
         raise ValueError(
-            "network.channels, network.num_blocks and network.attention need one entry a level each, but have "
-            f"{len(channels)}, {len(num_blocks)} and {len(attention)}"
+            "network.channels, network.num_blocks and network.attention must have one entry per level, got "
+            f"{len(channels)}, {len(num_blocks)} and {len(attention)} entries"
         )

@@ -1,4 +1,4 @@
-"""A single file in the first authors' names, written out in diffusers' layout."""
+"""Converts a single file with the first authors' names to a folder in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from diffusion_train.pretrained import diffusers_folder
 from diffusion_train.pretrained.vocabulary import END, Vocabulary
 from diffusion_train.utils.files import atomic_folder, cache_folder, file_sha256
 
-_FORMAT = 1  # raised when the same file would be written out in another way
+_FORMAT = 1  # increased if the same file would be converted differently
 
 
 def converted(path: Path, layout: Path, tokenizer: str | None) -> Path:
-    """The folder in the cache, filled if need be. Raises ValueError as `convert` does."""
+    """Return the converted folder in the cache, after converting if it is missing. Raises ValueError as `convert`."""
     words = Vocabulary.find(tokenizer, path)
     identity = [_FORMAT, file_sha256(path), layout.name, words.fingerprint]
     folder = cache_folder() / "single_file" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
@@ -30,7 +30,7 @@ def converted(path: Path, layout: Path, tokenizer: str | None) -> Path:
 
 
 def convert(path: Path, layout: Path, words: Vocabulary, out: Path) -> None:
-    """Fills `out`. Raises ValueError for a file without all weights of the model that `layout` describes."""
+    """Write the model to `out`. Raises ValueError unless the file has all weights of the model in `layout`."""
     shutil.copytree(layout, out, dirs_exist_ok=True)
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -46,7 +46,7 @@ def convert(path: Path, layout: Path, words: Vocabulary, out: Path) -> None:
 
 
 def empty_model(settings: dict[str, Any]) -> Any:
-    """Without memory for its weights."""
+    """Return the model of a part's config, on the meta device: without memory for its weights."""
     import diffusers
     import torch
     import transformers
@@ -58,6 +58,10 @@ def empty_model(settings: dict[str, Any]) -> Any:
 
 
 def renamed(name: str, model: Any, settings: dict[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights of the part `name`, of `model` with config `settings`, under diffusers' names.
+
+    Weights that the file lacks are missing in the result; `_fill` reports them.
+    """
     from diffusers.loaders import single_file_utils as original
 
     if name in ("unet", "vae"):
@@ -71,7 +75,7 @@ def renamed(name: str, model: Any, settings: dict[str, Any], tensors: Mapping[st
         found = original.convert_open_clip_checkpoint(model, dict(tensors), prefix)
     else:
         found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    bare = {key.removeprefix("text_model."): value for key, value in found.items()}  # some files, and some versions
+    bare = {key.removeprefix("text_model."): value for key, value in found.items()}  # which not all have
     return {
         key: bare[key.removeprefix("text_model.")]
         for key in model.state_dict()
@@ -80,7 +84,7 @@ def renamed(name: str, model: Any, settings: dict[str, Any], tensors: Mapping[st
 
 
 def _prefix(text_encoder: str, tensors: Mapping[str, Any]) -> str:
-    """Where the file has it: OpenCLIP's models end in "model.", those of transformers in "transformer."."""
+    """Return the prefix of a text encoder's names; they end in "model." for OpenCLIP, else in "transformer."."""
     if any(key.startswith("conditioner.") for key in tensors):
         return {"text_encoder": "conditioner.embedders.0.transformer."}.get(
             text_encoder, "conditioner.embedders.1.model."
@@ -95,7 +99,7 @@ def _fill(model: Any, weights: dict[str, Any], path: Path, name: str) -> None:
     wrong += [key for key in weights if key not in expected]
     if wrong:
         raise ValueError(
-            f"pretrained={path}: {len(wrong)} weights of its {name} are missing, too many or of another shape (first: "
+            f"pretrained={path}: {len(wrong)} weights of its {name} are missing, unknown or of another shape (first: "
             f"{wrong[0]}); download the file again, or give the model as a folder in diffusers' layout"
         )
     model.load_state_dict(weights, assign=True)

@@ -1,4 +1,4 @@
-"""A folder in diffusers' layout: what must be in it, and which files its weights are."""
+"""Folders in diffusers' layout: checks that they are complete and finds their weights."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import Any
 
 INDEX = "model_index.json"
-# By pipeline, the kind of model and the folders with weights that it is made of.
+# The kind of model of each pipeline, and for each kind the subfolders with weights.
 KINDS = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
 WEIGHTS = {"sd": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2")}
 TOKENIZERS = {"sd": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
 
 
 def kind(folder: Path, source: str) -> str:
-    """ "sd" or "sdxl"; ValueError for another pipeline."""
+    """Return the kind of model, "sd" or "sdxl". Raises ValueError for another pipeline."""
     name = read_json(folder / INDEX, source).get("_class_name")
     if name not in KINDS:
-        raise ValueError(f"pretrained={source}: a {name}, which is not supported yet; give one of {', '.join(KINDS)}")
+        raise ValueError(f"pretrained={source}: {name} is not supported yet; give one of {', '.join(KINDS)}")
     return KINDS[name]
 
 
 def checked(folder: Path, source: str, weights: bool = True) -> Path:
-    """`folder` itself, if everything is in it; ValueError otherwise, about the key `pretrained` with the value `source`."""
+    """Return `folder` if it is complete. Raises ValueError, which names pretrained=`source`, otherwise."""
     if not (folder / INDEX).is_file():
         raise ValueError(f"pretrained={source}: holds no {INDEX}; {_remedy(folder)}")
     model = kind(folder, source)
-    wanted = [f"{name}/config.json" for name in WEIGHTS[model]] + ["scheduler/scheduler_config.json"]
-    missing = [name for name in wanted if not (folder / name).is_file()]
+    required = [f"{name}/config.json" for name in WEIGHTS[model]] + ["scheduler/scheduler_config.json"]
+    missing = [name for name in required if not (folder / name).is_file()]
     missing += [f"{name}/" for name in TOKENIZERS[model] if weights and not (folder / name).is_dir()]
     if missing:
         raise ValueError(f"pretrained={source}: {', '.join(missing)} is missing; copy or download the folder again")
@@ -39,7 +39,7 @@ def checked(folder: Path, source: str, weights: bool = True) -> Path:
 
 
 def weight_files(folder: Path, source: str) -> dict[str, Path]:
-    """By name inside the folder, the files with the weights of all parts that are used."""
+    """Return the files with the weights of all parts that are used, by their path in the folder."""
     return {
         file.relative_to(folder).as_posix(): file
         for name in WEIGHTS[kind(folder, source)]
@@ -48,10 +48,12 @@ def weight_files(folder: Path, source: str) -> dict[str, Path]:
 
 
 def unpickle_command(path: Path, out: Path) -> str:
+    """Return the command line that writes the tensors of a pickle to `out`."""
     return shlex.join(["diffusion-train", "unpickle", f"path={path}", f"out={out}"])
 
 
 def read_json(file: Path, source: str) -> dict[str, Any]:
+    """Return a mapping from a JSON file. Raises ValueError, which names pretrained=`source`, if there is none."""
     try:
         found = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -62,7 +64,7 @@ def read_json(file: Path, source: str) -> dict[str, Any]:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Those of the model as such, not of its variants (model.fp16.safetensors)."""
+    """Return the weight files of a part, without variants such as model.fp16.safetensors."""
     return [file for file in sorted(folder.glob("*.safetensors")) if file.stem.count(".") == 0]
 
 
@@ -74,12 +76,12 @@ def _without_weights(folder: Path) -> str:
         # transformers calls the same model pytorch_model.bin and model.safetensors
         out = folder / f"{pickles[0].stem.removeprefix('pytorch_')}.safetensors"
         return (
-            f"{folder.name}/ holds weights as a pickle alone ({pickles[0].name}), which can run code when it is read; "
-            f"get the model's .safetensors files, or take the tensors alone: {unpickle_command(pickles[0], out)}"
+            f"{folder.name}/ holds weights only as a pickle ({pickles[0].name}), which can run code when it is read; "
+            f"get the model's .safetensors files, or extract the tensors: {unpickle_command(pickles[0], out)}"
         )
     return (
-        f"{folder.name}/ holds no .safetensors file; copy or download the folder again, of the hub with its pickles if it "
-        "has no others: `diffusion-train unpickle` takes the tensors out of them"
+        f"{folder.name}/ holds no .safetensors file; copy or download the folder again. If the model has only pickles, "
+        "download those: `diffusion-train unpickle` extracts their tensors"
     )
 
 
@@ -87,5 +89,5 @@ def _remedy(folder: Path) -> str:
     if inside := sorted(folder.glob(f"*/{INDEX}")) or sorted(folder.glob(f"snapshots/*/{INDEX}")):
         return f"did you mean {inside[0].parent}?"
     if files := sorted(folder.glob("*.safetensors")):
-        return f"give a file of it: pretrained={files[0]}"
+        return f"give a file in it: pretrained={files[0]}"
     return "give a folder as diffusers saves one, a run folder of ours, or a single .safetensors file"

@@ -1,4 +1,4 @@
-"""Models of diffusers from a folder: safetensors alone, and no code of the folder's."""
+"""Loads models of diffusers from a folder, from safetensors files only and without running code in it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import torch
 def load_model(
     source: str | Path, subfolder: str, names: Sequence[str], key: str, dtype: torch.dtype = torch.float32
 ) -> Any:
-    """The model in `source`, or in its `subfolder` where that is a pipeline's folder; one of the classes `names`.
+    """Load the model in `source`, or in its `subfolder` if that exists; its class must be one of `names`.
 
-    Whatever precision the file has, the weights have `dtype`; on the meta device none are read. ValueError, which names the setting `key`, for anything else.
+    The weights are converted to `dtype`; on the meta device they are not read. Raises ValueError, which names the
+    setting `key`, if there is no such model.
     """
     folder = model_folder(source, subfolder)
     if not (folder / "config.json").is_file():
@@ -28,20 +29,21 @@ def load_model(
         )
     if torch.get_default_device().type == "meta":
         return found.from_config(described)
-    with torch.random.fork_rng(devices=[]):  # without accelerate, weights are drawn before they are read
+    with torch.random.fork_rng(devices=[]):  # without accelerate, weights are initialized randomly before they are read
         return found.from_pretrained(folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype)
 
 
 def model_folder(source: str | Path, subfolder: str) -> Path:
-    """`source` itself, or its `subfolder` where that is there."""
+    """Return `source`, or its `subfolder` if that exists."""
     path = Path(source).expanduser()
     return path / subfolder if (path / subfolder).is_dir() else path
 
 
 def model_class(config: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
+    """Return the diffusers class of a config. Raises ValueError, which names `where`, unless it is in `names`."""
     name = str(config.get("_class_name"))
     if name not in names:
-        raise ValueError(f"{where}: _class_name must be one of {', '.join(names)}, but is {name}")
+        raise ValueError(f"{where}: _class_name must be one of {', '.join(names)}, got {name}")
     import diffusers
 
     return getattr(diffusers, name)

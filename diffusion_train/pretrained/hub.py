@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: data files alone, never code, never pickles."""
+"""Downloads models from the Hugging Face hub: only data files, never code or pickles."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 DESCRIPTION = ("*.json", "*.txt")
-EVERYTHING = (*DESCRIPTION, "*.model", "*.safetensors", "README.md")  # the last says the licence
+EVERYTHING = (*DESCRIPTION, "*.model", "*.safetensors", "README.md")  # the last one states the licence
 _LEFT_OUT = ("*.fp16.*", "*.non_ema.*", "safety_checker/*", "feature_extractor/*", "*flax*")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_name(source: str) -> bool:
-    """Whether this can be `owner/name` or `owner/name@revision`."""
+    """Return whether this has the form `owner/name` or `owner/name@revision`."""
     return bool(_NAME.fullmatch(source.partition("@")[0]))
 
 
 def snapshot(source: str, key: str, patterns: Sequence[str], left_out: Sequence[str] = _LEFT_OUT) -> Path:
-    """The local folder, named by its commit, with those files of `source` (owner/name[@revision]) that are wanted.
+    """Download the files of `source` (owner/name[@revision]) that match `patterns`; return the local folder.
 
-    Raises ValueError, which names `key`, where the hub does not give it.
+    The folder is named by the commit. Raises ValueError, which names `key`, if the download fails.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -36,7 +36,7 @@ def snapshot(source: str, key: str, patterns: Sequence[str], left_out: Sequence[
 
 
 def commit(folder: Path) -> str | None:
-    """Of a folder that `snapshot` gave: it is named by it."""
+    """Return the commit by which `snapshot` named a folder, or None for another folder."""
     return folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else None
 
 
@@ -44,14 +44,14 @@ def _reason(error: Exception, name: str, revision: str) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, RevisionNotFoundError):
-        return f"the hub's {name} has no revision {revision}; leave it out, or give a branch, tag or commit that it has"
+        return f"the hub's {name} has no revision {revision}; leave it out, or give an existing branch, tag or commit"
     if isinstance(error, GatedRepoError):
-        return f"the hub gives {name} only to accounts that accepted its terms; accept them there, then: hf auth login"
+        return f"the hub requires that you accept the terms of {name}; accept them there, then run: hf auth login"
     if isinstance(error, RepositoryNotFoundError):
-        return f"neither a folder here nor a model that the hub gives to you; see https://huggingface.co/{name}"
+        return f"neither a local folder nor a model of the hub that you can access; see https://huggingface.co/{name}"
     at = f" --revision {revision}" if revision else ""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"no such folder here, and the hub cannot be reached ({first}); where it can, run\n"
+        f"no such local folder, and the hub cannot be reached ({first}); on a machine that reaches it, run\n"
         f"      hf download {name}{at} --local-dir <folder>\n    and give that folder"
     )

@@ -1,4 +1,4 @@
-"""Under which licence a model stands, as its files say it."""
+"""The licence of a model, as its files state it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_HEAD = 1 << 16
 
 
 def license_of(folder: Path) -> str | None:
-    """As the head of its README.md says it, which is the model card of a hub; None where it says nothing."""
+    """Return the licence in the head of README.md, the model card of the hub; None if it states none."""
     card = folder / "README.md"
     if not card.is_file():
         return None
@@ -30,7 +30,7 @@ def license_of(folder: Path) -> str | None:
 
 
 def license_of_file(path: Path) -> str | None:
-    """As the metadata of a single file say it (https://github.com/Stability-AI/ModelSpec)."""
+    """Return the licence in the metadata of a single file (https://github.com/Stability-AI/ModelSpec), or None."""
     return _text(single_file.read_header(path).metadata.get("modelspec.license"))
 
 

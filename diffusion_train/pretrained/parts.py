@@ -1,4 +1,4 @@
-"""The parts of a Stable Diffusion pipeline as nodes of a configuration, read from its JSON files alone."""
+"""The parts of a Stable Diffusion pipeline as nodes of a config, read only from its JSON files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Nodes = dict[str, Any]
 
 
 def of_pipeline(layout: Path, source: str, path: str, prediction: str | None = None) -> Nodes:
-    """Dotted key -> node. `place` stands where the parts will find their weights.
+    """Return config nodes by dotted key; `path` is where the parts will find their weights.
 
-    Raises ValueError for a pipeline whose noise schedule or network has no equal here, or that predicts something
-    else than `prediction` says.
+    Raises ValueError if the pipeline's noise schedule or network is not supported, or if it does not predict
+    `prediction`.
     """
     kind = diffusers_folder.kind(layout, source)
     unet, vae = (diffusers_folder.read_json(layout / name / "config.json", source) for name in ("unet", "vae"))
     if unet.get("in_channels") != vae.get("latent_channels", 4):
         raise ValueError(
-            f"pretrained={source}: its network takes {unet.get('in_channels')} channels, its latents have "
-            f"{vae.get('latent_channels', 4)}; models for inpainting are not supported yet, give one of text to image"
+            f"pretrained={source}: its network takes {unet.get('in_channels')} channels, but its latents have "
+            f"{vae.get('latent_channels', 4)}; models for inpainting are not supported yet, give a text-to-image model"
         )
     side = unet.get("sample_size") or 64
     factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
@@ -34,7 +34,7 @@ def of_pipeline(layout: Path, source: str, path: str, prediction: str | None = N
         "autoencoder": {"_target_": "diffusion_train.autoencoder.kl.KL", "source": path, "dtype": "float32"},
         "conditioner": _conditioner(kind, path),
         "condition": _condition(kind, layout, source, unet),
-        "sampler.clip_x0": False,  # latents lie outside of [-1, 1]
+        "sampler.clip_x0": False,  # latents are not limited to [-1, 1]
         "data.image_size": (side if isinstance(side, int) else max(side)) * factor,
         **scheduler.nodes(layout / "scheduler" / "scheduler_config.json", source, prediction),
     }

@@ -1,4 +1,4 @@
-"""The tensors of a pickled checkpoint, without running what a pickle may ask for."""
+"""Extracts the tensors of a pickled checkpoint without running code that the pickle refers to."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ import torch
 from torch import Tensor
 
 _ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError)
-_NESTED = ("state_dict", "model_state_dict")  # where checkpoints of training keep the weights
+_NESTED = ("state_dict", "model_state_dict")  # keys under which training checkpoints hold the weights
 
 
 class Unpickled(NamedTuple):
+    """The tensors of a pickle by name, and the classes and functions that were not run."""
+
     tensors: dict[str, Tensor]
-    left_out: list[str]  # classes and functions of which the file asked to make something
+    left_out: list[str]  # classes and functions that the file refers to
 
 
 def unpickled(path: Path) -> Unpickled:
-    """All tensors by their names, each with memory of its own. In place of all else stand objects that do nothing.
+    """Load all tensors by their names, each with separate memory; objects without effect replace all others.
 
-    ValueError for a file that is no whole checkpoint of torch, has no tensors, or asks for more than that.
+    Raises ValueError if the file is not a whole torch checkpoint, has no tensors, or cannot be read without its code.
     """
     if broken := _no_checkpoint(path):
         raise ValueError(f"path={path}: {broken}")
@@ -36,34 +38,34 @@ def unpickled(path: Path) -> Unpickled:
             found = _read(path, foreign, _InertMapping)
     except _ERRORS as error:
         raise ValueError(
-            f"path={path}: not a checkpoint whose tensors can be had without running its code ({_reason(error)})"
+            f"path={path}: its tensors cannot be read without running code of the file ({_reason(error)})"
         ) from error
     tensors = dict(_tensors(found))
     if not tensors:
-        raise ValueError(f"path={path}: holds no tensors by their names")
+        raise ValueError(f"path={path}: holds no tensors with names")
     return Unpickled({name: value.detach().contiguous().clone() for name, value in tensors.items()}, foreign)
 
 
 def _no_checkpoint(path: Path) -> str:
-    """What a file is that has not the beginning or end of torch's; "" where it has."""
+    """Return what is wrong with the first and last bytes of a file, or "" if they are those of torch."""
     with path.open("rb") as file:
         head = file.read(12)
     if not head:
-        return "is empty; fetch it again"
+        return "the file is empty; download it again"
     if not head.startswith((b"PK", b"\x80")):
-        return f"no checkpoint of torch, for it begins with {head!r}; give a .ckpt, .bin, .pt or .pth"
-    return "is cut off; fetch it again" if head.startswith(b"PK") and not zipfile.is_zipfile(path) else ""
+        return f"not a torch checkpoint: the file begins with {head!r}; give a .ckpt, .bin, .pt or .pth"
+    return "the file is truncated; download it again" if head.startswith(b"PK") and not zipfile.is_zipfile(path) else ""
 
 
 def _read(path: Path, foreign: Sequence[str], stand_in: type) -> Any:
-    mapped = zipfile.is_zipfile(path)  # not so before torch 1.6
+    mapped = zipfile.is_zipfile(path)  # files of torch before 1.6 are not
     names: list[Any] = [(stand_in, name) for name in foreign]
     with torch.serialization.safe_globals(names):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 class _Inert:
-    """Takes any arguments and any state."""
+    """Accepts any arguments and any state."""
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         return super().__new__(cls)
@@ -74,19 +76,19 @@ class _Inert:
 
 
 class _InertMapping:
-    """Takes any arguments, and items as those of a dict: torch's reader sets them in no class but its own."""
+    """Accepts any arguments, and items like a dict; torch only sets items in instances of its allowed classes."""
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
         return OrderedDict()
 
 
 def _reason(error: Exception) -> str:
-    """Without torch's advice, which is to run the code, and without the objects that stand for what it names."""
+    """Return torch's message without its advice, which is to run the code, and without the stand-in objects."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reasons = [line for line in lines if line.startswith(("Trying to", "Unsupported"))]
     plain = [line for line in lines[:1] if not line.startswith("Weights only load failed")]
     if isinstance(error, (EOFError, LookupError)):
-        return "it is damaged"
+        return "the file is damaged"
     return (reasons or plain or [type(error).__name__])[0].partition(" <")[0]
 
 

@@ -1,4 +1,4 @@
-"""A diffusers scheduler as our noise schedule, parameterization and grid of times, read from its JSON file."""
+"""Converts the JSON file of a diffusers scheduler to a noise schedule, a parameterization and a sampler's grid."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ PREDICTIONS = {"epsilon": "Epsilon", "v": "V", "x0": "X0"}
 _OURS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 _SCHEDULES = {"linear": "linear.Linear", "scaled_linear": "scaled_linear.ScaledLinear"}
 _GRIDS = {"trailing": "Trailing", "leading": "Leading", "linspace": "Linspace"}
-_LEADING = ("DDIM", "DDPM", "PNDM")  # by default; the others space their steps by linspace
+_LEADING = ("DDIM", "DDPM", "PNDM")  # the default of these; the others use linspace
 _MULTISTEP = ("DPMSolver", "UniPC", "DEIS", "SASolver")
-_IN_SIGMAS = ("Euler", "Heun", "KDPM2", "LMS")  # these start at sigma / alpha times the noise unless they are leading
+_IN_SIGMAS = (
+    "Euler",
+    "Heun",
+    "KDPM2",
+    "LMS",
+)  # these start at sigma / alpha times the noise unless leading
 
 
 def nodes(file: Path, source: str, prediction: str | None = None) -> Nodes:
-    """diffusion.schedule, diffusion.parameterization, sampler.grid.
+    """Return the config nodes diffusion.schedule, diffusion.parameterization and sampler.grid.
 
-    `prediction`, where it is given, must be the model's: ValueError, as for schedulers without an equal here.
+    Raises ValueError if the scheduler is not supported, or if `prediction` is given and is not the model's.
     """
     settings = read_json(file, source)
     name = str(settings.get("_class_name"))
     if name.startswith(("FlowMatch", "EDM")) or settings.get("use_flow_sigmas"):
-        raise ValueError(f"pretrained={source}: {name}: models of flow matching and EDM are not supported yet")
+        raise ValueError(f"pretrained={source}: {name}: flow matching and EDM models are not supported yet")
     return {
         "diffusion.schedule": _schedule(settings, source),
         "diffusion.parameterization": _parameterization(settings, source, prediction),
@@ -37,9 +42,9 @@ def nodes(file: Path, source: str, prediction: str | None = None) -> Nodes:
 def _schedule(settings: Nodes, source: str) -> Nodes:
     betas = str(settings.get("beta_schedule", "linear"))
     if betas not in _SCHEDULES or settings.get("trained_betas") is not None:
-        found = "trained_betas" if settings.get("trained_betas") is not None else f"beta_schedule={betas}"
+        name = "trained_betas" if settings.get("trained_betas") is not None else f"beta_schedule={betas}"
         raise ValueError(
-            f"pretrained={source}: {found} in scheduler_config.json has no equal here; it must be one of "
+            f"pretrained={source}: {name} in scheduler_config.json is not supported; beta_schedule must be one of "
             + ", ".join(_SCHEDULES)
         )
     start, end = (settings.get(f"beta_{name}", default) for name, default in (("start", 1e-4), ("end", 0.02)))
@@ -47,7 +52,7 @@ def _schedule(settings: Nodes, source: str) -> Nodes:
     if not (isinstance(num_steps, int) and num_steps >= 2 and 0 < start <= end < 1):
         raise ValueError(
             f"pretrained={source}: num_train_timesteps={num_steps}, beta_start={start}, beta_end={end} in "
-            "scheduler_config.json; there must be at least 2 steps, and betas between 0 and 1"
+            "scheduler_config.json; give at least 2 steps, and betas between 0 and 1"
         )
     return {
         "_target_": f"diffusion_train.diffusion.schedule.{_SCHEDULES[betas]}",
@@ -63,7 +68,7 @@ def _parameterization(settings: Nodes, source: str, prediction: str | None) -> N
     if prediction_type not in _OURS:
         known = ", ".join(_OURS)
         raise ValueError(
-            f"pretrained={source}: prediction_type={prediction_type} in scheduler_config.json is none of {known}"
+            f"pretrained={source}: prediction_type={prediction_type} in scheduler_config.json must be one of {known}"
         )
     ours = _OURS[prediction_type]
     if prediction not in (None, ours):
@@ -72,7 +77,7 @@ def _parameterization(settings: Nodes, source: str, prediction: str | None) -> N
         )
     if ours == "epsilon" and settings.get("rescale_betas_zero_snr"):
         raise ValueError(
-            f"pretrained={source}: scheduler_config.json has zero terminal SNR with epsilon, which is undefined there; "
+            f"pretrained={source}: scheduler_config.json has zero terminal SNR, with which epsilon is undefined; "
             "correct prediction_type or rescale_betas_zero_snr"
         )
     return {"_target_": f"diffusion_train.diffusion.parameterization.{PREDICTIONS[ours]}"}
@@ -81,7 +86,7 @@ def _parameterization(settings: Nodes, source: str, prediction: str | None) -> N
 def _grid(name: str, settings: Nodes, source: str) -> Nodes:
     spacing = settings.get("timestep_spacing", "leading" if name.startswith(_LEADING) else "linspace")
     if spacing not in _GRIDS:
-        raise ValueError(f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json has no equal here")
+        raise ValueError(f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json is not supported")
     return {
         "_target_": f"diffusion_train.sampler.grid.{_GRIDS[spacing]}",
         "num_levels": settings.get("num_train_timesteps", 1000),
@@ -93,7 +98,7 @@ def _grid(name: str, settings: Nodes, source: str) -> Nodes:
 
 
 def _ends_at_level(name: str, settings: Nodes) -> bool:
-    """Whether the last step leads to the least noisy level instead of to data; a setting that others carry and ignore."""
+    """Return whether sampling ends at the least noisy level instead of at data; only DDIM and PNDM read the setting."""
     if name.startswith("PNDM"):
         return not settings.get("set_alpha_to_one", False)
     return name.startswith("DDIM") and not settings.get("set_alpha_to_one", True)

@@ -1,4 +1,4 @@
-"""A model in one .safetensors file, named as Stable Diffusion's first authors named it: which model it is."""
+"""Identifies a model in one .safetensors file with the names of Stable Diffusion's first authors."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ LAYOUTS = Path(__file__).parent / "layouts"
 _UNET = "model.diffusion_model."
 _TEXT = f"{_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 _BY_TEXT_WIDTH = {768: "sd1", 1024: "sd2"}
-_V_SIDE = 96  # of Stable Diffusion 2's latents where it predicts v; 64 where it predicts epsilon
+_V_SIDE = 96  # side of Stable Diffusion 2's latents if it predicts v; 64 if it predicts epsilon
 
 
 class Model(NamedTuple):
+    """What `identify` finds out about a model."""
+
     kind: str  # sd1, sd2 or sdxl
     prediction: str  # epsilon or v
     zero_terminal_snr: bool
 
 
 class Header(NamedTuple):
+    """The header of a safetensors file."""
+
     shapes: dict[str, list[int]]  # of the tensors by their names
     metadata: dict[str, str]
 
 
 def read_header(path: Path) -> Header:
-    """Reads no tensor. Raises ValueError for a file that is not whole, or whose header is not one of safetensors."""
+    """Read the header without reading tensors. Raises ValueError if the file is not a whole safetensors file."""
     try:
         with safe_open(path, "numpy") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
@@ -40,14 +44,17 @@ def read_header(path: Path) -> Header:
 
 
 def identify(path: Path, prediction: str | None = None) -> Model:
-    """Raises ValueError for another kind of model, or one whose prediction must be said and is not."""
+    """Return which model a file holds.
+
+    Raises ValueError for an unsupported model, or if `prediction` is needed and missing, or differs from the file's.
+    """
     header = read_header(path)
     kind = _kind(path, header.shapes)
     stated = _stated_prediction(header)
     if prediction not in (None, "epsilon", "v"):
         raise ValueError(f"base.prediction={prediction}: must be epsilon or v")
     if stated and prediction not in (None, stated):
-        raise ValueError(f"base.prediction={prediction}, but pretrained={path} says of itself {stated}; leave it out")
+        raise ValueError(f"base.prediction={prediction}, but pretrained={path} states {stated}; leave it out")
     predicts = prediction or stated or {"sd1": "epsilon", "sdxl": "epsilon"}.get(kind)
     if predicts is None:
         raise ValueError(
@@ -58,7 +65,7 @@ def identify(path: Path, prediction: str | None = None) -> Model:
 
 
 def layout(path: Path, prediction: str | None = None) -> Path:
-    """A folder in the cache that describes the model as diffusers would."""
+    """Return a folder in the cache with the configs of the model in diffusers' layout, without weights."""
     model = identify(path, prediction)
     name = f"{model.kind}_{model.prediction}{'_zero_snr' if model.zero_terminal_snr else ''}"
     folder = cache_folder() / "layout" / name
@@ -69,6 +76,7 @@ def layout(path: Path, prediction: str | None = None) -> Path:
 
 
 def write_layout(model: Model, folder: Path) -> None:
+    """Write the configs of the model in diffusers' layout to `folder`."""
     settings = json.loads((LAYOUTS / f"{model.kind}.json").read_text("utf-8"))
     if model.prediction == "v":
         settings["scheduler"]["prediction_type"] = "v_prediction"
@@ -88,34 +96,34 @@ def _kind(path: Path, shapes: Mapping[str, Sequence[int]]) -> str:
     if len(image) == 4 and image[1] != 4:
         raise ValueError(
             f"pretrained={path}: its network takes {image[1]} channels; models for inpainting or editing are not "
-            "supported yet, give one of text to image"
+            "supported yet, give a text-to-image model"
         )
     if f"{_UNET}label_emb.0.0.weight" in shapes and "conditioner.embedders.1.model.ln_final.weight" in shapes:
         return "sdxl"
     if image and text and text[-1] in _BY_TEXT_WIDTH:
         return _BY_TEXT_WIDTH[text[-1]]
     raise ValueError(
-        f"pretrained={path}: not a checkpoint of Stable Diffusion 1, 2 or XL, as the names of its tensors show"
-        f"{_guess(shapes)}; give one of those, or a folder in diffusers' layout"
+        f"pretrained={path}: its tensors do not have the names of Stable Diffusion 1, 2 or XL{_guess(shapes)}; give "
+        "one of those models, or a folder in diffusers' layout"
     )
 
 
 def _guess(names: Collection[str]) -> str:
     if any("lora_" in name for name in names):
-        return " (they are those of a LoRA)"
+        return " (but those of a LoRA)"
     if any(
         name.startswith(("conditioner.embedders.0.model.", "double_blocks.", "model.diffusion_model.double_blocks."))
         or "joint_blocks." in name
         for name in names
     ):
-        return " (they are those of SDXL's refiner, Stable Diffusion 3 or FLUX)"
+        return " (but those of SDXL's refiner, Stable Diffusion 3 or FLUX)"
     if any(name.startswith(("down_blocks.", "encoder.", "text_model.")) for name in names):
-        return " (they are those of a single part)"
+        return " (but those of a single part)"
     return ""
 
 
 def _stated_prediction(header: Header) -> str | None:
-    """By the modelspec of its metadata, or the empty tensor `v_pred` by which trainers mark v-prediction."""
+    """Return the prediction in the modelspec metadata, or v if there is a tensor `v_pred`, as trainers mark it."""
     if "v_pred" in header.shapes:
         return "v"
     stated = header.metadata.get("modelspec.prediction_type", "")

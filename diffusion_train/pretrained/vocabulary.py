@@ -1,4 +1,4 @@
-"""CLIP's byte pairs, which a single file of Stable Diffusion leaves out: every version of it has the same."""
+"""The vocabulary of CLIP's tokenizer, which single files of Stable Diffusion lack; all versions use the same one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffusion_train.pretrained import hub
 START, END = "<|startoftext|>", "<|endoftext|>"
 _HUB = "openai/clip-vit-large-patch14"
 _FILES = ("vocab.json", "merges.txt")
-_NUM_MERGES = 49152 - 256 - 2  # of the longer list in OpenCLIP's file, those that CLIP has
+_NUM_MERGES = 49152 - 256 - 2  # CLIP's part of the longer list in OpenCLIP's file
 _SETTINGS = {
     "tokenizer_class": "CLIPTokenizer",
     "model_max_length": 77,
@@ -25,16 +25,16 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The texts of vocab.json and merges.txt."""
+    """The content of vocab.json and merges.txt."""
 
     tokens: str
     merges: str
 
     @staticmethod
     def find(where: str | None, model: Path) -> Vocabulary:
-        """In a folder, in its tokenizer/, in OpenCLIP's bpe_simple_vocab_16e6.txt.gz; None: on the hub.
+        """Read it from a folder, from its tokenizer/, or from OpenCLIP's bpe_simple_vocab_16e6.txt.gz; None: the hub.
 
-        Raises ValueError, which says what `model` needs.
+        Raises ValueError that says what `model` needs.
         """
         needed = (
             f"base.tokenizer={where}: pretrained={model} is a single file, which holds no tokenizer; give a folder with "
@@ -56,9 +56,11 @@ class Vocabulary:
 
     @property
     def fingerprint(self) -> str:
+        """A hash of both texts."""
         return hashlib.sha256(f"{self.tokens}\0{self.merges}".encode()).hexdigest()
 
     def write(self, folder: Path, pad: str) -> None:
+        """Write the files of a CLIPTokenizer with the padding token `pad` to `folder`."""
         special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "vocab.json").write_text(self.tokens, "utf-8")
@@ -72,7 +74,10 @@ def _of_folder(folder: Path) -> Vocabulary:
 
 
 def _of_open_clip(path: Path) -> Vocabulary:
-    """The file holds merges alone; tokens are numbered by bytes, bytes that end a word, merges, and the two special ones."""
+    """Read OpenCLIP's file, which holds only merges.
+
+    Tokens are numbered in this order: bytes, bytes that end a word, merges, and the two special tokens.
+    """
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
     merges = lines[1 : _NUM_MERGES + 1]
     symbols = _byte_symbols()
@@ -88,6 +93,6 @@ def _of_open_clip(path: Path) -> Vocabulary:
 
 
 def _byte_symbols() -> list[str]:
-    """A visible character for each byte, the printable ones first: GPT-2's order."""
+    """Return a visible character for each byte, the printable ones first, in the order of GPT-2."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [chr(byte) for byte in printable] + [chr(0x100 + number) for number in range(256 - len(printable))]

@@ -1,6 +1,8 @@
-"""What a sampler is: a plain loop over times from noise to data that sees `predict` and never a network.
+"""Samplers: plain loops over times from noise to data that call `predict` and never see a network.
 
-Every formula in this folder holds for any schedule, scaled or not, with alpha = 0 at t = 1 and sigma = 0 at t = 0.
+Every update goes from xt at time t to xs at time s < t. x0 and noise are the predictions at t, xt = alpha_t * x0 +
+sigma_t * noise, and lambda = ln(alpha / sigma) is half of the log-SNR. The formulas hold for any schedule, whether or
+not alpha^2 + sigma^2 = 1, including alpha = 0 at t = 1 and sigma = 0 at t = 0.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ Predict = Callable[[Tensor, Tensor], Prediction]  # (xt (B, ...), t (B,)) -> x0 
 class Sampler(ABC):
     """Turns noise into data in `num_steps` steps over the times of `grid`, by default equal steps in t.
 
-    `clip_x0` holds every predicted x0 in [-1, 1]: for models of pixels, never for latents.
+    `clip_x0` clamps every predicted x0 to [-1, 1]; use it for models of pixels, never for latents.
     """
 
     def __init__(self, num_steps: int, grid: Grid | None = None, clip_x0: bool = False) -> None:
@@ -37,7 +39,7 @@ class Sampler(ABC):
 
     @torch.no_grad()
     def sample(self, predict: Predict, schedule: Schedule, noise: Tensor, rng: Rng) -> Tensor:
-        """noise (B, ...) ~ N(0, 1) -> data (B, ...). Row j depends on its own noise and its own key of `rng` alone."""
+        """Turn noise (B, ...) ~ N(0, 1) into data (B, ...). Row j depends only on its noise and its key of `rng`."""
         predict = clipped(predict, schedule) if self.clip_x0 else predict
         times = self.grid(schedule, self.num_steps)
         start, end = noise_levels(schedule, times[[0, -1]], noise.device)
@@ -46,15 +48,15 @@ class Sampler(ABC):
 
     @abstractmethod
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
-        """noise (B, ...) -> x / alpha at the last of `times` (num_steps + 1,), which fall: x0 where that is 0.
+        """Step noise (B, ...) through the decreasing `times` (num_steps + 1,); return x / alpha (B, ...) at the last.
 
-        Predict is never called at the last time.
+        That is x0 if the last time is 0. Implementations must not call `predict` at the last time.
         """
 
 
 @dataclass(frozen=True)
 class Level:
-    """One noise level of a grid; alpha and sigma are plain numbers, for all rows share them."""
+    """One noise level of a grid; alpha and sigma are plain numbers because all rows share them."""
 
     time: Tensor  # scalar, on the device of the samples
     alpha: float
@@ -62,33 +64,35 @@ class Level:
 
     @property
     def half_log_snr(self) -> float:
-        """lambda = ln(alpha / sigma): -inf for pure noise, inf for data."""
+        """Return lambda = ln(alpha / sigma): -inf for pure noise, inf for data."""
         if self.alpha == 0:
             return -math.inf
         return math.inf if self.sigma == 0 else math.log(self.alpha / self.sigma)
 
 
 def noise_levels(schedule: Schedule, times: Tensor, device: torch.device) -> list[Level]:
-    """times (n,) -> n levels."""
+    """Return the n levels at times (n,)."""
     alpha, sigma = schedule.alpha_sigma(times)
     return [Level(*level) for level in zip(times.to(device), alpha.tolist(), sigma.tolist(), strict=True)]
 
 
 def predict_at(predict: Predict, x: Tensor, level: Level) -> Prediction:
+    """Return the prediction for x (B, ...), whose rows are all at `level`."""
     return predict(x, level.time.expand(len(x)))
 
 
 def move(x: Tensor, x0: Tensor, t: Level, s: Level) -> Tensor:
-    """x at level t -> x at level s, were `x0` the data all the way.
+    """Return xs = sigma_s / sigma_t * x + (alpha_s - sigma_s / sigma_t * alpha_t) * x0, all (B, ...).
 
-    x / sigma changes by x0 * d(alpha / sigma), which is finite at alpha = 0 and, multiplied out, at sigma_s = 0.
+    This is the exact step from t to s if the predicted data is `x0` all the way: d(x / sigma) = x0 * d(alpha / sigma).
+    It is finite at alpha_t = 0 and at sigma_s = 0.
     """
     decay = s.sigma / t.sigma
     return decay * x + (s.alpha - decay * t.alpha) * x0
 
 
 def clipped(predict: Predict, schedule: Schedule) -> Predict:
-    """`predict` with x0 held in [-1, 1], and the noise that goes with it."""
+    """Return `predict` with x0 clamped to [-1, 1] and the noise that keeps xt = alpha * x0 + sigma * noise."""
 
     def predict_clipped(xt: Tensor, t: Tensor) -> Prediction:
         alpha, sigma = (expand(v, xt) for v in schedule.alpha_sigma(t))

@@ -1,7 +1,11 @@
-"""DDIM: Song et al. 2021, "Denoising Diffusion Implicit Models", equations 12 and 16, for any alpha and sigma.
+"""DDIM and DDPM: one update rule for any alpha and sigma, with fresh noise z ~ N(0, 1) at each step.
 
-With eta = 1 it is DDPM's ancestral sampler (Ho et al. 2020, equations 6 and 7: posterior variance) for any subset of
-times; with eta = 0 it is Euler's method for rectified flow, and for EDM in EDM's own variables.
+    xs = alpha_s * x0 + sqrt(sigma_s^2 - (eta * std)^2) * noise + eta * std * z
+    std = sigma_s / sigma_t * sqrt(sigma_t^2 - (alpha_t / alpha_s * sigma_s)^2)
+
+Song et al. 2021, "Denoising Diffusion Implicit Models", equations 12 and 16. eta = 1 is DDPM's ancestral sampler for
+any subset of times (Ho et al. 2020, equations 6 and 7, where std^2 is the posterior variance). eta = 0 is Euler's
+method for rectified flow, and for EDM in the paper's own variables.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from diffusion_train.utils.rng import Rng
 
 
 class DDIM(Sampler):
-    """`eta` is the share of the posterior's standard deviation that is drawn anew: 0 none, 1 all (DDPM)."""
+    """DDIM. `eta` in [0, 1] is the fraction of the posterior's standard deviation drawn anew: 0 none, 1 all (DDPM)."""
 
     def __init__(self, num_steps: int, grid: Grid | None = None, clip_x0: bool = False, eta: float = 0.0) -> None:
         super().__init__(num_steps, grid, clip_x0)
@@ -39,6 +43,6 @@ class DDIM(Sampler):
 
 
 def posterior_std(t: Level, s: Level) -> float:
-    """The standard deviation of xs given xt and x0; at most sigma_s, also in floating point."""
+    """Return the standard deviation of xs given xt and x0; it is at most sigma_s, even after rounding."""
     forward_variance = max(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2, 0.0)  # of xt given xs
     return s.sigma * min(math.sqrt(forward_variance) / t.sigma, 1.0)

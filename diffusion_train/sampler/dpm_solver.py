@@ -1,4 +1,12 @@
-"""DPM-Solver++ (2M): Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling", algorithm 2."""
+"""DPM-Solver++ (2M): each step uses x0 extrapolated to the middle of the step.
+
+With h = lambda_s - lambda_t and `before` the level before t,
+
+    xs = sigma_s / sigma_t * xt + (alpha_s - sigma_s / sigma_t * alpha_t) * x0_mid
+    x0_mid = x0 + h / (2 * h_before) * (x0 - x0_before),   h_before = lambda_t - lambda_before
+
+Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling", algorithm 2.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +22,15 @@ from diffusion_train.utils.rng import Rng
 
 
 class DPMSolver(Sampler):
-    """Second order with one prediction a step; first order in a step from pure noise or to t = 0."""
+    """Second-order sampler with one prediction per step.
+
+    A step is first order if it is the first one, the one after a start from pure noise (alpha = 0), or ends at t = 0.
+    """
 
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
         levels = noise_levels(schedule, times, noise.device)
         x = levels[0].sigma * noise
-        before, x0_before = replace(levels[0], alpha=0.0), noise  # pure noise, before which nothing is known
+        before, x0_before = replace(levels[0], alpha=0.0), noise  # stands for "no step before": its lambda is -inf
         for t, s in pairwise(levels):
             x0 = predict_at(predict, x, t).x0
             x = move(x, midpoint(x0, x0_before, before, t, s), t, s)
@@ -28,9 +39,9 @@ class DPMSolver(Sampler):
 
 
 def midpoint(x0: Tensor, x0_before: Tensor, before: Level, t: Level, s: Level) -> Tensor:
-    """x0 in the middle of the step t -> s, on the line in lambda = ln(alpha / sigma) through the last two levels.
+    """Return x0 (B, ...) in the middle of the step t -> s, extrapolated linearly in lambda from the last two levels.
 
-    Where lambda is infinite (an end of the step, or the level before, is pure noise or data) it is x0 at t.
+    It is x0 at t if lambda is infinite at t, s or `before`, that is, if one of them is pure noise or data.
     """
     h = s.half_log_snr - t.half_log_snr
     h_before = t.half_log_snr - before.half_log_snr

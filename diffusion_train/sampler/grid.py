@@ -1,4 +1,4 @@
-"""Grids: the times a sampler visits, num_steps + 1 of them in float32, falling from noise to data (0).
+"""Grids: the num_steps + 1 times that a sampler visits, in float32, decreasing from noise to data (0).
 
 Trailing, leading and linspace: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed", table 2.
 Karras: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", equation 5.
@@ -15,15 +15,17 @@ from diffusion_train.diffusion.schedule.base import Schedule
 
 
 class Grid(ABC):
+    """The times that a sampler visits, and how it treats the first and the last of them."""
+
     unit_start: bool = False
-    """Whether x starts as the noise itself, not as sigma times it: with the spread that noise and data have together."""
+    """Whether x starts as noise of unit variance instead of sigma times the noise."""
 
     as_is: bool = False
-    """Whether what stands at the last time is taken for data as it is, not divided by alpha."""
+    """Whether x at the last time is returned as it is, not divided by alpha."""
 
     @abstractmethod
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
-        """times (num_steps + 1,), strictly falling; all but the last are noise levels that the schedule knows."""
+        """Return strictly decreasing times (num_steps + 1,); all but the last must be at least the schedule's t_min."""
 
 
 class Uniform(Grid):
@@ -39,18 +41,18 @@ class Uniform(Grid):
         lowest = min(times[:-1].tolist())
         if lowest < schedule.t_min * (1 - 1e-9):
             raise ValueError(
-                f"sampler.num_steps={num_steps}: the grid's time {lowest:.2g} lies below the schedule's least noise "
-                f"level {schedule.t_min:.2g}; use fewer steps or the grid Karras"
+                f"sampler.num_steps={num_steps}: the grid's time {lowest:.2g} is below the schedule's smallest time "
+                f"{schedule.t_min:.2g}; use fewer steps or the grid Karras"
             )
         return times.float()
 
 
 class Levels(Grid):
-    """Some of the `num_levels` levels that a model was trained on, whose index i is the time (i + 1) / num_levels.
+    """A subset of the `num_levels` discrete training levels; index i is the time (i + 1) / num_levels.
 
-    The rest is how diffusers samples many models. `unit_start`: x starts as the noise itself. `end_at_level`: it ends at
-    index 0, and what little noise is left is taken for data (`set_alpha_to_one=False`). `skip_last`: one level more is
-    spaced out and the least noisy one left out (its multistep solvers).
+    The flags reproduce how diffusers samples. `unit_start`: x starts as noise of unit variance. `end_at_level`:
+    sampling ends at index 0 and returns x with the little noise left in it (`set_alpha_to_one=False`). `skip_last`:
+    indices are computed for one more step and the least noisy one is dropped, as the multistep solvers do.
     """
 
     def __init__(
@@ -63,20 +65,20 @@ class Levels(Grid):
 
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
         if num_steps > self.num_levels:
-            raise ValueError(f"sampler.num_steps={num_steps}: more than the grid's num_levels={self.num_levels}")
+            raise ValueError(f"sampler.num_steps={num_steps} must be at most the grid's num_levels={self.num_levels}")
         indices = self.indices(num_steps + self.skip_last)[:num_steps].double()
         if indices[0] >= self.num_levels:
-            raise ValueError(f"sampler.num_steps={num_steps}: too many for a grid that begins at an offset; take fewer")
+            raise ValueError(f"sampler.num_steps={num_steps} is too large for a grid with an offset; use fewer steps")
         last = torch.tensor([0.0 if self.end_at_level else -1.0], dtype=torch.float64)
         return ((torch.cat([indices, last]) + 1) / self.num_levels).float()
 
     @abstractmethod
     def indices(self, num_steps: int) -> Tensor:
-        """(num_steps,), whole numbers from noise to data."""
+        """Return the level indices (num_steps,), whole numbers that decrease from noise to data."""
 
 
 class Trailing(Levels):
-    """Equal steps rounded to levels; the first is pure noise."""
+    """Equal steps rounded to levels; the first is the noisiest level, t = 1."""
 
     def __init__(self, num_levels: int = 1000, unit_start: bool = False, end_at_level: bool = False) -> None:
         super().__init__(num_levels, unit_start, end_at_level)
@@ -93,7 +95,7 @@ class Linspace(Levels):
 
 
 class Leading(Levels):
-    """Every (num_levels // num_steps)-th level from the data's end, as older models are sampled; begins below t = 1.
+    """Every (num_levels // num_steps)-th level from the data, as older models are sampled; it starts below t = 1.
 
     `offset` is the `steps_offset` of diffusers: 1 for Stable Diffusion 1 and 2.
     """
@@ -114,9 +116,9 @@ class Leading(Levels):
 
 
 class Karras(Grid):
-    """Equal steps in (sigma / alpha)^(1 / rho) from t = 1 to the schedule's least noise level, then 0.
+    """Equal steps in (sigma / alpha)^(1 / rho) from t = 1 to the schedule's t_min, then 0.
 
-    A schedule whose alpha is 0 at t = 1 has no such grid: ValueError.
+    Raises ValueError for a schedule with alpha = 0 at t = 1, where sigma / alpha is infinite.
     """
 
     def __init__(self, rho: float = 7.0) -> None:
@@ -125,8 +127,8 @@ class Karras(Grid):
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
         if schedule.zero_terminal_snr:
             raise ValueError(
-                f"grid Karras with {type(schedule).__name__}: sigma / alpha has no greatest value where alpha(1) = 0; "
-                "use the grid Uniform or Trailing"
+                f"grid Karras cannot be used with {type(schedule).__name__}: sigma / alpha is infinite at t = 1, where "
+                "alpha = 0; use the grid Uniform or Trailing"
             )
         ends = torch.tensor([1.0, schedule.t_min])
         first, last = (-schedule.log_snr(ends).double() / 2 / self.rho).exp()

@@ -1,14 +1,20 @@
-"""Heun's second-order method (Karras et al. 2022, "Elucidating the Design Space", algorithm 1) on the straight path.
+"""Heun's method: each step uses the mean of the slopes at t and at the end s of an Euler step.
 
-The paper integrates d(x / alpha) = noise * d(sigma / alpha), which is infinite at alpha = 0. Of all scalings of x,
+With c = alpha + sigma and tau = sigma / c,
+
+    xs / c_s = xt / c_t + (tau_s - tau_t) / 2 * ((noise - x0) at t + (noise - x0) at s)
+
+It is algorithm 1 of Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", in another
+variable. The paper integrates d(x / alpha) = noise * d(sigma / alpha), which is infinite at alpha = 0. For any scale c,
 
     d(x / c) = x0 * d(alpha / c) + noise * d(sigma / c)
 
-c = alpha + sigma makes the two weights add to 1, so that every schedule becomes a rectified flow in tau = sigma / c,
+c = alpha + sigma makes the two weights add up to 1, so that every schedule becomes a rectified flow in tau,
 
     d(x / c) = (noise - x0) * dtau
 
-finite from pure noise to data, unchanged by the schedule's scale, and near the data the paper's own variable.
+which is finite from pure noise to data and does not depend on the schedule's scale. Near the data it is the paper's
+variable.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from diffusion_train.utils.rng import Rng
 
 
 class Heun(Sampler):
-    """Two predictions a step, but one in a step to t = 0, which is Euler's: 2 * num_steps - 1 in all."""
+    """Second-order sampler with two predictions per step; a step to t = 0 is Euler's and needs only one."""
 
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
         levels = noise_levels(schedule, times, noise.device)

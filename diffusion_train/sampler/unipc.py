@@ -1,7 +1,13 @@
-"""UniPC-2: Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling", B_2(h), data prediction.
+"""UniPC-2: a DPM-Solver++ (2M) step, corrected by the prediction at its result. Both have the form
 
-The predictor is DPM-Solver++ (2M). The prediction at its result, which the next step needs anyway, first corrects that
-result, so that the order rises to three at no cost. The paper reports FID 3.87 on CIFAR-10 in 10 predictions.
+    xs = sigma_s / sigma_t * xt + (alpha_s - sigma_s / sigma_t * alpha_t) * x0_step
+
+The predictor's x0_step is `midpoint` of dpm_solver.py. The corrector's is the mean over the step of the parabola in
+lambda through x0 at `before`, t and s (`mean_over_step`), where x0 at s is predicted at the predictor's result. The
+next step reuses that prediction, so that the corrector raises the order to three without further predictions.
+
+Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling", B_2(h), data prediction. The paper
+reports FID 3.87 on CIFAR-10 in 10 predictions.
 """
 
 from __future__ import annotations
@@ -19,13 +25,13 @@ from diffusion_train.utils.rng import Rng
 
 
 class UniPC(Sampler):
-    """Third order with one prediction a step."""
+    """Third-order sampler with one prediction per step; the last step is the predictor alone."""
 
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
         levels = noise_levels(schedule, times, noise.device)
         x = levels[0].sigma * noise
         x0 = predict_at(predict, x, levels[0]).x0
-        before, x0_before = replace(levels[0], alpha=0.0), x0  # pure noise, before which nothing is known
+        before, x0_before = replace(levels[0], alpha=0.0), x0  # stands for "no step before": its lambda is -inf
         for t, s in pairwise(levels[:-1]):
             guess = move(x, midpoint(x0, x0_before, before, t, s), t, s)
             x0_after = predict_at(predict, guess, s).x0
@@ -36,10 +42,10 @@ class UniPC(Sampler):
 
 
 def mean_over_step(x0: Tensor, x0_before: Tensor, x0_after: Tensor, before: Level, t: Level, s: Level) -> Tensor:
-    """The mean of x0 over the step t -> s, on the parabola in lambda through three levels.
+    """Return the mean of x0 (B, ...) over the step t -> s, on the parabola in lambda through three levels.
 
-    The mean is over d(alpha / sigma), that is exp(h * u) du with u from 0 at t to 1 at s; below are the first two
-    moments of u. Without a finite level before t it is the trapezoid.
+    The mean is over d(alpha / sigma), that is exp(h * u) du with u from 0 at t to 1 at s; `u` and `u2` below are the
+    first two moments. It is the mean of the two ends if lambda is infinite at t, s or `before`.
     """
     h = s.half_log_snr - t.half_log_snr
     r = (before.half_log_snr - t.half_log_snr) / h

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there, and that run no code when loaded.
+"""Checkpoints: written completely or not at all, and loaded without running code.
 
-A checkpoint is a torch zip file, which holds a CRC-32 of every record: it proves by itself that it is whole. It is
-written beside its final name, flushed to the disk and then renamed.
+A checkpoint is a torch zip file with a CRC-32 of every record, by which damage is detected. It is written to a
+temporary file in the same folder, flushed to the disk and then renamed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diffusion_train.training.weights import FORMAT, atomic_tensor_file
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's door to the disk."""
+    """Writes and reads checkpoints for Lightning."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with atomic_tensor_file(Path(path)) as file:
@@ -36,35 +36,44 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Raises ValueError if the file is not a whole checkpoint of ours, or holds more than data."""
+    """Load a checkpoint. Raises ValueError if the file is damaged, is not ours, or holds more than data."""
     if problem := damage(path):
         raise ValueError(f"{path}: {problem}")
     return peek(path, mmap=False)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What a whole checkpoint says about its run, without reading its tensors. ValueError if it is none of ours."""
+    """Return what a checkpoint says about its run, without reading tensors. Raises ValueError if it is not ours."""
     facts: dict[str, Any] = peek(path)["diffusion_train"]
     return facts
 
 
 def peek(path: Path, mmap: bool = True) -> dict[str, Any]:
-    """A whole checkpoint, whose tensors are read when they are used, unless without `mmap`. ValueError if it is none of ours."""
+    """Load a checkpoint without testing its checksums; with `mmap`, tensors are read from the file when they are used.
+
+    Raises ValueError if it is not ours, holds more than data, or has a newer format.
+    """
     try:
         content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: refused, it holds objects other than tensors and plain data ({error})") from error
+        raise ValueError(
+            f"{path}: refused because it holds objects other than tensors and plain data ({error})"
+        ) from error
     checkpoint: dict[str, Any] = content if isinstance(content, dict) else {}
     written = checkpoint.get("diffusion_train", {})
     if "format" not in written:
         raise ValueError(f"{path}: not a checkpoint of diffusion_train")
     if written["format"] > FORMAT:
-        raise ValueError(f"{path}: format {written['format']} is newer than this version reads ({FORMAT}); update")
+        raise ValueError(f"{path}: format must be at most {FORMAT}, got {written['format']}; update diffusion_train")
     return checkpoint
 
 
 def mismatch(rows: dict[str, tuple[Any, Any]], allowing: Iterable[str], then: str = "") -> ValueError:
-    """What differs from a checkpoint: setting -> its value there and now; `allow_mismatch` would let it pass by these names."""
+    """Return the error for settings that differ from a checkpoint.
+
+    `rows` maps a setting to its values in the checkpoint and now. `allowing` lists the names that `allow_mismatch` must
+    hold to resume anyway, and `then` says what happens in that case.
+    """
     table = "\n  ".join(f"{name}: {before} in the checkpoint, {now} now" for name, (before, now) in rows.items())
     return ValueError(
         f"the run cannot resume exactly from its checkpoint:\n  {table}\nrestore these, start again in another run_dir, "
@@ -73,7 +82,7 @@ def mismatch(rows: dict[str, tuple[Any, Any]], allowing: Iterable[str], then: st
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file that should be a checkpoint, found by its checksums; None if it is whole."""
+    """Test the checksums of a checkpoint; return what is wrong with the file, or None if it is whole."""
     try:
         with zipfile.ZipFile(path) as archive:
             record = archive.testzip()
@@ -83,25 +92,26 @@ def damage(path: Path) -> str | None:
 
 
 def step_name(step: int) -> str:
+    """Return the file name of the checkpoint of a step."""
     return f"step_{step:08d}.ckpt"
 
 
 def by_step(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest step first."""
+    """Return the checkpoints of a folder, newest step first."""
     return sorted(folder.glob("step_*.ckpt"), reverse=True)
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole. Raises ValueError if there are checkpoints and none is whole."""
+    """Return the newest undamaged checkpoint, None if there are none. Raises ValueError if all are damaged."""
     damaged = []
     for path in by_step(folder):
         if not (problem := damage(path)):
             return path
         damaged.append(f"{path}: {problem}")
-        warnings.warn(f"{damaged[-1]}; falling back to the one before", stacklevel=2)
+        warnings.warn(f"{damaged[-1]}; using the checkpoint before it", stacklevel=2)
     if damaged:
         raise ValueError(
-            "every checkpoint of this run is damaged; delete them, or give another run_dir, to start again:\n  "
+            "every checkpoint of this run is damaged; to start again, delete them or use another run_dir:\n  "
             + "\n  ".join(damaged)
         )
     return None

@@ -1,4 +1,4 @@
-"""Exponential moving averages of the trained weights: float32 shadows, several at once."""
+"""Exponential moving averages (EMA) of the trained weights, several at once, in float32."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 Profile = Callable[[int], float]  # step (from 1) -> decay
 
-_PIECE = 2**28  # bytes of averages that are moved at once
+_PIECE = 2**28  # bytes of averages that are updated at once
 
 
 def constant(decays: Sequence[float] = (0.9999,)) -> EMA:
-    """Decay `min(decay, (1 + k) / (10 + k))` at step k, so that a short run forgets its start."""
+    """Return an EMA with decay min(decay, (1 + k) / (10 + k)) at step k, so that a short run forgets its start."""
     if not decays or not all(0 <= decay < 1 for decay in decays):
         raise ValueError(f"ema.decays={list(decays)}: give one or more numbers in [0, 1), for example [0.999]")
 
@@ -27,10 +27,10 @@ def constant(decays: Sequence[float] = (0.9999,)) -> EMA:
 
 
 def power(relative_stds: Sequence[float] = (0.1,)) -> EMA:
-    """Averages whose length grows with the run: over a share of it, whenever it is stopped.
+    """Return an EMA whose averages span a fixed fraction of the run, whenever it is stopped.
 
-    Weights of step k count as k^gamma; `relative_stds` are the standard deviations of that profile as shares of the
-    run. Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", equations 1 to 3.
+    Step k has the weight k^gamma; `relative_stds` are the standard deviations of that profile, as fractions of the run.
+    Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", equations 1 to 3.
     """
     if not relative_stds or not all(0 < std < 0.28 for std in relative_stds):
         raise ValueError(
@@ -45,7 +45,7 @@ def power(relative_stds: Sequence[float] = (0.1,)) -> EMA:
 
 
 class EMA:
-    """One average a profile. The first one is sampled from and written to weights.safetensors."""
+    """Holds one average per profile. The first is used for sampling and written to weights.safetensors."""
 
     def __init__(self, profiles: Mapping[str, Profile]) -> None:
         self.profiles = dict(profiles)
@@ -57,7 +57,10 @@ class EMA:
         return list(self.profiles)
 
     def attach(self, network: nn.Module) -> None:
-        """Starts averaging the parameters that require a gradient, from loaded averages where there are any."""
+        """Start to average the parameters that require a gradient; loaded averages are continued.
+
+        Raises ValueError if loaded averages have other parameters.
+        """
         self._parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         if not self._shadows:
             self._shadows = [
@@ -66,20 +69,20 @@ class EMA:
             ]
         for shadow in self._shadows:
             if shadow.keys() != self._parameters.keys():
-                raise ValueError("the saved EMA averages other parameters than the network trains")
+                raise ValueError("the saved EMA averages other parameters than those that the network trains")
             for name, p in self._parameters.items():
                 shadow[name] = shadow[name].to(p.device, _wide(p))
 
     @torch.no_grad()
     def update(self, step: int, stepped: Tensor) -> None:
-        """Moves the averages toward the weights after optimizer step `step` (from 1), unless `stepped` () is false."""
+        """Update the averages after optimizer step `step` (from 1), unless the scalar tensor `stepped` is false."""
         for decay, shadow in zip(self.profiles.values(), self._shadows, strict=True):
             weights = [p.detach().to(shadow[name].dtype) for name, p in self._parameters.items()]
             _move(list(shadow.values()), weights, stepped * (1 - decay(step)))
 
     @contextmanager
     def averaged(self, number: int = 0) -> Iterator[None]:
-        """The network holds average `number` inside the block and its own weights again after it, whatever happens."""
+        """Give the network the weights of average `number` inside the block, and its own after it, even on errors."""
         own = {name: p.detach().clone() for name, p in self._parameters.items()}
         try:
             self._copy(self._shadows[number])
@@ -88,6 +91,7 @@ class EMA:
             self._copy(own)
 
     def average(self, number: int = 0) -> dict[str, Tensor]:
+        """Return average `number` by parameter name; the tensors are those that `update` changes."""
         return self._shadows[number]
 
     @torch.no_grad()
@@ -101,13 +105,13 @@ class EMA:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["names"] != self.names:
             raise ValueError(
-                f"ema: the checkpoint holds the averages {state['names']}, the config asks for {self.names}"
+                f"ema: the averages must be those of the checkpoint, {state['names']}, got {self.names} in the config"
             )
         self._shadows = [dict(shadow) for shadow in state["averages"]]
 
 
 def _move(averages: list[Tensor], weights: list[Tensor], fraction: Tensor) -> None:
-    """averages += share * (weights - averages), without making a GPU wait for `share` ()."""
+    """Add fraction * (weights - averages) to the averages, without a GPU synchronization for the scalar `fraction`."""
     if fraction.device.type == "cpu":
         torch._foreach_lerp_(averages, weights, float(fraction))
         return
@@ -119,7 +123,7 @@ def _move(averages: list[Tensor], weights: list[Tensor], fraction: Tensor) -> No
 
 
 def _pieces(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
-    """The places of tensors that take up to 256 MB together, in their order: a copy of all weights would not fit beside them."""
+    """Yield indices of consecutive tensors of up to 256 MB together; a copy of all weights might not fit in memory."""
     piece, room = list[int](), _PIECE
     for index, tensor in enumerate(tensors):
         if piece and tensor.nbytes > room:
@@ -131,5 +135,5 @@ def _pieces(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
-    """float32 at least: an average in bfloat16 never moves at decay 0.99 and above."""
+    """Return at least float32: in bfloat16 an average does not change at all for decays of 0.99 and above."""
     return torch.promote_types(tensor.dtype, torch.float32)

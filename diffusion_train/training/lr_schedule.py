@@ -1,6 +1,6 @@
-"""The learning rate as a factor of `optimizer.lr`, by optimizer step; `num_steps` is its own horizon.
+"""Learning rate schedules: a factor of `optimizer.lr` for each optimizer step, with the horizon `num_steps`.
 
-Stopping earlier or later than the horizon, by steps or by time, changes no step before; after it the last factor stays.
+The factor of a step does not depend on when the run stops. After the horizon the last factor stays.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Constant:
-    """Linear warm-up, then constant. `num_steps` only says how long a run is by default."""
+    """Linear warm-up, then constant. `num_steps` is only the default length of a run."""
 
     num_steps: int
     warmup_steps: int = 0
 
     def __call__(self, step: int) -> float:
+        """Return the factor of `optimizer.lr` at a step, from 0."""
         return min(1.0, (step + 1) / (self.warmup_steps + 1))
 
 
@@ -31,13 +32,13 @@ class Linear(Constant):
         return super().__call__(step) * (self.final + (1 - self.final) * self.height(min(1.0, max(0.0, progress))))
 
     def height(self, progress: float) -> float:
-        """From 1 to 0 on the way to the horizon, of which `progress` is done."""
+        """Return the height of the decay, from 1 at progress 0 (end of warm-up) to 0 at progress 1 (the horizon)."""
         return 1 - progress
 
 
 @dataclass(frozen=True)
 class Cosine(Linear):
-    """Linear warm-up, then half a cosine down to `final` at `num_steps`. Loshchilov and Hutter 2017, "SGDR"."""
+    """Linear warm-up, then half a cosine down to `final` at `num_steps` (Loshchilov and Hutter 2017, "SGDR")."""
 
     def height(self, progress: float) -> float:
         return (1 + math.cos(math.pi * progress)) / 2
@@ -45,10 +46,10 @@ class Cosine(Linear):
 
 @dataclass(frozen=True)
 class InverseSqrt(Constant):
-    """Linear warm-up, constant to `constant_steps`, then as 1 / sqrt(step): needs no horizon, so a run may end any time.
+    """Linear warm-up, constant until `constant_steps`, then 1 / sqrt(step). It has no horizon: a run may end anytime.
 
     Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", equation 67. `num_steps`
-    only says how long a run is by default.
+    is only the default length of a run.
     """
 
     constant_steps: int = 1

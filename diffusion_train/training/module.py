@@ -1,4 +1,4 @@
-"""One optimizer step of noise-prediction training, in data-flow order."""
+"""The training step of a diffusion model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Batch = dict[str, Any]
 
 
 class DiffusionModule(pl.LightningModule):
-    """Trains `network`, and `conditioner` where it is adapted, to predict the noise; one batch is one optimizer step.
+    """Trains `network`, and `conditioner` if it is adapted, on the diffusion loss; one batch is one optimizer step.
 
-    A batch is this rank's slice of the global batch. It is worked off in micro-batches here, not by Lightning's
-    accumulation, so that the step count, the logs and a resumed run mean the same for any micro-batch and rank count.
+    A batch is this rank's slice of the global batch. It is split into micro-batches here, not by Lightning's gradient
+    accumulation, so that steps, logs and resuming do not depend on the micro-batch size or the number of ranks.
     """
 
     def __init__(
@@ -72,11 +72,14 @@ class DiffusionModule(pl.LightningModule):
         self.autoencoder.eval()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Lightning calls this after the callbacks: from here on the step waits for data alone."""
+        """Note the time; Lightning calls this after the callbacks, so from now on only data is waited for."""
         self.idle_since = monotonic()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """-> loss, noise_mse, t, each (rows of this rank's slice,), and the norm of the gradient ()."""
+        """Run one optimizer step; return loss, noise_mse and t, each (rows of this rank,), and the scalar grad_norm.
+
+        Raises ValueError that names the samples whose latents are not finite.
+        """
         rows, losses, whole = len(batch["index"]), [], []
         for number, (micro, rng, last) in enumerate(self._micro_batches(batch)):
             with self._gradient_sync(last):
@@ -96,14 +99,14 @@ class DiffusionModule(pl.LightningModule):
         }
 
     def loss(self, x0: Tensor, cond: dict[str, Tensor], rng: Rng) -> Loss:
-        """x0 (B, ...) and its conditions, some of them dropped."""
+        """Return the loss of x0 (B, ...) with its conditions, of which `condition_dropout` are dropped."""
         if self.condition_dropout > 0:
             keep = rng.uniform("condition", x0.device) >= self.condition_dropout
             cond = drop(cond, self.conditioner.null(len(x0)), keep)
         return self.diffusion.loss(self.network, x0, rng, **cond)
 
     def prepare(self, batch: Batch, rng: Rng | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """A batch -> what the network is trained on: clean latents (B, ...), drawn by `rng` if any, and conditions."""
+        """Return the clean latents (B, ...) of a batch, sampled with `rng` if given, and its conditions."""
         with torch.no_grad():
             if "moments" in batch:
                 latents = self.autoencoder.latents(batch["moments"].view(self.autoencoder.dtype).float(), rng)
@@ -112,7 +115,7 @@ class DiffusionModule(pl.LightningModule):
         return latents.to(self.conditioner.like.dtype), self.conditioner(batch)
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, Rng, bool]]:
-        """Each micro-batch, the randomness of its places in the global batch, and whether it is the last."""
+        """Yield each micro-batch, the Rng of its rows of the global batch, and whether it is the last."""
         rows = len(batch["index"])
         size = self.micro_batch_size or rows
         first, num_rows = self.global_rank * rows, self.trainer.world_size * rows
@@ -122,12 +125,12 @@ class DiffusionModule(pl.LightningModule):
             yield {name: value[start:stop] for name, value in batch.items()}, rng, stop == rows
 
     def _gradient_sync(self, last: bool) -> AbstractContextManager[None]:
-        """Ranks exchange gradients once a step, with the last micro-batch."""
+        """Return a context in which ranks exchange gradients only with the last micro-batch."""
         model = self.trainer.strategy.model
         return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
     def _optimizer_step(self) -> Tensor:
-        """-> norm of the whole gradient, before clipping. A step with a norm that is not finite changes no weight."""
+        """Step the optimizer; return the gradient norm before clipping. If it is not finite, no weight changes."""
         optimizer: Any = self.optimizers()
         lr_schedule: Any = self.lr_schedulers()
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
@@ -155,18 +158,18 @@ class DiffusionModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trainer.precision_plugin.convert_module(
             self.trainable_modules
-        )  # Lightning restores first: float64 would be rounded
+        )  # Lightning converts only after restoring: float64 would be rounded
         load_exactly(self.trainable_modules, checkpoint_weights(checkpoint), trainable_state(self.trainable_modules))
         self.ema.load_state_dict(checkpoint["ema"])
         self.skipped_in_a_row = checkpoint["skipped_in_a_row"]
 
 
 def finite_rows(latents: Tensor) -> AsyncCopy:
-    """(B, ...) -> (B,): which rows are numbers throughout."""
+    """Return (B,): whether all values of each row of latents (B, ...) are finite."""
     return AsyncCopy(latents.isfinite().flatten(1).all(1))
 
 
 def check_latents(keys: Iterable[str], finite: Iterable[bool]) -> None:
-    """Raises ValueError that names the samples whose latents are not finite."""
+    """Raise ValueError that names the samples whose latents are not finite."""
     if wrong := [printable(key) for key, row in zip(keys, finite, strict=True) if not row]:
-        raise ValueError(f"autoencoder returned NaN or infinite latents for samples {', '.join(wrong)}")
+        raise ValueError(f"the autoencoder returned NaN or infinite latents for samples {', '.join(wrong)}")

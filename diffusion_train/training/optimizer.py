@@ -1,4 +1,4 @@
-"""The optimizer, its learning rate and the clipping of its gradient."""
+"""The optimizer, its learning rate and gradient clipping."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class Optimization:
-    """How the gradient changes the weights: `optimizer(parameter groups)`, `lr_schedule(step) -> factor`, clipping.
+    """The optimizer with learning rate schedule and clipping of the gradient norm to `clip_norm` (null: none).
 
-    `conditioner_lr` is the conditioner's own learning rate, where it is trained; null is the optimizer's.
+    `optimizer` takes parameter groups; `lr_schedule` returns a factor for a step. `conditioner_lr` is the learning rate
+    of a conditioner that is trained; null uses the optimizer's.
     """
 
     def __init__(
@@ -25,12 +26,12 @@ class Optimization:
         conditioner_lr: float | None = None,
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm={clip_norm:g}: above 0, or null for none")
+            raise ValueError(f"clip_norm={clip_norm:g}: must be above 0, or null for no clipping")
         self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
         self.conditioner_lr = conditioner_lr
 
     def configure(self, network: nn.Module, conditioner: nn.Module) -> tuple[list[Optimizer], list[LambdaLR]]:
-        """Raises ValueError if nothing of the network is trained."""
+        """Return optimizers and schedulers for Lightning. Raises ValueError if no weight of the network is trained."""
         groups = decay_groups(network)
         if not groups:
             raise ValueError("adapter: no parameter of the network requires a gradient, so nothing would be trained")
@@ -39,15 +40,15 @@ class Optimization:
         return [optimizer], [LambdaLR(optimizer, self.lr_schedule)]
 
     def clip(self, network: nn.Module) -> Tensor:
-        """Clips the gradient to `clip_norm`; -> its norm before."""
+        """Clip the gradient to `clip_norm` and return its norm before clipping, a scalar."""
         parameters = [p for p in network.parameters() if p.grad is not None]
         return nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf"))
 
     def skip_unless(self, optimizer: Optimizer, finite: Tensor) -> None:
-        """The next `optimizer.step()` does nothing where `finite` () is false.
+        """Make the next `optimizer.step()` do nothing if the scalar tensor `finite` is false.
 
-        Fused optimizers read the flag on the device, as they do for torch.amp.GradScaler; for others the gradients are
-        dropped, which costs a synchronisation.
+        Fused optimizers read the flag on the device, as they do for torch.amp.GradScaler. For others the gradients are
+        set to None, which needs a synchronization.
         """
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
@@ -56,7 +57,7 @@ class Optimization:
 
 
 def decay_groups(network: nn.Module) -> list[dict[str, Any]]:
-    """Trained parameters in two groups: weight decay for matrices and kernels, none for biases, norms and embeddings."""
+    """Return the trained parameters in two groups: matrices and kernels with weight decay, all others without."""
     tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
     trainable = [p for p in network.parameters() if p.requires_grad]
     decayed = [p for p in trainable if p.ndim > 1 and id(p) not in tables]
@@ -72,6 +73,6 @@ def adamw(
     weight_decay: float = 0.01,
     eps: float = 1e-8,
 ) -> Optimizer:
-    """Loshchilov and Hutter 2019, "Decoupled weight decay regularization"; fused on every device."""
+    """Return a fused AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization")."""
     beta1, beta2 = betas
     return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, eps=eps, fused=True)

@@ -1,18 +1,18 @@
-"""What `trainer.precision=auto` means on this machine, and what mixed precision means for frozen weights."""
+"""Precision: resolves `trainer.precision=auto` on this hardware, and stores frozen weights in short form."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-_LONG = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}  # of Lightning's short names
+_LONG = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's names
 _MULTIPLIED_IN = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def resolve(precision: str, accelerator: str) -> str:
-    """The fastest safe precision: bfloat16 autocast where the hardware multiplies bfloat16, float32 elsewhere.
+    """Return Lightning's name of a precision; for "auto", bfloat16 autocast if the hardware supports it, else float32.
 
-    float16 is never chosen by itself: it overflows in some networks and autoencoders.
+    "auto" never chooses float16, which overflows in some networks and autoencoders.
     """
     if precision != "auto":
         return _LONG.get(precision, precision)
@@ -20,9 +20,9 @@ def resolve(precision: str, accelerator: str) -> str:
 
 
 def shorten_frozen(network: nn.Module, precision: str) -> None:
-    """Keeps frozen weights in the precision that autocast multiplies them in, which changes no result.
+    """Store frozen weights in the precision that autocast multiplies them in, which changes no result.
 
-    Autocast would make such a copy of each at every pass, and hold it for the way back beside the weight itself.
+    Autocast would otherwise copy each weight in every forward pass and keep the copy for the backward pass.
     """
     shorter = _MULTIPLIED_IN.get(precision)
     for layer in network.modules() if shorter else ():
@@ -30,7 +30,7 @@ def shorten_frozen(network: nn.Module, precision: str) -> None:
         for parameter in layer.parameters(recurse=False):
             if not parameter.requires_grad:
                 dtype = shorter if multiplied else parameter.dtype
-                # always a copy: weights read from a file lie in one piece of memory, which the last of them would keep
+                # always copy: weights read from a file share one block of memory, which any one of them keeps alive
                 parameter.data = parameter.data.to(dtype, copy=True)
 
 
@@ -43,7 +43,7 @@ def _multiplies_bfloat16(accelerator: str) -> bool:
 
 
 def _cpu_flags() -> set[str]:
-    """Empty where the system does not list them as Linux does."""
+    """Return the CPU's feature flags; empty if there is no /proc/cpuinfo that lists them."""
     try:
         with open("/proc/cpuinfo") as file:
             lines = [line for line in file if line.startswith(("flags", "Features"))]

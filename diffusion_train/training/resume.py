@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from, and which settings it must share with it."""
+"""Finds the checkpoint that a run resumes from, and checks that both have the same settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from diffusion_train.training.checkpoint import by_step, damage, mismatch, newes
 
 
 def find_checkpoint(run_dir: Path, resume: str) -> Path | None:
-    """The checkpoint to resume from. Raises ValueError if it is not there or would be overwritten."""
+    """Return the checkpoint to resume from, or None to start anew.
+
+    Raises ValueError if it is missing or damaged, or if a new run would overwrite one.
+    """
     folder = RunFolder(run_dir).checkpoints
     if resume == "auto":
         return newest_whole(folder)
@@ -22,12 +25,12 @@ def find_checkpoint(run_dir: Path, resume: str) -> Path | None:
     if "://" in resume or not Path(resume).is_file():
         raise ValueError(f"resume={resume}: no such checkpoint file; give a path, auto or never")
     if problem := damage(Path(resume)):
-        raise ValueError(f"resume={resume}: {problem}; resume=auto takes the newest whole one of run_dir")
+        raise ValueError(f"resume={resume}: {problem}; resume=auto uses the newest undamaged one of run_dir")
     return Path(resume)
 
 
 def check_same_base(checkpoint: Path, before: str | None, now: str | None, pretrained: str | None) -> None:
-    """Raises ValueError if the weights that the checkpoint's run began with had another SHA-256 than those of now."""
+    """Raise ValueError if the checkpoint's run began with weights of another SHA-256 than this run."""
     if before != now:
         was, are = (f"weights of SHA-256 {digest[:12]}..." if digest else "none" for digest in (before, now))
         raise ValueError(
@@ -37,16 +40,16 @@ def check_same_base(checkpoint: Path, before: str | None, now: str | None, pretr
 
 
 def check_same_settings(group: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ValueError that lists the settings of a group that differ from the checkpoint's.
+    """Raise ValueError that lists the settings of a group that differ from the checkpoint's.
 
-    A setting that only one of the two has comes with another class, or with another version.
+    Settings that only one of the two has are ignored: they come from another class or version.
     """
     if rows := {key: (before[key], now[key]) for key in before if key in now and before[key] != now[key]}:
         raise mismatch(rows, [group])
 
 
 def resume_hint(run_dir: Path, resume: str) -> str:
-    """What to do once the fault is mended."""
+    """Return how to resume once the error is fixed, for messages."""
     again = " ".join([f"the same command with run_dir={run_dir}", *(["resume=auto"] if resume != "auto" else [])])
     if saved := by_step(RunFolder(run_dir).checkpoints):
         return f"{again} resumes from step {int(saved[0].stem.removeprefix('step_'))}, the last one saved"

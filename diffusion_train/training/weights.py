@@ -1,6 +1,6 @@
-"""What training changes of a model: chosen, held to its names and shapes, and kept in a file that says what it is.
+"""The trained weights of a model: selects them, checks their names and shapes, and saves and loads them.
 
-Needs torch and safetensors alone, so that whoever samples loads no trainer.
+This module only needs torch and safetensors, so that sampling does not load the trainer.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ FORMAT = 1  # of checkpoints and of weights.safetensors
 
 
 def trainable_modules(network: nn.Module, conditioner: Conditioner) -> nn.Module:
-    """The network, or network and conditioner where the conditioner is adapted; both hold frozen weights too."""
+    """Return the network, or network and conditioner if the conditioner is adapted; both may hold frozen weights."""
     return nn.ModuleDict({"network": network, "conditioner": conditioner}) if conditioner.adapted else network
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters that require a gradient, and buffers, but for those of frozen parts."""
+    """Return the parameters that require a gradient, and the buffers except those of frozen parts, by name."""
     parameters = dict(module.named_parameters())
     names = {name for name, parameter in parameters.items() if parameter.requires_grad}
     frozen = parameters.keys() - names
@@ -38,7 +38,7 @@ def trainable_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _beside(buffer: str, parameters: Collection[str]) -> set[str]:
-    """The parameters of the innermost module around a buffer that has any."""
+    """Return the parameters of the innermost module that contains the buffer and has any."""
     scope, neighbours = buffer, set[str]()
     while scope and not neighbours:
         scope = scope.rpartition(".")[0]
@@ -47,13 +47,13 @@ def _beside(buffer: str, parameters: Collection[str]) -> set[str]:
 
 
 def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Copies `weights` into `module`; raises ValueError unless their names and shapes are those of `expected`."""
+    """Copy `weights` into `module`. Raises ValueError unless names and shapes are those of `expected`."""
     check_names_and_shapes(weights, expected)
     module.load_state_dict(weights, strict=False)
 
 
 def check_names_and_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless the names and shapes of `weights` are those of `expected`."""
+    """Raise ValueError unless the names and shapes of `weights` are those of `expected`."""
     problems = [f"missing: {name}" for name in expected if name not in weights]
     problems += [f"unknown: {name}" for name in weights if name not in expected]
     problems += [
@@ -67,7 +67,7 @@ def check_names_and_shapes(weights: Mapping[str, Tensor], expected: Mapping[str,
 
 
 def checkpoint_weights(checkpoint: Mapping[str, Any], averaged: bool = False) -> dict[str, Tensor]:
-    """The weights of a checkpoint by their names in `trainable_modules`; `averaged`: with those of the first average."""
+    """Return the weights of a checkpoint by name in `trainable_modules`; with `averaged`, those of the first EMA."""
     average, weights = checkpoint["ema"]["averages"][0], checkpoint["state_dict"]
     prefix = "" if average.keys() <= weights.keys() else "network."
     named: dict[str, Tensor] = {name.removeprefix(prefix): value for name, value in weights.items()}
@@ -75,7 +75,7 @@ def checkpoint_weights(checkpoint: Mapping[str, Any], averaged: bool = False) ->
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """A safetensors file that describes itself: its header holds `description` (plain data)."""
+    """Write a safetensors file whose header holds `description`, which must be plain data."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     header = {"diffusion_train": json.dumps({"format": FORMAT, **description})}
     with atomic_tensor_file(path) as file:
@@ -83,7 +83,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], description: Mapping
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """-> weights and description. Raises ValueError if the file is not one of ours."""
+    """Return weights and description. Raises ValueError if the file cannot be read or has no description."""
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
@@ -91,13 +91,13 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except Exception as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
     if "diffusion_train" not in header:
-        raise ValueError(f"{path}: has no description of a diffusion_train run in its header")
+        raise ValueError(f"{path}: the header must describe a diffusion_train run, but does not")
     return weights, json.loads(header["diffusion_train"])
 
 
 @contextmanager
 def atomic_tensor_file(path: Path) -> Iterator[BinaryIO]:
-    """An atomic file that torch or safetensors writes: a full or broken disk is an OSError that names `path`."""
+    """Open an atomic file for torch or safetensors; disk errors of both are raised as OSError that names `path`."""
     try:
         with atomic_file(path) as file:
             yield file
@@ -108,7 +108,7 @@ def atomic_tensor_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _errno(error: BaseException | None) -> int | None:
-    """torch raises an error of its own from the system's, safetensors one whose text has the number."""
+    """Return the errno of an error; torch wraps the system's error, safetensors writes the number in its text."""
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error.errno

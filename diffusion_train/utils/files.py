@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, their hashes, and the cache folder."""
+"""Files and folders that are written atomically, their hashes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from typing import BinaryIO
 import platformdirs
 
 TEMPORARY = ".tmp-"
-_SETTLED = 2.0  # seconds: a file changed later than this may change again within one tick of its clock
+_SETTLED = 2.0  # seconds: a file changed more recently may change again without a new time stamp
 
 
 def cache_folder() -> Path:
-    """`$DIFFUSION_TRAIN_CACHE`, else the platform's cache folder of this user."""
+    """Return `$DIFFUSION_TRAIN_CACHE`, or the user's cache folder on this platform."""
     chosen = os.environ.get("DIFFUSION_TRAIN_CACHE")
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("diffusion_train"))
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the name `path` once it is complete and on disk, and leaves nothing behind on an error."""
+    """Open a file that gets the name `path` once it is complete and on disk; an error leaves nothing behind."""
     with temporary_folder(path.parent) as folder:
         temporary = folder / path.name
         with temporary.open("wb") as file:
@@ -38,9 +38,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder that takes the name `path` once it is complete and on disk, and leaves nothing behind on an error.
+    """Create a folder that gets the name `path` once it is complete and on disk; an error leaves nothing behind.
 
-    Where another process completes `path` first, its folder stays and this one is removed: both must be equal.
+    If another process completes `path` first, its folder stays and this one is removed: both must be equal.
     """
     with temporary_folder(path.parent) as temporary:
         yield temporary
@@ -53,7 +53,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A folder in `parent`, removed at the end with what has not been moved out of it."""
+    """Create a folder in `parent`, and remove it at the end with what is still in it."""
     temporary = parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)
     try:
@@ -63,14 +63,14 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Renames a complete file, or a folder of files, to `path` on the same file system, once all of it is on disk.
+    """Rename a complete file, or a folder of files, to `path` on the same file system, once all of it is on disk.
 
-    A file replaces a file, and a folder an empty folder; FileExistsError where `path` holds anything else. A file may
-    be read and written by those who may the folder that it lay in.
+    A file replaces a file, and a folder an empty folder; anything else at `path` raises FileExistsError. A file gets
+    the read and write permissions of the folder that it was in.
     """
     for inner in temporary.rglob("*") if temporary.is_dir() else ():
         _flush(inner)
-    if temporary.is_file():  # which safetensors closes to all but this user
+    if temporary.is_file():  # safetensors makes its files private to this user
         temporary.chmod(temporary.parent.stat().st_mode & 0o666)
     _flush(temporary)
     try:
@@ -83,7 +83,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def remove_strays(folder: Path) -> None:
-    """Deletes the files and folders in `folder` that killed processes left incomplete; nobody may be writing there."""
+    """Delete what killed processes left incomplete in `folder`; no other process may be writing there."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -92,7 +92,7 @@ def remove_strays(folder: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Reads the file once: the cache folder keeps the hash by path, size and time of change."""
+    """Return the SHA-256 of a file; the cache folder stores it by path, size and time of change."""
     stat = path.stat()
     where = str(path.resolve())
     state = [where, stat.st_size, stat.st_mtime_ns]
@@ -102,19 +102,19 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if time.time() - stat.st_mtime > _SETTLED:
-        with suppress(OSError), atomic_file(entry) as cache:  # which costs time alone where it cannot be written to
+        with suppress(OSError), atomic_file(entry) as cache:  # if it cannot be stored, that only costs time
             cache.write(json.dumps([*state, digest]).encode())
     return digest
 
 
 def check_sha256(path: Path, expected: str, package: str) -> None:
-    """ValueError where the file, of a third party's package, is not the known one."""
+    """Raise ValueError unless a file of a third party's package has the known SHA-256."""
     if (found := file_sha256(path)) != expected:
-        raise ValueError(f"{path} has SHA-256 {found}, not {expected}: refused; reinstall {package}")
+        raise ValueError(f"{path} must have SHA-256 {expected}, got {found}; reinstall {package}")
 
 
 def sha256_of_files(files: Mapping[str, Path]) -> str:
-    """The hash of the files' names and contents, wherever they lie."""
+    """Return a hash of the names and contents of files by name; their paths do not matter."""
     total = hashlib.sha256()
     for name, path in sorted(files.items()):
         total.update(f"{file_sha256(path)} {name}\n".encode())
@@ -122,7 +122,7 @@ def sha256_of_files(files: Mapping[str, Path]) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Waits until the content of a file, or the names in a folder, are on disk."""
+    """Wait until the content of a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What a cluster's signals do outside of a training's steps."""
+"""Handles the signals of clusters outside of training steps."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _OF_CLUSTERS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(KeyboardInterrupt):
-    """By a cluster's signal: the same command is likely to be given again."""
+    """A cluster's signal interrupted the process; the same command is likely to be run again."""
 
 
 def interrupt(number: int, frame: FrameType | None = None) -> None:
-    """A handler: KeyboardInterrupt for Ctrl-C, Interrupted for the others."""
+    """Handle a signal: raise KeyboardInterrupt for Ctrl-C, Interrupted for the others."""
     raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(signal.Signals(number).name)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 interrupt as Ctrl-C does, instead of killing the process without a word."""
+    """Let SIGTERM and SIGUSR1 raise Interrupted inside the block, instead of killing the process."""
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, interrupt) for number in _OF_CLUSTERS if main}
     try:
@@ -35,10 +35,10 @@ def interruptible() -> Iterator[None]:
 
 
 def leave_signals_to_the_parent(worker: int = 0) -> None:
-    """For a process that works for another one, and gets what is sent to the whole group.
+    """Ignore signals in a worker process, because the parent receives those sent to the process group too.
 
-    SIGTERM, which is also how a parent ends it, takes effect after GRACE seconds: the parent may need it for the step
-    at hand. Serves as `worker_init_fn` of a DataLoader.
+    SIGTERM, by which a parent ends its workers, takes effect after GRACE seconds: the parent may need the worker for
+    the current step. The function can be the `worker_init_fn` of a DataLoader.
     """
     for number in (signal.SIGINT, *_OF_CLUSTERS):
         signal.signal(number, signal.SIG_IGN)

@@ -1,20 +1,20 @@
-"""What torchrun, srun and mpirun tell the processes that they start, and what Lightning tells those of its own."""
+"""Reads the variables that torchrun, srun, mpirun and Lightning set for the processes that they start."""
 
 from __future__ import annotations
 
 import os
 
-_OF_ALL = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # by those that start every process
+_OF_ALL = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # of launchers that start every process
 _COUNTS = ("WORLD_SIZE", *_OF_ALL)
 _RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "LOCAL_RANK", "NODE_RANK")
 
 
 def num_started(by_all: bool = False) -> int:
-    """How many processes a launcher started together; 1 without one, and `by_all` without srun or mpirun."""
+    """Return how many processes a launcher started; 1 without one. `by_all` counts only srun and mpirun."""
     names = _OF_ALL if by_all else _COUNTS
     return max((int(count) for name in names if (count := os.environ.get(name, "")).isdigit()), default=1)
 
 
 def first_process() -> bool:
-    """Whether this is the one process, or the first of those that a launcher started."""
+    """Return whether this is the only process, or the first of those that a launcher started."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)

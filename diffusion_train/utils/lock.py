@@ -1,4 +1,4 @@
-"""Locks on files, which the system lifts when their process ends, however it ends."""
+"""File locks, which the system releases when the process ends for any reason."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 @contextmanager
 def locked(file: Path, setting: str) -> Iterator[None]:
-    """Holds the lock `file`, which stands for the folder that `setting` (key=value) chose.
+    """Hold the lock `file` of the folder that `setting` (key=value) chose.
 
-    ValueError where that folder cannot be written to or another process holds the lock.
+    Raises ValueError if the folder cannot be written to or another process holds the lock.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def locked(file: Path, setting: str) -> Iterator[None]:
 
 @contextmanager
 def wait_for_lock(file: Path) -> Iterator[None]:
-    """Holds the lock `file` once no other process does; continues without where it cannot be written or locked."""
+    """Wait for the lock `file` and hold it; continue without the lock if it cannot be written or locked."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         stream = file.open("a")
@@ -48,7 +48,7 @@ def wait_for_lock(file: Path) -> Iterator[None]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """False where another process, or another opening of the file by this one, holds the lock."""
+    """Lock an open file; return False if another process, or another descriptor of this one, holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -57,5 +57,5 @@ def try_lock(descriptor: int) -> bool:
 
 
 def unlock(descriptor: int) -> None:
-    """Needed where a process forked meanwhile holds the descriptor too."""
+    """Release a lock, which is needed if a process forked meanwhile holds the descriptor too."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -1,4 +1,4 @@
-"""The process group of one training run, taken down when it ends."""
+"""Removes the process group of a training run when the run ends."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _OF_LIGHTNING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD
 
 @contextmanager
 def own_process_group() -> Iterator[None]:
-    """Leaves no process group and no variables of Lightning's behind: the next run of a sweep starts processes anew."""
+    """Remove the process group and Lightning's variables after the block; the next run of a sweep starts new ones."""
     before = {name: os.environ.get(name) for name in _OF_LIGHTNING}
     try:
         yield
         if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()  # after an error it might wait for the others
+            dist.destroy_process_group()  # not after an error, when it might wait for others
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)

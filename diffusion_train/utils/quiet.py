@@ -1,4 +1,4 @@
-"""Log messages and warnings of libraries that a user of this package can do nothing about."""
+"""Silences log messages and warnings of libraries that users of this package cannot act on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LOGGERS = (
 
 
 def quiet_libraries() -> None:
-    """Keeps the errors alone of these loggers, whether their libraries are imported already or not.
+    """Keep only the errors of these loggers, whether or not their libraries are imported already.
 
-    Lightning's advice is about its own loops, which are not used here.
+    Lightning's advice concerns its own training loops, which are not used here.
     """
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_error)

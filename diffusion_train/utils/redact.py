@@ -1,4 +1,4 @@
-"""Text without secrets: tokens, passwords, and of URLs what opens them (user, password, signature)."""
+"""Removes secrets from text: tokens, passwords, and the user, password and signature of URLs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SECRET_NAME = re.compile(
     r"(?:^|_)(?:tokens?|passw(?:or)?d|pwd|passphrase|secrets?|api_?key|access_?key(?:_id)?|secret_?key|private_?key"
     r"|account_key|authorization|auth|credentials?|bearer|cookie|sas)$"
 )
-# Tokens of a text encoder's vocabulary are no secrets.
+# Tokens of a text encoder's vocabulary are not secret.
 _VOCABULARY = re.compile(r"(?:^|_)(?:pad|eos|bos|unk|cls|sep|mask|placeholder|initializer|special|class)_tokens?$")
 
 _ASSIGNMENT = re.compile(r"(?<![\w?&;])([+~]{0,2}([\w./-]+)=)(?!\*\*\*)(\S.*)", re.DOTALL)
@@ -28,23 +28,23 @@ _QUERY = re.compile(r"\?.*", re.DOTALL)
 
 
 def redact_text(text: str) -> str:
-    """A message or argument without secrets: `hub_token=abc` -> `hub_token=***`; signed URLs lose their signature."""
+    """Return text without secrets: `hub_token=abc` becomes `hub_token=***`, and signed URLs lose their signature."""
     text = _KNOWN_FORMS.sub(HIDDEN, redact_urls(text))
     return _ASSIGNMENT.sub(lambda m: m[1] + HIDDEN if is_secret(re.split(r"[./]", m[2])[-1]) else m[0], text)
 
 
 def is_secret(name: str) -> bool:
-    """Whether text under this name is hidden."""
+    """Return whether the value of this name is a secret."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
     return bool(_SECRET_NAME.search(snake)) and not _VOCABULARY.search(snake)
 
 
 def redact_urls(text: str) -> str:
-    """Any text; of a query only what looks like a signature is hidden."""
+    """Hide users and passwords of the URLs in a text, and query parameters that look like a signature."""
     text = _USER_INFO.sub(rf"\1{HIDDEN}@", text)
     return _PARAMETER.sub(lambda m: m[1] + HIDDEN if _SIGNED.search(m[2]) else m[0], text)
 
 
 def redact_url(url: str) -> str:
-    """One URL, whose query is hidden whole; paths stay as they are."""
+    """Hide user, password and the whole query of one URL; local paths do not change."""
     return _QUERY.sub(f"?{HIDDEN}", _USER_INFO.sub(rf"\1{HIDDEN}@", url)) if _REMOTE.match(url) else url

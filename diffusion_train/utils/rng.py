@@ -1,7 +1,7 @@
-"""Keyed randomness: every draw is a pure function of names and numbers, never of what was drawn before.
+"""Keyed randomness: every draw is a pure function of names and numbers, not of earlier draws.
 
-A generator is seeded for each row of a batch from the key of that row, so a row's numbers do not depend on the rows
-beside it, on the process that holds it, or on a restart. Draws are equal on one device type only.
+A generator is seeded for each row of a batch with the key of that row, so a row's numbers do not depend on other rows,
+on the process that holds it, or on a restart. Draws on different device types differ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Key = tuple[KeyPart, ...]
 
 
 def key_seed(*parts: KeyPart) -> int:
-    """A 63-bit seed, the same on every machine; parts of different type or number never collide by concatenation."""
+    """Return a 63-bit seed, the same on every machine; the types and boundaries of the parts are hashed too."""
     plain = tuple(part if isinstance(part, str) else int(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=8).digest(), "big") >> 1
 
@@ -29,8 +29,8 @@ def key_seed(*parts: KeyPart) -> int:
 class Rng:
     """Random numbers for the rows of a batch.
 
-    `rows` holds one key a row, `batch` the key of the whole global batch, `positions` the row of each in the global
-    batch of `num_rows` rows.
+    `rows` holds one key per row, `batch` the key of the global batch, and `positions` the position of each row in the
+    global batch of `num_rows` rows.
     """
 
     rows: Sequence[Key]
@@ -40,7 +40,7 @@ class Rng:
 
     @classmethod
     def at_step(cls, seed: int, step: int, positions: Sequence[int], num_rows: int | None = None) -> Rng:
-        """Training's randomness for some rows of the global batch of one optimizer step.
+        """Return the randomness of training for some rows of the global batch of one optimizer step.
 
         `positions` are their positions in that batch of `num_rows` rows, by default all of it.
         """
@@ -49,11 +49,11 @@ class Rng:
 
     @classmethod
     def for_samples(cls, seeds: Sequence[int]) -> Rng:
-        """Sampling's randomness: a row depends on its own seed alone."""
+        """Return the randomness of sampling, in which a row depends only on its seed."""
         return cls([("sample", seed) for seed in seeds], ("sample",), range(len(seeds)), len(seeds))
 
     def normal(self, purpose: str, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-        """Standard normal numbers (B, *shape) in float32; `shape` is one row's."""
+        """Return standard normal numbers (B, *shape) in float32."""
         out = torch.empty(len(self.rows), *shape, dtype=torch.float32, device=device)
         generator = torch.Generator(device)
         for row, key in zip(out, self.rows, strict=True):
@@ -61,11 +61,11 @@ class Rng:
         return out
 
     def uniform(self, purpose: str, device: torch.device | str = "cpu") -> Tensor:
-        """(B,) in [0, 1), float32."""
+        """Return uniform numbers (B,) in [0, 1), in float32."""
         return to_device(torch.tensor([_unit(purpose, *key) for key in self.rows], dtype=torch.float32), device)
 
     def stratified(self, purpose: str, device: torch.device | str = "cpu") -> Tensor:
-        """(B,) in [0, 1): one number in each of `num_places` equal strata of the global batch, all with one shared shift.
+        """Return numbers (B,) in [0, 1): one in each of `num_rows` equal strata, all shifted by the same number.
 
         Kingma et al. 2021, "Variational Diffusion Models", appendix I.1.
         """
@@ -78,5 +78,5 @@ _BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 
 
 def _unit(*parts: KeyPart) -> float:
-    """A number in [0, 1) that float32 holds exactly."""
+    """Return a number in [0, 1) that float32 represents exactly."""
     return (key_seed(*parts) >> 39) * 2.0**-24

@@ -1,4 +1,4 @@
-"""Untrusted text on terminals and in logs."""
+"""Makes untrusted text safe for terminals and logs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from itertools import accumulate
 
 
 def printable(text: str, length: int = 80) -> str:
-    """At most `length` characters of `text`, in which everything that does not print is escaped.
+    """Return at most `length` characters of `text`, with all unprintable characters escaped.
 
-    That is: control characters, those that change the direction of writing or are not seen, line ends, surrogates.
+    These are control characters, line ends, surrogates, invisible characters and those that change the text direction.
     """
     pieces = [
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")

@@ -1,7 +1,7 @@
-"""Other processes that work through tasks in order.
+"""Worker processes that run tasks and return results in order.
 
-Each has a pipe of its own: where one is killed its pipe ends, and nothing waits for ever. (In the pools of the standard
-library all share one, and a process that dies in the middle of a large result leaves the others hanging.)
+Each worker has a separate pipe: if a worker is killed, its pipe closes and nothing hangs. (In the pools of the standard
+library all workers share one pipe, and one that dies while it sends a large result blocks the others.)
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ R = TypeVar("R")
 
 
 class WorkerDied(RuntimeError):
-    """A process ended before its task was done: it was killed, perhaps for want of memory."""
+    """A worker process ended before its task was done; it was killed, perhaps because memory ran out."""
 
 
 class Workers:
-    """`num_workers` processes, or none: then the work is done in this one. To be used in a `with` statement.
+    """Runs tasks in `num_workers` processes, or in this one if it is 0. Use it in a `with` statement.
 
-    The functions and what they take and give must be picklable. A process keeps the last function it was given, so that
-    one with much inside (a `partial`, say) travels once. The processes end with this one, however it ends.
+    Functions, arguments and results must be picklable. A worker keeps the last function it received, so that a large
+    one (such as a `partial` with data) is sent once. The workers end when this process ends for any reason.
     """
 
     def __init__(self, num_workers: int) -> None:
@@ -58,7 +58,7 @@ class Workers:
                 future.result()
 
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
-        """Results in the order of the tasks, of which only some are taken ahead. Raises WorkerDied."""
+        """Yield results in the order of the tasks, which are read only a few ahead. Raises WorkerDied."""
         if not self.num_workers:
             yield from map(function, tasks)
             return
@@ -71,7 +71,7 @@ class Workers:
             yield waiting.popleft().result()
 
     def later(self, function: Callable[[T], None], task: T) -> None:
-        """Done before the `with` statement ends, which raises what it raised."""
+        """Run a task before the `with` statement ends, which raises its error."""
         if self.num_workers:
             self._later.append(self._callers.submit(self._call, function, task))
         else:
@@ -85,7 +85,7 @@ class Workers:
             self._given[connection] = function
             result, error = connection.recv()
         except (EOFError, OSError) as gone:
-            raise WorkerDied("a worker was killed, perhaps for want of memory") from gone
+            raise WorkerDied("a worker was killed, perhaps because memory ran out") from gone
         finally:
             self._free.put(connection)
         if error is not None:
@@ -94,12 +94,12 @@ class Workers:
 
 
 def available() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _serve(connection: Connection) -> None:
-    """Until the other end is closed, by its process or by its death."""
+    """Run tasks until the other end of the pipe is closed, which also happens if its process dies."""
     leave_signals_to_the_parent()
     function: Callable[[Any], Any] | None = None
     with suppress(EOFError, OSError):

@@ -176,7 +176,7 @@ def test_presets_of_diffusers() -> None:
 
 @pytest.mark.parametrize("targets", ["attention", ["up", "to_q"], "blocks"])
 def test_a_target_that_nothing_fits_is_told_with_what_there_is(targets: str | list[str]) -> None:
-    with pytest.raises(ValueError, match=r"no layer of MLP fits.*down, head\.1, mlp\.0.*modulation, stem, up;"):
+    with pytest.raises(ValueError, match=r"no layer of MLP matches.*down, head\.1, mlp\.0.*modulation, stem, up;"):
         targeted(MLP(2, 16, 1), targets)
 
 

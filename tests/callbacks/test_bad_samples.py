@@ -55,7 +55,7 @@ def test_each_bad_sample_is_recorded_once_whatever_epoch_and_restart(tmp_path: P
 
 def test_too_many_bad_samples_end_the_run(tmp_path: Path, run_damaged) -> None:
     with pytest.raises(
-        TooManyBadSamples, match=r"4 bad samples, more than .*max_share=0.09 of 40; .*bad_samples.jsonl"
+        TooManyBadSamples, match=r"4 of 40 samples are bad, more than .*max_share=0.09; .*bad_samples.jsonl"
     ):
         run_damaged(12, max_share=0.09)
     assert len(_recorded(tmp_path)) == 4

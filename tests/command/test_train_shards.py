@@ -202,7 +202,7 @@ def test_storage_that_fails_one_of_two_processes_ends_both_saved(shards: list[Pa
 def test_too_many_bad_samples_end_the_run_with_4(shards: list[Path], tmp_path: Path) -> None:
     done = run(shards, tmp_path / "run", "trainer.max_steps=20", "callbacks.bad_samples.max_share=0.01")
     assert done.returncode == 4
-    assert "1 bad samples, more than callbacks.bad_samples.max_share=0.01 of 40" in done.stderr
+    assert "1 of 40 samples are bad, more than callbacks.bad_samples.max_share=0.01" in done.stderr
     step = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["diffusion_train"]["step"]
     assert step > 0
     assert f"resumes from step {step}, the last one saved" in done.stderr

@@ -118,14 +118,14 @@ def test_the_encoder_of_transformers_with_merged_weights_gives_the_same(
 def test_long_captions_are_told_once(make: Callable[[], Conditioner]) -> None:
     conditioner = adapted(make())
     batch = BATCH | {"caption": ["dog " * 100, "cat", "dog " * 100, ""]}
-    with pytest.warns(UserWarning, match="1 captions are longer than the 77 tokens"):
+    with pytest.warns(UserWarning, match="1 captions are longer than the text encoder's 77 tokens"):
         conditioner(batch)
 
 
 def test_targets_are_names_as_they_end(folders: dict[str, Path]) -> None:
     conditioner = adapted(SDXL(str(folders["sdxl"])), targets=["q_proj", "fc1"])
     assert {name.rpartition(".")[2] for name in lora_layers(conditioner)} == {"q_proj", "fc1"}
-    with pytest.raises(ValueError, match=r"adapter\.text_encoder=to_q: no layer of OnlineText fits.*q_proj"):
+    with pytest.raises(ValueError, match=r"adapter\.text_encoder=to_q: no layer of OnlineText matches.*q_proj"):
         adapted(SDXL(str(folders["sdxl"])), targets=["to_q"])
 
 
@@ -137,7 +137,7 @@ def test_others_refuse(kind: str, t5_folder: Path) -> None:
         "joint": lambda: Joint({"label": Label(3)}),
         "t5": lambda: Text(T5(str(t5_folder))),
     }[kind]()
-    with pytest.raises(ValueError, match=r"adapter\.text_encoder: .*Stable Diffusion 1, 2 and XL"):
+    with pytest.raises(ValueError, match=r"adapter\.text_encoder: .*Stable Diffusion 1, 2 or XL"):
         adapted(conditioner)
 
 

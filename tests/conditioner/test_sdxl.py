@@ -29,7 +29,7 @@ def sdxl(folder):
 
 
 def test_what_was_warmed_up_has_the_same_bits_and_needs_no_model(folder, sdxl, cache, monkeypatch):
-    with pytest.warns(UserWarning, match="1 captions are longer than the 77 tokens"):
+    with pytest.warns(UserWarning, match="1 captions are longer than the text encoder's 77 tokens"):
         fresh = sdxl({"caption": CAPTIONS, "x": X})
     with pytest.warns(UserWarning, match="1 captions"):
         SDXL(str(folder)).warm_up(CAPTIONS)

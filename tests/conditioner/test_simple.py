@@ -67,11 +67,13 @@ def test_labels_come_from_the_batch_or_from_captions():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param(lambda: Label(2, ["cat"]), "1 names for num_classes=2", id="names"),
+        pytest.param(lambda: Label(2, ["cat"]), "num_classes=2 names, got 1", id="names"),
         pytest.param(
-            lambda: Label(2, ["cat", "dog"])({"caption": ["cow"]}), "'cow' is no class; classes are cat, dog", id="word"
+            lambda: Label(2, ["cat", "dog"])({"caption": ["cow"]}),
+            "'cow' is not a class; classes are cat, dog",
+            id="word",
         ),
-        pytest.param(lambda: Label(2)({"label": torch.tensor([3])}), "outside 0", id="number"),
+        pytest.param(lambda: Label(2)({"label": torch.tensor([3])}), r"labels must be in 0 ... 2, got", id="number"),
         pytest.param(
             lambda: Precomputed(TEXT)({"x": 0, "caption": 1}), "'text', which is not among caption, x", id="missing"
         ),
@@ -79,7 +81,7 @@ def test_labels_come_from_the_batch_or_from_captions():
         pytest.param(lambda: LowRes(8)({"low_res": torch.rand(1, 1, 4, 4)}), "1 channels", id="channels"),
         pytest.param(
             lambda: Joint({"a": Label(5), "b": Label(6)})({"caption": ["1"]}),
-            "parts.b gives label, as another part does",
+            "parts.b returns label, as another part does",
             id="clash",
         ),
     ],

@@ -195,7 +195,7 @@ def test_a_recipe_for_other_models_says_so(sdxl):
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow matching"),
         ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule=squaredcos_cap_v2"),
         ({"prediction_type": "flow_prediction"}, "prediction_type=flow_prediction"),
-        ({"rescale_betas_zero_snr": True}, "zero terminal SNR with epsilon"),
+        ({"rescale_betas_zero_snr": True}, "zero terminal SNR, with which epsilon is undefined"),
         ({"num_train_timesteps": 0}, "at least 2 steps"),
         ({"beta_end": 1.5}, "betas between 0 and 1"),
     ],

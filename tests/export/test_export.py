@@ -227,7 +227,7 @@ def test_what_is_there_is_not_overwritten(
 def test_a_network_of_ours_is_refused(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", "experiment=ddpm_cifar_style", "network.channels=[8,8,8,8]")
     assert launch("export", [f"run={run}", f"out={tmp_path / 'out'}"]) == 2
-    assert "UNet is a network of diffusion_train" in capsys.readouterr().err
+    assert "diffusers cannot load UNet, a network of diffusion_train" in capsys.readouterr().err
 
 
 def test_difference() -> None:

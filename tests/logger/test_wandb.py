@@ -126,9 +126,9 @@ def test_mode_offline_asks_no_server_though_there_is_a_key(
 
 
 FAULTS: dict[str, tuple[Any, str]] = {
-    "hangs": (lambda body: None, "does not answer within 1 s|cannot be reached"),
+    "hangs": (lambda body: None, "does not respond within 1 s|cannot be reached"),
     "fails": (lambda body: (500, {}), "HTTP error 500"),
-    "is another server": (lambda body: (200, ["hello"]), "not answer as a W&B server"),
+    "is another server": (lambda body: (200, ["hello"]), "not respond as a W&B server"),
     "refuses the key": (lambda body: (401, {}), "HTTP error 401"),
     "does not know the key": (lambda body: (200, {"data": {"viewer": None}}), "not accept the API key"),
     "dies after the first answer": (healthy, "CommError"),

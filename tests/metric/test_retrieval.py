@@ -56,5 +56,5 @@ def test_two_updates_or_ranks_are_one() -> None:
 
 
 def test_refuses_samples_without_their_real_image() -> None:
-    with pytest.raises(ValueError, match="one real image a sample"):
+    with pytest.raises(ValueError, match="one real image per sample"):
         Retrieval().update(normal(4, 8), normal(5, 8))

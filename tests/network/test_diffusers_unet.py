@@ -94,7 +94,7 @@ def test_label_must_be_there() -> None:
 
 
 def test_missing_channels_are_named() -> None:
-    with pytest.raises(ValueError, match=r"takes 5 channels, x has 3.*other 2, but brings 0"):
+    with pytest.raises(ValueError, match=r"takes 5 channels and x has 3.*other 2, got 0"):
         DiffusersUNet(TEXT)(X, T, text=WORDS)
 
 

@@ -57,10 +57,10 @@ def test_nothing_there(value):
 
 
 def test_addresses_and_pickles_are_not_read(tmp_path):
-    with pytest.raises(ValueError, match=r"https://x/y\.safetensors: addresses are not read; download"):
+    with pytest.raises(ValueError, match=r"https://x/y\.safetensors: URLs are not supported; download"):
         origin.kind("https://x/y.safetensors")
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x04.")
-    with pytest.raises(ValueError, match=r"model\.ckpt: a pickle, which can run code.*\.safetensors"):
+    with pytest.raises(ValueError, match=r"model\.ckpt: a pickle can run code.*\.safetensors"):
         origin.kind(str(tmp_path / "model.ckpt"))
 
 
@@ -75,7 +75,7 @@ def test_a_folder_without_an_index_names_the_one_inside(folder, tmp_path):
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("model.bin", r"unet/ holds weights as a pickle alone \(model\.bin\)"),
+        ("model.bin", r"unet/ holds weights only as a pickle \(model\.bin\)"),
         (
             "model.fp16.safetensors",
             r"only the variant model\.fp16\.safetensors; rename that file to model\.safetensors",
@@ -98,7 +98,7 @@ def test_missing_pieces_are_listed(folder):
 
 def test_another_pipeline_is_not_supported_yet(folder):
     (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(ValueError, match="a FluxPipeline, which is not supported yet; give one of StableDiffusion"):
+    with pytest.raises(ValueError, match="FluxPipeline is not supported yet; give one of StableDiffusion"):
         origin.folder(str(folder), weights=False)
 
 
@@ -151,7 +151,7 @@ class _Hub(BaseHTTPRequestHandler):
     ("value", "said"),
     [
         ("some/model@v9", "has no revision v9; leave it out"),
-        ("no/model", "neither a folder here nor a model that the hub"),
+        ("no/model", "neither a local folder nor a model of the hub"),
     ],
 )
 def test_what_the_hub_does_not_give_is_said(value, said, tmp_path):

@@ -79,11 +79,14 @@ def test_the_noise_levels_are_those_of_the_scheduler(betas, zero, tmp_path):
     ("settings", "message"),
     [
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "not supported yet"),
-        ({"beta_schedule": "squaredcos_cap_v2"}, "no equal here"),
-        ({"trained_betas": [0.1, 0.2]}, "no equal here"),
-        ({"prediction_type": "flow"}, "none of epsilon"),
+        (
+            {"beta_schedule": "squaredcos_cap_v2"},
+            "beta_schedule=squaredcos_cap_v2 in scheduler_config.json is not supported",
+        ),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas in scheduler_config.json is not supported"),
+        ({"prediction_type": "flow"}, "must be one of epsilon"),
         ({"timestep_spacing": "karras"}, "timestep_spacing=karras"),
-        ({"rescale_betas_zero_snr": True}, "undefined there"),
+        ({"rescale_betas_zero_snr": True}, "with which epsilon is undefined"),
         ({"beta_start": 0.5, "beta_end": 0.1}, "betas between 0 and 1"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

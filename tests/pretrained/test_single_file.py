@@ -119,7 +119,7 @@ def test_stable_diffusion_2_must_say_what_it_predicts(tmp_path):
         identify(silent)
     told = write(tmp_path / "told.safetensors", weights, **{"modelspec.prediction_type": "v"})
     assert identify(told) == Model("sd2", "v", False)
-    with pytest.raises(ValueError, match=r"base\.prediction=epsilon, but .* says of itself v"):
+    with pytest.raises(ValueError, match=r"base\.prediction=epsilon, but .* states v"):
         identify(told, "epsilon")
     for prediction, side in {"epsilon": 64, "v": 96}.items():
         unet = json.loads((single_file.layout(silent, prediction) / "unet/config.json").read_text())
@@ -141,7 +141,7 @@ def test_marks_of_trainers_are_read(tmp_path):
         ({"double_blocks.0.img_attn.qkv.weight": (4, 4)}, "FLUX"),
         ({"down_blocks.0.resnets.0.conv1.weight": (4, 4)}, "a single part"),
         ({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}, "inpainting"),
-        ({"something": (1,)}, "not a checkpoint of Stable Diffusion 1, 2 or XL"),
+        ({"something": (1,)}, "its tensors do not have the names of Stable Diffusion 1, 2 or XL"),
     ],
     ids=["lora", "flux", "part", "inpainting", "unknown"],
 )

@@ -28,7 +28,7 @@ def test_frozen_parameters_are_left_out_and_nothing_to_train_is_refused() -> Non
 
 @pytest.mark.parametrize("clip_norm", [0, -1.0])
 def test_a_norm_that_would_leave_no_gradient_or_turn_it_around_is_refused(clip_norm: float) -> None:
-    with pytest.raises(ValueError, match=rf"clip_norm={clip_norm:g}: above 0, or null for none"):
+    with pytest.raises(ValueError, match=rf"clip_norm={clip_norm:g}: must be above 0, or null for no clipping"):
         Optimization(adamw, Constant(1), clip_norm)
 
 

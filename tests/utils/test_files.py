@@ -157,5 +157,5 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 def test_a_file_that_is_not_the_known_one_is_refused(tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"weights.pth has SHA-256 .* refused; reinstall some-package==1.0"):
+    with pytest.raises(ValueError, match=r"weights.pth must have SHA-256 .*, got .*; reinstall some-package==1.0"):
         check_sha256(path, "0" * 64, "some-package==1.0")

@@ -1,4 +1,4 @@
-"""The contract of text encoders: captions -> embeddings, each a function of its caption alone."""
+"""The contract of text encoders: they embed captions, and an embedding depends only on its caption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffusion_train.conditioner.text.online_text import OnlineText
 
 @dataclass(frozen=True)
 class Embedding:
-    """A caption as its encoder sees it: text (l, D), pooled (P,), P = 0 where there is none, and whether it was cut."""
+    """Embedding of one caption: text (l, D), pooled (P,), P = 0 if there is none, and whether the caption was cut."""
 
     text: Tensor
     pooled: Tensor
@@ -26,47 +26,47 @@ class Embedding:
         return self.text.nbytes + self.pooled.nbytes
 
     def copy(self) -> Embedding:
-        """With memory of its own: a row of a larger tensor keeps all of that alive."""
+        """Return a copy with separate memory; a view of a larger tensor would keep all of it alive."""
         return Embedding(self.text.clone(), self.pooled.clone(), self.truncated)
 
 
-# Captions -> the embeddings of those that were embedded before.
+# From captions to pairs of caption and embedding, for those that were embedded before.
 PrecomputedEmbeddings = Callable[[Sequence[str]], Iterable[tuple[str, Embedding]]]
 
 
 class TextEncoder(ABC):
-    """Not a module, so that its weights are neither trained nor saved with the conditioner that holds it."""
+    """Embeds captions. It is no nn.Module, so that the conditioner neither trains nor saves its weights."""
 
-    max_length: int  # tokens of the longest caption that is taken whole
-    padded: bool = False  # every caption fills all positions, and networks attend to all of them
+    max_length: int  # in tokens; longer captions are cut
+    padded: bool = False  # whether captions are padded to max_length, and networks attend to the padding too
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of everything that decides an embedding: weights, tokenizer, length, precision."""
+        """A hash of all that determines an embedding: weights, tokenizer, length, precision."""
 
     @abstractmethod
     def embed(self, captions: Sequence[str], device: torch.device) -> Iterator[tuple[str, Embedding]]:
-        """Each caption's embedding in float32 on the CPU, in any order.
+        """Yield each caption with its embedding in float32 on the CPU, in any order.
 
-        A caption's row depends, to the last bit, on no other caption: one that is embedded now equals one that was kept.
+        An embedding must not depend on the other captions, to the last bit: a new one equals a cached one.
         """
 
     def unload(self) -> None:  # noqa: B027
-        """Give back the memory of the weights, if they take any."""
+        """Free the memory of the weights."""
 
     def online(self) -> OnlineText:
-        """As a module, for adapters to be placed in. ValueError for an encoder that this cannot be done with."""
+        """Return the encoder as a module that adapters can train. Raises ValueError if that is not possible."""
         raise ValueError(
-            f"adapter.text_encoder: {type(self).__name__} stays frozen, only text encoders of Stable Diffusion 1, 2 and XL "
-            "can be trained; leave it out"
+            f"adapter.text_encoder: {type(self).__name__} cannot be trained; leave it out, or use a text encoder of "
+            "Stable Diffusion 1, 2 or XL"
         )
 
 
 class FrozenText(Protocol):
-    """A part of a conditioner that embeds captions by an encoder that stays as it is."""
+    """A part of a conditioner that embeds captions with a frozen encoder."""
 
     encoder: TextEncoder
 
     def use_precomputed(self, embeddings: PrecomputedEmbeddings) -> None:
-        """Takes the embeddings of captions from there, as far as they are there, before it embeds any."""
+        """Use these embeddings; only captions that they lack are embedded."""

@@ -1,4 +1,4 @@
-"""Text encoders whose weights may change: nothing that they gave before can be kept."""
+"""Trainable text encoders: their embeddings change with their weights and cannot be cached."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ Read = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
 
 class Part:
-    """One encoder: `tokenize` takes captions to ids, all of one length, and to whether they were cut; `read` runs `model`."""
+    """One encoder of an OnlineText.
+
+    `tokenize` returns the ids of captions, all of one length, and whether each was cut. `read` runs `model` on ids (B,
+    L) and returns text (B, L, D) and pooled (B, P).
+    """
 
     def __init__(self, model: Any, tokenize: Tokenize, read: Read) -> None:
         self.model, self.tokenize, self.read = model, tokenize, read
 
 
 class OnlineText(nn.Module):
-    """Captions -> text (B, L, D), side by side of all `parts`, pooled (B, P), and which were cut [B], with gradients.
+    """Embeds captions with gradients: returns text (B, L, D), pooled (B, P), and a list of which captions were cut.
 
-    The names of its weights are those of published pipelines, by which `parts` are named too. A caption that comes several
-    times is embedded once.
+    D and P concatenate the features of all `parts`. Parts and weights have the names of published pipelines. Equal
+    captions of a batch are embedded once.
     """
 
     def __init__(self, parts: Mapping[str, Part]) -> None:
@@ -49,5 +53,5 @@ class OnlineText(nn.Module):
 
 
 def _as_published(model: nn.Module) -> nn.Module:
-    """With everything but a projection under text_model, which some versions of transformers leave out."""
+    """Return the model with the prefix text_model of published weights, which some transformers versions omit."""
     return model if hasattr(model, "text_model") else nn.ModuleDict({"text_model": model})

@@ -1,4 +1,4 @@
-"""Captions as embeddings of a text encoder: of a frozen one each is computed once and kept."""
+"""Captions as embeddings of a text encoder; those of a frozen encoder are computed once and cached."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 MAX_COUNTED = 100_000
 _AT_ONCE = 4096  # captions that are read before they are embedded
-_SHORT = 1.0  # seconds
+_SHORT = 1.0  # seconds without a progress bar
 
 
 class Text(Conditioner):
-    """`text` (B, max_length, D), `text_mask` (B, max_length) unless all positions count, and `pooled` (B, P) if there is one.
+    """Returns `text` (B, max_length, D), `text_mask` (B, max_length) unless `padded`, and `pooled` (B, P) if any.
 
-    `warm_up` keeps embeddings in a file of the cache folder, for this run and the next; a caption that it did not see is
-    embedded when it comes. `max_bytes` of embeddings at most stay in the memory of a process. `use_precomputed`
-    gives those of captions that were embedded elsewhere. Once adapted, every caption is embedded anew whenever it
-    comes, and nothing is kept.
+    `warm_up` stores embeddings in a file of the cache folder, for this run and the next; other captions are embedded
+    when a batch has them. A process holds at most `max_bytes` of embeddings in memory. `use_precomputed` adds
+    embeddings that were computed elsewhere. Once the encoder is adapted, captions of every batch are embedded again and
+    none are cached.
     """
 
     online: OnlineText
@@ -86,7 +86,7 @@ class Text(Conditioner):
         self._precomputed = embeddings
 
     def warm_up(self, captions: Iterable[str]) -> None:
-        """Takes captions only as long as there is room: a huge data set is not read to its end."""
+        """Embed captions until `max_bytes` are reached; the rest of a huge data set is not read."""
         if self.adapted:
             return
         try:
@@ -95,7 +95,7 @@ class Text(Conditioner):
             self.store.save()
             self.encoder.unload()
         if self._precomputed is not None and num_embedded:
-            log.warning("data.encoded has no embeddings of %d captions; they were embedded now", num_embedded)
+            log.warning("data.encoded has no embeddings of %d captions; embedded them now", num_embedded)
         self.long_captions.report()
 
     def _stored(self, captions: Collection[str]) -> dict[str, Embedding]:
@@ -108,7 +108,7 @@ class Text(Conditioner):
         return rows
 
     def _fill(self, captions: Iterator[str]) -> int:
-        """Embeds what is not kept, until there are `max_bytes`; returns how many these were."""
+        """Embed captions that are not stored yet, until there are `max_bytes`; return how many were embedded."""
         num_captions, num_embedded, num_bytes, remaining = 0, 0, 0, _progress(captions)
         while chunk := list(itertools.islice(remaining, _AT_ONCE)):
             rows = self._stored(chunk)
@@ -118,8 +118,8 @@ class Text(Conditioner):
                 num_bytes += row.num_bytes
                 if num_bytes > self.max_bytes:
                     log.warning(
-                        "conditioner.max_bytes=%d: room for the embeddings of %d captions; all others are embedded anew each "
-                        "time they come",
+                        "conditioner.max_bytes=%d holds the embeddings of %d captions; all others are embedded again "
+                        "in each batch",
                         self.max_bytes,
                         num_captions,
                     )
@@ -158,7 +158,7 @@ def _different(captions: Iterable[str]) -> Iterator[str]:
 
 
 def _progress(captions: Iterable[str]) -> Iterator[str]:
-    """Told by the first process of a machine, from when it takes a while."""
+    """Show a progress bar in the first process of each machine, after _SHORT seconds."""
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     bar: Iterable[str] = tqdm(
         captions, "Embedding captions", unit="caption", delay=_SHORT, mininterval=0.5, disable=None if first else True
@@ -167,28 +167,30 @@ def _progress(captions: Iterable[str]) -> Iterator[str]:
 
 
 class LongCaptions:
-    """Counts different captions that were longer than an encoder takes, up to MAX_COUNTED, and warns once."""
+    """Counts distinct captions that the encoder cut, up to MAX_COUNTED, and warns once."""
 
     def __init__(self, max_length: int) -> None:
         self.max_length = max_length
         self.reported = False
         self._example = ""
-        self._hashes: set[int] = set()  # of the captions, for there may be ever more of them
+        self._hashes: set[int] = set()  # of the captions, to save memory
 
     def __len__(self) -> int:
         return len(self._hashes)
 
     def add(self, captions: Iterable[str], truncated: Iterable[bool]) -> None:
+        """Count the captions for which `truncated` is true."""
         for caption, cut in zip(captions, truncated, strict=True):
             if cut and len(self) < MAX_COUNTED:
                 self._example = self._example or printable(caption)
                 self._hashes.add(hash(caption))
 
     def report(self) -> None:
+        """Warn about the captions counted so far, unless a warning was given before."""
         if self._hashes and not self.reported:
             self.reported = True
             warnings.warn(
-                f"{len(self)} captions are longer than the {self.max_length} tokens that the text encoder takes and were "
-                f"cut, for instance '{self._example}'; the encoder's max_length sets it",
+                f"{len(self)} captions are longer than the text encoder's {self.max_length} tokens and were cut, for "
+                f"instance '{self._example}'; shorten them, or raise the encoder's max_length",
                 stacklevel=3,
             )

@@ -1,4 +1,4 @@
-"""Embeddings of captions in memory and in one file a text encoder."""
+"""A cache of caption embeddings, in memory and in one file per text encoder."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MAX_BYTES = 4 << 30
 
 
 class TextStore:
-    """Caption -> embedding. What was not asked for the longest goes first where `max_bytes` are exceeded.
+    """Cache from captions to embeddings; above `max_bytes` the least recently used are dropped.
 
-    A file that is damaged or cannot be written costs time, never an error: embeddings can always be made again.
+    A file that is damaged or cannot be written only costs time and raises no error: embeddings can be computed again.
     """
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
@@ -35,14 +35,15 @@ class TextStore:
                 self._remember(digest, row)
 
     def get(self, caption: str) -> Embedding | None:
+        """Return the embedding and mark it as used last; None if it is not stored."""
         digest = _digest(caption)
         row = self.rows.pop(digest, None)
         if row is not None:
-            self.rows[digest] = row  # now the last to go
+            self.rows[digest] = row  # moved to the end: it is now the last to be dropped
         return row
 
     def add(self, caption: str, row: Embedding, to_file: bool = True) -> None:
-        """`to_file`: it is worth a file of its own, for nothing else keeps it."""
+        """Store an embedding in memory; with `to_file`, `save` must write the file because nothing else stores it."""
         self._remember(_digest(caption), row)
         self._saved = self._saved and not to_file
 
@@ -55,7 +56,7 @@ class TextStore:
             self.num_bytes -= self.rows.pop(next(iter(self.rows))).num_bytes
 
     def save(self) -> None:
-        """Replaces the file whole where there is anything new; of several processes the last one's rows remain."""
+        """Replace the file if there is anything new to write; of several processes, the last one to write wins."""
         if self._saved:
             return
         tensors = _packed(self.rows)
@@ -64,7 +65,7 @@ class TextStore:
                 file.write(save(tensors, {"checksum": _checksum(tensors)}))
             self._saved = True
         except OSError as error:
-            log.warning("text embeddings are not kept for the next run: %s", error)
+            log.warning("cannot store text embeddings for the next run: %s", error)
 
 
 def _digest(caption: str) -> bytes:
@@ -72,7 +73,7 @@ def _digest(caption: str) -> bytes:
 
 
 def _packed(rows: dict[bytes, Embedding]) -> dict[str, Tensor]:
-    """-> digest (N, 16), length (N,), truncated (N,), text (sum of lengths, D), pooled (N, P)."""
+    """Return digest (N, 16), length (N,), truncated (N,), text (sum of lengths, D) and pooled (N, P) by name."""
     embeddings = list(rows.values())
     return {
         "digest": torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8).reshape(-1, 16),
@@ -89,10 +90,10 @@ def _read(path: Path) -> dict[bytes, Embedding]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             checksum = (file.metadata() or {}).get("checksum")
     except (OSError, SafetensorError) as error:
-        log.warning("%s is damaged and made again: %s", path, error)
+        log.warning("%s is damaged and will be created again: %s", path, error)
         return {}
     if checksum != _checksum(tensors):
-        log.warning("%s is damaged and made again: its checksum differs", path)
+        log.warning("%s is damaged and will be created again: its checksum differs", path)
         return {}
     texts = tensors["text"].split(tensors["length"].tolist())
     digests = [bytes(digest) for digest in tensors["digest"].tolist()]

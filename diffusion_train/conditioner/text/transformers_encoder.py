@@ -1,4 +1,4 @@
-"""Text encoders of the transformers library: local files only, safetensors only, no code from the model's folder."""
+"""Text encoders of transformers, loaded from local safetensors files; code in the model's folder is never run."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from diffusion_train.conditioner.text.encoder import Embedding, TextEncoder
 from diffusion_train.conditioner.text.online_text import OnlineText, Part
 from diffusion_train.utils.files import file_sha256
 
-_FORMAT = 2  # raised when the same files would give other embeddings
-_ROWS = 8  # embedded at once, always: products of matrices of another shape may round otherwise
+_FORMAT = 2  # increased if the same files would give other embeddings
+_ROWS = 8  # always the batch size: matrix products of another shape may round differently
 _TOKENIZED_AT_ONCE = 10_000
 _SAFE = {"local_files_only": True, "trust_remote_code": False}
-_KINDS = ("*.safetensors", "*.json", "*.txt", "*.model")  # of files that decide an embedding
+_KINDS = ("*.safetensors", "*.json", "*.txt", "*.model")  # of files that determine an embedding
 
 
 class TransformersEncoder(TextEncoder):
-    """Loaded when a caption is first embedded.
+    """A text encoder of transformers; the weights are loaded when a caption is first embedded.
 
-    `model` names a class of transformers; `read` takes its output to (B, l, D), `pool` to (B, P). Captions are grouped by their number of
-    tokens, so that none is padded; `padded` gives every caption all `max_length` positions instead, as encoders want
-    whose models were trained on what stands in the padding. ValueError where a folder holds no safetensors weights or
-    the encoder has fewer positions than `max_length`.
+    `model` is the name of a class of transformers. `read` returns text (B, l, D) and `pool` pooled (B, P) of its
+    output. Captions are grouped by their number of tokens, so that none is padded. With `padded`, every caption is
+    padded to `max_length` instead, for models that were trained on embeddings of the padding. Raises ValueError if a
+    folder has no safetensors weights or the encoder has fewer positions than `max_length`.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class TransformersEncoder(TextEncoder):
 
     @cached_property
     def fingerprint(self) -> str:
+        """A hash of the settings, the version of transformers, and the files of weights and tokenizer."""
         settings = (
             _FORMAT,
             version("transformers"),
@@ -83,7 +84,7 @@ class TransformersEncoder(TextEncoder):
                         yield caption, Embedding(*row, truncated)
 
     def num_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Of each caption, whole."""
+        """Return the number of tokens of each caption, uncut."""
         texts = list(map(_encodable, captions))
         return (
             [len(ids) for ids in self._tokenizer(texts, truncation=False, verbose=False)["input_ids"]] if texts else []
@@ -102,7 +103,7 @@ class TransformersEncoder(TextEncoder):
         return OnlineText({"text_encoder": self.part()}) if self.padded else super().online()
 
     def part(self) -> Part:
-        """Of an OnlineText, to which the weights then belong; captions fill all positions."""
+        """Return the encoder as a part of an OnlineText, which then owns the weights; the encoder must be `padded`."""
         assert self.padded
         assert self.normalize is None
         model = self._load()
@@ -118,20 +119,21 @@ class TransformersEncoder(TextEncoder):
             import transformers
 
             transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-            # Loading draws from the global generator, and happens at one step in one run and at another in the next.
+            # Loading draws from the global generator, at a step that differs between runs: keep its state.
             with torch.random.fork_rng(devices=[]):
                 model_class = getattr(transformers, self.model)
                 model = model_class.from_pretrained(self.weights, use_safetensors=True, dtype=torch.float32, **_SAFE)
             max_positions = getattr(model.config, "max_position_embeddings", self.max_length)
             if self.max_length > max_positions:
                 raise ValueError(
-                    f"conditioner.encoder.max_length={self.max_length}, but the text encoder has {max_positions} positions"
+                    f"conditioner.encoder.max_length={self.max_length}: must be at most the encoder's {max_positions} "
+                    "positions"
                 )
             self._model = model.eval().requires_grad_(False)
         return self._model
 
     def _rows(self, model: Any, ids: list[list[int]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """(text, pooled) of captions of equal length, with more rows beside them up to `_ROWS`."""
+        """Return (text, pooled) of captions of equal length, which are filled up to `_ROWS` rows."""
         filled = [*ids, *[ids[-1]] * (_ROWS - len(ids))]
         with torch.no_grad():
             output = _run(model, torch.tensor(filled, device=device), self.read, self.pool)
@@ -141,7 +143,7 @@ class TransformersEncoder(TextEncoder):
         return list(zip(texts, pooled, strict=True))[: len(ids)]
 
     def _ids(self, captions: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
-        """-> ids and whether they were cut, a row a caption."""
+        """Return the ids of each caption, and whether it was cut."""
         _, ids, truncated = zip(*self._tokenized(captions), strict=True)
         return list(ids), list(truncated)
 
@@ -155,36 +157,43 @@ class TransformersEncoder(TextEncoder):
 
 
 def _encodable(caption: str) -> str:
-    """Lone halves of surrogate pairs, which no tokenizer takes, replaced by U+FFFD."""
+    """Replace lone halves of surrogate pairs, which tokenizers reject, by U+FFFD."""
     return caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def last_layer(output: Any) -> Tensor:
+    """Return the last hidden state (B, l, D)."""
     text: Tensor = output.last_hidden_state
     return text
 
 
 def layer_before_last(output: Any) -> Tensor:
+    """Return the hidden state (B, l, D) of the layer before the last, as SDXL uses it."""
     text: Tensor = output.hidden_states[-2]
     return text
 
 
-own_pool = attrgetter("pooler_output")  # CLIP's: the last hidden state at the end of the text
-projected_pool = attrgetter("text_embeds")  # the same, in the space that CLIP compares images and texts in
+own_pool = attrgetter("pooler_output")  # CLIP's: the last hidden state at the end token
+projected_pool = attrgetter("text_embeds")  # the same, projected to the space where CLIP compares images and texts
 
 
 def mean_pool(output: Any) -> Tensor:
+    """Return the mean (B, D) of the last hidden state over tokens."""
     mean: Tensor = output.last_hidden_state.mean(1)
     return mean
 
 
 def no_pool(output: Any) -> Tensor:
+    """Return (B, 0): no pooled embedding."""
     empty: Tensor = output.last_hidden_state[:, 0, :0]
     return empty
 
 
 def _cut_last_layer(model: Any) -> None:
-    """Of a CLIP model that is read before it: no gradient would reach the layer, and several processes wait for one."""
+    """Remove the last layer of a CLIP model that is read before it.
+
+    No gradient would reach that layer, but distributed training needs a gradient of every trained parameter.
+    """
     body = getattr(model, "text_model", model)
     body.encoder.layers = body.encoder.layers[:-1]
     body.final_layer_norm = nn.Identity()
@@ -193,7 +202,7 @@ def _cut_last_layer(model: Any) -> None:
 def _run(
     model: Any, ids: Tensor, read: Callable[[Any], Tensor], pool: Callable[[Any], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """ids (B, l) -> text (B, l, D), pooled (B, P), in the weights' precision whatever context the caller is in."""
+    """Return text (B, l, D) and pooled (B, P) for ids (B, l), in the precision of the weights even under autocast."""
     with torch.autocast(ids.device.type, enabled=False):
         output = model(input_ids=ids, output_hidden_states=read is not last_layer)
         return read(output), pool(output)

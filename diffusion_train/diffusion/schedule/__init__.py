@@ -1,1 +1,1 @@
-"""Noise schedules: how much data and how much noise a time t holds."""
+"""Noise schedules: the weights alpha(t) of the data and sigma(t) of the noise."""

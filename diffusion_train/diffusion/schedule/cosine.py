@@ -1,6 +1,7 @@
-"""alpha-bar(t) = f(t) / f(0), f(t) = cos^2((t + s) / (1 + s) * pi / 2).
+"""The cosine schedule: alpha-bar(t) = f(t) / f(0), f(t) = cos^2((t + s) / (1 + s) * pi / 2).
 
-Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", equation 17; betas clipped as there.
+Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", equation 17; betas are clipped as in the
+paper.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule, betas_
 
 
 class Cosine(DiscreteSchedule):
-    """`offset` is the paper's s."""
+    """Cosine noise schedule of Nichol and Dhariwal (2021); `offset` is the paper's s."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Schedules given by a table of N betas, as in DDPM (Ho et al. 2020): index i is the time t = (i + 1) / N.
 
 alpha-bar_i = prod_{j <= i} (1 - beta_j);  alpha = sqrt(alpha-bar);  sigma = sqrt(1 - alpha-bar).
-Between table points log alpha-bar is linear in t, from 0 at t = 0.
+Between table points log alpha-bar is linear in t; it is 0 at t = 0.
 Zero terminal SNR: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1.
 """
 
@@ -16,15 +16,15 @@ from diffusion_train.diffusion.schedule.base import Schedule, wide
 
 
 class DiscreteSchedule(Schedule):
-    """Variance preserving. Errors: ValueError for fewer than 2 steps or a beta outside (0, 1)."""
+    """A variance-preserving schedule given by its betas. Raises ValueError for fewer than 2 or any outside (0, 1)."""
 
     def __init__(self, betas: Tensor, zero_terminal_snr: bool) -> None:
         """betas (N,) float64."""
         if len(betas) < 2:
-            raise ValueError(f"{type(self).__name__}: num_steps={len(betas)} is too few; give at least 2")
+            raise ValueError(f"{type(self).__name__}: num_steps={len(betas)} must be at least 2")
         if not bool(((betas > 0) & (betas < 1)).all()):
             low, high = betas.min().item(), betas.max().item()
-            raise ValueError(f"{type(self).__name__}: betas from {low:g} to {high:g}; they must lie between 0 and 1")
+            raise ValueError(f"{type(self).__name__}: betas must lie between 0 and 1, got {low:g} to {high:g}")
         self.num_steps = len(betas)
         self.t_min = 1 / len(betas)
         self.zero_terminal_snr = zero_terminal_snr
@@ -40,7 +40,7 @@ class DiscreteSchedule(Schedule):
         return alpha.to(t.device, torch.float32), sigma.to(t.device, torch.float32)
 
     def label(self, t: Tensor) -> Tensor:
-        """The index in the table, fractional between table points."""
+        """Return the index (B,) in the table, which is fractional between table points."""
         return (self._position(t) - 1).to(t.device, torch.float32)
 
     def _log_alpha_bar(self, t: Tensor) -> Tensor:
@@ -48,11 +48,11 @@ class DiscreteSchedule(Schedule):
         table = self._table(position.device)
         index = position.long().clamp(max=self.num_steps - 1)
         part, start, end = position - index, table[index], table[index + 1]
-        # towards alpha = 0 there is no line in log alpha-bar: alpha itself falls in a line
+        # log alpha-bar is -inf where alpha = 0: in that last interval alpha itself is interpolated linearly
         return torch.where(end.isinf(), start + 2 * torch.log1p(-part), start + part * (end - start))
 
     def _position(self, t: Tensor) -> Tensor:
-        """t * N in float64; the float32 nearest to a table point, or its neighbour, is that table point exactly."""
+        """Return t * N in float64, rounded to a table point if t is within one float32 step of it."""
         position = wide(t) * self.num_steps
         nearest = position.round()
         return torch.where((position - nearest).abs() <= nearest * 2**-23, nearest, position)
@@ -64,12 +64,12 @@ class DiscreteSchedule(Schedule):
 
 
 def rescale_to_zero_terminal_snr(log_alpha_bar: Tensor) -> Tensor:
-    """(N,) -> (N,): alpha is shifted to end at 0 and scaled to keep its first value."""
+    """Shift alpha to end at 0 and scale it to keep its first value; takes and returns log alpha-bar (N,)."""
     alpha = torch.exp(log_alpha_bar / 2)
     return 2 * torch.log((alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1])))
 
 
 def betas_of(alpha_bar: Callable[[Tensor], Tensor], num_steps: int, max_beta: float) -> Tensor:
-    """(N,) float64 betas whose products follow alpha_bar(t), t in [0, 1], with no beta above max_beta."""
+    """Return betas (N,) in float64, at most max_beta, whose products follow alpha_bar(t) for t in [0, 1]."""
     levels = alpha_bar(torch.linspace(0, 1, num_steps + 1, dtype=torch.float64))
     return (1 - levels[1:] / levels[:-1]).clamp(max=max_beta)

@@ -1,7 +1,7 @@
-"""x0 + s * noise, scaled to unit variance: alpha = 1 / sqrt(s^2 + sigma_data^2), sigma = s * alpha.
+"""EDM: x0 + s * noise, scaled to unit variance: alpha = 1 / sqrt(s^2 + sigma_data^2), sigma = s * alpha.
 
-Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1: alpha is their c_in,
-the label their c_noise. ln s rises in a line from t_min to 1, and s falls in a line to 0 below t_min.
+Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1: alpha is the
+paper's c_in, the label its c_noise. ln s is linear in t from t_min to 1, and s is linear in t from 0 to t_min.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from diffusion_train.diffusion.schedule.base import Schedule, wide
 
 
 class EDM(Schedule):
-    """alpha(0) is 1 / sigma_data: a sample at t = 0 is x0 / sigma_data."""
+    """EDM noise schedule of Karras et al. (2022). alpha(0) = 1 / sigma_data: a sample at t = 0 is x0 / sigma_data."""
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5) -> None:
         if not 0 < sigma_min < sigma_max:
-            raise ValueError(f"EDM: sigma_min={sigma_min:g}, sigma_max={sigma_max:g}; give 0 < sigma_min < sigma_max")
+            raise ValueError(
+                f"EDM: 0 < sigma_min < sigma_max must hold, got sigma_min={sigma_min:g}, sigma_max={sigma_max:g}"
+            )
         if not sigma_data > 0:
             raise ValueError(f"EDM: sigma_data={sigma_data:g} must be positive: it is the data's standard deviation")
         self.sigma_min = sigma_min
@@ -39,7 +41,7 @@ class EDM(Schedule):
         return (self.t_min + (1 - self.t_min) * part.clamp(0, 1)).to(log_snr.device, torch.float32)
 
     def _s(self, t: Tensor) -> Tensor:
-        """Their sigma, in float64."""
+        """Return the paper's sigma, in float64."""
         part = (wide(t) - self.t_min) / (1 - self.t_min)
         above = self.sigma_min * (self.sigma_max / self.sigma_min) ** part
         return torch.where(part >= 0, above, self.sigma_min * wide(t) / self.t_min)

@@ -1,4 +1,4 @@
-"""DDPM's schedule: betas in a line (Ho et al. 2020, "Denoising Diffusion Probabilistic Models", section 4)."""
+"""DDPM's schedule: betas linear in t (Ho et al. 2020, "Denoising Diffusion Probabilistic Models", section 4)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule
 
 
 class Linear(DiscreteSchedule):
+    """Noise schedule whose `num_steps` betas rise linearly from `beta_start` to `beta_end`."""
+
     def __init__(
         self,
         num_steps: int = 1000,

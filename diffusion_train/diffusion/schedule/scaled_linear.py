@@ -1,4 +1,4 @@
-"""Stable Diffusion's schedule: square roots of the betas in a line (Rombach et al. 2022, the released code)."""
+"""Stable Diffusion's schedule: the square roots of the betas are linear in t (code of Rombach et al. 2022)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule
 
 
 class ScaledLinear(DiscreteSchedule):
+    """Noise schedule whose `num_steps` betas rise from `beta_start` to `beta_end`, linearly in their square roots."""
+
     def __init__(
         self,
         num_steps: int = 1000,

@@ -1,7 +1,7 @@
 """alpha-bar(t) = (S(end) - S(t * (end - start) + start)) / (S(end) - S(start)), S(x) = sigmoid(x / tau).
 
 Jabri et al. 2022, "Scalable Adaptive Computation for Iterative Generation"; Chen 2023, "On the Importance of Noise
-Scheduling for Diffusion Models", algorithm 1. Betas are clipped as the cosine schedule's.
+Scheduling for Diffusion Models", algorithm 1. Betas are clipped to `max_beta`, as in the cosine schedule.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule, betas_
 
 
 class Sigmoid(DiscreteSchedule):
+    """Sigmoid noise schedule of Jabri et al. (2022). Raises ValueError unless start < end and tau > 0."""
+
     def __init__(
         self,
         num_steps: int = 1000,
@@ -23,7 +25,9 @@ class Sigmoid(DiscreteSchedule):
         zero_terminal_snr: bool = False,
     ) -> None:
         if not (start < end and tau > 0):
-            raise ValueError(f"Sigmoid: start={start:g}, end={end:g}, tau={tau:g}; give start < end and tau > 0")
+            raise ValueError(
+                f"Sigmoid: start < end and tau > 0 must hold, got start={start:g}, end={end:g}, tau={tau:g}"
+            )
 
         def alpha_bar(t: Tensor) -> Tensor:  # the constant denominator cancels in the ratios of neighbours
             x = torch.lerp(torch.full_like(t, start), torch.full_like(t, end), t)

@@ -96,7 +96,7 @@ def test_conditions_take_the_precision_of_the_conditioner(make):
 def test_long_captions_are_cut_counted_and_reported_once(make):
     text = make()
     long = "red apple " * 20
-    with pytest.warns(UserWarning, match="2 captions are longer than the 10 tokens"):
+    with pytest.warns(UserWarning, match="2 captions are longer than the text encoder's 10 tokens"):
         text.warm_up([long, long, long + "x", "cat"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -153,5 +153,5 @@ def test_folders_that_cannot_be_used_are_named(tmp_path, clip_folder):
     with pytest.raises(ValueError, match=r"holds no \.safetensors file"):
         T5(str(tmp_path / "pickled"))
     too_long = Text(CLIPText(str(clip_folder), 11, "text_encoder", "tokenizer"))
-    with pytest.raises(ValueError, match="max_length=11, but the text encoder has 10 positions"):
+    with pytest.raises(ValueError, match="max_length=11: must be at most the encoder's 10 positions"):
         too_long({"caption": ["cat"]})

@@ -45,7 +45,7 @@ def test_a_damaged_file_is_made_again(path, damage, caplog):
     path.write_bytes({"cut": whole[:-7], "flipped": flipped, "empty": b"", "text": b"<html>" * 9}[damage])
     again = TextStore(path)
     assert again.get("a") is None
-    assert "is damaged and made again" in caplog.text
+    assert "is damaged and will be created again" in caplog.text
     again.add("a", row(3, 1.0))
     again.save()
     assert TextStore(path).get("a") is not None
@@ -89,4 +89,4 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, caplog):
     store = TextStore(tmp_path / "file" / "rows.safetensors")
     store.add("a", row(1))
     store.save()
-    assert "not kept for the next run" in caplog.text
+    assert "cannot store text embeddings for the next run" in caplog.text

@@ -124,9 +124,7 @@ def test_a_caption_of_control_bidirectional_html_and_template_text(with_captions
     with pytest.warns(UserWarning, match="longer than") as told:
         train(path, "conditioner=packaged_text", "data.batch_size=2", "trainer.max_steps=1")
     [line] = [str(one.message) for one in told if "longer than" in str(one.message)]
-    assert line.startswith(
-        "1 captions are longer than the 16 tokens that the text encoder takes and were cut, for instance "
-    )
+    assert line.startswith("1 captions are longer than the text encoder's 16 tokens and were cut, for instance ")
     escaped = r"'\x1b[2J\u202e<script>alert(1)</script> {caption} {0} %s $(touch canary)\x00'"
     assert line.split("for instance ")[1].startswith(escaped)
 
