@@ -103,10 +103,10 @@ def test_what_cannot_be_is_told_before_the_first_step(shards: Path, tmp_path: Pa
         ("train", f"data.encoded={out}", "data.crop=random"): "has no end of views",
         ("train", f"data.encoded={tmp_path / 'absent'}"): f"data.encoded={tmp_path / 'absent'}: ",
         ("encode", f"out={out}", "data.crop=random"): "has no end of views",
-        ("encode", f"out={out}", f"data.encoded={out}"): "is for training",
+        ("encode", f"out={out}", f"data.encoded={out}"): "is a setting for training",
         ("encode", f"out={out}", "encode_batch_size=0"): "at least 1",
         ("encode", f"out={out}", f"base.sha256={'0' * 64}"): "SHA-256",
-        ("encode", "out=s3://bucket/encoded"): "is no folder of this machine",
+        ("encode", "out=s3://bucket/encoded"): "must be a local folder",
         ("encode",): "must be given; add out=",
         ("encode", f"out={base / 'model_index.json'}"): "cannot be written to",
     }
@@ -117,4 +117,4 @@ def test_what_cannot_be_is_told_before_the_first_step(shards: Path, tmp_path: Pa
         assert "Traceback" not in done.stderr
     done = call("encode", "experiment=openmoji", "autoencoder=identity", "conditioner=none", f"out={tmp_path / 'no'}")
     assert done.returncode == 2
-    assert "there is nothing to encode" in done.stderr
+    assert "nothing to encode: the autoencoder is the identity" in done.stderr

@@ -78,7 +78,7 @@ def test_allowed_licences_keep_others_out_and_say_how_many(photos, tmp_path, cap
     assert prepare(f"path={photos}", f"out={tmp_path / 'out'}", "allowed_licenses=[CC-BY,BY-BY]") == 0
     said = capsys.readouterr().out
     assert "left out   licence 5" in said
-    assert "beware     allowed_licenses: 'BY-BY' is no SPDX name, and no sample's licence is called so" in said
+    assert "warning    allowed_licenses: 'BY-BY' is not an SPDX name, and no sample has this licence" in said
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert card["rights"]["licenses"] == {"CC-BY-4.0": 5}
 
@@ -251,7 +251,7 @@ def test_a_full_disk_ends_with_4_and_goes_on_later(photos, tmp_path):
 
     done = run(20_000)
     assert done.returncode == Exit.STORAGE, done.stderr
-    assert "the same command resumes there" in done.stderr
+    assert "run the same command again to resume" in done.stderr
     assert not list((tmp_path / "out").glob("*.tar")) + list((tmp_path / "out").glob(".tmp-*"))
     assert run(1 << 30).returncode == 0
 

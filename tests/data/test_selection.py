@@ -83,7 +83,7 @@ def test_what_is_left_out_is_counted_by_reason(make_tar, make_png, caplog):
     assert "1 of 4 samples are left out: a licence that is not among data.allowed_licenses" in caplog.text
     assert "SPDX" not in caplog.text
     assert _choose(path, allowed_licenses=["unknown", "BY-BY"])[0] == ["c"]
-    assert "data.allowed_licenses: 'BY-BY' is no SPDX name, and no sample's licence is called so" in caplog.text
+    assert "data.allowed_licenses: 'BY-BY' is not an SPDX name, and no sample has this licence" in caplog.text
 
 
 def test_nothing_left_is_an_error_that_says_why(make_tar, make_png):

@@ -178,7 +178,7 @@ def test_the_first_screen_names_what_must_be_decided(folder: Path) -> None:
     assert "1 of 4" in content
     assert "50 %" in content
     assert "2.0 ×" in content
-    assert "a licence text that was not recognised" in content
+    assert "the licence text was not recognised" in content
 
 
 @pytest.mark.slow
