@@ -21,7 +21,7 @@ from diffusion_train.training.weights import load_exactly, load_weights, trainab
 
 
 def build_network(cfg: DictConfig, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Return the network of a config: with the weights of the run that `pretrained` names, if any, and with the adapter.
+    """Return the network of a config, with the weights of the run that `pretrained` names (if any) and the adapter.
 
     An adapter of that run is merged into its weights. If `weights`, which the caller loads afterwards, cover the whole
     network, that run is not read. Raises ValueError if weights are missing or belong to another network, or if the
@@ -77,9 +77,7 @@ def build_token_counter(cfg: DictConfig) -> Tokens | None:
         return None
     encoder: Any = getattr(config.build(cfg.conditioner), "encoder", None)
     if not hasattr(encoder, "num_tokens"):
-        raise ValueError(
-            "conditioner: must have a text encoder that counts tokens; use packaged_text, clip_text or t5"
-        )
+        raise ValueError("conditioner: must have a text encoder that counts tokens; use packaged_text, clip_text or t5")
     return Tokens(type(encoder).__name__, encoder.max_length, encoder.num_tokens)
 
 
@@ -111,7 +109,7 @@ def restore(cfg: DictConfig, weights: Mapping[str, Tensor], shape: Sequence[int]
 
 
 def assemble(cfg: DictConfig, network: nn.Module, shape: Sequence[int], device: str = "cpu") -> Pipeline:
-    """Combine a network, with any weights, and the other parts of a run's config; `shape` is the shape of one sample."""
+    """Combine a network with the other parts of a run's config; `shape` is that of one sample."""
     return Pipeline(
         network=network.to(device).eval(),
         diffusion=config.build(cfg.diffusion),
@@ -133,7 +131,10 @@ def is_adapted(cfg: DictConfig) -> bool:
 
 
 def reads(cfg: DictConfig, what: str) -> bool:
-    """Whether the conditioner reads `what` (captions or images); it is not built. Classes of other packages may read both."""
+    """Whether the conditioner reads `what` (captions or images); it is not built.
+
+    Classes of other packages may read both.
+    """
     parts = [locate(node["_target_"]) for _, node in target_nodes(cfg.conditioner)]
     return any(
         getattr(part, f"reads_{what}", True) or not part.__module__.startswith("diffusion_train.") for part in parts

@@ -26,7 +26,7 @@ _NOTHING = {"", "unknown", "none", "null", "nan", "n/a", "na", "?", "-", "unspec
 
 
 def both(*licenses: str) -> str:
-    """Return the expression of all these licences, joined by AND, without unknown ones; "unknown" if there are no others."""
+    """Return these licences joined by AND, without unknown ones; "unknown" if there are no others."""
     names = [name for name in dict.fromkeys(map(normalise, licenses)) if name != UNKNOWN]
     if len(names) < 2:
         return names[0] if names else UNKNOWN
@@ -86,7 +86,7 @@ def is_blank(text: str) -> bool:
 
 
 def is_recognised(name: str) -> bool:
-    """Whether a normalised name is an SPDX name or expression, public domain, or "CC-BY" and the like without a version."""
+    """Whether a normalised name is an SPDX expression, public domain, or "CC-BY" and the like without a version."""
     return name == PUBLIC_DOMAIN or bool(_spdx(name)) or (name.startswith("CC-") and bool(_creative_commons(name)))
 
 

@@ -1,4 +1,4 @@
-"""A training run: its data, module and Trainer, built from a config and checked against each other before the first step."""
+"""A training run: data, module and Trainer, built from a config and checked against each other before the first step."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ def build_run(cfg: DictConfig) -> TrainingRun:
 
 
 def _check_same_config(cfg: DictConfig, checkpoint: Path) -> None:
-    """Raises ValueError if the checkpoint has another base model or diffusion. It is called before any weights are read."""
+    """Raises ValueError if the checkpoint has another base model or diffusion.
+
+    It is called before any weights are read.
+    """
     before = read_facts(checkpoint)["config"]
     check_same_base(
         checkpoint,
@@ -100,7 +103,10 @@ def _check_same_config(cfg: DictConfig, checkpoint: Path) -> None:
 
 
 def build_module(cfg: DictConfig, micro_batch_size: int | None = None) -> DiffusionModule:
-    """Build the Lightning module. `micro_batch_size` is the number of samples in a forward pass; None: the whole batch."""
+    """Build the Lightning module.
+
+    `micro_batch_size` is the number of samples in a forward pass; None: the whole batch.
+    """
     network = build_network(cfg)
     set_memory_format(network, channels_last=cfg.channels_last, compile=cfg.compile)
     return DiffusionModule(
@@ -160,7 +166,7 @@ def lightning_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:
 
 
 def _with_setting(settings: DictConfig, problem: str) -> str:
-    """Return Lightning's message with the setting it is about: one that it names, or whose value it names, or that is set."""
+    """Return Lightning's message with the setting that it is about: one it names, or whose value it names, or any set."""
     values = {name: str(settings.get(name)) for name in _REMEDIES}
     by_name = [name for name in values if f"{name}=" in problem or f"`{name}`" in problem]
     by_value = [name for name, value in values.items() if f" {value} " in problem.replace("'", " ")]

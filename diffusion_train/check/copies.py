@@ -1,4 +1,4 @@
-"""Samples that look like another one: in the training data, or trained on while the other is held out."""
+"""Near-duplicates within the training samples, within the held-out samples, and between both."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from diffusion_train.metric.near_duplicates import Signatures, groups
 
 @dataclass(frozen=True)
 class Copies:
-    """Sample -> the first one that it looks like; where it is held out and that one is trained on, it is `leaked`."""
+    """Maps from a sample to the first one that it looks like.
+
+    `leaked` are held-out samples that look like a training one.
+    """
 
     near: dict[int, int]
     leaked: dict[int, int]
 
 
 def find_copies(looks: Signatures, train: Indices, held_out: Indices) -> Copies:
-    """Among the samples `train` and `held_out`; `looks` (n,) are signatures of all samples."""
+    """Find near-duplicates among the samples `train` and `held_out`; `looks` (n,) are the signatures of all samples."""
     is_held_out = np.zeros(len(looks), bool)
     is_held_out[held_out] = True
     copies = Copies({}, {})

@@ -1,4 +1,4 @@
-"""Look for faults in shards: damaged tars, samples without image or caption, unusable ones, near-duplicates, licences."""
+"""Look for faults in shards: damaged tars, missing or unusable images and captions, near-duplicates and licences."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def refuse(cfg: DictConfig) -> None:
 
 
 def check(cfg: DictConfig) -> int:
-    """Check the shards, write report.json and contact_sheet.html to `cfg.out` and print a summary; return the exit code."""
+    """Check the shards, write report.json and contact_sheet.html, and print a summary; return the exit code."""
     tokens = build_token_counter(cfg)
     data: ShardData = config.build(cfg.data)
     storage = StorageByScheme(data.storage)
@@ -90,7 +90,10 @@ def check(cfg: DictConfig) -> int:
 
 @dataclass
 class Findings:
-    """What a check found. `train` and `held_out` (n,) are sample numbers; `twins` maps a sample to the one it looks like."""
+    """What a check found.
+
+    `train` and `held_out` (n,) are sample numbers; `twins` maps a sample to the one it looks like.
+    """
 
     problems: list[Problem]
     samples: Samples | None = None
@@ -101,7 +104,10 @@ class Findings:
 
 
 def opened(shards: Shards, storage: StorageByScheme) -> tuple[Catalog | None, list[Problem]]:
-    """Return the catalog, or None and the problems if the shards contain no sample. Raises DataError for unusable shards."""
+    """Return the catalog, or None and the problems if the shards contain no sample.
+
+    Raises DataError for unusable shards.
+    """
     try:
         return open_shards(shards, storage), []
     except DataError as error:
@@ -113,7 +119,7 @@ def opened(shards: Shards, storage: StorageByScheme) -> tuple[Catalog | None, li
 def looked_at(
     cfg: DictConfig, data: ShardData, catalog: Catalog, storage: StorageByScheme, tokens: Tokens | None
 ) -> Findings:
-    """Return the findings of all rules: those on the index, on the contents of samples and on the data set as a whole."""
+    """Return the findings of all rules: on the index, on the contents of samples and on the data set as a whole."""
     captions, selection, order_spec = data.captions, data.selection(), data.order_spec()
     samples = Samples(catalog, captions, data.view(), storage, data.images or {}, order_spec.shapes)
     train, held_out = tables.split(catalog, captions, selection)
@@ -135,7 +141,7 @@ def entry(problem: Problem) -> dict[str, Any]:
 
 
 def summary(seen: Findings, counted_tokens: bool, out: Path) -> str:
-    """Return the text to print: for each rule, the worst first, the count, an example and a remedy; then the buckets."""
+    """Return the text to print: for each rule, the worst first, a count, an example and a remedy; then the buckets."""
     found, count = by_rule(seen.problems), len(seen.problems)
     given = {**vars(seen), "rules": RULES, "found": found, "num_problems": count, "counted_tokens": counted_tokens}
     return page.plain("diffusion_train.check", "findings.txt", out=out, **given)

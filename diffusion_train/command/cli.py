@@ -27,7 +27,11 @@ from diffusion_train.utils.interruption import Interrupted, interruptible
 from diffusion_train.utils.redact import redact_text
 
 T = TypeVar("T")
-_EXTRAS = {"diffusers": "pretrained", "transformers": "pretrained", "peft": "pretrained"}  # package -> the extra that installs it
+_EXTRAS = {
+    "diffusers": "pretrained",
+    "transformers": "pretrained",
+    "peft": "pretrained",
+}  # package -> the extra that installs it
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def launch(name: str, arguments: Sequence[str]) -> int:
 
 
 def guarded(body: Callable[[], T]) -> T | Exit:
-    """Return what `body` returns. For an error that the user can correct, print it without traceback and return its code.
+    """Return what `body` returns; print an error that the user can correct, without its traceback, and return its code.
 
     Such errors are a ValueError or a missing package of an extra (Exit.WRONG), and a disk that accepts no more data
     (Exit.STORAGE). Ctrl-C and a cluster's signals are reported too. All other exceptions pass through.

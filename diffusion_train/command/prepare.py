@@ -1,4 +1,4 @@
-"""Make shards from a collection of images and captions, with an index, a dataset card and the known licences and authors.
+"""Make shards from a collection of images and captions, with an index, a dataset card and what is known of licences.
 
 Run the same command again to resume one that was stopped or killed.
 """
@@ -44,7 +44,10 @@ FREE = ("prepare.num_workers", "prepare.max_bad_share")
 
 
 def run(cfg: DictConfig) -> int:
-    """Prepare the shards, or resume; return the exit code. Raises ValueError if `out` is in use or has other settings."""
+    """Prepare the shards, or resume; return the exit code.
+
+    Raises ValueError if `out` is in use or has other settings.
+    """
     config.check(cfg, read=READ)
     source, preparation = parts(cfg)
     out = Path(cfg.out)
@@ -89,7 +92,7 @@ def source_name(cfg: DictConfig) -> str:
 
 
 def deciding(cfg: DictConfig, packages: Sequence[str]) -> dict[str, Any]:
-    """Return, by dotted key, the settings that determine what the shards contain, and the versions of the source's packages."""
+    """Return the settings, by dotted key, and the versions of packages that determine what the shards contain."""
     plain = config.redact(cfg)
     settings = config.settings(plain["source"], "source") | config.settings(plain["prepare"], "prepare")
     settings["allowed_licenses"] = plain["allowed_licenses"]
@@ -117,7 +120,9 @@ def finish(cfg: DictConfig, settings: dict[str, Any], ledger: Ledger) -> dict[st
 
 def stopped(ledger: Ledger, reason: str, code: int) -> int:
     count = sum(done.num_samples for done in ledger.parts)
-    print(f"\n{reason}\n{count:,} samples are in complete shards; run the same command again to resume", file=sys.stderr)
+    print(
+        f"\n{reason}\n{count:,} samples are in complete shards; run the same command again to resume", file=sys.stderr
+    )
     return code
 
 
@@ -148,7 +153,7 @@ def train_command(card: dict[str, Any], out: Path) -> str:
 
 
 def shards_argument(shards: list[Path]) -> str:
-    """Return `data.shards=...`, quoted for Hydra and the shell; with a brace range unless the path itself has braces."""
+    """Return `data.shards=...` quoted for Hydra and the shell, with a brace range unless the path itself has braces."""
     texts = [str(shards[0])]
     if len(shards) > 1 and set("{}").isdisjoint(str(shards[0])):
         first, last = (shard.stem.rpartition("-")[2] for shard in (shards[0], shards[-1]))

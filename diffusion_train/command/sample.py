@@ -94,7 +94,10 @@ def read_conditions(cfg: DictConfig) -> dict[str, Any]:
 
 
 def read_negative_prompt(cfg: DictConfig) -> str | None:
-    """Return the negative prompt, or None. Raises ValueError if guidance is off, because the prompt would have no effect."""
+    """Return the negative prompt, or None.
+
+    Raises ValueError if guidance is off, because the prompt would have no effect.
+    """
     prompt = cfg.sample.negative_prompt
     if prompt is not None and cfg.guidance.get("scale", 1) == 1:
         raise ValueError(
@@ -116,7 +119,7 @@ def file_names(count: int, num_samples: int) -> list[str]:
 
 
 def write(samples: Tensor, rows: list[tuple[str, int]], num_samples: int, facts: dict[str, str], out: Path) -> None:
-    """Write a PNG for each sample, named in the order of the prompts, and a grid of all; points in a plane become one plot."""
+    """Write a PNG for each sample, named in the order of the prompts, and a grid of all; points become one plot."""
     if samples.shape[1:] == (2,):
         picture.save_png(picture.scatter(samples, samples[:0], facts["run"]), out / "grid.png")
         print(out / "grid.png")

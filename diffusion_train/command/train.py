@@ -78,7 +78,7 @@ def validate(cfg: DictConfig) -> None:
 
 
 def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
-    """Yield the mistakes that parts report about their settings, as far as they need neither data nor the model's files."""
+    """Yield the mistakes in settings that parts can find without data and without the model's files."""
     refusals = (ValueError, MisconfigurationException)
     yield from config.dry_build(cfg, ["data"])
     yield from config.attempt(lambda: _data_settings(cfg).check(), "data")
@@ -101,7 +101,10 @@ def _data_settings(cfg: DictConfig) -> DataSettings:
 
 
 def _wrong_shapes(cfg: DictConfig) -> Iterator[config.Mistake]:
-    """Yield a mistake if the network or the autoencoder does not accept the image shapes. Both are built without weights."""
+    """Yield a mistake if the network or the autoencoder does not accept the image shapes.
+
+    Both are built without weights.
+    """
     try:
         with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # some parts cannot be built on "meta"
             network, autoencoder = config.build(cfg.network), config.build(cfg.autoencoder)
@@ -165,7 +168,10 @@ def _common(run: TrainingRun, code: Exit) -> Exit:
 
 
 def report(run: TrainingRun, code: Exit) -> None:
-    """Print where the files are and what to run next. If the run is done and its config asks for it, write the report."""
+    """Print where the files are and what to run next.
+
+    If the run is done and its config asks for it, write the report.
+    """
     farewell(run)
     if not (run.cfg.report and run.is_done):
         return

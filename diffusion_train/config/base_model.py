@@ -182,7 +182,9 @@ def _contradicts(override: Override, composed: object, path: str, node: dict[str
 def _contradiction(override: Override, pretrained: str, path: str, node: dict[str, Any]) -> Mistake:
     settings = [f"{name}={value}" for name, value in node.items() if name != "_target_" and path in _EXACT]
     own = " ".join([node["_target_"].rpartition(".")[2], *settings])
-    free = "; diffusion/weighting and diffusion/time_sampler may be chosen" if override.key_or_group == "diffusion" else ""
+    free = (
+        "; diffusion/weighting and diffusion/time_sampler may be chosen" if override.key_or_group == "diffusion" else ""
+    )
     return Mistake(str(override.input_line), f"{path} of pretrained={pretrained} is {own}", f"leave it out{free}")
 
 

@@ -61,7 +61,9 @@ def too_small(settings: Mapping[str, Any], **least: int) -> list[Mistake]:
     """Return a mistake for each setting below its minimum in `least`; null is allowed."""
     given = {name: settings[name] for name in least if settings[name] is not None}
     return [
-        Mistake(f"{name}={value}", f"must be at least {least[name]}") for name, value in given.items() if value < least[name]
+        Mistake(f"{name}={value}", f"must be at least {least[name]}")
+        for name, value in given.items()
+        if value < least[name]
     ]
 
 

@@ -51,7 +51,9 @@ def load_run_config(run: Path) -> DictConfig:
         raise ValueError(f"run={run}: {file} does not exist; give a run folder or its weights.safetensors")
     if not run.is_dir() and file.suffix != ".safetensors":
         folder = file.absolute().parents[file.absolute().parent.name == "checkpoints"]
-        raise ValueError(f"run={run}: is neither a run folder nor its weights.safetensors; give the folder: run={folder}")
+        raise ValueError(
+            f"run={run}: is neither a run folder nor its weights.safetensors; give the folder: run={folder}"
+        )
     container = _safetensors_config(file) if file.suffix == ".safetensors" else _yaml(file)
     return from_container(container)
 

@@ -1,4 +1,4 @@
-"""The top level of a training config: every key of conf/config.yaml, and which parts are built once to find mistakes."""
+"""The top level of a training config: every key of conf/config.yaml, and the parts that are built to find mistakes."""
 
 from __future__ import annotations
 

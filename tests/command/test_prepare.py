@@ -95,7 +95,7 @@ def test_the_same_command_again_changes_nothing(photos, tmp_path, capsys):
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
     (photos / "4.txt").write_text("a new caption under the old name")
     assert prepare(*command) == Exit.WRONG
-    assert "first at 4.png: a file was added, taken away or written again" in capsys.readouterr().err
+    assert "first at 4.png: a file was added, removed or modified" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_mistakes_are_told_at_once(tmp_path, capsys):
     err = capsys.readouterr().err
     for words in (
         "3 mistakes",
-        "holds other things (thesis.pdf)",
+        "contains other files (thesis.pdf)",
         "path=nowhere: no such folder",
         "prepare.min_side=0",
     ):
@@ -177,16 +177,16 @@ def test_help_shows_settings_with_their_meaning_and_its_own_groups(capsys):
 def test_nothing_left_is_an_error_that_says_why(photos, tmp_path, capsys):
     assert prepare(f"path={photos}", f"out={tmp_path / 'out'}", "allowed_licenses=[MIT]") == Exit.WRONG
     err = capsys.readouterr().err
-    assert "no sample is left of 10" in err
+    assert "all 10 entries of the source are left out" in err
     assert "10 licence" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("path={0}/empty", "there is not one image; their names end in .jpg"),
-        ("source=csv path={0}", "a folder; source=folder reads the images in it"),
-        ("path={0}/list.csv", "a file; source=csv or parquet reads tables"),
+        ("path={0}/empty", "contains no image with a name in .jpg"),
+        ("source=csv path={0}", "is a folder; for the images in it use source=folder"),
+        ("path={0}/list.csv", "a file; for tables use source=csv or parquet"),
         ("source=csv path={0}/list.csv", "is written in UTF-16: save it as UTF-8"),
         ("source=csv path={0}/none.csv", "none.csv: the table has no rows"),
         ("source=img2dataset path={0}/nowhere", "no such folder"),

@@ -82,7 +82,7 @@ def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:
 
 
 def hydra_mistakes(cfg: DictConfig, overrides: Sequence[Override]) -> list[Mistake]:
-    """Return mistakes of the `hydra` node: Hydra calls its targets (callbacks, log handlers) before our own checks run."""
+    """Return the mistakes in the `hydra` node: Hydra calls its targets (such as callbacks) before all other checks."""
     node: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
     mistakes = []
     for path, value in walk(node, "hydra"):

@@ -85,7 +85,10 @@ class Call:
 
 
 def read_call(command: str, arguments: Sequence[str]) -> Call:
-    """Parse the arguments of a command. Raises ConfigError for Hydra's flags that replace the config folder or load a pickle."""
+    """Parse the arguments of a command.
+
+    Raises ConfigError for Hydra's flags that replace the config folder or load a pickle.
+    """
     flags = get_args_parser().parse_intermixed_args(list(arguments))
     mistakes = []
     if flags.experimental_rerun is not None:

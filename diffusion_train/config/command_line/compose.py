@@ -23,7 +23,10 @@ Refusal = tuple[Override, Exception]
 
 
 class Composer:
-    """Composes configs. `folders` are the package's conf folder and then the user's; `settings` are further overrides."""
+    """Composes configs.
+
+    `folders` are the package's conf folder and then the user's; `settings` are further overrides.
+    """
 
     def __init__(self, config_name: str, folders: Sequence[Path], settings: Sequence[str] = ()) -> None:
         self.config_name, self.settings = config_name, list(settings)

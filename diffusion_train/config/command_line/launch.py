@@ -66,7 +66,10 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def first_pass(call: Call) -> DictConfig:
-    """Return the config with its `hydra` node, for a sweep that of its last job. Raises ConfigError with every mistake."""
+    """Return the config with its `hydra` node, for a sweep that of its last job.
+
+    Raises ConfigError with every mistake.
+    """
     composer = _composer(call)
     mistakes = [*call.mistakes, *([] if call.flags.multirun else sweep_mistakes(call.overrides))]
     if call.flags.multirun and "run_dir" not in call.settings:
@@ -154,7 +157,10 @@ def _run_job(cfg: DictConfig, job: Callable[[DictConfig], None], folder: Path) -
 
 
 def _forced(argument: str) -> str:
-    """Add ++ to values of parts: they may be the pretrained model's, which Hydra does not know. The first pass checks them."""
+    """Add ++ to values of parts: they may be the pretrained model's, which Hydra does not know.
+
+    The first pass checks them.
+    """
     (override,) = parse([argument])[0]
     return f"++{argument}" if override.type == OverrideType.CHANGE and sets_part(override) else argument
 
