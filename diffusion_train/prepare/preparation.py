@@ -99,7 +99,7 @@ class Preparation:
 
 
 def write_left_out(ledger: Ledger, further: Details | None = None) -> None:
-    """Write LEFT_OUT: name, reason, detail and count of each entry left out, as JSON lines; no file if there are none."""
+    """Write LEFT_OUT: name, reason, detail and count of each entry left out, as JSON lines; no file if there is none."""
     path = ledger.out / LEFT_OUT
     path.unlink(missing_ok=True)
     lines = (

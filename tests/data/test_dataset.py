@@ -93,7 +93,7 @@ def test_some_sources_alone(make_tar, make_png):
         assert _keys(train) == [key for key in _keys(dataset) if key[0] in sources]
         assert _keys(held) == [key for key in held_out if key[0] in sources]
         assert {name for name, count in train.sources.items() if count} == set(sources)
-    with pytest.raises(ValueError, match="'d' is no source of the data, which has a, b, c"):
+    with pytest.raises(ValueError, match="no source 'd'; the data have a, b, c"):
         dataset.only(["a", "d"])
 
 
@@ -185,7 +185,7 @@ def test_a_table_that_fits_no_sample_is_an_error_that_shows_both(make_shards, tm
     for missing in ("error", "empty", "drop"):
         captions = Captions(CsvColumn(str(tmp_path / "captions.csv")), missing=missing)
         with pytest.raises(
-            DataError, match=r"such as 'k00000', and the table names such as 'images/k00000'.*source.key"
+            DataError, match=r"such as 'k00000', but those in the table such as 'images/k00000'.*source.key"
         ):
             ShardDataset(make_shards(4, 4, missing), View(ImageTransform(16)), captions)
 

@@ -230,7 +230,7 @@ def test_damage_is_noticed(tmp_path: Path, out: Path, kl: KL, damage: Callable[[
     damage(shard)
     damaged = [index for index in range(8) if not readable(before, index)]
     assert len(damaged) == 1
-    with pytest.raises(NoLatents, match=rf"{shard.name} was damaged, by its checksum: delete it"):
+    with pytest.raises(NoLatents, match=rf"{shard.name} is damaged: a checksum differs; delete it"):
         before.read([Draw(0, *damaged)])
 
 

@@ -263,7 +263,7 @@ def test_notes_of_an_older_form_are_not_taken_for_ours(tmp_path, make_png, finis
     del plan["settings"]["format"]
     (out / FOLDER / "plan.json").write_text(json.dumps(plan))
     before = bytes_of(out)
-    with pytest.raises(ValueError, match="made by another version of prepare: delete it"):
+    with pytest.raises(ValueError, match="made by another version of prepare; delete it"):
         write(out, Given(make_png, 10))
     assert bytes_of(out) == before
 

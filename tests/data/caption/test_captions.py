@@ -224,7 +224,7 @@ def test_no_bytes_make_anything_but_text_or_a_caption_error(txt, document, missi
         ({"choose": "any"}, "data.captions.choose=any: one of draw, first, join"),
         ({"missing": "skip"}, "data.captions.missing=skip: one of error, empty, drop"),
         ({"templates": []}, "data.captions.templates is empty"),
-        ({"trigger": "sks"}, "data.captions.trigger=sks: no template names it"),
+        ({"trigger": "sks"}, "data.captions.trigger=sks: no template contains it"),
     ],
     ids=["choose", "missing", "no-template", "trigger"],
 )
