@@ -1,4 +1,4 @@
-"""A training run: data, module and Trainer, built from a config and checked against each other before the first step."""
+"""A training run: data, module and Trainer, built from a config and checked together before the first step."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def lightning_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:
 
 
 def _with_setting(settings: DictConfig, problem: str) -> str:
-    """Return Lightning's message with the setting that it is about: one it names, or whose value it names, or any set."""
+    """Return Lightning's message with the setting that it is about: one that it names, or quotes, or that is set."""
     values = {name: str(settings.get(name)) for name in _REMEDIES}
     by_name = [name for name in values if f"{name}=" in problem or f"`{name}`" in problem]
     by_value = [name for name, value in values.items() if f" {value} " in problem.replace("'", " ")]

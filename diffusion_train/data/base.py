@@ -29,7 +29,7 @@ class Reading(NamedTuple):
 
 
 class Lookahead(NamedTuple):
-    """How far a process reads ahead: `num_bytes` of its next batches in memory, the next `num_samples` of all in the cache."""
+    """How far to read ahead: `num_bytes` of batches in the memory of a process, `num_samples` of all in the cache."""
 
     num_bytes: int = 0
     num_samples: int = 0
@@ -63,7 +63,7 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, draws: Sequence[Draw]) -> list[Sample]:
-        """Return {"x": tensor, "caption": str, "key": str, "index": int, ...} for each draw; its epoch keys augmentation."""
+        """Return {"x": tensor, "caption": str, "key": str, "index": int, ...} for each draw, augmented by its epoch."""
 
     def sample_ids(self) -> NDArray[np.uint64]:
         """Return a hash of each sample (n,), its key and contents, which identifies it in other data."""
@@ -84,7 +84,7 @@ class ShardedDataset(Protocol):
         """Start to read and return at once; `read` also waits for the result."""
 
     def prefetch(self, draws: Sequence[Draw]) -> bool:
-        """Start to fetch the bytes of these draws into the cache; return False if too many blocks are queued already."""
+        """Start to fetch the bytes of these draws into the cache; return False if too many blocks are queued."""
 
     def lookahead(self, windows: Sequence[Window], fraction: float) -> Lookahead:
         """Return how far to read ahead, for an order with these windows of which this machine reads a fraction."""
@@ -170,4 +170,4 @@ class IndexedData(TrainingData, Protocol):
         """Return every image shape of training, with the samples (m,) that have it."""
 
     def reading_from(self, dataset: Dataset) -> IndexedData:
-        """Return data with the same training batches, read from `dataset`: the same samples, latents in place of images."""
+        """Return data with the same batches, read from `dataset`: the same samples with latents in place of images."""

@@ -171,7 +171,7 @@ class DataModule(pl.LightningDataModule):
         return ReadAhead(self.train_dataset, draws, lookahead, self.batch_size)
 
     def reading_from(self, dataset: Dataset) -> DataModule:
-        """Return data with the same training batches, read from `dataset`: the same samples, latents in place of images."""
+        """Return data with the same batches, read from `dataset`: the same samples with latents in place of images."""
         other = copy.copy(self)
         other.train_dataset = dataset
         return other

@@ -94,7 +94,7 @@ class ShardDataset:
         return Reading(num_bytes, samples)
 
     def prefetch(self, draws: Sequence[Draw]) -> bool:
-        """Start to fetch the bytes of these draws into the cache; return False if too many blocks are queued already."""
+        """Start to fetch the bytes of these draws into the cache; return False if too many blocks are queued."""
         return self.storage.prefetch([range_ for members in self._locate(draws) for range_, _ in members.values()])
 
     def _locate(self, draws: Sequence[Draw]) -> list[Located]:
@@ -202,7 +202,7 @@ class ShardDataset:
         return self._with(replace(self.decoder, view=self.decoder.view.oriented(mirrored)))
 
     def with_latents(self, latents: PrecomputedLatents) -> ShardDataset:
-        """Return a data set with "moments" in place of "x", which reads no images; reading raises NoLatents if missing."""
+        """Return a data set with "moments" in place of "x", which reads no images. Missing latents raise NoLatents."""
         return self._with(replace(self.decoder, latents=latents))
 
     def only(self, sources: Sequence[str]) -> ShardDataset:

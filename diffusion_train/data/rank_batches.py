@@ -39,7 +39,7 @@ class RankBatches:
 
 
 class Plan:
-    """Computes the draws of several batches at once, for callers that ask for every `stride`-th batch in ascending order.
+    """Computes the draws of several batches at once, for callers that ask for every `stride`-th batch in order.
 
     `draws` returns those of several batches, which takes little longer than for one.
     """

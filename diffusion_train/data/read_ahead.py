@@ -39,7 +39,7 @@ class ReadAhead(TorchDataset[Sample]):
         self._num_retries: int | None = None  # of the data set, after the last batch of this process
 
     def __getitems__(self, numbers: list[int]) -> list[Sample]:
-        """Return the samples of a batch. "retries" of the first one counts the requests repeated since the last batch."""
+        """Return the samples of a batch; "retries" of the first counts the requests repeated since the last batch."""
         [number] = numbers
         before = self._dataset.num_retries if self._num_retries is None else self._num_retries
         samples = self._read(number, worker_stride())

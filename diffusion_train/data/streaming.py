@@ -1,4 +1,4 @@
-"""Read shards from front to back with webdataset's pipeline, if they cannot be indexed: endless lists, no range requests.
+"""Read shards that cannot be indexed from front to back with webdataset's pipeline: endless lists, no range requests.
 
 Resuming is not exact: a restart draws other shards, and the samples of a step depend on the number of processes and
 workers. Shards are drawn with replacement, so that no process ever waits for another.

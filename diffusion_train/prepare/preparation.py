@@ -99,7 +99,10 @@ class Preparation:
 
 
 def write_left_out(ledger: Ledger, further: Details | None = None) -> None:
-    """Write LEFT_OUT: name, reason, detail and count of each entry left out, as JSON lines; no file if there is none."""
+    """Write LEFT_OUT: name, reason, detail and count of each entry left out, as JSON lines.
+
+    Without any there is no file.
+    """
     path = ledger.out / LEFT_OUT
     path.unlink(missing_ok=True)
     lines = (

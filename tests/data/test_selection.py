@@ -98,7 +98,7 @@ def test_nothing_left_is_an_error_that_says_why(make_tar, make_png):
         ({"holdout": 12}, r"data\.holdout=12 holds out all 12 samples"),
         ({"holdout": -1}, r"data\.holdout=-1"),
         ({"holdout": 2.5}, r"data\.holdout=2\.5"),
-        ({"faults": "ignored"}, r"data\.faults=ignored: one of strict, tolerant"),
+        ({"faults": "ignored"}, r"data\.faults=ignored: must be one of strict, tolerant"),
         ({"max_aspect": 0.5}, r"data\.max_aspect=0\.5"),
     ],
     ids=["all-held-out", "negative", "broken-count", "policy", "aspect"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tokens:
-    """Counts tokens of captions with `count`, for the text encoder named `encoder`, which takes at most `most` tokens."""
+    """Counts tokens of captions with `count`. The text encoder `encoder` takes at most `most` tokens."""
 
     encoder: str
     most: int

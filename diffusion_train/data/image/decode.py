@@ -16,8 +16,8 @@ from diffusion_train.data.image.header import Header, ImageError, image_header
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
 MAX_PIXELS = 1 << 26  # 8192 x 8192
 WHITE = (255, 255, 255)
-# A JPEG that is reduced while it is decoded keeps at least this many times the wanted side. At 1.5 the resized image differs
-# by less than 2/255 from one resized from the full JPEG, on average over sharp photographs; at 1.0 it differs by more.
+# A JPEG that is reduced while it is decoded keeps at least this many times the wanted side. At 1.5 the resized image
+# differs by less than 2/255 from one resized from the full JPEG, on average over sharp photographs; at 1.0 by more.
 MARGIN = 1.5
 Animated = Literal["first", "refuse"]
 
@@ -37,7 +37,7 @@ class Stored(NamedTuple):
 def decode_image(
     data: bytes, background: Sequence[int] = WHITE, at_least: Sequence[int] = (0, 0), animated: Animated = "first"
 ) -> Image.Image:
-    """Decode the first frame, upright, as RGB, with transparent parts over `background`; `stored` returns its full size.
+    """Decode the first frame as RGB, upright, with transparent parts over `background`; `stored` returns its full size.
 
     A JPEG that is much larger than `at_least` (height, width) may be reduced; by default nothing is. Raises ImageError.
     """

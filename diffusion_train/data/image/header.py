@@ -16,7 +16,7 @@ class ImageError(ValueError):
 
 
 class Header(NamedTuple):
-    """The header of an image. `width` and `height` are those of the upright image; `mode` is L, RGB, CMYK, P, LA or RGBA.
+    """The header of an image: width and height in pixels, upright, and a mode of L, RGB, CMYK, P, LA and RGBA.
 
     `orientation` is that of EXIF, 1 if it is missing or invalid. `alpha` means that parts may be transparent. `frame` is
     the box (left, top, right, bottom) of a first frame that does not fill the image. `cut` means that the end of a PNG is

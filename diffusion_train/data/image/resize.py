@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from diffusion_train.data.image.decode import stored
 
-# torch's kernel for bytes takes a fifth of Pillow's time with AVX2, and twice without; results differ by at most one level
+# torch's kernel for bytes takes a fifth of Pillow's time with AVX2, and twice without; some results differ by one level
 _VECTORIZED = torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 def covering(height: int, width: int, shape: Sequence[int]) -> tuple[int, int]:
-    """Return the smallest (height, width) that has this aspect ratio, to the nearest pixel, and covers `shape` (H, W)."""
+    """Return the smallest (height, width) of this aspect ratio, to the nearest pixel, that covers `shape` (H, W)."""
     rows, columns = shape
     if rows * width >= columns * height:
         return rows, max(columns, _divide(width * rows, height))

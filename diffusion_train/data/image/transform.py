@@ -87,7 +87,7 @@ class ImageTransform:
         focal: Sequence[float] | None = None,
         others: Mapping[str, Image.Image] | None = None,
     ) -> dict[str, Tensor]:
-        """Return "x" (3, H, W) uint8 of `shape` (H, W), by default the square, and "original_size" and "crop" (2,) int64.
+        """Return "x" (3, H, W) uint8 of `shape` (H, W), by default a square, and "original_size" and "crop" (2,) int64.
 
         The image is mirrored as drawn, unless `flipped` is given. "original_size" is the (height, width) of the upright
         image as stored. "crop" is the (top, left) of the view in pixels of the resized image, or of its mirror image if
@@ -162,7 +162,7 @@ def _point(focal: Sequence[float]) -> Sequence[float]:
 
 
 def _nearest_start(middle: float, side: int, length: int) -> int:
-    """Return where `length` of `side` pixels start so that their centre is as near as possible to `middle` (a fraction)."""
+    """Return where `length` of `side` pixels start, with their centre nearest to `middle`, a fraction of `side`."""
     return min(max(math.floor(middle * side - length / 2), 0), side - length)
 
 

@@ -101,7 +101,7 @@ class Buckets:
         return bucket, batch
 
     def _of_cycle(self, cycle: int, quotas: Sequence[Fraction], step: I64) -> tuple[I64, I64]:
-        """Return (bucket, number of its earlier batches in the cycle) of steps (m,), counted from the first of the cycle."""
+        """Return (bucket, number of its earlier batches in the cycle) of steps (m,), counted from the cycle's first."""
         counts = np.subtract(counts_before(cycle + 1, quotas), counts_before(cycle, quotas))
         key = np.full(len(step), key_seed("buckets", self.seed, cycle), np.uint64)
         return interleave(step, np.broadcast_to(counts[:, None], (len(counts), len(step))), key)

@@ -23,7 +23,7 @@ _CHUNKS = 16  # or this many parts of a pass
 
 
 def last_epochs(order: Draws | Buckets, earlier: I64, position: int, batch_size: int) -> I64:
-    """Return the last epoch of each sample (n,) within the first `position` draws; `earlier` for samples without a draw.
+    """Return the last epoch of each sample (n,) within the first `position` draws; `earlier` if it was not drawn.
 
     Goes back from `position` until each sample has occurred, through at most two passes of the slowest source. The last
     epoch implies all earlier ones, which is true if a source has many more samples than there are lanes.
@@ -76,7 +76,7 @@ def numbered(names: Names) -> Names:
 
 
 class Remainder(Draws):
-    """The remaining `parts` of passes that were begun earlier, each with its epoch; then `order` from pass `epoch` on."""
+    """The remaining `parts` of passes that were begun earlier, each with its epoch, then `order` from `epoch` on."""
 
     def __init__(self, order: Draws, parts: Sequence[tuple[int, Draws]], epoch: int) -> None:
         self.order, self.parts, self.epoch = order, parts, epoch

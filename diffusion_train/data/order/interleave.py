@@ -23,7 +23,7 @@ _ONE = np.uint64(1)
 
 
 def counts_before(row: int, quotas: Sequence[Fraction]) -> list[int]:
-    """Return how often each kind occurs before a row, if each row has its quota on average (quotas may be fractions)."""
+    """Return how often each kind occurs before a row, if a row has its quota on average (quotas may be fractions)."""
     return [math.floor(row * quota) for quota in quotas]
 
 

@@ -23,8 +23,9 @@ from diffusion_train.utils.files import atomic_file
 
 @dataclass(frozen=True, eq=False)
 class SampleManifest:
-    """Samples 0..n-1, sorted by source: their ids (n,), their image sizes (n, 2) if the order depends on them, and their
-    last epochs (n,) if the order continues an earlier one.
+    """Samples 0..n-1, sorted by source, with their ids (n,).
+
+    `sizes` (n, 2) are set if the order depends on image sizes, `newest` (n,) are last epochs if it continues another one.
     """
 
     fingerprint: str

@@ -156,7 +156,7 @@ class Order(Draws):
         return piece[lane] + slot - begin[lane]
 
     def _slots_before(self, epoch: int) -> I64:
-        """Return the number of slots of each lane (num_lanes,) before an epoch: #{P < epoch * n, P mod num_lanes == lane}."""
+        """Return each lane's slots (num_lanes,) before an epoch: #{P < epoch * n with P mod num_lanes == lane}."""
         return (epoch * self.num_samples - np.arange(self.num_lanes) + self.num_lanes - 1) // self.num_lanes
 
     def _start(self, slot: I64, short: int) -> I64:

@@ -71,7 +71,7 @@ class OrderSpec:
         sizes: NDArray[np.int64] | None = None,
         newest: I64 | None = None,
     ) -> Draws | Buckets:
-        """Return the order of a data set with these numbers of samples by source and image sizes (n, 2), width and height.
+        """Return the order of a data set. `sources` are numbers of samples, `sizes` (n, 2) image widths and heights.
 
         `newest` (n,), from `carry_over`, puts the rest of the current passes first. Empty buckets are left out.
         """

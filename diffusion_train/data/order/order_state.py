@@ -65,7 +65,7 @@ class OrderState:
                 path.unlink(missing_ok=True)
 
     def resume(self, record: Mapping[str, Any], position: int, batch_size: int, folder: Path) -> int:
-        """Continue after `position` draws of the recorded order, whose manifest is in `folder`; return the new position.
+        """Continue after `position` draws of the recorded order with its manifest in `folder`; return the new position.
 
         If the order has changed, the rest of the old one's passes and new samples come first, then complete passes. Raises
         ValueError if the manifest is needed but cannot be read.

@@ -39,7 +39,7 @@ def test_what_is_not_utf8_becomes_the_replacement_character_and_is_told():
 def test_a_member_too_large_to_be_a_caption_is_refused():
     assert len(texts(TextMember(), b"x" * MAX_BYTES)[0]) == MAX_BYTES
     for source in (TextMember(), JsonMember()):
-        with pytest.raises(CaptionError, match=f"{MAX_BYTES + 1} bytes"):
+        with pytest.raises(CaptionError, match=f"at most {MAX_BYTES} bytes, got {MAX_BYTES + 1}"):
             texts(source, b"x" * (MAX_BYTES + 1))
 
 

@@ -30,7 +30,7 @@ def test_no_shards_or_an_empty_data_set(train, make_tar, make_png, make_dataset,
         assert f"{name}: pattern {pattern} matched 0 files in {tmp_path}" in run.told
     assert "adapter" not in run.told
     empty = make_tar([("README", b"nothing")])
-    with pytest.raises(DataError, match=f"{empty} at byte 0: holds no sample"):
+    with pytest.raises(DataError, match=f"{empty} at byte 0: contains no sample"):
         make_dataset(empty)
     small = make_tar([("a.png", make_png(0, 9, 9)), ("a.txt", b"")])
     with pytest.raises(DataError, match=r"all 1 samples are left out \(1 a side below data\.min_side=10\)"):

@@ -183,7 +183,7 @@ def test_without_augmentation_nothing_is_flipped_or_moved(image):
     [
         ({"image_size": 0}, "data.image_size=0"),
         ({"image_size": 8, "background": (0, 300, 0)}, "data.background"),
-        ({"image_size": 8, "crop": "middle"}, "data.crop=middle: one of center, random, focal"),
+        ({"image_size": 8, "crop": "middle"}, "data.crop=middle: must be one of center, random, focal"),
     ],
     ids=["size", "background", "crop"],
 )

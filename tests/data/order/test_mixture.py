@@ -139,9 +139,9 @@ def test_repeats_are_the_numbers_written(repeats, weights, expected):
 @pytest.mark.parametrize(
     ("repeats", "weights", "message"),
     [
-        ({"photo": 2}, {}, "data.repeats: no source photo; there are photos, drawings"),
+        ({"photo": 2}, {}, "data.repeats: no source photo; the sources are photos, drawings"),
         ({"photos": 0}, {}, "data.repeats: must be more than 0, got photos=0; to train without a source"),
-        ({}, {"photos": float("nan"), "drawings": 1}, "data.weights: photos=nan"),
+        ({}, {"photos": float("nan"), "drawings": 1}, "data.weights: must be more than 0, got photos=nan"),
         ({}, {"photos": 1}, "data.weights: missing for drawings"),
         ({"photos": 1}, {"photos": 1}, "data.repeats and data.weights: give only one"),
     ],
