@@ -42,6 +42,7 @@ class Seen:
 
     @property
     def address(self) -> Markup:
+        """The image as a data: URL of a PNG."""
         out = io.BytesIO()
         assert self.image
         self.image.save(out, "PNG")

@@ -43,6 +43,10 @@ def find_copies(looks: Signatures, train: Indices, held_out: Indices) -> Copies:
 
 
 def of_copies(catalog: Catalog, caption_extensions: Sequence[str], copies: Copies) -> Iterator[Problem]:
+    """Yield a problem for each near-duplicate, which says whether image and caption are exact copies.
+
+    `caption_extensions` are the members that captions are read from.
+    """
     images = catalog.first_rows(IMAGE_EXTENSIONS)[1]
     captions = [catalog.first_rows([extension])[1] for extension in caption_extensions]
 

@@ -67,14 +67,15 @@ def unsuited_sizes(catalog: Catalog, there: Mask, side: int, max_aspect: float) 
     width, height = sizes(catalog)
     short, long = np.minimum(width, height), np.maximum(width, height)
 
-    def tell(rule: str, reason: str, samples: Mask) -> Iterator[Problem]:
+    def of(rule: str, reason: str, samples: Mask) -> Iterator[Problem]:
         return problems_of(catalog, rule, lambda sample: f"{width[sample]} x {height[sample]}: {reason}", samples)
 
-    yield from tell("tiny-image", f"a side below data.image_size={side}", there & (short > 0) & (short < side))
-    yield from tell("extreme-aspect", f"an aspect ratio above {max_aspect:g}", there & (long > max_aspect * short))
+    yield from of("tiny-image", f"a side below data.image_size={side}", there & (short > 0) & (short < side))
+    yield from of("extreme-aspect", f"an aspect ratio above {max_aspect:g}", there & (long > max_aspect * short))
 
 
 def duplicate_keys(catalog: Catalog) -> Iterator[Problem]:
+    """Yield a problem for each sample whose key occurred before."""
     hashes = catalog.arrays["hashes"]
     again = np.ones(len(hashes), bool)
     again[np.unique(hashes, return_index=True)[1]] = False

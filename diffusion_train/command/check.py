@@ -45,6 +45,7 @@ UNUSABLE = {"missing-shard", "duplicate-shard", "unreadable-shard"}
 
 
 def run(cfg: DictConfig) -> int:
+    """Check the settings and then the shards; return the exit code. Raises ConfigError and DataError."""
     config.check(cfg, read=READ)
     refuse(cfg)
     try:

@@ -44,6 +44,10 @@ OWN = ("latents-", "text-")  # how the names of its shards begin
 
 
 def run(cfg: DictConfig) -> int:
+    """Encode the data of a training config into `cfg.out`; return the exit code.
+
+    Raises ValueError for wrong settings.
+    """
     quiet_libraries()
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=(*SETTINGS, "out", "encode_batch_size"))

@@ -112,6 +112,7 @@ def refuse_wrong(ask: DictConfig) -> None:
 
 
 def opened(cfg: DictConfig) -> Model:
+    """Return the run's model and its base, with the name that the export gets."""
 
     pipeline = load_pipeline(Path(cfg.export.run), cfg, device=best_device())
     name = str(cfg.name) if Path(cfg.export.out).suffix != ".safetensors" else Path(cfg.export.out).stem
@@ -119,6 +120,7 @@ def opened(cfg: DictConfig) -> Model:
 
 
 def prompt(cfg: DictConfig) -> str:
+    """Return the prompt of the comparison: the setting, else the first of the sample grids, else the trigger word."""
 
     chosen = cfg.export.proof.prompt
     return str(chosen) if chosen is not None else (grid_prompts(cfg) or [trigger(cfg) or "a photo"])[0]

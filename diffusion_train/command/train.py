@@ -51,6 +51,10 @@ EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=run
 
 
 def run(cfg: DictConfig) -> int:
+    """Train, or resume, the run in `cfg.run_dir`; return the exit code.
+
+    Raises ValueError for mistakes in the settings.
+    """
     quiet_libraries()
     validate(cfg)
     with claimed(Path(cfg.run_dir)), own_process_group():
@@ -187,6 +191,7 @@ def report(run: TrainingRun, code: Exit) -> None:
 
 
 def farewell(run: TrainingRun) -> None:
+    """Print the files of the run and a command that samples from it, if it has saved weights."""
     folder = RunFolder(run.run_dir)
     if folder.weights.exists():
         print(plain("diffusion_train.command", "farewell.txt", run=run, folder=folder), end="")

@@ -146,6 +146,7 @@ class DataModule(pl.LightningDataModule):
             raise ValueError("\n".join(wrong))
 
     def train_dataloader(self) -> Iterable[Batch]:
+        """Return the endless loader of this rank's rows, from the position set by `seek`."""
         rank, world_size, cuda = process(self.trainer)
         self.check(world_size)
         num_rows = self.batch_size // world_size

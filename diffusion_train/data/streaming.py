@@ -183,14 +183,14 @@ class _Stream(IterableDataset[Sample]):
         return {**tensors, "caption": caption, "key": key, "index": index}
 
 
-def _members(shards: Iterator[dict[str, Any]], tell: Callable[[Problem], None]) -> Iterator[dict[str, Any]]:
+def _members(shards: Iterator[dict[str, Any]], report: Callable[[Problem], None]) -> Iterator[dict[str, Any]]:
     """Yield the members of one shard after the other; an empty member ends the last sample of each shard."""
     for shard in shards:
         try:
             with _open(shard["url"]) as stream:
                 yield from tar_file_expander(iter([{**shard, "stream": stream}]))
         except Exception as error:  # noqa: BLE001  webdataset and servers raise almost anything
-            tell(Problem("torn-shard", redact_url(shard["url"]), f"{type(error).__name__}: {str(error)[:200]}"))
+            report(Problem("torn-shard", redact_url(shard["url"]), f"{type(error).__name__}: {str(error)[:200]}"))
         yield {}
 
 
@@ -201,6 +201,6 @@ def _open(url: str) -> IO[bytes]:
     return response
 
 
-def _noted(error: Exception, tell: Callable[[Problem], None]) -> bool:
-    tell(Problem("duplicate-member", "", str(error.args[0])))
+def _noted(error: Exception, report: Callable[[Problem], None]) -> bool:
+    report(Problem("duplicate-member", "", str(error.args[0])))
     return True

@@ -30,6 +30,7 @@ class Keys:
 
 
 def safe(name: str) -> str:
+    """Return a name without dots, control characters and empty parts; "sample" if nothing is left."""
     parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")
     cleaned = ("".join(map(_safe_character, part)).strip() for part in parts if part.strip("."))
     return "/".join(part for part in cleaned if part) or "sample"

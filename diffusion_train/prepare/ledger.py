@@ -41,6 +41,7 @@ class Details:
     states: bytearray = field(default_factory=bytearray)  # of all entries, one after the other
 
     def add(self, outcome: Outcome) -> None:
+        """Add the result of one entry."""
         name, state, result = outcome
         self.states += state
         if isinstance(result, Made):
@@ -91,6 +92,7 @@ class Ledger:
         return b"".join(bytes(details.states) for details in self.details())
 
     def add(self, done: Done, details: Details) -> None:
+        """Record a finished part; call it after its shard is written."""
         with atomic_file(self._file(len(self.parts))) as file:
             file.write(json.dumps(done).encode() + b"\n")
             file.write(json.dumps([details.measures, details.left_out, details.states.hex()]).encode())

@@ -30,7 +30,7 @@ from diffusion_train.utils.workers import Workers, available
 
 LEFT_OUT = "left_out.jsonl"
 _AT_ONCE = 8  # entries in one task of a process
-_TOLD = 1000  # entries that are read before too many faults are reported
+_MIN_ENTRIES = 1000  # entries that are read before too many faults are reported
 Outcomes = Generator[Outcome, None, None]
 
 
@@ -210,9 +210,9 @@ class _Run:
                 return
 
     def _refuse_faults(self, num_entries: int) -> None:
-        """Raises TooManyFaults, but only after `_TOLD` entries, so that the reasons it lists are representative."""
+        """Raises TooManyFaults, but only after `_MIN_ENTRIES` entries, so that its reasons are representative."""
         too_many = self.num_faults > self.settings.max_bad_share * self.total
-        if too_many and num_entries >= min(self.total, _TOLD):
+        if too_many and num_entries >= min(self.total, _MIN_ENTRIES):
             raise TooManyFaults(
                 f"{self.num_faults:,} of the first {num_entries:,} entries are faulty, more than prepare.max_bad_share="
                 f"{self.settings.max_bad_share} allows; {self.ledger.out / LEFT_OUT} lists them\n"

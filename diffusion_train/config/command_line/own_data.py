@@ -18,8 +18,8 @@ def choose(overrides: Sequence[str], folders: Sequence[Path]) -> tuple[tuple[str
     """Return the overrides with the choices that follow from them, as if they had been typed, and the mistakes in them.
 
     `data.folder=x` alone becomes `experiment=own_images data=folder data.folder=x`. A named experiment stays, and its
-    option of `data` is replaced unless the user can set its shards. `folders` contain the options of `experiment` and
-    `data` as YAML files.
+    option of `data` is replaced if it reads shards that the user cannot set. `folders` contain the options of
+    `experiment` and `data` as YAML files.
     """
     by_key = {argument.lstrip("+").partition("=")[0]: argument for argument in overrides}
     given = [key for key in _OPTIONS if key in by_key]

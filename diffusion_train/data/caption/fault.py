@@ -43,6 +43,7 @@ def decode(data: bytes) -> str:
 
 
 def is_utf8(data: bytes) -> bool:
+    """Whether bytes are valid UTF-8."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:

@@ -68,6 +68,7 @@ class ImageTransform:
         return 3, self.image_size, self.image_size
 
     def without_augmentation(self) -> ImageTransform:
+        """Return the transform without mirroring, and with centre crops in place of random ones."""
         crop: Crop = "center" if self.crop == "random" else self.crop
         return ImageTransform(
             self.image_size, False, self.seed, self.background, self.aligned, crop=crop, nearest=self.nearest

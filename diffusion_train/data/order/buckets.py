@@ -84,6 +84,7 @@ class Buckets:
         return list(zip(self.draws, (batches * batch_size).tolist(), strict=True))
 
     def occupancy(self, batch_size: int) -> list[Occupancy]:
+        """Return how full each bucket is for batches of this size."""
         return [
             Occupancy(shape, draws.num_samples, batch_size, float(quota))
             for shape, draws, quota in zip(self.shapes, self.draws, self._quotas(batch_size), strict=True)

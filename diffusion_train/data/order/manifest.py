@@ -53,6 +53,7 @@ class SampleManifest:
         return zip(self.sources, (np.arange(*end) for end in ends), strict=True)
 
     def write(self, path: Path) -> None:
+        """Write the manifest atomically."""
         facts = json.dumps({"fingerprint": self.fingerprint, "sources": dict(self.sources)}).encode()
         arrays: dict[str, Any] = {"facts": np.frombuffer(facts, np.uint8), "names": self.sample_ids}
         optional = {"sizes": self.sizes, "newest": self.newest}

@@ -80,6 +80,7 @@ class EntryWriter(AbstractContextManager["EntryWriter"]):
         self.flush()
 
     def add(self, address: str, tensors: Mapping[str, Tensor]) -> None:
+        """Add an entry, which is written with the next shard: after 256 MiB or five minutes."""
         data = save({name: value.contiguous() for name, value in tensors.items()})
         self._waiting[address] = data
         self._num_bytes += len(data)

@@ -80,6 +80,7 @@ class Catalog:
         return self.keys([sample])[0]
 
     def keys(self, samples: Numbers) -> list[str]:
+        """Return the keys of samples."""
         chosen, ends, text = np.asarray(samples, np.int64), self.arrays["key_ends"], self.arrays["keys"].data
         starts = np.where(chosen > 0, ends[chosen - 1], 0).tolist()
         spans = zip(starts, ends[chosen].tolist(), strict=True)
@@ -159,4 +160,5 @@ def reopened(
     arrays: Mapping[str, Array],
     folder: Path | None,
 ) -> Catalog:
+    """Return a catalog with the tables in `folder` mapped into memory, or with `arrays` if there is no folder."""
     return Catalog(urls, versions, sources, meta, tables(folder) if folder else arrays, folder)

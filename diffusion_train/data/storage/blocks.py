@@ -32,7 +32,7 @@ class BlockFiles:
         self._complained = False
 
     def read(self, name: str, size: int, start: int, end: int) -> bytes | None:
-        """Return bytes `start` to `end` of a block of `size` bytes; None if it is missing, or damaged and now removed."""
+        """Return bytes `start` to `end` of a block of `size` bytes; None if it is missing, or damaged and removed."""
         path = self._path(name)
         try:
             data = _verified(path, size, start, end)
@@ -124,6 +124,7 @@ class Claim:
             self._files.write(self._path, self._descriptor, data)
 
     def release(self) -> None:
+        """Remove an unfinished .part file and release the lock."""
         if self._descriptor is None:
             return
         part = self._path.with_suffix(".part")

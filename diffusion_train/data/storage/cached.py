@@ -56,6 +56,7 @@ class CachedStorage:
         self._prefetcher = Prefetcher(self._fetch_absent)
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Return the bytes of every range, in order; missing blocks are fetched and added to the cache."""
         check_inside(ranges)
         windows = [window for position, part in enumerate(ranges) for window in self._windows(position, part)]
         parts = [self._cached(window.block, window.start, window.end) for window in windows]

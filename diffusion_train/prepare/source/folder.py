@@ -65,6 +65,7 @@ class Folder:
         return sum(1 for _ in self.entries())
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
+        """Yield images and other files folder by folder, then rows of tables without an image, then faulty rows."""
         images = set()
         for folder in self._folders:
             if folder.fault:

@@ -38,6 +38,7 @@ class Parquet:
         return sum(_open(file).metadata.num_rows for file in self._files())
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
+        """Yield an entry for each row; embedded images of skipped row groups are not read."""
         for file in self._files():
             state = file_state(file)
             columns, table = self._columns(file), _open(file)
@@ -74,6 +75,7 @@ class Parquet:
 
 
 def embedded_image(image: bytes, caption: str | None, facts: dict[str, Any]) -> Record:
+    """Return the record of an image in a row. Raises LeftOut if it is too large."""
     if len(image) > MAX_BYTES:
         raise LeftOut("too-many-bytes", f"{len(image)} bytes")
     return Record(image, caption, facts)

@@ -63,6 +63,7 @@ class Client:
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
+        """Cancel unfinished requests, close the session and end the thread."""
         with self._closing:
             self._closed = True
             self._loop.call_soon_threadsafe(self._end.set)  # after everything that was started
@@ -80,6 +81,7 @@ class OwnClient:
         self._start_anew()
 
     def get(self) -> Client:
+        """Return the client; a forked process gets a new one."""
         if self._process != os.getpid():
             _of_parents.extend([self._client] if self._client else [])
             self._start_anew()

@@ -26,7 +26,7 @@ class Signer(Protocol):
 
 
 class S3Signer:
-    """Signs with botocore, which also finds the endpoint: its settings such as AWS_ENDPOINT_URL and AWS_PROFILE apply."""
+    """Signs with botocore, which also finds the endpoint: settings such as AWS_ENDPOINT_URL and AWS_PROFILE apply."""
 
     remedy = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
