@@ -67,7 +67,9 @@ def check_settings(cfg: DictConfig) -> None:
     if "encoded" not in cfg.data:
         mistakes.append(config.Mistake("data", "has no images in shards to encode", "choose data=shards"))
     elif cfg.data.encoded is not None:
-        mistakes.append(config.Mistake("data.encoded", "is a setting for training", "leave it out; encode adds to out"))
+        mistakes.append(
+            config.Mistake("data.encoded", "is only for training", f"leave it out; encode adds to out={cfg.out}")
+        )
     if "://" in str(cfg.out):
         problem = "must be a local folder"
         mistakes.append(config.Mistake(f"out={cfg.out}", problem, "give one, and copy its files there afterwards"))

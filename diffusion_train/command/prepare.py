@@ -61,7 +61,7 @@ def run(cfg: DictConfig) -> int:
         except KeyboardInterrupt:
             return stopped(ledger, "stopped", Exit.STOPPED)
         except WorkerDied as error:
-            return stopped(ledger, f"{error}; prepare.num_workers sets how many there are", Exit.STOPPED)
+            return stopped(ledger, f"{error}; prepare.num_workers sets the number of workers", Exit.STOPPED)
         except OSError as error:
             return stopped(ledger, f"{error.filename or out}: {error.strerror or error}", Exit.STORAGE)
     report(card, out, was_finished)

@@ -91,7 +91,7 @@ def _about_captions(cfg: DictConfig, images: ShardDataset) -> str:
         return "trained with their captions" if has_captions else "they have no captions"
     if has_captions:
         return "trained without their captions, which experiment=own_images_with_text reads"
-    return "they have no captions, which experiment=own_images needs none of"
+    return "they have no captions; experiment=own_images trains without captions"
 
 
 def _recorded(cfg: DictConfig) -> dict[str, int]:

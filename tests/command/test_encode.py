@@ -103,7 +103,7 @@ def test_what_cannot_be_is_told_before_the_first_step(shards: Path, tmp_path: Pa
         ("train", f"data.encoded={out}", "data.crop=random"): "has too many views to encode",
         ("train", f"data.encoded={tmp_path / 'absent'}"): f"data.encoded={tmp_path / 'absent'}: ",
         ("encode", f"out={out}", "data.crop=random"): "has too many views to encode",
-        ("encode", f"out={out}", f"data.encoded={out}"): "is a setting for training",
+        ("encode", f"out={out}", f"data.encoded={out}"): "is only for training",
         ("encode", f"out={out}", "encode_batch_size=0"): "at least 1",
         ("encode", f"out={out}", f"base.sha256={'0' * 64}"): "SHA-256",
         ("encode", "out=s3://bucket/encoded"): "must be a local folder",

@@ -137,7 +137,7 @@ def test_a_data_set_of_bad_samples_alone_is_an_error(make_tar, make_png):
     path = make_tar([("a.png", make_png(0, 200, 200)[:-500]), ("a.txt", b"")])
     with pytest.raises(
         DataError,
-        match=r"made.tar at byte \d+: sample 'a': not a whole .* 16 other samples tried as its substitute cannot be read either",
+        match=r"made.tar at byte \d+: sample 'a': damaged image .* 16 other samples tried as its substitute cannot be read either",
     ):
         _read(ShardDataset(path, View(ImageTransform(16))), 0)
 
@@ -188,7 +188,7 @@ def test_a_table_that_fits_no_sample_is_an_error_that_shows_both(make_shards, tm
     for missing in ("error", "empty", "drop"):
         captions = Captions(CsvColumn(str(tmp_path / "captions.csv")), missing=missing)
         with pytest.raises(
-            DataError, match=r"such as 'k00000', but those in the table such as 'images/k00000'.*source.key"
+            DataError, match=r"look like 'k00000', but those in the table like 'images/k00000'.*source.key"
         ):
             ShardDataset(make_shards(4, 4, missing), View(ImageTransform(16)), captions)
 

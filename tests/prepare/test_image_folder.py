@@ -32,7 +32,7 @@ def test_it_is_prepared_once_and_says_what_it_left_out(photos: Path, capsys: pyt
     assert "preparing its images once, in" in told
     assert "3 images, 1 of them with a caption" in told
     assert "left out:\n" in told
-    assert "    1 undecodable: the file is damaged or not an image; first 'torn.png' (" in told
+    assert "    1 undecodable: a file that is damaged or not an image; first 'torn.png' (" in told
     assert list(ImageFolder(str(photos))) == shards
     assert capsys.readouterr().err == ""
 

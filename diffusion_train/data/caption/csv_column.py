@@ -79,10 +79,10 @@ def check_keys(captions: Captions, catalog: Catalog) -> None:
     rows = np.flatnonzero(~np.isin(of_rows, of_samples))
     some = catalog.keys(samples[:_SHOWN_UNMATCHED])
     if len(samples) == len(catalog):
-        row = f"such as {printable(keys[0])!r}" if keys else "are missing: it has no rows"
+        row = f"those in the table like {printable(keys[0])!r}" if keys else "the table has no rows"
         raise DataError(
-            f"no sample has a {captions.source.name}: keys of samples are such as {printable(some[0])!r}, but those in the "
-            f"table {row}; set data.captions.source.key to the column of keys or file names"
+            f"no sample has a {captions.source.name}: keys of samples look like {printable(some[0])!r}, but {row}; "
+            "set data.captions.source.key to the column of keys or file names"
         )
     if len(samples):
         log.warning(

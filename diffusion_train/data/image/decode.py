@@ -45,9 +45,9 @@ def decode_image(
     if header.width * header.height > MAX_PIXELS:
         raise ImageError(f"{header.width} x {header.height} pixels, more than {MAX_PIXELS} in total")
     if header.animated and animated == "refuse":
-        raise ImageError("several frames, and data.animated=refuse")
+        raise ImageError("has several frames, and data.animated=refuse is set")
     if header.cut:
-        raise ImageError("not a whole image (its end is missing)")
+        raise ImageError("damaged image (its end is missing)")
     factor = _reduction(header, at_least)
     with _pillow_errors():
         image = _fast_jpeg(data, header, factor) or _over(_open(data, header, factor), header, background)
@@ -159,4 +159,4 @@ def _pillow_errors() -> Iterator[None]:
     except (ImageError, MemoryError):
         raise
     except Exception as error:
-        raise ImageError(f"not a whole image ({type(error).__name__}: {error})") from error
+        raise ImageError(f"damaged image ({type(error).__name__}: {error})") from error

@@ -54,7 +54,7 @@ def image_header(data: bytes) -> Header:
     except (IndexError, KeyError, ValueError, struct.error) as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError("the header is cut or damaged") from error
+        raise ImageError("the header is truncated or damaged") from error
     if not header.width or not header.height:
         raise ImageError(f"{header.width} x {header.height} pixels")
     return header._replace(width=header.height, height=header.width) if header.orientation >= 5 else header

@@ -40,25 +40,25 @@ class Reason(NamedTuple):
 
 
 REASONS = {
-    "unreadable": Reason("the file is missing or cannot be read"),
-    "undecodable": Reason("the file is damaged or not an image"),
+    "unreadable": Reason("a file that is missing or cannot be read"),
+    "undecodable": Reason("a file that is damaged or not an image"),
     "unknown-format": Reason("an unsupported image format"),
     "too-many-bytes": Reason(f"a file of more than {MAX_BYTES >> 20} MiB"),
     "no-caption": Reason(
         "no caption, or only white space (source.captions and source.columns.caption set where captions are; "
         "prepare.missing_caption=empty keeps images without)"
     ),
-    "bad-metadata": Reason("its metadata is not a JSON object"),
+    "bad-metadata": Reason("metadata that is not a JSON object"),
     "bad-row": Reason("a row that does not fit its table"),
-    "named-twice": Reason("a file or member that was named before; the first one counts"),
+    "named-twice": Reason("a file or member that was listed before; the first one is used"),
     "no-image": Reason("a caption or a row without an image"),
     "torn-shard": Reason("a damaged tar: what comes after the damage is lost"),
     "address": Reason("an address in place of a file; nothing is downloaded, use img2dataset for that"),
     "not-downloaded": Reason("img2dataset could not download it", False),
     "not-a-sample": Reason("neither image nor caption", False),
     "too-small": Reason("a side shorter than prepare.min_side", False),
-    "too-narrow": Reason("longer than prepare.max_aspect allows", False),
-    "licence": Reason("its licence is not among allowed_licenses", False),
+    "too-narrow": Reason("an aspect ratio above prepare.max_aspect", False),
+    "licence": Reason("a licence that is not in allowed_licenses", False),
 }
 
 
