@@ -98,8 +98,8 @@ def check_complete(
             except NoLatents as error:
                 height, width = views.shape
                 raise ValueError(
-                    f"data.encoded={where}: {total:,} images have no latents for their present contents, these settings "
-                    f"and this autoencoder ({len(views.samples):,} of them at {width} x {height} pixels"
-                    f"{', mirrored' if views.mirrored else ''}); run `diffusion-train encode` with the same overrides "
-                    f"and out={where} to add them"
+                    f"data.encoded={where}: {total:,} images have no latents for their contents, settings and "
+                    f"autoencoder ({len(views.samples):,} of them at {width} x {height} pixels"
+                    f"{', mirrored' if views.mirrored else ''}); to add them, run `diffusion-train encode` with the "
+                    f"same overrides and out={where}"
                 ) from error
