@@ -68,7 +68,7 @@ def _cut(value: object, length: int) -> str:
 
 
 def _code(value: object) -> Markup:
-    """Replace backticks and double quotes, the only characters that end code in Markdown."""
+    """Put a value on one line, and replace the characters that end code in Markdown: backticks and double quotes."""
     return Markup(_on_one_line(value).replace("`", "'").replace('"', "'"))
 
 
