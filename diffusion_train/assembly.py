@@ -1,4 +1,4 @@
-"""Where the parts of a config meet: its network, its conditioner, and the pipeline that samples from a run."""
+"""Build the network, the conditioner and the sampling pipeline of a config from its parts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from diffusion_train.training.weights import load_exactly, load_weights, trainab
 
 
 def build_network(cfg: DictConfig, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """The network of a config, with the weights of the run that `pretrained` names, if it names one; then the adapter.
+    """Return the network of a config, with the weights of the run that `pretrained` names (if any) and the adapter.
 
-    An adapter of that run is merged into them. Where `weights`, which the caller loads, are all of the network's, that
-    run is not looked for. Raises ValueError if there are no weights or they are of another network, or an adapter would
-    stand beside weights that no file holds.
+    An adapter of that run is merged into its weights. If `weights`, which the caller loads afterwards, cover the whole
+    network, that run is not read. Raises ValueError if weights are missing or belong to another network, or if the
+    adapter would freeze weights that no file contains.
     """
     network = config.build(cfg.network)
     if starts_from_run(cfg) and (weights is None or weights.keys() != network.state_dict().keys()):
@@ -34,16 +34,16 @@ def build_network(cfg: DictConfig, weights: Mapping[str, Tensor] | None = None) 
     from_folder = isinstance(cfg.network.get("model"), str)
     if not (cfg.pretrained or from_folder or all(parameter.requires_grad for parameter in adapted.parameters())):
         raise ValueError(
-            "pretrained=null, but the adapter leaves weights as they are, so that they would be random ones and be "
-            "saved nowhere: give pretrained=<the model to train on>, or adapter=none"
+            "pretrained=null: the adapter freezes the network's own weights, which would stay random and never be "
+            "saved; give pretrained=<the model to train on>, or adapter=none"
         )
     return adapted
 
 
 def _whole_weights(run: Path) -> dict[str, Tensor]:
-    """All weights of a run's network; those of an adapter are merged into what it was trained on.
+    """Return all weights of a run's network, with an adapter merged into its base model.
 
-    That is held to the hash in the run's own record. Raises ValueError where it is not there or has changed.
+    Raises ValueError if the base model is missing, or if its hash is not the one in the run's record.
     """
     weights, description = load_weights(weights_file(run, "pretrained"))
     cfg = config.from_container(description["config"])
@@ -53,7 +53,7 @@ def _whole_weights(run: Path) -> dict[str, Tensor]:
         config.resolve_files(cfg)
     except ValueError as error:
         raise ValueError(
-            f"pretrained={run}: an adapter, and what it was trained on is not as it was: {error}"
+            f"pretrained={run}: is an adapter whose base model is missing or has changed: {error}"
         ) from error
     network = build_network(cfg, weights)
     load_exactly(network, weights, trainable_state(network))
@@ -61,7 +61,7 @@ def _whole_weights(run: Path) -> dict[str, Tensor]:
 
 
 def build_conditioner(cfg: DictConfig) -> Conditioner:
-    """The conditioner of a config, adapted if the config says so. Raises ValueError if it cannot be adapted."""
+    """Return the conditioner of a config, with its adapter if it has one. Raises ValueError if it cannot be adapted."""
     conditioner: Conditioner = config.build(cfg.conditioner)
     if cfg.adapter.get("text_encoder"):
         conditioner.adapt(config.build(cfg.adapter).on_text_encoder)
@@ -69,30 +69,31 @@ def build_conditioner(cfg: DictConfig) -> Conditioner:
 
 
 def build_token_counter(cfg: DictConfig) -> Tokens | None:
-    """Counts tokens with the conditioner's text encoder; None where there is no conditioner."""
+    """Return a token counter for the conditioner's text encoder, or None for conditioner=none.
+
+    Raises ValueError if the conditioner has no text encoder that counts tokens.
+    """
     if cfg.conditioner["_target_"].endswith(".NoCondition"):
         return None
     encoder: Any = getattr(config.build(cfg.conditioner), "encoder", None)
     if not hasattr(encoder, "num_tokens"):
-        raise ValueError(
-            "conditioner: this one has no text encoder that counts tokens; give packaged_text, clip_text or t5"
-        )
+        raise ValueError("conditioner: must have a text encoder that counts tokens; use packaged_text, clip_text or t5")
     return Tokens(type(encoder).__name__, encoder.max_length, encoder.num_tokens)
 
 
 def load_pipeline(run: Path, cfg: DictConfig | None = None, device: str = "cpu") -> Pipeline:
-    """The model of a run as it is sampled from: with the weights of its first EMA.
+    """Return the pipeline that samples from a run, with the weights of its first EMA.
 
-    `cfg` is the run's config with other settings of sampling, by default as the run has it. Raises ValueError for
-    files that are not ours, weights of another network, targets that are not allowed, and where what the run was trained
-    on is needed, and is not there or has changed.
+    `cfg` is the run's config with changed sampling settings, by default the config as the run saved it. Raises
+    ValueError for files that diffusion_train did not write, weights of another network and targets that are not
+    allowed, and if the run needs a base model that is missing or has changed.
     """
     weights, description = load_weights(weights_file(run))
     cfg = config.from_container(description["config"]) if cfg is None else cfg
     trained_size = description["config"]["data"].get("image_size")
     if (size := cfg.data.get("image_size")) != trained_size:
         raise ValueError(
-            f"data.image_size={size}: a run draws at the size it was trained at, {trained_size}; leave it out"
+            f"data.image_size={size}: must be {trained_size}, the size that the run was trained at; leave it out"
         )
     if is_adapted(cfg) or not starts_from_run(cfg):
         config.resolve_files(cfg)
@@ -100,7 +101,7 @@ def load_pipeline(run: Path, cfg: DictConfig | None = None, device: str = "cpu")
 
 
 def restore(cfg: DictConfig, weights: Mapping[str, Tensor], shape: Sequence[int], device: str = "cpu") -> Pipeline:
-    """The pipeline of a run's config with the trained `weights`, by their names in weights.safetensors."""
+    """Return the pipeline of a run's config with the trained `weights`, named as in weights.safetensors."""
     pipeline = assemble(cfg, build_network(cfg, weights), shape, device)
     model = trainable_modules(pipeline.network, pipeline.conditioner)
     load_exactly(model, weights, trainable_state(model))
@@ -108,7 +109,7 @@ def restore(cfg: DictConfig, weights: Mapping[str, Tensor], shape: Sequence[int]
 
 
 def assemble(cfg: DictConfig, network: nn.Module, shape: Sequence[int], device: str = "cpu") -> Pipeline:
-    """A network, whatever weights it holds, with the other parts of a run's config; `shape` is one sample's."""
+    """Combine a network with the other parts of a run's config; `shape` is that of one sample."""
     return Pipeline(
         network=network.to(device).eval(),
         diffusion=config.build(cfg.diffusion),
@@ -121,7 +122,7 @@ def assemble(cfg: DictConfig, network: nn.Module, shape: Sequence[int], device: 
 
 
 def starts_from_run(cfg: DictConfig) -> bool:
-    """Whether `pretrained` is a run of ours, and not a model of others, whose parts load their own weights."""
+    """Whether `pretrained` is a diffusion_train run; the parts of other models load their weights themselves."""
     return bool(cfg.pretrained) and cfg.get("base_record", {}).get("kind", "run") == "run"
 
 
@@ -130,7 +131,10 @@ def is_adapted(cfg: DictConfig) -> bool:
 
 
 def reads(cfg: DictConfig, what: str) -> bool:
-    """Whether the conditioner of a config reads `what`, captions or images, without building it; a user's own may."""
+    """Whether the conditioner reads `what` (captions or images); it is not built.
+
+    Classes of other packages may read both.
+    """
     parts = [locate(node["_target_"]) for _, node in target_nodes(cfg.conditioner)]
     return any(
         getattr(part, f"reads_{what}", True) or not part.__module__.startswith("diffusion_train.") for part in parts

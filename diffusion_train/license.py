@@ -1,6 +1,6 @@
-"""Licences of images: their SPDX names where recognised, what each asks for, and whether it is allowed.
+"""Licences of images: their SPDX names (https://spdx.org/licenses), their terms, and whether they are allowed.
 
-https://spdx.org/licenses. Nothing here is advice on law: a name says what somebody wrote beside an image.
+Nothing here is legal advice: a licence is what somebody wrote beside an image.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 UNKNOWN = "unknown"
 PUBLIC_DOMAIN = "LicenseRef-Public-Domain"
 MEANING = {  # of the terms of a licence
-    "share-alike": "what is made from them is passed on under the same licence",
+    "share-alike": "changed versions may only be passed on under the same licence",
     "non-commercial": "no commercial use",
-    "no-derivatives": "no changed versions are passed on",
-    "unknown": "nothing says who may do what with them",
-    "unread": "a licence text that was not recognised: read it",
+    "no-derivatives": "changed versions may not be passed on",
+    "unknown": "no licence is given",
+    "unread": "the licence text was not recognised: read it",
 }
 _EXPRESSIONS = Licensing()
 _LONGEST = 200  # characters of a name; longer texts are licences themselves, not names
@@ -26,7 +26,7 @@ _NOTHING = {"", "unknown", "none", "null", "nan", "n/a", "na", "?", "-", "unspec
 
 
 def both(*licenses: str) -> str:
-    """The name of what asks for all that each of these asks for; those that say nothing ask for nothing."""
+    """Return these licences joined by AND, without unknown ones; "unknown" if there are no others."""
     names = [name for name in dict.fromkeys(map(normalise, licenses)) if name != UNKNOWN]
     if len(names) < 2:
         return names[0] if names else UNKNOWN
@@ -34,9 +34,9 @@ def both(*licenses: str) -> str:
 
 
 def normalise(text: str | None) -> str:
-    """The SPDX name or expression meant by a text or address; "unknown" for nothing; other texts as they are.
+    """Return the SPDX name or expression of a text or address, "unknown" for an empty text, and other texts unchanged.
 
-    "CC-BY" and the like, which have no version, are no SPDX names but kept.
+    Creative Commons names without a version, such as "CC-BY", are not SPDX names, but are returned too.
     """
     text = " ".join((text or "").split())
     if is_blank(text):
@@ -50,18 +50,18 @@ def normalise(text: str | None) -> str:
 
 
 def decide(license: str | None, allowed: Sequence[str]) -> bool:
-    """Whether a licence is one of `allowed`; both may be written in any way that `normalise` reads.
+    """Whether `allowed` permits a licence; both may be written in any way that `normalise` reads.
 
     A name without version allows every version of that licence and nothing else: "CC-BY" or "CC-BY-*" allows CC-BY-3.0
-    and CC-BY-4.0, never CC-BY-SA or CC-BY-NC. Of "MIT OR GPL-2.0-only" one must be allowed, of AND both. "unknown"
-    is allowed only by its name.
+    and CC-BY-4.0, never CC-BY-SA or CC-BY-NC. One side of an OR must be allowed, both sides of an AND. "unknown" must
+    be listed itself.
     """
     name = normalise(license)
     if any(_matches(name, entry) for entry in allowed):
         return True
     if not (re.search(r" (OR|AND|WITH) ", name) and _spdx(name)):
         return False
-    without_exceptions = re.sub(r" WITH [^\s()]+", "", name)  # which only add to what a licence permits
+    without_exceptions = re.sub(r" WITH [^\s()]+", "", name)  # an exception only adds permissions
     expression = _EXPRESSIONS.parse(without_exceptions)
     permitted = {
         part: _EXPRESSIONS.TRUE if any(_matches(part.key, entry) for entry in allowed) else _EXPRESSIONS.FALSE
@@ -71,29 +71,29 @@ def decide(license: str | None, allowed: Sequence[str]) -> bool:
 
 
 def mistyped(allowed: Sequence[str], licenses: Iterable[str]) -> list[str]:
-    """A line for each entry of `allowed` that no licence is known by and that allows none of these either."""
+    """Return a warning for each entry of `allowed` that is not a known licence and that allows none of `licenses`."""
     names = [*licenses, UNKNOWN]
     return [
-        f"{entry!r} is no SPDX name, and no sample's licence is called so"
+        f"{entry!r} is not an SPDX name, and no sample has this licence"
         for entry in allowed
         if not (is_recognised(normalise(_stem(entry))) or any(decide(name, [entry]) for name in names))
     ]
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text says nothing: it is empty, or "unknown", "n/a" and the like."""
+    """Whether a text is empty or a placeholder such as "unknown" and "n/a"."""
     return text.strip().casefold() in _NOTHING
 
 
 def is_recognised(name: str) -> bool:
-    """Whether a normalised name is SPDX's, or one of its families such as "CC-BY"."""
+    """Whether a normalised name is an SPDX expression, public domain, or "CC-BY" and the like without a version."""
     return name == PUBLIC_DOMAIN or bool(_spdx(name)) or (name.startswith("CC-") and bool(_creative_commons(name)))
 
 
 def terms(name: str) -> tuple[str, ...]:
-    """What a normalised licence is known to ask for: share-alike, non-commercial, no-derivatives; or "unknown".
+    """Return the terms of a normalised licence, of "share-alike", "non-commercial" and "no-derivatives".
 
-    "unread" is a text that was not recognised: somebody must read it.
+    An unknown licence has the single term "unknown"; a text that was not recognised has "unread".
     """
     if name == UNKNOWN:
         return (UNKNOWN,)
@@ -160,7 +160,7 @@ def _plain(text: str) -> str:
 
 
 def _last(text: str) -> str | None:
-    """Of an address whose last part is a name."""
+    """Return the SPDX name at the end of an address of opensource.org or spdx.org, or None."""
     match = _OTHER_ADDRESS.fullmatch(text)
     return _spdx(match["name"]) if match else None
 
@@ -178,7 +178,7 @@ def _creative_commons_address(text: str) -> str | None:
 
 
 def _creative_commons(text: str) -> str | None:
-    """None unless every word of the text belongs to the name of such a licence."""
+    """Return the name of a Creative Commons licence, or None if a word of the text does not belong to such a name."""
     plain = re.sub(r"creative[\s-]commons", "creativecommons", _plain(text).replace("/", " "))
     for spaced, joined in (("non commercial", "noncommercial"), ("share alike", "sharealike"), ("no deriv", "noderiv")):
         plain = plain.replace(spaced, joined)
@@ -197,7 +197,7 @@ def _creative_commons(text: str) -> str | None:
 
 
 def _family(name: str) -> str:
-    """The name without version, country and "only" or "or later"."""
+    """Return the name without version, country and "only" or "or later"."""
     return re.sub(r"-\d+(\.\d+)*(-[A-Z]{2,3}|-only|-or-later|\+)?$", "", name)
 
 
@@ -210,5 +210,5 @@ def _matches(name: str, entry: str) -> bool:
 
 
 def _stem(entry: str) -> str:
-    """ "CC-BY-*" without what stands for any version."""
+    """Return an entry without its "*": "CC-BY" for "CC-BY-*"."""
     return re.sub(r"[\s-]*\*$", "", entry)

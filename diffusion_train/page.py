@@ -1,7 +1,7 @@
-"""Pages (HTML), cards (Markdown) and texts from jinja2 templates, which stand beside the code that fills them.
+"""Pages (HTML), cards (Markdown) and plain texts from jinja2 templates, which lie beside the code that fills them.
 
-Every value that a template prints is untrusted text unless it is `Markup`: characters that do not print are made
-visible, and what means something to a browser, or in a card to Markdown, is escaped.
+Every value that a template prints is untrusted text unless it is `Markup`: unprintable characters are made visible, and
+HTML (in a card also Markdown) is escaped.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _LONGEST = 4000  # characters of one value; `| cut(n)` for less
 
 
 def page(package: str, template: str, **values: Any) -> str:
-    """The HTML of `template` beside the modules of `package`. Raises jinja2.UndefinedError for a value that is missing."""
+    """Return the HTML of `template`, a file of `package`. Raises jinja2.UndefinedError for a missing value."""
     return _environment(package, _printable).get_template(template).render(values)
 
 
 def card(package: str, template: str, **values: Any) -> str:
-    """The Markdown of `template` beside the modules of `package`. Raises as `page` does."""
+    """Return the Markdown of `template`, a file of `package`. Raises as `page` does."""
     return _environment(package, _markdown_text).get_template(template).render(values)
 
 
 def plain(package: str, template: str, **values: Any) -> str:
-    """The text of `template`, for a terminal, where nothing is markup. Raises as `page` does."""
+    """Return the plain text of `template`, for a terminal; nothing is escaped as markup. Raises as `page` does."""
     return _environment(package, _printable, autoescape=False).get_template(template).render(values)
 
 
@@ -68,7 +68,7 @@ def _cut(value: object, length: int) -> str:
 
 
 def _code(value: object) -> Markup:
-    """For between the backticks or quotes of code in Markdown, where no character but these means anything."""
+    """Put a value on one line, and replace the characters that end code in Markdown: backticks and double quotes."""
     return Markup(_on_one_line(value).replace("`", "'").replace('"', "'"))
 
 
@@ -81,7 +81,7 @@ def _printable(value: object) -> object:
 
 
 def _markdown_text(value: object) -> object:
-    """On one line, and without a character that Markdown or a browser reads as markup."""
+    """Put a value on one line and escape what Markdown or a browser would read as markup."""
     if isinstance(value, Markup):
         return value
     text = html.escape(_on_one_line(value), quote=False)

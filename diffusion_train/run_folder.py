@@ -1,4 +1,4 @@
-"""The files of a run: their names and where they lie."""
+"""Names and paths of the files of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class RunFolder:
-    """`path` is `run_dir`."""
+    """Paths of the files of a run; `path` is its `run_dir`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -20,16 +20,16 @@ class RunFolder:
 
     @property
     def last_samples(self) -> Path | None:
-        """The newest grid of samples."""
+        """The newest sample grid, or None."""
         return max(self.samples.glob("step_*.png"), default=None)
 
 
 def weights_file(run: Path, key: str = "run") -> Path:
-    """The weights of a run folder, or `run` itself where it is such a file.
+    """Return the weights file of a run folder, or `run` itself if it is a file.
 
-    Raises ValueError, which names the setting `key`, where there are no weights.
+    Raises ValueError, which names the setting `key`, if there is no such file.
     """
     file = RunFolder(run).weights if run.is_dir() else run
     if not file.is_file():
-        raise ValueError(f"{key}={run}: no weights.safetensors there; they are written with the run's first checkpoint")
+        raise ValueError(f"{key}={run}: no weights.safetensors found; the run writes it with its first checkpoint")
     return file

@@ -1,4 +1,4 @@
-"""A training run: its data, module and Trainer, built from a config and checked against each other before the first step."""
+"""A training run: data, module and Trainer, built from a config and checked together before the first step."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from diffusion_train.training.precision import shorten_frozen
 from diffusion_train.training.resume import check_same_base, check_same_settings, find_checkpoint
 from diffusion_train.utils.launcher import num_started
 
-# What to give where Lightning refuses a setting of `trainer`.
+# What to give instead if Lightning rejects a setting of `trainer`.
 _REMEDIES = {
     "accelerator": "give auto, or cpu",
-    "devices": "give a number from 1 on, or auto",
-    "max_time": "give days:hours:minutes:seconds, as 00:07:55:00",
+    "devices": "give a number of at least 1, or auto",
+    "max_time": "give days:hours:minutes:seconds, for instance 00:07:55:00",
     "strategy": "give auto, or ddp",
 }
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """`checkpoint` is where it resumes from, None for a fresh start."""
+    """A training run that is ready to start. `checkpoint` is the file that it resumes from, None for a fresh start."""
 
     cfg: DictConfig
     datamodule: TrainingData
@@ -60,12 +60,12 @@ class TrainingRun:
 
 
 def build_run(cfg: DictConfig) -> TrainingRun:
-    """Raises ValueError for data, weights, launchers and checkpoints that do not belong together."""
+    """Build a training run. Raises ValueError if its data, weights, launcher and checkpoint do not fit together."""
     checkpoint = find_checkpoint(Path(cfg.run_dir), cfg.resume)
     if checkpoint is not None:
         _check_same_config(cfg, checkpoint)
     data = config.build(cfg.data)
-    datamodule = data.datamodule()  # first: what is wrong with the data is reported before a model is made
+    datamodule = data.datamodule()  # first, so that mistakes in the data are reported before a model is built
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg, datamodule.micro_batch_size)
     shorten_frozen(module.network, cfg.trainer.precision)
@@ -86,7 +86,10 @@ def build_run(cfg: DictConfig) -> TrainingRun:
 
 
 def _check_same_config(cfg: DictConfig, checkpoint: Path) -> None:
-    """Raises ValueError for another model or diffusion than the checkpoint's: before any weights are read."""
+    """Raises ValueError if the checkpoint has another base model or diffusion.
+
+    It is called before any weights are read.
+    """
     before = read_facts(checkpoint)["config"]
     check_same_base(
         checkpoint,
@@ -100,6 +103,10 @@ def _check_same_config(cfg: DictConfig, checkpoint: Path) -> None:
 
 
 def build_module(cfg: DictConfig, micro_batch_size: int | None = None) -> DiffusionModule:
+    """Build the Lightning module.
+
+    `micro_batch_size` is the number of samples in a forward pass; None: the whole batch.
+    """
     network = build_network(cfg)
     set_memory_format(network, channels_last=cfg.channels_last, compile=cfg.compile)
     return DiffusionModule(
@@ -121,6 +128,7 @@ def build_optimization(cfg: DictConfig) -> Optimization:
 
 
 def build_trainer(cfg: DictConfig, checkpoint: Path | None) -> pl.Trainer:
+    """Build the Trainer with the config's callbacks and loggers; a resumed run continues its W&B run."""
     plain, run_dir = config.redact(cfg), Path(cfg.run_dir)
     record = RunRecord(run_dir, plain, checkpoint)
     arguments: dict[str, dict[str, Any]] = {
@@ -139,7 +147,7 @@ def build_trainer(cfg: DictConfig, checkpoint: Path | None) -> pl.Trainer:
 
 
 def lightning_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:
-    """Raises ValueError for settings of `trainer` that Lightning cannot take on this machine."""
+    """Build Lightning's Trainer. Raises ValueError for settings of `trainer` that Lightning rejects on this machine."""
     counts = {f"trainer.{name}": cfg.trainer.get(name) for name in ("max_steps", "log_every_n_steps")}
     at_least(1, **{name: count for name, count in counts.items() if count is not None})
     try:
@@ -158,7 +166,7 @@ def lightning_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:
 
 
 def _with_setting(settings: DictConfig, problem: str) -> str:
-    """Lightning's words with the setting that they are about: they name that, or its value, or it may be any."""
+    """Return Lightning's message with the setting that it is about: one that it names, or quotes, or that is set."""
     values = {name: str(settings.get(name)) for name in _REMEDIES}
     by_name = [name for name in values if f"{name}=" in problem or f"`{name}`" in problem]
     by_value = [name for name, value in values.items() if f" {value} " in problem.replace("'", " ")]
@@ -176,9 +184,9 @@ def check_image_shapes(data: DataSettings, factor: int, latent_shape: LatentShap
 
 
 def check_launch(num_devices: int, num_nodes: int, environment: Any) -> None:
-    """Raises ConfigError where a launcher started other processes than are asked for: each might train the whole run.
+    """Raises ConfigError if the launcher did not start the processes that `trainer` expects: each might train alone.
 
-    `environment` is what Lightning takes the launcher for.
+    `environment` is the ClusterEnvironment that Lightning detects, or None.
     """
     started, asked = num_started(), num_devices * num_nodes
     if started != asked and (started > 1 or "TORCHELASTIC_RUN_ID" in os.environ):
@@ -187,13 +195,13 @@ def check_launch(num_devices: int, num_nodes: int, environment: Any) -> None:
         config.raise_all([config.Mistake("trainer", problem, remedy)])
     unseen = environment is None or not environment.creates_processes_externally
     if num_started(by_all=True) > 1 and unseen:
-        problem = f"the launcher started {started} processes, which know nothing of each other"
+        problem = f"the launcher started {started} processes that cannot find each other"
         remedy = "srun must not be called from an interactive job; mpirun needs the package mpi4py; or use torchrun"
         config.raise_all([config.Mistake("trainer", problem, remedy)])
 
 
 class RunCaptions:
-    """The captions of the sample grids and of the data, read anew by each that goes over them."""
+    """The captions of the sample grids and of the data. Each iteration reads them again."""
 
     def __init__(self, cfg: DictConfig, datamodule: TrainingData) -> None:
         self.cfg, self.datamodule = cfg, datamodule

@@ -111,7 +111,7 @@ def test_allowed_or_kept_out(license, allowed, expected):
 def test_an_allowed_licence_that_nothing_is_called_by_is_told():
     understood = ["CC-BY", "CC-BY-*", "cc0", "unknown", "MIT OR GPL-2.0-only", "public domain", "Stock Plus"]
     assert mistyped([*understood, "BY-BY", "*", ""], ["stock plus", "MIT"]) == [
-        f"{name!r} is no SPDX name, and no sample's licence is called so" for name in ("BY-BY", "*", "")
+        f"{name!r} is not an SPDX name, and no sample has this licence" for name in ("BY-BY", "*", "")
     ]
 
 

@@ -1,6 +1,6 @@
-"""A page of what the trainer will really see: samples decoded, cropped and captioned as in training.
+"""A page that shows samples as training sees them: decoded, cropped and with their captions.
 
-One file without scripts. Keys and captions are untrusted text.
+The page is one file without scripts. Keys and captions are untrusted text.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from diffusion_train.picture import to_image
 
 @dataclass(frozen=True)
 class Seen:
-    """A sample in epoch 0, its stored `size` in words. Without an image, `fault` says why."""
+    """A sample in epoch 0; `size` is that of the stored image, as text. If there is no image, `fault` says why."""
 
     key: str
     caption: str
@@ -42,6 +42,7 @@ class Seen:
 
     @property
     def address(self) -> Markup:
+        """The image as a data: URL of a PNG."""
         out = io.BytesIO()
         assert self.image
         self.image.save(out, "PNG")
@@ -50,7 +51,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Card:
-    """A sample on the page; `twin` looks like it."""
+    """A sample on the page; `twin` is a near-duplicate of it, shown beside it."""
 
     seen: Seen
     shard: str
@@ -67,9 +68,9 @@ def contact_sheet(
     twins: Mapping[int, int],
     num_shown: int,
 ) -> str:
-    """`num_shown` samples spread over those trained on, as many of those with findings, and some that are held out.
+    """Return the HTML of up to `num_shown` training samples, as many with findings, and a quarter as many held out.
 
-    `twins`: sample -> another one that it looks like, shown beside it.
+    `twins` maps a sample to the one that it looks like.
     """
     catalog = samples.catalog
     faulty = with_findings(catalog, findings, num_shown)
@@ -101,7 +102,7 @@ def contact_sheet(
 
 
 def with_findings(catalog: Catalog, findings: Sequence[Problem], at_most: int) -> dict[int, list[Problem]]:
-    """Sample -> its problems: the first ones of each rule come first."""
+    """Return sample -> problems for at most `at_most` samples: the first of each rule, then the second, and so on."""
     of_samples = [problem for problem in findings if problem.key is not None]
     problems: dict[tuple[str, str], list[Problem]] = defaultdict(list)
     for problem in of_samples:

@@ -1,4 +1,4 @@
-"""Rules that need the bytes of a sample: its image is decoded as in training, its caption read."""
+"""Rules that need the contents of a sample: its image is decoded as in training, and its caption is read."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ from diffusion_train.data.shard.problem import Problem
 from diffusion_train.metric.near_duplicates import SIGNATURE, Signatures, signature
 from diffusion_train.utils.workers import Workers, available
 
-_CHUNK = 256  # samples that a process takes at once
+_CHUNK = 256  # samples in one task of a process
 
 
 @dataclass
 class Contents:
-    """`looks` (n,) are signatures of the images, `decoded` (n,) those that have one."""
+    """Problems of the contents.
+
+    `looks` (n,) are signatures of the images; `decoded` (n,) is True for those that have one.
+    """
 
     problems: list[Problem]
     looks: Signatures
@@ -38,7 +41,7 @@ class Contents:
 
 
 def of_contents(samples: Samples, tokens: Tokens | None = None, num_workers: int | None = None) -> Contents:
-    """Reads everything; what is found comes in the order of the samples. Raises StorageError and WorkerDied."""
+    """Read all samples and return their problems, in the order of the samples. Raises StorageError or WorkerDied."""
     count = len(samples.catalog)
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     wanted = available() if num_workers is None else num_workers
@@ -61,7 +64,10 @@ def of_contents(samples: Samples, tokens: Tokens | None = None, num_workers: int
 
 @dataclass
 class Look:
-    """What a sample showed: `signature` is empty where no image could be decoded, `captions` where none is wanted."""
+    """The result for one sample.
+
+    `signature` is empty if no image was decoded; `captions` if they were not asked for.
+    """
 
     shard: str
     key: str
@@ -71,9 +77,9 @@ class Look:
 
 
 def look(samples: Samples, with_captions: bool, chunk: Sequence[int]) -> list[Look]:
-    """What reading and decoding these samples shows."""
+    """Read and decode these samples; `with_captions` also returns every caption of each."""
     if multiprocessing.parent_process():
-        torch.set_num_threads(1)  # there are as many processes as processors
+        torch.set_num_threads(1)  # there is one process for each processor
     catalog = samples.catalog
     looks = []
     for sample, members in zip(chunk, samples.read(chunk), strict=True):
@@ -88,13 +94,13 @@ def look(samples: Samples, with_captions: bool, chunk: Sequence[int]) -> list[Lo
 
 
 def long_captions(looks: Sequence[Look], tokens: Tokens) -> Iterator[Problem]:
-    """One for each sample with a caption that the text encoder cuts: its longest."""
+    """Yield a problem for each sample with a caption that the text encoder cuts, about its longest one."""
     counts = dict.fromkeys((text for seen in looks for text in seen.captions), 0)
     counts.update(zip(counts, tokens.count(list(counts)), strict=True) if counts else ())
     for seen in looks:
         longest = max((counts[text] for text in seen.captions), default=0)
         if longest > tokens.most:
-            detail = f"{longest} tokens, {tokens.encoder} takes {tokens.most}"
+            detail = f"{longest} tokens; {tokens.encoder} takes at most {tokens.most}"
             yield Problem("long-caption", seen.shard, detail, seen.key)
 
 
@@ -110,7 +116,7 @@ def _faults(samples: Samples, sample: int, members: Members, seen: Look) -> Foun
         if name in whole:
             yield from _image_faults(samples, sample, name, whole, seen)
     for extension in sorted({*samples.images.values()} - members.keys()):
-        yield extension, "further-image", f"no {extension}, which data.images names"
+        yield extension, "further-image", f"the member {extension} of data.images is missing"
     yield from _caption_faults(samples, members, whole, seen.key)
     judged_elsewhere = {*samples.captions.extensions, *samples.view.extensions}
     if "json" in whole and "json" not in judged_elsewhere and not _is_json(whole["json"]):
@@ -121,7 +127,7 @@ def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, byt
     try:
         header = image_header(whole[name])
         if header.width * header.height > MAX_PIXELS:
-            return  # the index tells it, as what is no image at all
+            return  # reported from the index, as are files that are not images
     except ImageError:
         return
     draw = samples.draw(sample, header.width, header.height)
@@ -146,10 +152,10 @@ def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, byt
 
 def _handled(header: Header) -> dict[str, str]:
     details = {
-        "exif-rotation": header.rotated and f"EXIF orientation {header.orientation}: it is turned when read",
-        "transparent-image": header.alpha and "what is transparent shows data.background",
+        "exif-rotation": header.rotated and f"EXIF orientation {header.orientation}: turned upright when it is read",
+        "transparent-image": header.alpha and "transparent parts show data.background",
         "animated-image": header.animated and "only its first frame is used",
-        "deep-image": header.bits > 8 and f"{header.bits} bits a channel become 8",
+        "deep-image": header.bits > 8 and f"{header.bits} bits a channel are converted to 8",
     }
     return {rule: detail for rule, detail in details.items() if detail}
 
@@ -171,7 +177,7 @@ def _caption_faults(samples: Samples, members: Members, whole: dict[str, bytes],
     member = read[0] if read else ""
     for name in read:
         if members[name].intact and name not in whole:
-            yield name, "malformed-caption", f"{members[name].span.size} bytes for a caption"
+            yield name, "malformed-caption", f"{members[name].span.size} bytes are too many for a caption"
     if any(name not in whole for name in read):
         return
     for rule, detail in dict.fromkeys(captions.faults(whole, key)):
@@ -181,7 +187,7 @@ def _caption_faults(samples: Samples, members: Members, whole: dict[str, bytes],
 
 
 def _every_caption(samples: Samples, sample: int, members: Members) -> list[str]:
-    """Where there are too many to list, that of epoch 0."""
+    """Return all captions of a sample; only that of epoch 0 if there are too many to list."""
     captions = samples.captions
     data, key = small_members(members), samples.catalog.key(sample)
     try:

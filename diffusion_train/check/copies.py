@@ -1,4 +1,4 @@
-"""Samples that look like another one: in the training data, or trained on while the other is held out."""
+"""Near-duplicates within the training samples, within the held-out samples, and between both."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from diffusion_train.metric.near_duplicates import Signatures, groups
 
 @dataclass(frozen=True)
 class Copies:
-    """Sample -> the first one that it looks like; where it is held out and that one is trained on, it is `leaked`."""
+    """Maps from a sample to the first one that it looks like.
+
+    `leaked` are held-out samples that look like a training one.
+    """
 
     near: dict[int, int]
     leaked: dict[int, int]
 
 
 def find_copies(looks: Signatures, train: Indices, held_out: Indices) -> Copies:
-    """Among the samples `train` and `held_out`; `looks` (n,) are signatures of all samples."""
+    """Find near-duplicates among the samples `train` and `held_out`; `looks` (n,) are the signatures of all samples."""
     is_held_out = np.zeros(len(looks), bool)
     is_held_out[held_out] = True
     copies = Copies({}, {})
@@ -40,6 +43,10 @@ def find_copies(looks: Signatures, train: Indices, held_out: Indices) -> Copies:
 
 
 def of_copies(catalog: Catalog, caption_extensions: Sequence[str], copies: Copies) -> Iterator[Problem]:
+    """Yield a problem for each near-duplicate, which says whether image and caption are exact copies.
+
+    `caption_extensions` are the members that captions are read from.
+    """
     images = catalog.first_rows(IMAGE_EXTENSIONS)[1]
     captions = [catalog.first_rows([extension])[1] for extension in caption_extensions]
 

@@ -1,4 +1,4 @@
-"""Every rule that `check` knows: how bad it is to break it, and what to do about it."""
+"""Every rule of `check`: how serious a violation is, and what to do about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Severity = Literal["error", "warning", "note"]
 
 
 class Rule(NamedTuple):
-    """An "error" stops training or makes a bad sample, a "note" tells of what is handled."""
+    """A rule. An "error" stops training or makes a bad sample; a "note" needs no action."""
 
     severity: Severity
     remedy: str
@@ -20,58 +20,58 @@ class Rule(NamedTuple):
 RULES = {
     # shards
     "torn-shard": Rule("error", "The file ends too early: copy or write it again."),
-    "damaged-header": Rule("error", "Bytes were changed: copy or write it again; what follows the damage is used if whole."),
+    "damaged-header": Rule("error", "Bytes were changed: copy or write it again; intact samples after the damage are used."),
     "trailing-data": Rule("error", "Tars were joined, or bytes follow the end: write one archive with one end."),
     "empty-shard": Rule("error", "Leave the file out, or write it again."),
-    "compressed-shard": Rule("error", "Decompress it: samples are read by their place in the file."),
-    "not-a-tar": Rule("error", "Something else was stored under this name, often a page that tells an error: fetch it again."),
-    "changed-shard": Rule("error", "Something still writes to the shard: check again once it is done."),
+    "compressed-shard": Rule("error", "Decompress it: samples are read by their position in the file."),
+    "not-a-tar": Rule("error", "Something else was stored under this name, often an error page: download it again."),
+    "changed-shard": Rule("error", "Something still writes to the shard: check again when it is complete."),
     "checksum": Rule("error", "Bytes were changed after the shard was indexed: copy or write it again."),
-    "duplicate-member": Rule("error", "Which of them belongs to the sample nobody knows, so it is left out: give each member a name of its own."),
-    "duplicate-key": Rule("warning", "Both are used: make sure that no shard was added twice."),
-    "unsorted-members": Rule("warning", "Ours are found all the same; other readers need the members of a sample side by side."),
-    "ignored-members": Rule("note", "Links, folders and hidden files are no samples."),
+    "duplicate-member": Rule("error", "The sample is left out because it has two members of one name: give each member its own name."),
+    "duplicate-key": Rule("warning", "Both samples are used: make sure that no shard was added twice."),
+    "unsorted-members": Rule("warning", "This package reads them; other readers need the members of a sample next to each other."),
+    "ignored-members": Rule("note", "Links, folders and hidden files are not samples."),
     # images
     "missing-image": Rule("error", "Add the image, or leave the sample out."),
-    "several-images": Rule("error", "Keep one; further images of a sample have endings as in edge.png and are named by data.images."),
+    "several-images": Rule("error", "Keep one; further images of a sample need a longer extension, such as edge.png, and an entry in data.images."),
     "undecodable-image": Rule("error", "Replace the image, or leave the sample out."),
-    "huge-image": Rule("error", "Shrink it: prepare.max_side does that."),
+    "huge-image": Rule("error", "Shrink it, for instance with prepare.max_side."),
     "further-image": Rule("error", "Add or replace the member that data.images names: it must show the same view as the image."),
-    "focal-point": Rule("error", 'Write "focal": [x, y] into the json, two shares from the left and from the top.'),
-    "aligned-tensor": Rule("error", "Mend the class that data.aligned names, or leave the sample out: training would end here."),
-    "tiny-image": Rule("warning", "It is enlarged: data.min_side leaves such images out."),
-    "extreme-aspect": Rule("warning", "Much of it is cropped off: data.buckets.max_ratio keeps more, data.max_aspect leaves it out."),
-    "below-min-side": Rule("warning", "It is left out, as data.min_side asks."),
-    "above-max-aspect": Rule("warning", "It is left out, as data.max_aspect asks."),
+    "focal-point": Rule("error", 'Write "focal": [x, y] into the json, two numbers in [0, 1], from the left and from the top.'),
+    "aligned-tensor": Rule("error", "Correct the class that data.aligned names, or leave the sample out: training would end at this sample."),
+    "tiny-image": Rule("warning", "It is enlarged; data.min_side leaves such images out."),
+    "extreme-aspect": Rule("warning", "Much of it is cropped off; data.buckets.max_ratio keeps more, data.max_aspect leaves it out."),
+    "below-min-side": Rule("warning", "It is left out because of data.min_side."),
+    "above-max-aspect": Rule("warning", "It is left out because of data.max_aspect."),
     "exif-rotation": Rule("note", "It is turned upright when it is read."),
-    "transparent-image": Rule("note", "data.background shows through."),
-    "animated-image": Rule("note", "The first frame is used; data.animated=refuse makes it a bad sample."),
-    "deep-image": Rule("note", "It is scaled to 8 bits a channel."),
+    "transparent-image": Rule("note", "Transparent parts show data.background."),
+    "animated-image": Rule("note", "Only the first frame is used; data.animated=refuse makes it a bad sample."),
+    "deep-image": Rule("note", "It is converted to 8 bits a channel."),
     # captions
-    "missing-caption": Rule("error", "Add the caption; data.captions.missing=empty trains without, drop leaves the sample out."),
-    "without-caption": Rule("warning", "Trained on the empty caption or left out, as data.captions.missing says: add a caption."),
-    "blank-caption": Rule("warning", "Trained on the empty caption, or a bad sample with data.captions.missing=drop: write one."),
+    "missing-caption": Rule("error", "Add the caption; data.captions.missing=empty trains without one, drop leaves the sample out."),
+    "without-caption": Rule("warning", "Trained with an empty caption or left out, depending on data.captions.missing: add a caption."),
+    "blank-caption": Rule("warning", "Trained with an empty caption, or a bad sample with data.captions.missing=drop: write a caption."),
     "caption-not-utf8": Rule("warning", "Bytes that are not UTF-8 become U+FFFD: store the caption as UTF-8."),
-    "malformed-caption": Rule("error", "Store a caption that is text, or JSON with text in it, of at most 1 MiB."),
+    "malformed-caption": Rule("error", "Store the caption as text, or as text in JSON, of at most 1 MiB."),
     "long-caption": Rule("warning", "The text encoder cuts it off: shorten it, or raise conditioner.encoder.max_length."),
     # json and rights
-    "malformed-json": Rule("warning", "Nothing in it is used, nor its licence known: write it again."),
+    "malformed-json": Rule("warning", "Nothing in it is used, and its licence is unknown: write it again."),
     "unknown-license": Rule("warning", 'Write "license" into the json; data.allowed_licenses leaves such samples out.'),
-    "unread-license": Rule("warning", "The text is no SPDX name: read it, and write the name that it means."),
-    "license-not-allowed": Rule("warning", "Left out, as data.allowed_licenses asks."),
-    "share-alike-license": Rule("note", "What is made from it may have to be shared alike; data.allowed_licenses decides."),
-    "non-commercial-license": Rule("note", "It is not for commercial use; data.allowed_licenses decides."),
-    "no-derivatives-license": Rule("note", "Nothing may be made from it; data.allowed_licenses decides."),
+    "unread-license": Rule("warning", "The text is not an SPDX name: read it, and write the name of the licence instead."),
+    "license-not-allowed": Rule("warning", "It is left out because of data.allowed_licenses."),
+    "share-alike-license": Rule("note", "Works made from it may have to be shared under the same licence; restrict data.allowed_licenses if that is a problem."),
+    "non-commercial-license": Rule("note", "Commercial use is not allowed; restrict data.allowed_licenses if that is a problem."),
+    "no-derivatives-license": Rule("note", "Changed versions may not be passed on; restrict data.allowed_licenses if that is a problem."),
     # the whole
-    "near-duplicate": Rule("warning", "It is trained on more often than others: keep one of them."),
-    "leakage": Rule("warning", "What is held out is trained on: leave one of the two out."),
+    "near-duplicate": Rule("warning", "It is trained on more often than other images: keep one of them."),
+    "leakage": Rule("warning", "A held-out image is also trained on: leave one of the two out."),
     "thin-bucket": Rule("warning", "Lower data.batch_size or data.buckets.max_ratio, or raise data.buckets.divisor."),
 }  # fmt: skip
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 def in_order(problems: Iterable[Problem], ignored: Container[str] = ()) -> list[Problem]:
-    """The worst first. What the index reports of a sample is not reported again by reading it, nor what follows from it."""
+    """Return the problems, the worst first, without duplicates, `ignored` rules and consequences of another problem."""
     found: dict[object, Problem] = {}
     for one in problems:
         if one.rule not in ignored:
@@ -82,7 +82,7 @@ def in_order(problems: Iterable[Problem], ignored: Container[str] = ()) -> list[
 
 
 def by_rule(problems: Iterable[Problem]) -> dict[str, Sequence[Problem]]:
-    """The worst first, then the most frequent."""
+    """Return rule -> problems, the most serious rule first, then the most frequent."""
     found: dict[str, list[Problem]] = {}
     for problem in problems:
         found.setdefault(problem.rule, []).append(problem)

@@ -1,4 +1,4 @@
-"""The samples that are checked, read and made into what training sees of them."""
+"""The samples that `check` reads, and how training would draw them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _BYTES_AT_ONCE = 1 << 25
 
 
 class Member(NamedTuple):
-    """`data` is None for more than MAX_BYTES; `intact` that its checksum is that of the index."""
+    """A member of a sample.
+
+    `data` is None if it has more than MAX_BYTES; `intact` if its checksum is that of the index.
+    """
 
     span: Range
     data: bytes | None
@@ -32,13 +35,13 @@ Members = Mapping[str, Member]
 
 
 def small_members(members: Members) -> dict[str, bytes]:
-    """What those of at most MAX_BYTES hold."""
+    """Return the contents of members of at most MAX_BYTES, by name."""
     return {name: member.data for name, member in members.items() if member.data is not None}
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """`images` names further images of a sample, `shapes` are those of the buckets."""
+    """Reads samples. `images` names their further images, as in data.images; `shapes` are those of the buckets."""
 
     catalog: Catalog
     captions: Captions
@@ -48,7 +51,7 @@ class Samples:
     shapes: Sequence[Shape]
 
     def read(self, numbers: Sequence[int]) -> Iterator[Members]:
-        """All members of each sample."""
+        """Yield all members of each sample. Raises StorageError."""
         for some in self._batches(numbers):
             small = [span for members in some for span, _ in members.values() if span.size <= MAX_BYTES]
             data = dict(zip(small, self.storage.read(small), strict=True))
@@ -56,7 +59,7 @@ class Samples:
                 yield {name: self._member(span, crc, data.get(span)) for name, (span, crc) in members.items()}
 
     def draw(self, sample: int, width: int, height: int) -> Draw:
-        """In epoch 0, in the shape of the bucket of an image of this size."""
+        """Return the draw of a sample in epoch 0, in the bucket of an image of this size (pixels)."""
         span = nearest(np.array([width]), np.array([height]), self.shapes) if len(self.shapes) > 1 else [0]
         return Draw(0, sample, self.shapes[int(span[0])])
 

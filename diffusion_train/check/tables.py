@@ -1,4 +1,4 @@
-"""Rules that need the index alone."""
+"""Rules that only need the index."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ from diffusion_train.license import UNKNOWN, normalise, terms
 def of_samples(
     catalog: Catalog, captions: Captions, selection: Selection, side: int, max_aspect: float
 ) -> Iterator[Problem]:
-    """`max_aspect`: the aspect ratio from which an image counts as narrow; `side` is the size trained at."""
+    """Yield the problems that the index shows.
+
+    `side` is data.image_size in pixels, `max_aspect` a limit for the aspect.
+    """
     yield from catalog.problems
     faults = sample_faults(catalog, captions)
     for fault in faults:
@@ -50,33 +53,37 @@ def of_samples(
 
 
 def split(catalog: Catalog, captions: Captions, selection: Selection) -> tuple[Indices, Indices]:
-    """(trained on, held out) as training chooses them where it tolerates faults. ValueError where all would be held out."""
+    """Return (training samples, held-out samples) as data.faults=tolerant chooses them.
+
+    Raises ValueError if all samples would be held out.
+    """
     kept, _ = selection.choose_whole(catalog, captions, _whole(sample_faults(catalog, captions)))
     usable = np.flatnonzero(kept)
     return selection.split(catalog, usable) if len(usable) else (usable, usable)
 
 
 def unsuited_sizes(catalog: Catalog, there: Mask, side: int, max_aspect: float) -> Iterator[Problem]:
-    """Of the samples `there`, which are not left out."""
+    """Yield problems with the image sizes of the samples `there` (n,), a mask of those that are not left out."""
     width, height = sizes(catalog)
     short, long = np.minimum(width, height), np.maximum(width, height)
 
-    def tell(rule: str, reason: str, samples: Mask) -> Iterator[Problem]:
+    def of(rule: str, reason: str, samples: Mask) -> Iterator[Problem]:
         return problems_of(catalog, rule, lambda sample: f"{width[sample]} x {height[sample]}: {reason}", samples)
 
-    yield from tell("tiny-image", f"a side below data.image_size={side}", there & (short > 0) & (short < side))
-    yield from tell("extreme-aspect", f"an aspect ratio above {max_aspect:g}", there & (long > max_aspect * short))
+    yield from of("tiny-image", f"a side below data.image_size={side}", there & (short > 0) & (short < side))
+    yield from of("extreme-aspect", f"an aspect ratio above {max_aspect:g}", there & (long > max_aspect * short))
 
 
 def duplicate_keys(catalog: Catalog) -> Iterator[Problem]:
+    """Yield a problem for each sample whose key occurred before."""
     hashes = catalog.arrays["hashes"]
     again = np.ones(len(hashes), bool)
     again[np.unique(hashes, return_index=True)[1]] = False
-    yield from problems_of(catalog, "duplicate-key", "an earlier shard has a sample of this key", again)
+    yield from problems_of(catalog, "duplicate-key", "an earlier shard has a sample with this key", again)
 
 
 def unsorted_members(catalog: Catalog) -> Iterator[Problem]:
-    """A sample is torn apart where a member of another one of its shard lies between its own."""
+    """Yield a problem for each sample with a member of another sample between its own."""
     offsets, starts = catalog.arrays["members"]["offset"], catalog.arrays["starts"]
     owner = np.repeat(np.arange(len(catalog)), np.diff(starts))
     shard = np.searchsorted(catalog.arrays["shard_ends"], owner, side="right")
@@ -86,7 +93,7 @@ def unsorted_members(catalog: Catalog) -> Iterator[Problem]:
 
 
 def licenses(catalog: Catalog) -> Iterator[Problem]:
-    """Samples without one, and what each of the others asks for, once."""
+    """Yield a problem for each sample without a licence, and one for each term of each licence."""
     names, index = catalog.licenses()
     called = np.array([normalise(name) for name in [*names, None]], object)[index]
     yield from problems_of(catalog, "unknown-license", "its json names no license", called == UNKNOWN)
@@ -96,7 +103,7 @@ def licenses(catalog: Catalog) -> Iterator[Problem]:
 
 
 def occupancy(catalog: Catalog, train: Indices, order_spec: OrderSpec, batch_size: int) -> list[Occupancy]:
-    """How the buckets of the training samples fare; none where all images have one shape."""
+    """Return how full the buckets of the training samples are; empty if all images have one shape."""
     if len(order_spec.shapes) == 1 or not len(train):
         return []
     chosen = np.stack(sizes(catalog), 1)[train]
@@ -106,7 +113,7 @@ def occupancy(catalog: Catalog, train: Indices, order_spec: OrderSpec, batch_siz
 
 
 def thin_buckets(occupancy: Sequence[Occupancy]) -> Iterator[Problem]:
-    """Buckets smaller than a batch."""
+    """Yield a problem for each bucket with fewer samples than a batch."""
     for bucket in occupancy:
         if bucket.copies > 1:
             yield Problem("thin-bucket", "", f"bucket {bucket}")
@@ -117,7 +124,7 @@ def _whole(faults: Sequence[tuple[str, str, Mask]]) -> Mask:
 
 
 def _license(catalog: Catalog) -> Callable[[int], str]:
-    """Of a sample, in words."""
+    """Return a function from a sample to a description of its licence."""
     names, index = catalog.licenses()
     called = [*names, UNKNOWN]
     return lambda sample: f"license {called[index[sample]]}"

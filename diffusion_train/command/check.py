@@ -1,4 +1,4 @@
-"""Look for faults in shards: torn tars, samples that are no pair, images and captions that cannot be used, copies, rights."""
+"""Look for faults in shards: damaged tars, missing or unusable images and captions, near-duplicates and licences."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked d
 diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.holdout=0.01 conditioner=packaged_text ignore=[exif-rotation]"""
 
 READ = ("out", "ignore", "max_aspect", "num_shown", "num_workers")
-# Whoever finds one of these finds no shard to check.
+# With one of these problems there is no shard to check.
 UNUSABLE = {"missing-shard", "duplicate-shard", "unreadable-shard"}
 
 
 def run(cfg: DictConfig) -> int:
+    """Check the settings and then the shards; return the exit code. Raises ConfigError and DataError."""
     config.check(cfg, read=READ)
     refuse(cfg)
     try:
@@ -55,14 +56,14 @@ def run(cfg: DictConfig) -> int:
 
 
 def refuse(cfg: DictConfig) -> None:
-    """Raises ConfigError with what is wrong with the command's own settings."""
+    """Raises ConfigError with every mistake in the command's own settings."""
     mistakes = [
         config.Mistake(f"ignore={name}", "there is no such rule", did_you_mean(str(name), RULES) or ", ".join(RULES))
         for name in cfg.ignore
         if name not in RULES
     ]
     if "storage" not in cfg.data:
-        problem = "check reads shards that can be indexed"
+        problem = "check only reads shards that can be indexed"
         mistakes.append(config.Mistake("data", problem, "choose data=shards, openmoji, simple_icons or brand_icons"))
     mistakes += config.too_small(cfg, num_shown=1, max_aspect=1, num_workers=0)
     mistakes += config.unwritable("out", Path(cfg.out))
@@ -70,6 +71,7 @@ def refuse(cfg: DictConfig) -> None:
 
 
 def check(cfg: DictConfig) -> int:
+    """Check the shards, write report.json and contact_sheet.html, and print a summary; return the exit code."""
     tokens = build_token_counter(cfg)
     data: ShardData = config.build(cfg.data)
     storage = StorageByScheme(data.storage)
@@ -89,7 +91,10 @@ def check(cfg: DictConfig) -> int:
 
 @dataclass
 class Findings:
-    """`train` and `held_out` are numbers of `samples`, `twins` says which look alike, `occupancy` how the buckets fare."""
+    """What a check found.
+
+    `train` and `held_out` (n,) are sample numbers; `twins` maps a sample to the one it looks like.
+    """
 
     problems: list[Problem]
     samples: Samples | None = None
@@ -100,7 +105,10 @@ class Findings:
 
 
 def opened(shards: Shards, storage: StorageByScheme) -> tuple[Catalog | None, list[Problem]]:
-    """The collection, or what is wrong with shards that hold not a single sample."""
+    """Return the catalog, or None and the problems if the shards contain no sample.
+
+    Raises DataError for unusable shards.
+    """
     try:
         return open_shards(shards, storage), []
     except DataError as error:
@@ -112,7 +120,7 @@ def opened(shards: Shards, storage: StorageByScheme) -> tuple[Catalog | None, li
 def looked_at(
     cfg: DictConfig, data: ShardData, catalog: Catalog, storage: StorageByScheme, tokens: Tokens | None
 ) -> Findings:
-    """All that the index, the contents and the whole tell."""
+    """Return the findings of all rules: on the index, on the contents of samples and on the data set as a whole."""
     captions, selection, order_spec = data.captions, data.selection(), data.order_spec()
     samples = Samples(catalog, captions, data.view(), storage, data.images or {}, order_spec.shapes)
     train, held_out = tables.split(catalog, captions, selection)
@@ -134,7 +142,7 @@ def entry(problem: Problem) -> dict[str, Any]:
 
 
 def summary(seen: Findings, counted_tokens: bool, out: Path) -> str:
-    """What is printed in the end: of each rule, the worst first, what was found and what to do; then how the buckets fare."""
+    """Return the text to print: for each rule, the worst first, a count, an example and a remedy; then the buckets."""
     found, count = by_rule(seen.problems), len(seen.problems)
     given = {**vars(seen), "rules": RULES, "found": found, "num_problems": count, "counted_tokens": counted_tokens}
     return page.plain("diffusion_train.check", "findings.txt", out=out, **given)

@@ -1,7 +1,7 @@
 """`diffusion-train <command> [overrides]`, and the same for train.py and sample.py.
 
-A command is a file of this folder with a function `run(cfg) -> int` and the texts SUMMARY and EXAMPLE. They are read
-without importing it, so that help and mistakes are printed before torch is loaded.
+A command is a file of this folder with a function `run(cfg) -> int` and the texts SUMMARY and EXAMPLE. The texts are
+read without importing the file, so that help and mistakes are printed before torch is loaded.
 """
 
 from __future__ import annotations
@@ -27,11 +27,17 @@ from diffusion_train.utils.interruption import Interrupted, interruptible
 from diffusion_train.utils.redact import redact_text
 
 T = TypeVar("T")
-_EXTRAS = {"diffusers": "pretrained", "transformers": "pretrained", "peft": "pretrained"}  # package: what installs it
+_EXTRAS = {
+    "diffusers": "pretrained",
+    "transformers": "pretrained",
+    "peft": "pretrained",
+}  # package -> the extra that installs it
 
 
 @dataclass(frozen=True)
 class Command:
+    """A command and the texts of its help. `name` is the name of its file, without the suffix."""
+
     name: str
     summary: str
     example: str
@@ -39,6 +45,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` (by default that of the process) names; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     known = commands()
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -55,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def launch(name: str, arguments: Sequence[str]) -> int:
-    """The exit code of a command. Heavy imports wait until the arguments are found to be right."""
+    """Run a command and return its exit code. Heavy imports wait until the arguments are checked."""
     if any(argument in ("-h", "--help") for argument in arguments):
         print(help_text(commands()[name], arguments))
         return Exit.DONE
@@ -72,10 +79,10 @@ def launch(name: str, arguments: Sequence[str]) -> int:
 
 
 def guarded(body: Callable[[], T]) -> T | Exit:
-    """Returns what `body` returns, or prints an error that the user can correct, without its traceback, and its exit code.
+    """Return what `body` returns; print an error that the user can correct, without its traceback, and return its code.
 
-    Such errors are a ValueError and a missing package of an extra (Exit.WRONG), and a disk that accepts no more data
-    (Exit.STORAGE). Ctrl-C and a cluster's signals are reported too. Everything else passes through.
+    Such errors are a ValueError or a missing package of an extra (Exit.WRONG), and a disk that accepts no more data
+    (Exit.STORAGE). Ctrl-C and a cluster's signals are reported too. All other exceptions pass through.
     DIFFUSION_TRAIN_DEBUG=1 shows the traceback.
     """
     try:
@@ -108,7 +115,7 @@ def _print_error(error: ValueError) -> None:
     if not isinstance(error, ConfigError):
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-        lines.append(f"    at {where}; DIFFUSION_TRAIN_DEBUG=1 shows how it came to this")
+        lines.append(f"    at {where}; DIFFUSION_TRAIN_DEBUG=1 shows the traceback")
     print("\n".join(lines), file=sys.stderr)
 
 
@@ -132,6 +139,7 @@ def overview(known: dict[str, Command]) -> str:
 
 
 def help_text(command: Command, arguments: Sequence[str] = ()) -> str:
+    """Return the text of `--help`: an example, the settings with their comments, and the groups with their options."""
     call = read_call(command.name, [argument for argument in arguments if argument not in ("-h", "--help")])
     lines = [f"{command.name}: {command.summary}", ""]
     if command.description.rstrip(".").lower() != command.summary.lower():
@@ -141,8 +149,8 @@ def help_text(command: Command, arguments: Sequence[str] = ()) -> str:
     if groups := [f"  {group}: {', '.join(names)}" for group, names in call.groups.items()]:
         lines += ["Groups (group=option):", *groups, ""]
     lines += [
-        "--cfg job prints the whole config; --config-dir FOLDER adds groups and options of your own;",
-        "allow_targets=[my_package.] trusts classes of your own.",
+        "--cfg job prints the whole config; --config-dir FOLDER adds your own groups and options;",
+        "allow_targets=[my_package.] trusts your own classes.",
         *(["--multirun runs once for each value of key=a,b."] if "run_dir" in call.settings else []),
     ]
     return "\n".join(lines)
@@ -155,7 +163,7 @@ def _settings(settings: dict[str, object], comments: dict[str, str]) -> list[str
 
 
 def _plain(settings: dict[str, object], path: str = "") -> Iterator[tuple[str, object]]:
-    """Every setting but those of parts, which groups hold."""
+    """Yield (dotted key, value) of every setting, except those inside a part (a node with `_target_`)."""
     for key, value in settings.items():
         if isinstance(value, dict) and "_target_" not in value:
             yield from _plain(value, f"{path}{key}.")
@@ -168,7 +176,7 @@ def _printable(value: object) -> str:
 
 
 def _read(file: Path) -> Command | None:
-    """The command in a file, or None if it holds none."""
+    """Return the command in a file, or None if the file has no function `run`."""
     tree = ast.parse(file.read_text("utf-8"))
     if not any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
         return None

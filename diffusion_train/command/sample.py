@@ -25,7 +25,7 @@ EXAMPLE = """python sample.py run=runs/openmoji/<date_time> prompts='["a red app
 
 
 def run(cfg: DictConfig) -> int:
-    """`cfg` is the run's config with the settings of this command laid over it, its own in `cfg.sample`."""
+    """`cfg` is the run's config with overrides applied; this command's settings are in `cfg.sample`."""
     quiet_libraries()
     ask = cfg.sample
     refuse(cfg)
@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> int:
 
 
 def refuse(cfg: DictConfig) -> None:
-    """Raises ConfigError with what is wrong with the command's own settings."""
+    """Raises ConfigError with every mistake in the command's own settings."""
     ask = cfg.sample
     mistakes = config.too_small(ask, num_samples=1, batch_size=1, seed=0)
     mistakes += config.unwritable("out", Path(ask.out))
@@ -63,7 +63,7 @@ def refuse(cfg: DictConfig) -> None:
 
 
 def refuse_older(out: Path, names: list[str]) -> None:
-    """ValueError where `out` would hold samples of an earlier command beside these."""
+    """Raises ValueError if `out` contains samples of an earlier command that this one would not overwrite."""
     older = sorted({path.name for path in out.glob("[0-9][0-9][0-9][0-9]_[0-9][0-9][0-9].png")} - set(names))
     if older:
         raise ValueError(
@@ -73,13 +73,16 @@ def refuse_older(out: Path, names: list[str]) -> None:
 
 
 def read_conditions(cfg: DictConfig) -> dict[str, Any]:
-    """A batch with a row a prompt, a row an image of `images`, or one without either."""
+    """Return a batch with one row for each prompt or image, or a single row if there are neither.
+
+    Raises ValueError if there are both, but not one prompt for each image.
+    """
     prompts, images = read_prompts(cfg.sample.prompts), list(cfg.sample.images)
     if not images:
         return {"caption": prompts or [""]}
     if prompts and len(prompts) != len(images):
         raise ValueError(f"prompts has {len(prompts)} entries for {len(images)} images; give one for each, or none")
-    data = OmegaConf.merge(cfg.data, {"shards": ""})  # which are not read, and need not be there
+    data = OmegaConf.merge(cfg.data, {"shards": ""})  # the shards are not read and may be missing
     transform = config.build(data).transform()
     captions = prompts or [Path(image).stem for image in images]
     return collate(
@@ -91,18 +94,21 @@ def read_conditions(cfg: DictConfig) -> dict[str, Any]:
 
 
 def read_negative_prompt(cfg: DictConfig) -> str | None:
-    """Raises ValueError where guidance, which leads away from it, is off."""
+    """Return the negative prompt, or None.
+
+    Raises ValueError if guidance is off, because the prompt would have no effect.
+    """
     prompt = cfg.sample.negative_prompt
     if prompt is not None and cfg.guidance.get("scale", 1) == 1:
         raise ValueError(
-            f"negative_prompt={prompt}: guidance is off, so that it changes nothing; add guidance=classifier_free "
+            f"negative_prompt={prompt}: has no effect because guidance is off; add guidance=classifier_free "
             "guidance.scale=3"
         )
     return None if prompt is None else str(prompt)
 
 
 def describe(node: DictConfig) -> str:
-    """A part as one line: its class and plain settings."""
+    """Describe a part in one line: its class and its plain settings."""
     plain = {str(key): value for key, value in node.items() if isinstance(value, (int, float, str))}
     settings = [f"{key}={value}" for key, value in plain.items() if not key.startswith("_")]
     return " ".join([str(node["_target_"]).rsplit(".", 1)[-1], *settings])
@@ -113,7 +119,7 @@ def file_names(count: int, num_samples: int) -> list[str]:
 
 
 def write(samples: Tensor, rows: list[tuple[str, int]], num_samples: int, facts: dict[str, str], out: Path) -> None:
-    """A PNG a sample, named in the order of the prompts, and a grid of all; points in a plane make one plot."""
+    """Write a PNG for each sample, named in the order of the prompts, and a grid of all; points become one plot."""
     if samples.shape[1:] == (2,):
         picture.save_png(picture.scatter(samples, samples[:0], facts["run"]), out / "grid.png")
         print(out / "grid.png")
@@ -122,4 +128,4 @@ def write(samples: Tensor, rows: list[tuple[str, int]], num_samples: int, facts:
         picture.save_png(picture.to_image(x), out / name, {"prompt": prompt, "seed": str(seed), **facts})
     grid = picture.grid(samples, [prompt for prompt, _ in rows], num_columns=num_samples)
     picture.save_png(grid, out / "grid.png", facts)
-    print(f"{len(samples)} samples in {out}, all together in {out / 'grid.png'}")
+    print(f"{len(samples)} samples in {out}, a grid of all in {out / 'grid.png'}")

@@ -51,6 +51,10 @@ EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=run
 
 
 def run(cfg: DictConfig) -> int:
+    """Train, or resume, the run in `cfg.run_dir`; return the exit code.
+
+    Raises ValueError for mistakes in the settings.
+    """
     quiet_libraries()
     validate(cfg)
     with claimed(Path(cfg.run_dir)), own_process_group():
@@ -63,9 +67,9 @@ def run(cfg: DictConfig) -> int:
 
 
 def validate(cfg: DictConfig) -> None:
-    """Raises ConfigError with every mistake that takes no data to find.
+    """Raises ConfigError with every mistake in the settings that can be found without building the whole run.
 
-    On the way it chooses sizes that are left open, and finds the files of the pretrained model.
+    Also sets the sizes that are null, and finds the files of the pretrained model.
     """
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=SETTINGS)
@@ -78,7 +82,7 @@ def validate(cfg: DictConfig) -> None:
 
 
 def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
-    """What parts say against their settings, as far as it takes neither data nor the model's files."""
+    """Yield the mistakes in settings that parts can find without data and without the model's files."""
     refusals = (ValueError, MisconfigurationException)
     yield from config.dry_build(cfg, ["data"])
     yield from config.attempt(lambda: _data_settings(cfg).check(), "data")
@@ -93,7 +97,7 @@ def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
 
 
 def _data_settings(cfg: DictConfig) -> DataSettings:
-    """With None for parts whose own settings are wrong, so that the others can be checked."""
+    """Build the data settings, with None for parts that cannot be built, so that the other settings can be checked."""
     parts = {str(name): node for name, node in cfg.data.items() if OmegaConf.is_dict(node)}
     wrong = {name: None for name, node in parts.items() if config.attempt(partial(config.build, node), name)}
     settings: DataSettings = config.build(OmegaConf.merge(cfg.data, wrong))
@@ -101,9 +105,12 @@ def _data_settings(cfg: DictConfig) -> DataSettings:
 
 
 def _wrong_shapes(cfg: DictConfig) -> Iterator[config.Mistake]:
-    """Images that the network or the autoencoder does not accept, asked of both without their weights."""
+    """Yield a mistake if the network or the autoencoder does not accept the image shapes.
+
+    Both are built without weights.
+    """
     try:
-        with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # some parts cannot be built so
+        with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # some parts cannot be built on "meta"
             network, autoencoder = config.build(cfg.network), config.build(cfg.autoencoder)
             check_image_shapes(_data_settings(cfg), getattr(network, "factor", 1), autoencoder.latent_shape)
     except ValueError as error:
@@ -111,12 +118,12 @@ def _wrong_shapes(cfg: DictConfig) -> Iterator[config.Mistake]:
 
 
 def claimed(run_dir: Path) -> AbstractContextManager[None]:
-    """Holds the run folder, which no other run may write to meanwhile. Raises ValueError if it is in use."""
+    """Lock the run folder, so that no other run writes to it. Raises ValueError if it is in use."""
     return locked(run_dir / ".lock", f"run_dir={run_dir}") if first_process() else nullcontext()
 
 
 def fit(run: TrainingRun) -> Exit:
-    """Trains. Prints why training ended early, if it did, and how to resume."""
+    """Train, and return the exit code. If training ends early, print why and how to resume."""
     hint = partial(resume_hint, run.run_dir, run.cfg.resume)
     first_step = read_facts(run.checkpoint)["step"] if run.checkpoint else 0
     try:
@@ -151,25 +158,28 @@ def fit(run: TrainingRun) -> Exit:
 
 
 def _stop_requested(run: TrainingRun) -> bool:
-    """By a signal, at whatever moment."""
+    """Whether a signal has asked the run to stop, at any time."""
     return any(callback.asked for callback in run.trainer.callbacks if isinstance(callback, GracefulStop))  # type: ignore[attr-defined]
 
 
 def _common(run: TrainingRun, code: Exit) -> Exit:
-    """The exit code of a process where all end together: the first one's stands for all.
+    """Return the exit code of this process if all processes end together: `code` in the first one, 0 in the others.
 
-    Lightning, torchrun and srun kill the first process, whatever it is still writing, once another has ended with
-    anything but 0.
+    Lightning, torchrun and srun kill the first process, even while it writes, once another one exits with a code
+    other than 0.
     """
     return code if run.trainer.is_global_zero else Exit.DONE
 
 
 def report(run: TrainingRun, code: Exit) -> None:
-    """Prints where everything is and what to run next, and writes the report of a run that is done, if it asks for one."""
+    """Print where the files are and what to run next.
+
+    If the run is done and its config asks for it, write the report.
+    """
     farewell(run)
     if not (run.cfg.report and run.is_done):
         return
-    left = f"the run is done; its report is not: diffusion-train report run={run.run_dir}"
+    left = f"the run is done, but its report is not written; run: diffusion-train report run={run.run_dir}"
     if code == Exit.STOPPED:
         print(left, file=sys.stderr)
         return
@@ -181,6 +191,7 @@ def report(run: TrainingRun, code: Exit) -> None:
 
 
 def farewell(run: TrainingRun) -> None:
+    """Print the files of the run and a command that samples from it, if it has saved weights."""
     folder = RunFolder(run.run_dir)
     if folder.weights.exists():
         print(plain("diffusion_train.command", "farewell.txt", run=run, folder=folder), end="")

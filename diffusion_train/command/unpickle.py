@@ -1,7 +1,7 @@
-"""Take the tensors out of a pickled checkpoint (.ckpt, .bin, .pt) into a .safetensors file.
+"""Copy the tensors of a pickled checkpoint (.ckpt, .bin, .pt) into a .safetensors file.
 
-No code of the file is run: whatever it asks for besides tensors is left out, and named. Whether you trust whoever made the
-weights is still yours to say.
+No code in the file is run: everything that is not a tensor is left out and listed. Whether you trust the author of the
+weights is still your decision.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from diffusion_train.pretrained.pickles import unpickled
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import atomic_file
 
-SUMMARY = "take the tensors out of a .ckpt, .bin or .pt into a .safetensors file"
+SUMMARY = "copy the tensors of a .ckpt, .bin or .pt into a .safetensors file"
 EXAMPLE = """\
 diffusion-train unpickle path=model.ckpt out=model.safetensors
 diffusion-train unpickle path=sd/text_encoder/pytorch_model.bin out=sd/text_encoder/model.safetensors"""
 
 
 def run(cfg: DictConfig) -> int:
+    """Write the tensors of `cfg.path` to `cfg.out` and list what is left out; return the exit code."""
     config.check(cfg, read=("path", "out"))
     path, out = Path(cfg.path).expanduser(), Path(cfg.out).expanduser()
     check_files(path, out)
@@ -43,7 +44,7 @@ def run(cfg: DictConfig) -> int:
 
 
 def check_files(path: Path, out: Path) -> None:
-    """Raises ConfigError with what is wrong with the files."""
+    """Raises ConfigError if `path` is not a file, or if `out` exists or has another suffix than .safetensors."""
     mistakes = []
     if not path.is_file():
         mistakes.append(config.Mistake(f"path={path}", "no such file", "give a .ckpt, .bin, .pt or .pth"))
@@ -51,5 +52,5 @@ def check_files(path: Path, out: Path) -> None:
         remedy = f"out={out.with_suffix('.safetensors')}"
         mistakes.append(config.Mistake(f"out={out}", "must end in .safetensors", remedy))
     elif out.exists():
-        mistakes.append(config.Mistake(f"out={out}", "is there already", "delete it, or give another name"))
+        mistakes.append(config.Mistake(f"out={out}", "exists already", "delete it, or give another name"))
     config.raise_all(mistakes)

@@ -1,4 +1,7 @@
-"""Configuration: composed from YAML and the command line, checked, and made into objects. Only here Hydra is known."""
+"""Configuration: composes YAML and the command line, checks the result and builds objects.
+
+Only this package uses Hydra.
+"""
 
 from diffusion_train.config.checks.dry_build import attempt, dry_build, mistakes_of
 from diffusion_train.config.checks.signatures import check

@@ -1,4 +1,4 @@
-"""The model that `pretrained` names: its parts are laid over a config."""
+"""The model that `pretrained` names: its parts replace those of a config."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from diffusion_train.config.secrets import escape
 from diffusion_train.pretrained import diffusers_folder, origin, parts
 from diffusion_train.run_folder import weights_file
 
-# Nodes that are what the model says; those of the second line are so unless the command line chooses others.
+# Nodes that the model determines; the command line may choose others for those of the second line.
 _ENFORCED = ("network", "autoencoder", "conditioner", "diffusion.schedule", "diffusion.parameterization")
 _CHOOSABLE = ("diffusion.weighting", "diffusion.time_sampler", "sampler", "guidance", "data.image_size")
 _NODES = (*_ENFORCED, "condition", *_CHOOSABLE, "sampler.grid")
 _EXACT = ("diffusion.schedule", "diffusion.parameterization")
-# Settings of a part that are no part of the model.
+# Settings of a part that do not belong to the model.
 _FREE = ("network.gradient_checkpointing", "autoencoder.dtype", "conditioner.max_bytes")
 _ABSENT = object()
 _EXAMPLE = (
@@ -31,12 +31,14 @@ _EXAMPLE = (
 
 
 class Model(NamedTuple):
+    """The description of a base model: its parts as config nodes, without its weights."""
+
     kind: str  # sd, sdxl or run
     nodes: dict[str, Any]  # by dotted key
 
 
 def named(cfg: DictConfig, arguments: Sequence[Override] = ()) -> str | None:
-    """What `pretrained` is, if it is given."""
+    """Return the value of `pretrained`, which `arguments` may set, or None if it is null."""
     for override in arguments:
         if override.key_or_group == "pretrained":
             return str(override.value() or "") or None
@@ -44,12 +46,12 @@ def named(cfg: DictConfig, arguments: Sequence[Override] = ()) -> str | None:
 
 
 def sets_part(override: Override) -> bool:
-    """Whether this sets a value of a part, which the model's may know and that of the YAML files not."""
+    """Whether this sets a value of a part that the model may replace, so that the YAML files may not have the key."""
     return not override.is_delete() and override.key_or_group.startswith(tuple(f"{part}." for part in _NODES[:-2]))
 
 
 def overlay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
-    """Lays the model's parts over `cfg`, and over them what `arguments` set; -> what is wrong.
+    """Replace parts of `cfg` by those of the model, then apply `arguments`; return the mistakes.
 
     Reads the model's description, never its weights.
     """
@@ -78,7 +80,7 @@ def overlay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
 
 
 def describe(pretrained: str, prediction: str | None = None, tokenizer: str | None = None) -> Model:
-    """Raises ValueError where there is no such model, or one that is not supported."""
+    """Return the description of a model. Raises ValueError if it does not exist or is not supported."""
     if origin.kind(pretrained) == "run":
         return Model("run", _nodes_of_run(pretrained))
     layout = origin.folder(pretrained, prediction, tokenizer, weights=False)
@@ -93,14 +95,14 @@ def _nodes_of_run(pretrained: str) -> dict[str, Any]:
     folder, adapter = _select(plain, "base_record.folder"), str(_select(plain, "adapter._target_"))
     if _select(plain, "adapter.text_encoder"):
         raise ValueError(
-            f"pretrained={pretrained}: a run that adapts text encoders too, which a new run does not take over; give what "
-            f"`diffusion-train export run={pretrained} format=diffusers out=<folder>` makes of it"
+            f"pretrained={pretrained}: a run with adapted text encoders cannot be a base model; export it with "
+            f"`diffusion-train export run={pretrained} format=diffusers out=<folder>` and give that folder"
         )
     needs_base = _select(plain, "base_record.kind") in ("sd", "sdxl") or not adapter.endswith(".NoAdapter")
     if needs_base and not Path(str(folder)).exists():
         raise ValueError(
-            f"pretrained={pretrained}: its own model was read from {folder}, which is not there any more; put it back, or a "
-            "link in its place"
+            f"pretrained={pretrained}: its base model was read from {folder}, which does not exist any more; put it "
+            "back, or create a link to it there"
         )
     found = {path: _select(plain, path) for path in _NODES}
     return {path: escape(node) for path, node in found.items() if node is not None}
@@ -113,7 +115,7 @@ def _select(plain: object, path: str) -> Any:
 
 
 def _overlay_part(cfg: DictConfig, path: str, node: object) -> None:
-    """In place of what is there; settings that are free keep their value where the part is of the same class."""
+    """Replace a part. If the new one has the same class, settings in `_FREE` keep their values."""
     parent, _, name = path.rpartition(".")
     above = OmegaConf.select(cfg, parent) if parent else cfg
     if above is None or name not in above:
@@ -125,7 +127,7 @@ def _overlay_part(cfg: DictConfig, path: str, node: object) -> None:
 
 
 def _settings(cfg: DictConfig, chosen: set[str]) -> Iterator[Mistake]:
-    """Sets what a recipe says for this kind of model, but for what was chosen; they are plain settings from then on."""
+    """Apply the recipe's `base.settings` for this kind of model, except to keys that the command line has chosen."""
     pretrained = OmegaConf.to_container(cfg.base, resolve=False).get("settings") or {}  # type: ignore[union-attr]
     cfg.base.settings = None
     for path, value in settings(pretrained.get(cfg.base_record.kind), "").items():
@@ -149,13 +151,13 @@ def _not_accepted(cfg: DictConfig, pretrained: str, model: Model) -> list[Mistak
     if accepted is None or model.kind in accepted:
         return []
     kinds = {"sd": "Stable Diffusion 1 or 2", "sdxl": "Stable Diffusion XL", "run": "a run of diffusion_train"}
-    problem = f"is {kinds[model.kind]}, and {cfg.name} is for {' and '.join(kinds[kind] for kind in accepted)}"
-    recipe = "experiment=sdxl_lora is for it; or " if model.kind == "sdxl" else ""
-    return [Mistake(f"pretrained={pretrained}", problem, f"{recipe}base.accepts=null tries all the same")]
+    problem = f"is {kinds[model.kind]}, but {cfg.name} is for {' and '.join(kinds[kind] for kind in accepted)}"
+    recipe = "use experiment=sdxl_lora; or " if model.kind == "sdxl" else ""
+    return [Mistake(f"pretrained={pretrained}", problem, f"{recipe}try it anyway with base.accepts=null")]
 
 
 def _contradictions(cfg: DictConfig, pretrained: str, model: Model, arguments: Sequence[Override]) -> Iterator[Mistake]:
-    """Choices of the command line that are another part than the model's."""
+    """Yield a mistake for each choice on the command line that contradicts the model."""
     composed = OmegaConf.to_container(cfg, resolve=False)
     for override in arguments:
         for path in _ENFORCED:
@@ -180,7 +182,9 @@ def _contradicts(override: Override, composed: object, path: str, node: dict[str
 def _contradiction(override: Override, pretrained: str, path: str, node: dict[str, Any]) -> Mistake:
     settings = [f"{name}={value}" for name, value in node.items() if name != "_target_" and path in _EXACT]
     own = " ".join([node["_target_"].rpartition(".")[2], *settings])
-    free = "; diffusion/weighting and diffusion/time_sampler are free" if override.key_or_group == "diffusion" else ""
+    free = (
+        "; diffusion/weighting and diffusion/time_sampler may be chosen" if override.key_or_group == "diffusion" else ""
+    )
     return Mistake(str(override.input_line), f"{path} of pretrained={pretrained} is {own}", f"leave it out{free}")
 
 

@@ -1,4 +1,4 @@
-"""Where the YAML files are, and which groups and options they make."""
+"""The folders of YAML files, and the groups and options in them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import yaml
 
 from diffusion_train.config.checks.values import walk
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C takes a tenth of the time
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the loader in C takes a tenth of the time
 
 
 def conf_folder() -> Path:
-    """Beside the package's modules when installed, at the repository's root when it runs from there."""
+    """Return the folder conf/: inside the package if that is installed, beside it in a repository."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "conf", package.parent / "conf"):
         if folder.is_dir():
@@ -23,7 +23,7 @@ def conf_folder() -> Path:
 
 
 def read_yaml(text: str) -> dict[str, Any]:
-    """The mapping that a config file holds; empty where it holds none or cannot be read, which Hydra reports."""
+    """Return the mapping in a config file; empty if it has none or is not valid YAML, which Hydra reports."""
     try:
         found = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
@@ -32,12 +32,12 @@ def read_yaml(text: str) -> dict[str, Any]:
 
 
 def own_settings(command: str) -> dict[str, Any]:
-    """The settings of a command's own YAML file, as they stand there."""
+    """Return the settings in a command's own YAML file, without those that it includes."""
     return read_yaml((conf_folder() / f"{command}.yaml").read_text("utf-8"))
 
 
 def groups(folders: Sequence[Path]) -> dict[str, list[str]]:
-    """Group (as in `diffusion/schedule`) -> its options, from all folders together."""
+    """Return group (such as `diffusion/schedule`) -> options, of all folders together."""
     found: dict[str, set[str]] = {}
     for folder in folders:
         for file in folder.rglob("*.yaml"):
@@ -48,7 +48,7 @@ def groups(folders: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def options_with(key: str, folders: Sequence[Path]) -> list[str]:
-    """`guidance=classifier_free` for `guidance.scale`: options of the key's group whose own file sets it."""
+    """Return the options whose own file sets `key`: `guidance=classifier_free` for `guidance.scale`."""
     path = key.split(".")
     for length in range(len(path) - 1, 0, -1):
         group = "/".join(path[:length])

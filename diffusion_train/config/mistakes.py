@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, all of it at once, in words that name the remedy."""
+"""Mistakes in a configuration, reported all at once and with a remedy."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_train.utils.redact import redact_text
 
-# Hydra and OmegaConf answer some wrong arguments with plain Python errors.
+# Hydra and OmegaConf raise plain Python errors for some wrong arguments.
 ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, AssertionError)
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """`where` is the argument or the key it is about."""
+    """A mistake in the configuration. `where` is the argument or the key that it concerns."""
 
     where: str
     problem: str
@@ -33,7 +33,7 @@ class Mistake:
 
 
 class ConfigError(ValueError):
-    """Everything that was found wrong, in `mistakes`."""
+    """A configuration with mistakes, which are listed in `mistakes`."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = list(dict.fromkeys(mistakes))
@@ -47,7 +47,7 @@ def raise_all(mistakes: Sequence[Mistake]) -> None:
 
 
 def unwritable(key: str, folder: Path) -> Iterator[Mistake]:
-    """A mistake where nothing can be written to a folder, which need not be there yet."""
+    """Yield a mistake if a folder, or the nearest existing one above it, cannot be written to."""
     folder = folder.absolute()
     try:
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -58,10 +58,12 @@ def unwritable(key: str, folder: Path) -> Iterator[Mistake]:
 
 
 def too_small(settings: Mapping[str, Any], **least: int) -> list[Mistake]:
-    """Those of the settings that are numbers below what they are at least."""
+    """Return a mistake for each setting below its minimum in `least`; null is allowed."""
     given = {name: settings[name] for name in least if settings[name] is not None}
     return [
-        Mistake(f"{name}={value}", f"at least {least[name]}") for name, value in given.items() if value < least[name]
+        Mistake(f"{name}={value}", f"must be at least {least[name]}")
+        for name, value in given.items()
+        if value < least[name]
     ]
 
 
@@ -71,7 +73,7 @@ def no_option(argument: str, group: str, value: object, options: Sequence[str]) 
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """The one to three nearest of `candidates` as a question, or "" if none is near."""
+    """Return a question with the one to three nearest of `candidates`, or "" if none is near."""
     scores = {candidate: _likeness(word, candidate) for candidate in candidates if candidate != word}
     best = max(scores.values(), default=0.0)
     if best < 0.65:
@@ -81,7 +83,7 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
 
 
 def unknown_key(argument: str, key: str, names: Iterable[str], options: Sequence[str]) -> str:
-    """The remedy for a key that is not there; `options` of its group have it."""
+    """Return the remedy for an unknown key; `options` are those of its group that have it."""
     if len(options) == 1:
         return f"{options[0]} has it: {options[0]} {argument}"
     if options:
@@ -90,7 +92,7 @@ def unknown_key(argument: str, key: str, names: Iterable[str], options: Sequence
 
 
 def _likeness(word: str, candidate: str) -> float:
-    """Whole names, or their last parts at a small discount: `batch_size` is near `data.batch_size`."""
+    """Compare whole names, or their last parts at a small discount: `batch_size` is near `data.batch_size`."""
     whole = SequenceMatcher(None, word, candidate).ratio()
     last = SequenceMatcher(None, _last(word), _last(candidate)).ratio()
     return max(whole, 0.9 * last)
@@ -101,7 +103,7 @@ def _last(name: str) -> str:
 
 
 def first_lines(error: BaseException) -> str:
-    """What Hydra and OmegaConf say, without their search path and object types."""
+    """Return the message of Hydra or OmegaConf without search path and object types."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     lines = [line.strip() for line in str(cause).splitlines()]
     ends = [i for i, line in enumerate(lines) if re.match(r"(full_key|object_type|Config search path|See http)", line)]

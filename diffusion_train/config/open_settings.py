@@ -1,4 +1,4 @@
-"""Settings of the data that a config may leave open by null, until the images are known."""
+"""Settings of the data that may be null in a config; they are chosen when the images are known."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import copy
 
 from omegaconf import DictConfig
 
-# The most that is chosen for each of them, on every machine, so that runs compare.
+# The largest value chosen for each of them. It is the same on every machine, so that runs can be compared.
 MOST = {"image_size": 64, "batch_size": 16}
 
 
 def left_open(cfg: DictConfig) -> list[str]:
-    """Those of them that are null."""
+    """Return the names of those that are null."""
     data = cfg.get("data")
     return [name for name in MOST if isinstance(data, DictConfig) and name in data and data[name] is None]
 
 
 def with_stand_ins(cfg: DictConfig) -> DictConfig:
-    """A copy of the config in which a number stands for what is left open, so that types can be compared."""
+    """Return a copy of the config with numbers in place of null, so that types can be checked."""
     whole = copy.deepcopy(cfg)
     for name in left_open(cfg):
         whole.data[name] = MOST[name]

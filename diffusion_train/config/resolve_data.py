@@ -1,6 +1,6 @@
-"""Settings that follow from the images: their size and the batch, where a config leaves them open by null.
+"""Settings chosen from the images if they are null in a config: image size and batch size.
 
-`diffusion_train.config` does not export it: reading data loads torch, and mistakes are reported before that.
+`diffusion_train.config` does not export this module: reading data loads torch, and mistakes are reported before that.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.training.checkpoint import read_facts
 from diffusion_train.utils.launcher import first_process
 
-_DIVISOR = 8  # of image sizes, which every network of the package divides by
-_NUM_CAPTIONS = 256  # that are looked at for one that is not empty
+_DIVISOR = 8  # every network of the package accepts image sizes that are multiples of it
+_NUM_CAPTIONS = 256  # read to find out whether there are captions
 
 
 class Sizes(NamedTuple):
+    """Image size (pixels a side) and batch size."""
+
     image_size: int
     batch_size: int
 
 
 def resolve_data(cfg: DictConfig) -> None:
-    """Makes `data.folder` absolute, expands `~` in `data.shards`, and sets the image size and the batch where null.
+    """Make `data.folder` absolute, expand `~` in `data.shards`, and set image size and batch size if they are null.
 
     A resumed run keeps the values that it began with. Raises ValueError if the data cannot be read.
     """
     if isinstance(shards := cfg.data.get("shards"), str) and shards.startswith("~"):
         cfg.data.shards = str(Path(shards).expanduser())
     if folder := cfg.data.get("folder"):
-        cfg.data.folder = str(Path(folder).expanduser().absolute())  # for whoever opens the run elsewhere
+        cfg.data.folder = str(Path(folder).expanduser().absolute())  # the run may be opened from another directory
     names = left_open(cfg)
     if not names:
         return
@@ -56,19 +58,23 @@ def resolve_data(cfg: DictConfig) -> None:
 
 
 def sizes_for(sides: NDArray[np.int64], num_samples: int) -> Sizes:
-    """`sides`: (n, 2), the width and height of each image."""
+    """Choose sizes for `num_samples` images of `sides` (n, 2), width and height in pixels.
+
+    The image size is the median shorter side, the batch size the largest power of two within the number of images; both
+    are at most those in MOST.
+    """
     side = int(np.median(sides.min(1)))
     image_size = min(max(side // _DIVISOR, 1) * _DIVISOR, MOST["image_size"])
     return Sizes(image_size, min(1 << (num_samples.bit_length() - 1), MOST["batch_size"]))
 
 
 def _chosen(cfg: DictConfig) -> Sizes:
-    """By the images that are trained on."""
+    """Return sizes that fit the training images, and print them. Raises ConfigError if they cannot be measured."""
     data = build(with_stand_ins(cfg).data)
     if not isinstance(data, ShardData):
         remedy = "add data.image_size=<pixels> data.batch_size=<samples>"
-        raise ConfigError([Mistake("data", "cannot be measured before it is read", remedy)])
-    with _silence("diffusion_train.data"):  # the data module that training builds says it
+        raise ConfigError([Mistake("data", "must be images in indexed shards to choose sizes from", remedy)])
+    with _silence("diffusion_train.data"):  # the data module that training builds gives the same warnings
         images = data.dataset()
     sizes = sizes_for(images.sizes(), len(images))
     if first_process():
@@ -85,11 +91,11 @@ def _about_captions(cfg: DictConfig, images: ShardDataset) -> str:
         return "trained with their captions" if has_captions else "they have no captions"
     if has_captions:
         return "trained without their captions, which experiment=own_images_with_text reads"
-    return "they have no captions, which experiment=own_images needs none of"
+    return "they have no captions; experiment=own_images trains without captions"
 
 
 def _recorded(cfg: DictConfig) -> dict[str, int]:
-    """What the run that is resumed began with; empty where there is none."""
+    """Return the values that the resumed run began with; empty if no run is resumed."""
     if cfg.resume == "never":
         return {}
     try:
@@ -97,14 +103,14 @@ def _recorded(cfg: DictConfig) -> dict[str, int]:
             before = load_run_config(Path(cfg.run_dir)).data
         else:
             before = read_facts(Path(cfg.resume))["config"]["data"]
-    except (OSError, ValueError):  # nothing to resume; where there should be, the command says so
+    except (OSError, ValueError):  # nothing to resume; if there should be, the command reports it
         return {}
     return {name: before[name] for name in MOST if isinstance(before.get(name), int)}
 
 
 @contextmanager
 def _silence(name: str) -> Iterator[None]:
-    """Without warnings of the loggers below `name`."""
+    """Suppress warnings of the loggers below `name`."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)

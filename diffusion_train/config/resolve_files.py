@@ -1,4 +1,4 @@
-"""The files of the model that `pretrained` names: found, and written into the config with their hash."""
+"""Find the files of the model that `pretrained` names, and write their paths and hash into the config."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PLACED = ("network", "autoencoder", "conditioner")  # parts that read files of 
 
 
 def resolve_files(cfg: DictConfig) -> None:
-    """Finds the model's files, points the parts at them, and records in `cfg.base_record` which they are.
+    """Find the model's files, set their paths in the parts, and record them in `cfg.base_record`.
 
-    Fetches and converts what must be. Raises ValueError if they are not those that `cfg.base` pins or the record names.
+    Downloads and converts files if needed. Raises ValueError if their hash differs from that in `cfg.base` or the record.
     """
     pretrained = named(cfg)
     if pretrained is None:
@@ -37,8 +37,8 @@ def resolve_files(cfg: DictConfig) -> None:
     digest = _digest(kind, folder, pretrained)
     if pinned not in (None, digest):
         raise ValueError(
-            f"pretrained={cfg.pretrained}: the weights have SHA-256 {digest[:12]}..., but base.sha256="
-            f"{str(pinned)[:12]}... is required; give the model that has those: pretrained=<where it is now>"
+            f"pretrained={cfg.pretrained}: the SHA-256 of the weights must be base.sha256={str(pinned)[:12]}..., got "
+            f"{digest[:12]}...; give the model with those weights: pretrained=<where it is now>"
         )
     with open_dict(cfg):
         for part in _PLACED:
@@ -52,7 +52,7 @@ def resolve_files(cfg: DictConfig) -> None:
 
 
 def _pin(cfg: DictConfig, name: str) -> str | None:
-    """What the user sets, else what an earlier start of the run recorded."""
+    """Return the value that the user sets, else the one that an earlier start of the run recorded, else None."""
     found = cfg.base.get(name) or cfg.base_record.get(name)
     return str(found) if found else None
 

@@ -1,4 +1,4 @@
-"""What `${...}` may do: nothing that reads secrets or runs code."""
+"""The resolvers that `${...}` may use; none of them reads secrets or runs code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-# A config is saved, logged and may come from somebody else, so it sees only variables that say where the program runs.
+# A config is saved and logged and may come from somebody else, so it may read only variables that say where it runs.
 READABLE = ("HOME", "USER", "TMPDIR", "SCRATCH", "HOSTNAME")
 READABLE_PREFIXES = ("SLURM_", "DIFFUSION_TRAIN_")
 
@@ -17,10 +17,10 @@ def install() -> None:
 
 
 def environment(name: str, default: Any = None) -> Any:
-    """Raises ValueError for a variable that is not on the list, or not set and without a default."""
+    """Return an environment variable. Raises ValueError if it is not readable, or not set and without a default."""
     if name not in READABLE and not name.startswith(READABLE_PREFIXES):
         listed = ", ".join([*READABLE, *(f"{prefix}*" for prefix in READABLE_PREFIXES)])
-        raise ValueError(f"a config may not read the environment variable {name}, only {listed}")
+        raise ValueError(f"a config cannot read the environment variable {name}, only {listed}")
     value = os.environ.get(name, default)
     if value is None:
         raise ValueError(f"the environment variable {name} is not set")

@@ -1,4 +1,4 @@
-"""The config of a finished or running run, and other settings laid over it."""
+"""The config of a finished or running run, and overrides of it."""
 
 from __future__ import annotations
 
@@ -27,39 +27,41 @@ MAX_DEPTH = 100
 
 
 def from_container(container: object) -> DictConfig:
-    """A config found in a file. It is data: `${...}` in it stays text, and its targets are checked by name.
+    """Return a config read from a file. `${...}` in it stays text, and its targets are checked by name.
 
-    Raises ConfigError for targets that are not allowed.
+    Raises ValueError if it is not a mapping, and ConfigError for targets that are not allowed.
     """
     if not isinstance(container, dict):
-        raise ValueError(f"a config is a mapping, not {type(container).__name__}")  # noqa: TRY004
+        raise ValueError(f"a config must be a mapping, got {type(container).__name__}")  # noqa: TRY004
     raise_all(forbidden(container))
     cfg: DictConfig = OmegaConf.create(escape(container))
     return cfg
 
 
 def load_run_config(run: Path) -> DictConfig:
-    """The config of a run folder, or of the weights.safetensors of one.
+    """Return the config of a run folder, or of the weights.safetensors of one.
 
-    A folder's weights know best what they were trained with; before there are any, its config.yaml tells. Raises
-    ValueError if there is none, and ConfigError for targets that are not allowed.
+    It is read from the header of the weights, or from config.yaml if there are no weights yet. Raises ValueError if there
+    is no config, and ConfigError for targets that are not allowed.
     """
     run = Path(run)
     weights, file = run / "weights.safetensors", run / "config.yaml" if run.is_dir() else run
     file = weights if weights.is_file() else file
     if not file.is_file():
-        raise ValueError(f"run={run}: {file} is not there; give a run folder or its weights.safetensors")
+        raise ValueError(f"run={run}: {file} does not exist; give a run folder or its weights.safetensors")
     if not run.is_dir() and file.suffix != ".safetensors":
         folder = file.absolute().parents[file.absolute().parent.name == "checkpoints"]
-        raise ValueError(f"run={run}: neither a run folder nor its weights.safetensors; give the folder: run={folder}")
+        raise ValueError(
+            f"run={run}: is neither a run folder nor its weights.safetensors; give the folder: run={folder}"
+        )
     container = _safetensors_config(file) if file.suffix == ".safetensors" else _yaml(file)
     return from_container(container)
 
 
 def compose_run(run: Path, arguments: Sequence[str], folders: Sequence[Path], words: Iterable[str] = ()) -> DictConfig:
-    """A run's config with `arguments` laid over it: a group's option replaces the run's part, a key sets its value.
+    """Return a run's config with overrides: a group's option replaces a part of the run, a key sets its value.
 
-    `words`: further keys that a mistyped one may have meant. Raises ConfigError with everything that is wrong.
+    `words` are further keys to suggest for a mistyped one. Raises ConfigError with every mistake.
     """
     cfg = load_run_config(run)
     overrides, mistakes = parse(arguments)
@@ -84,7 +86,7 @@ def compose_run(run: Path, arguments: Sequence[str], folders: Sequence[Path], wo
 def _choice_mistakes(override: Override, known: dict[str, list[str]]) -> list[Mistake]:
     line, group, value = str(override.input_line), override.key_or_group, override.value()
     if override.type != OverrideType.CHANGE or override.package:
-        return [Mistake(line, "a part of a run can only be exchanged", f"write {group}=<option>")]
+        return [Mistake(line, "a part of a run can only be replaced", f"write {group}=<option>")]
     return [] if value in known[group] else [no_option(line, group, value, known[group])]
 
 
@@ -100,7 +102,7 @@ def _exchange_parts(cfg: DictConfig, choices: Sequence[Override], folders: Seque
         path = group.replace("/", ".")
         part = OmegaConf.select(parts, path)
         if part is None or OmegaConf.select(cfg, path) is None:
-            raise HydraException(f"group {group!r} is no part of a run")
+            raise HydraException(f"group {group!r} is not a part of this run")
         OmegaConf.update(cfg, path, OmegaConf.to_container(part, resolve=False), merge=False)
 
 
@@ -109,7 +111,7 @@ def _set(
 ) -> list[Mistake]:
     line, key = str(override.input_line), override.key_or_group
     if override.is_delete() or override.is_sweep_override():
-        return [Mistake(line, "is not possible here", f"write {key}=<value>")]
+        return [Mistake(line, "deletions and sweeps are not possible for a run", f"write {key}=<value>")]
     if override.type == OverrideType.CHANGE and is_unknown(key, cfg):
         remedy = unknown_key(line, key, names, options_with(key, folders))
         return [Mistake(line, f"the run has no key {key!r}", remedy)]
@@ -118,10 +120,10 @@ def _set(
 
 def _yaml(file: Path) -> object:
     if file.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{file}: larger than {MAX_BYTES} bytes, which no config is")
+        raise ValueError(f"{file}: a config must have at most {MAX_BYTES} bytes, got {file.stat().st_size}")
     text = file.read_text("utf-8", errors="replace")
     if _depth(text) > MAX_DEPTH:
-        raise ValueError(f"{file}: is nested more deeply than any config")
+        raise ValueError(f"{file}: a config must be nested at most {MAX_DEPTH} levels deep")
     try:
         return yaml.load(text, Loader=_PlainLoader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -129,12 +131,12 @@ def _yaml(file: Path) -> object:
 
 
 def _depth(text: str) -> int:
-    """Of brackets, counted before the parser sees them: its time grows with the square of it."""
+    """Return how deeply brackets are nested. The parser's time grows with the square of it, so it is counted first."""
     return max(accumulate((c in "[{") - (c in "]}") for c in text), default=0)
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Without aliases, which can stand for more data than a machine holds."""
+    """A YAML loader without aliases, which can expand to more data than fits in memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -143,7 +145,7 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def _safetensors_config(file: Path) -> object:
-    """From the header, without reading any weights."""
+    """Read the config in the header of a weights file, without reading the weights."""
     try:
         with safe_open(file, "numpy") as weights:
             return json.loads(weights.metadata()["diffusion_train"])["config"]

@@ -1,4 +1,4 @@
-"""Secrets are replaced before a configuration is saved, logged or printed."""
+"""Replace secrets before a configuration is saved, logged or printed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from diffusion_train.utils.redact import HIDDEN, is_secret, redact_text
 
 
 def redact(config: object) -> Any:
-    """Plain, resolved containers in which "***" stands for every secret."""
+    """Return plain, resolved containers with "***" in place of secrets."""
     if isinstance(config, (DictConfig, ListConfig)):
         config = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     return _redacted(config, secret=False)
 
 
 def save_config(config: object, path: Path) -> None:
-    """Writes the resolved config without secrets, whole or not at all; enough to repeat the run."""
+    """Write the resolved config without secrets, atomically; it is enough to repeat the run."""
     with atomic_file(Path(path)) as file:
         file.write(yaml.safe_dump(redact(config), sort_keys=False, allow_unicode=True).encode())
 
 
 def escape(node: object) -> Any:
-    """Plain containers in which text such as `${x}` stays text instead of becoming an interpolation."""
+    """Return plain containers in which text such as `${x}` stays text and is not interpolated."""
     if isinstance(node, dict):
         return {key: escape(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):

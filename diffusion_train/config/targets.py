@@ -1,4 +1,4 @@
-"""Building objects from a config: which `_target_`s are allowed, and how they are found and called."""
+"""Build objects from a config: which `_target_`s are allowed, and how they are imported and called."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _from_command_line: frozenset[str] = frozenset()
 
 
 def allow(entries: Iterable[str]) -> None:
-    """Trusts further targets in this process: `my_package.` and all below it, or one full name.
+    """Trust further targets in this process: `my_package.` and everything below it, or one full name.
 
-    Only the command line may call for this; a config or checkpoint could otherwise allow itself anything.
+    Only the command line may do this; otherwise a config or checkpoint could allow its own targets.
     """
     global _from_command_line
     _from_command_line = frozenset(entries)
@@ -55,7 +55,7 @@ def _is_listed(name: str) -> bool:
 
 
 def targets(node: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """(where it stands, name) of every `_target_` in plain containers."""
+    """Yield (dotted key of the node, name) for every `_target_` in plain containers."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield path, node["_target_"]
@@ -67,7 +67,7 @@ def targets(node: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def forbidden(node: object, path: str = "") -> list[Mistake]:
-    """A mistake for every target that is not allowed. Imports nothing."""
+    """Return a mistake for every target that is not allowed. Imports nothing."""
     return [
         Mistake(
             f"{where}._target_" if where else "_target_",
@@ -80,9 +80,9 @@ def forbidden(node: object, path: str = "") -> list[Mistake]:
 
 
 def locate(name: str) -> Callable[..., Any]:
-    """The class or function of an allowed target.
+    """Return the class or function of an allowed target.
 
-    Raises ValueError if it cannot be found, or is something else that an allowed module merely mentions.
+    Raises ValueError if it cannot be found, or if an allowed module only imports it from one that is not allowed.
     """
     if not is_allowed(name):
         raise ValueError(f"{name!r} is not an allowed target")
@@ -90,7 +90,7 @@ def locate(name: str) -> Callable[..., Any]:
     try:
         target = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name!r} cannot be found: {error}") from error
+        raise ValueError(f"{name!r} cannot be imported: {error}") from error
     if not (inspect.isclass(target) or inspect.isfunction(target)):
         raise ValueError(f"{name!r} is neither a class nor a function")
     if not _is_at_home(target, name):
@@ -100,14 +100,14 @@ def locate(name: str) -> Callable[..., Any]:
 
 
 def _is_at_home(target: Any, name: str) -> bool:
-    """Defined in an allowed module; an exact name may be re-exported within its package, as torch.optim.AdamW is."""
+    """Whether a target is defined in an allowed module. Listed names may be re-exported, such as torch.optim.AdamW."""
     if name in _NAMES:
         return str(target.__module__).split(".")[0] == name.split(".")[0]
     return _is_listed(f"{target.__module__}.{target.__qualname__}")
 
 
 def build(node: Any, /, **kwargs: Any) -> Any:
-    """The object a config node describes; `kwargs` are what code alone can give it, passed on untouched.
+    """Build the object of a config node; `kwargs` are further arguments, passed on unchanged.
 
     Raises ConfigError for targets that are not allowed, before anything is imported, and whatever the target raises.
     """
@@ -125,7 +125,7 @@ def build(node: Any, /, **kwargs: Any) -> Any:
 
 
 def check_targets(config: object) -> None:
-    """Raises ConfigError listing every target that is not allowed, or else every one that is not what it seems."""
+    """Raises ConfigError with every target that is not allowed, or else with every one that `locate` rejects."""
     where = ""
     if isinstance(config, (DictConfig, ListConfig)):
         where = str(config._get_full_key(None) or "")
@@ -141,7 +141,7 @@ def check_targets(config: object) -> None:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What the target itself raised; Hydra wraps it once a level."""
+    """Return the exception that the target raised, which Hydra wraps once for each level."""
     key = ""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         key = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else key

@@ -1,18 +1,18 @@
-"""The top level of a training config: every key of conf/config.yaml, what reads it, and which parts are built to try them."""
+"""The top level of a training config: every key of conf/config.yaml, and the parts that are built to find mistakes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
-# Two kinds of Hydra groups. The parts of the first need neither weights nor a device, so building them finds mistakes.
+# Two kinds of Hydra groups. Parts of the first need neither weights nor a device, so they are built to find mistakes.
 _Tried = Annotated[dict[str, Any], "built once to find mistakes"]
 _Untried = Annotated[dict[str, Any], "not built to find mistakes"]
 
 
 @dataclass
 class TrainingConfig:
-    """Settings, which the command itself reads, and groups, from which parts are built."""
+    """The keys of a training config: settings, which the command reads, and groups, from which parts are built."""
 
     name: str
     seed: int
@@ -28,7 +28,7 @@ class TrainingConfig:
     compile: bool
     report: bool
 
-    data: _Untried  # built by itself, and asked to check itself
+    data: _Untried  # built separately, and has its own check
     diffusion: _Tried
     network: _Untried
     conditioner: _Untried

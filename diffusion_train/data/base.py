@@ -1,4 +1,4 @@
-"""The contracts of data: what training needs of a data set and of a data module, and what indexed shards have besides."""
+"""The protocols of data: what training needs from a data set and a data module, and what indexed shards add."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ from numpy.typing import NDArray
 from diffusion_train.data.order.order import Draw, Shape, Window
 from diffusion_train.data.shard.problem import Problem
 
-Sample = dict[str, Any]  # "x" or "moments" (tensors), "caption", "key", "index", "bad", and what else the data hold
+Sample = dict[
+    str, Any
+]  # "x" or "moments" (tensors), "caption", "key", "index", "bad", and further entries of the data set
 Batch = dict[str, Any]  # the same names: tensors (B, ...), and lists of B strings
 
 
 class Reading(NamedTuple):
-    """A batch of which `num_bytes` are under way, and held until `finish` gives its samples, or raises."""
+    """A batch that is being read.
+
+    `num_bytes` were requested; `finish` waits for them and returns the samples, or raises.
+    """
 
     num_bytes: int
     finish: Callable[[], list[Sample]]
 
 
 class Lookahead(NamedTuple):
-    """How far a process looks: `num_bytes` of its next batches held in memory, the next `num_samples` of all cached."""
+    """How far to read ahead: `num_bytes` of batches in the memory of a process, `num_samples` of all in the cache."""
 
     num_bytes: int = 0
     num_samples: int = 0
 
 
 class Dataset(Protocol):
-    """Samples 0..n-1, each of `shape`; the fingerprint stands for all they hold and for their order."""
+    """Samples 0..n-1, each of `shape`. The fingerprint is a hash of their contents and their order."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -41,11 +46,11 @@ class Dataset(Protocol):
 
     @property
     def sources(self) -> Mapping[str, int]:
-        """How many samples each source has, in the order of their numbers."""
+        """Source -> number of samples, in the order of the sample numbers."""
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """What was left out as faulty."""
+        """The faults of the data that were left out."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -53,116 +58,116 @@ class Dataset(Protocol):
 
     @property
     def caption_settings(self) -> str:
-        """What decides the captions besides seed and data."""
+        """The settings that determine the captions, besides seed and data."""
 
     def __len__(self) -> int: ...
 
     def read(self, draws: Sequence[Draw]) -> list[Sample]:
-        """{"x": tensor, "caption": str, "key": str, "index": int, ...} for each draw; its epoch keys augmentation."""
+        """Return {"x": tensor, "caption": str, "key": str, "index": int, ...} for each draw, augmented by its epoch."""
 
     def sample_ids(self) -> NDArray[np.uint64]:
-        """A number for each sample (n,) by which it is known again in other data: a hash of what it is and holds."""
+        """Return a hash of each sample (n,), its key and contents, which identifies it in other data."""
 
     def holdout(self) -> Dataset:
-        """The samples kept out of this data set, without augmentation."""
+        """Return the samples held out of this data set, without augmentation."""
 
 
 @runtime_checkable
 class ShardedDataset(Protocol):
-    """What a `Dataset` of images in indexed shards has besides: it can read ahead, and knows sizes and captions."""
+    """What a `Dataset` of images in indexed shards adds: it can read ahead, and knows image sizes and captions."""
 
     @property
     def num_retries(self) -> int:
-        """Requests for samples that this process had to repeat."""
+        """The number of requests that this process had to repeat."""
 
     def begin(self, draws: Sequence[Draw]) -> Reading:
-        """As `read`, which waits for what this returns at once."""
+        """Start to read and return at once; `read` also waits for the result."""
 
     def prefetch(self, draws: Sequence[Draw]) -> bool:
-        """Begins to fetch what they need into a cache; False where too much waits to be fetched already."""
+        """Start to fetch the bytes of these draws into the cache; return False if too many blocks are queued."""
 
     def lookahead(self, windows: Sequence[Window], fraction: float) -> Lookahead:
-        """How far it is worth to look, where an order has these windows and this machine reads a fraction of each."""
+        """Return how far to read ahead, for an order with these windows of which this machine reads a fraction."""
 
     def sizes(self) -> NDArray[np.int64]:
-        """Width and height of each sample (n, 2) in pixels."""
+        """Return width and height of each sample (n, 2) in pixels."""
 
     def captions(self) -> Iterator[str]:
-        """Every caption that any sample can have; of a sample with too many to list, none. Ends where hardly any list theirs."""
+        """Yield every caption that samples can have, except of samples with too many; stop early if nearly all have."""
 
 
 def image_sizes(dataset: Dataset) -> NDArray[np.int64] | None:
-    """Width and height of each sample (n, 2) in pixels, where samples are images of known sizes."""
+    """Return width and height of each sample (n, 2) in pixels, or None if samples have no known image sizes."""
     return dataset.sizes() if isinstance(dataset, ShardedDataset) else None
 
 
 class TrainingData(Protocol):
-    """What training, callbacks and commands need of a data module, however it reads."""
+    """What training, callbacks and commands need from a data module, indexed or streamed."""
 
     batch_size: int  # samples of one optimizer step over all devices
     micro_batch_size: int | None
 
     @property
     def num_samples(self) -> int:
-        """0 where nobody knows."""
+        """The number of training samples, 0 if it is unknown."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """The shape of one sample."""
 
     @property
     def description(self) -> str:
-        """What there is to train on, in words."""
+        """The data in words, such as their number of samples."""
 
     @property
     def resume_policy(self) -> str:
-        """Which samples come next where a run resumes with other data, in words."""
+        """Which samples come first if a run resumes with other data, in words."""
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """What was left out as faulty."""
+        """The faults of the data that were left out."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """For the record of a run: exactly which data, under which rights, goes into it."""
+        """The data and their licences, for the record of a run."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What decides, with the position, which samples a batch holds."""
+        """The settings that determine, with the position, which samples a batch contains."""
 
     def check(self, world_size: int = 1) -> None:
-        """Raises ValueError with all that cannot be done with these sizes on so many processes."""
+        """Raises ValueError with every batch size or count that does not work with `world_size` processes."""
 
     def record(self, step: int) -> dict[str, Any]:
-        """Plain data from which `resume` continues after the steps before `step`."""
+        """Return plain data from which `resume` continues at `step`."""
 
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
-        """Continues from the record of a checkpoint in `folder`."""
+        """Continue at `step` from the record of a checkpoint in `folder`."""
 
     def save_manifest(self, folder: Path) -> None:
-        """Writes beside the checkpoints what `resume` needs of them."""
+        """Write the manifest of samples, which `resume` needs, into the folder of the checkpoints."""
 
     def prune_manifests(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
-        """Removes from there what `resume` needs of none of `records`, those of all checkpoints that are left."""
+        """Remove manifests that none of `records` needs; these are the records of all remaining checkpoints."""
 
     def examples(self, num_samples: int) -> Batch:
-        """At most so many training samples, always the same."""
+        """Return at most `num_samples` training samples, always the same ones."""
 
     def held_out(self, num_samples: int) -> Batch | None:
-        """At most so many held-out samples, always the same; None where none are held out."""
+        """Return at most `num_samples` held-out samples, always the same ones; None if none are held out."""
 
     def captions(self) -> Iterator[str]:
-        """Every caption once or more, of training and held-out samples, where they can be listed."""
+        """Yield every caption of training and held-out samples at least once, if they can be listed."""
 
 
 class IndexedData(TrainingData, Protocol):
-    """What a data module has besides where its samples are numbered."""
+    """What a data module adds if its samples are numbered."""
 
     @property
     def dataset(self) -> Dataset: ...
 
     def shapes(self) -> list[tuple[Shape, NDArray[np.int64]]]:
-        """Every shape that training draws images in, and which samples (m,) it draws in it."""
+        """Return every image shape of training, with the samples (m,) that have it."""
 
     def reading_from(self, dataset: Dataset) -> IndexedData:
-        """The same batches, read for training from `dataset`: it has the same samples, latents in place of images."""
+        """Return data with the same batches, read from `dataset`: the same samples with latents in place of images."""

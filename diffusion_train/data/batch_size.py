@@ -1,4 +1,4 @@
-"""Sizes of batches: which can be read, and how one is divided over processes."""
+"""Check batch sizes, and whether a batch can be divided over processes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ def wrong_sizes(
     num_workers: int = 0,
     num_repeated_batches: int | None = None,
 ) -> Iterator[str]:
-    """Those that no data can be read by, each with what it may be."""
+    """Yield a message for each size that is out of range."""
     if batch_size < 1:
-        yield f"data.batch_size={batch_size}: at least 1"
+        yield f"data.batch_size={batch_size}: must be at least 1"
     if micro_batch_size is not None and micro_batch_size < 1:
-        yield f"data.micro_batch_size={micro_batch_size}: at least 1, or null for no division"
+        yield f"data.micro_batch_size={micro_batch_size}: must be at least 1, or null for no division"
     if num_workers < 0:
-        yield f"data.num_workers={num_workers}: at least 0"
+        yield f"data.num_workers={num_workers}: must be at least 0"
     if num_repeated_batches is not None and num_repeated_batches < 1:
-        yield f"data.num_repeated_batches={num_repeated_batches}: at least 1, or null for all"
+        yield f"data.num_repeated_batches={num_repeated_batches}: must be at least 1, or null for all"
 
 
 def indivisible(batch_size: int, world_size: int, num_lanes: int | None = None) -> Iterator[str]:
-    """What is wrong where a batch cannot be divided over processes and the lanes of an order."""
+    """Yield a message if a batch cannot be divided evenly over the processes and the lanes of an order."""
     multiple = math.lcm(world_size, num_lanes or 1)
     if batch_size % multiple:
         below, above = batch_size // multiple * multiple, (batch_size // multiple + 1) * multiple

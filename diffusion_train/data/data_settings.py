@@ -1,4 +1,4 @@
-"""The settings of `data`, as a user gives them, and the parts that they make. Reads no file until it is asked for data."""
+"""The settings of `data`, and the parts that are built from them. No file is read before a data set is built."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from diffusion_train.data.streaming import StreamModule
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(ABC):
-    """What every kind of data has; `batch_size` counts samples of one optimizer step over all devices."""
+    """Settings of every kind of data. `batch_size` counts the samples of one optimizer step over all devices."""
 
     seed: int = 0
     batch_size: int
@@ -40,15 +40,16 @@ class DataSettings(ABC):
     num_workers: int = 0
 
     @abstractmethod
-    def datamodule(self) -> TrainingData: ...
+    def datamodule(self) -> TrainingData:
+        """Build the data module, which reads the data. Raises ValueError if they cannot be used."""
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """Those of `wrong_sizes` that this kind of data has."""
+        """The arguments of `wrong_sizes` that this kind of data has."""
         return {name: getattr(self, name) for name in signature(wrong_sizes).parameters if hasattr(self, name)}
 
     def check(self) -> None:
-        """Raises ValueError with all that is wrong with the settings, as far as no data are needed to find it."""
+        """Raises ValueError with every mistake in the settings that can be found without data."""
         mistakes = []
         for make in self._checked():
             try:
@@ -59,7 +60,7 @@ class DataSettings(ABC):
             raise ValueError("\n".join(mistakes))
 
     def _checked(self) -> Sequence[Callable[[], object]]:
-        """What makes parts that check their settings."""
+        """Return functions that build parts, which check their settings."""
         return ()
 
 
@@ -85,7 +86,7 @@ class ImageData(DataSettings):
         return View(self.transform(), FlipGuard(self.flip_guard), self.animated)
 
     def image_sizes(self) -> Resolution:
-        """By step of the training."""
+        """Return the image size by optimizer step."""
         return Resolution(self.image_size)
 
 
@@ -102,7 +103,7 @@ class StreamData(ImageData):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardData(ImageData):
-    """Settings of `data=shards` and of all that it is made of; conf/data/shards.yaml says what each is for."""
+    """Settings of `data=shards`; conf/data/shards.yaml describes each of them."""
 
     shards: Shards
     folder: str | None = None  # what `shards` are prepared from, for data=folder

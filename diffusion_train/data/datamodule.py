@@ -1,4 +1,4 @@
-"""Global batches for Lightning: their samples depend on seed, data set, batch size and position alone."""
+"""Global batches for Lightning. Their samples only depend on seed, data set, batch size and position."""
 
 from __future__ import annotations
 
@@ -31,17 +31,15 @@ log = logging.getLogger(__name__)
 
 
 class DataModule(pl.LightningDataModule):
-    """`batch_size` counts samples of one optimizer step over all devices; `arrangement` makes the order of a data set.
+    """Data module of an indexed data set. `batch_size` counts the samples of one optimizer step over all devices.
 
-    With `resolution` images have its size at each step, in the shape of their bucket.
-    An item of the training loader is this rank's rows of one global batch, without end from where `go_on` put the start;
-    give the Trainer `use_distributed_sampler=False`.
-    `num_repeated_batches` goes over the first so many batches again and again: a network must learn them by heart.
+    `order_spec` makes the order of the data set. With `resolution` images have its size at each step, in the shape of
+    their bucket. An item of the training loader is this rank's rows of one global batch; it is endless and starts at the
+    position set by `seek`. Give the Trainer `use_distributed_sampler=False`. `num_repeated_batches` repeats only that many
+    batches, which a network must be able to memorise.
     """
 
-    resume_policy = (
-        "what the pass at hand has not drawn yet comes first, with the samples that are new, then whole passes"
-    )
+    resume_policy = "samples that the current pass has not drawn yet and new samples come first, then complete passes"
 
     def __init__(
         self,
@@ -83,12 +81,12 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """What was left out of the data as faulty."""
+        """The faults of the data that were left out."""
         return self.dataset.problems
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For the record of a run: exactly which data, under which rights, goes into it."""
+        """The data, their buckets and licences, for the record of a run."""
         counts = {"fingerprint": self.dataset.fingerprint, "samples": self.num_samples, "held_out": len(self.holdout)}
         buckets = {
             f"{height}x{width}": bucket.num_samples for bucket in self.occupancy() for height, width in [bucket.shape]
@@ -96,7 +94,7 @@ class DataModule(pl.LightningDataModule):
         return {**counts, **({"buckets": buckets} if buckets else {}), **self.dataset.facts}
 
     def occupancy(self) -> list[Occupancy]:
-        """How the buckets fare; empty where all images have one shape."""
+        """Return how full the buckets are; empty if all images have one shape."""
         return self.order.occupancy(self.batch_size) if isinstance(self.order, Buckets) else []
 
     @property
@@ -105,7 +103,7 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides, with the position, which samples a batch holds."""
+        """The settings that determine, with the position, which samples a batch contains."""
         order = self.order_state.order_spec.description
         return {
             "seed": self.order.seed,
@@ -116,39 +114,39 @@ class DataModule(pl.LightningDataModule):
         }
 
     def seek(self, step: int, position: int) -> None:
-        """The loader's next batch is that of `step` and comes after `position` samples of the order."""
+        """Make the batch of `step`, which starts after `position` samples of the order, the loader's next one."""
         self.start_step, self.start_position = step, position
 
     def record(self, step: int) -> dict[str, Any]:
-        """Plain data from which `resume` continues after the steps before `step`."""
+        """Return plain data from which `resume` continues at `step`."""
         position = self.start_position + (step - self.start_step) * self.batch_size
         return {"cursor": position, "course": self.order_state.record(self.batch_size)}
 
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
-        """Resumes from a checkpoint in `folder`; with another order from what that one left: see `OrderState`."""
+        """Resume from a checkpoint in `folder`; `OrderState` describes how the order continues if it has changed."""
         self.seek(step, self.order_state.resume(record["course"], record["cursor"], self.batch_size, folder))
 
     def save_manifest(self, folder: Path) -> None:
-        """Writes beside the checkpoints what `resume` needs of them."""
+        """Write the manifest of samples, which `resume` needs, into the folder of the checkpoints."""
         self.order_state.save_manifest(folder)
 
     def prune_manifests(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
-        """Removes from there what `resume` needs of none of `records`, those of all checkpoints that are left."""
+        """Remove manifests that none of `records` needs; these are the records of all remaining checkpoints."""
         self.order_state.prune_manifests(folder, (record["course"] for record in records))
 
     def check(self, world_size: int = 1) -> None:
-        """Raises ValueError with all that cannot be done with these sizes on so many processes."""
+        """Raises ValueError with every size that does not work with `world_size` processes."""
         wrong = list(indivisible(self.batch_size, world_size, self.order.num_lanes))
         if self.batch_size > self.num_samples:
             wrong.append(
-                f"data.batch_size={self.batch_size} is more than the {self.num_samples} training samples: "
-                f"use 1 to {self.num_samples}"
+                f"data.batch_size={self.batch_size} must be at most {self.num_samples}, the number of training samples"
             )
         wrong += wrong_sizes(self.batch_size, self.micro_batch_size, self.num_workers, self.num_repeated_batches)
         if wrong:
             raise ValueError("\n".join(wrong))
 
     def train_dataloader(self) -> Iterable[Batch]:
+        """Return the endless loader of this rank's rows, from the position set by `seek`."""
         rank, world_size, cuda = process(self.trainer)
         self.check(world_size)
         num_rows = self.batch_size // world_size
@@ -174,27 +172,27 @@ class DataModule(pl.LightningDataModule):
         return ReadAhead(self.train_dataset, draws, lookahead, self.batch_size)
 
     def reading_from(self, dataset: Dataset) -> DataModule:
-        """The same batches, read for training from `dataset`: it has the same samples, latents in place of images."""
+        """Return data with the same batches, read from `dataset`: the same samples with latents in place of images."""
         other = copy.copy(self)
         other.train_dataset = dataset
         return other
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Images travel as bytes, a quarter of their floats."""
+        """Convert images to float32 on the device; as bytes they are a quarter of the size to transfer."""
         return to_levels(batch)
 
     def examples(self, num_samples: int) -> Batch:
-        """Training samples spread evenly over the data, always the same; at most `num_samples`."""
+        """Return at most `num_samples` training samples spread evenly over the data, always the same ones."""
         count = min(num_samples, self.num_samples)
         return collate(self.dataset.read([Draw(0, number * self.num_samples // count) for number in range(count)]))
 
     def held_out(self, num_samples: int) -> Batch | None:
-        """The first held-out samples in their fixed order, at most `num_samples`; None where none are held out."""
+        """Return the first held-out samples in their fixed order, at most `num_samples`; None if none are held out."""
         count = min(num_samples, len(self.holdout))
         return collate(self.holdout.read([Draw(0, index) for index in range(count)])) if count else None
 
     def shapes(self) -> list[tuple[Shape, NDArray[np.int64]]]:
-        """Every shape that training draws images in, and which samples (m,) it draws in it."""
+        """Return every image shape of training, with the samples (m,) that have it."""
         buckets: list[tuple[Shape | None, NDArray[np.int64]]] = [(None, np.arange(self.num_samples))]
         if isinstance(self.order, Buckets):
             buckets = list(self.order_state.order_spec.sorted(image_sizes(self.dataset)))
@@ -209,7 +207,7 @@ class DataModule(pl.LightningDataModule):
         ]
 
     def captions(self) -> Iterator[str]:
-        """Every caption once or more, of training and held-out samples, where they can be listed."""
+        """Yield every caption of training and held-out samples at least once, if they can be listed."""
         for dataset in (self.dataset, self.holdout):
             if isinstance(dataset, ShardedDataset):
                 yield from dataset.captions()

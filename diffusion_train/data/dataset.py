@@ -1,4 +1,4 @@
-"""Images and captions of shards: where a batch is read."""
+"""A data set of images and captions in indexed shards."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ from diffusion_train.utils.rng import key_seed
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1024  # samples whose captions are read at once
+_CHUNK = 1024  # samples whose captions are read together
 _MAX_SUBSTITUTES = 16
 
 
 class ShardDataset:
-    """Sample i is sample `samples[i]` of the collection of all shards; `decoder` makes it of its bytes in `storage`.
+    """Images and captions in indexed shards. Sample i is sample `samples[i]` of `catalog`, decoded by `decoder`.
 
-    A sample that cannot be read as it was indexed, or whose image or caption cannot be decoded, is replaced by another
-    one, always the same for it; "bad" names it. DataError for faulty shards, all at once; StorageError where they cannot be read.
+    A sample that differs from the index, or whose image or caption cannot be decoded, is replaced by another one, always
+    by the same; "bad" describes it. Raises DataError with all faults of the shards, and StorageError if bytes cannot be
+    read.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class ShardDataset:
         return Reading(num_bytes, samples)
 
     def prefetch(self, draws: Sequence[Draw]) -> bool:
-        """Begins to fetch what they need into the cache; False where too much waits to be fetched already."""
+        """Start to fetch the bytes of these draws into the cache; return False if too many blocks are queued."""
         return self.storage.prefetch([range_ for members in self._locate(draws) for range_, _ in members.values()])
 
     def _locate(self, draws: Sequence[Draw]) -> list[Located]:
@@ -112,9 +113,10 @@ class ShardDataset:
             with suppress(BadSample):
                 [other] = self._begin([draw._replace(sample=index)], self.decoder.decode).finish()
                 return {**other, "bad": bad.line()}
-        raise DataError(f"{bad}; none of {_MAX_SUBSTITUTES} other samples tried in its place can be read either")
+        raise DataError(f"{bad}; {_MAX_SUBSTITUTES} other samples tried as its substitute cannot be read either")
 
     def lookahead(self, windows: Sequence[Window], fraction: float) -> Lookahead:
+        """Return how far to read ahead: by bytes in memory, or by samples if there is a cache for remote shards."""
         collections = [self.catalog, *(self.decoder.latents.collections if self.decoder.latents else [])]
         num_bytes = sum(
             split_version(version)[0]
@@ -151,6 +153,7 @@ class ShardDataset:
 
     @property
     def facts(self) -> Mapping[str, Any]:
+        """Sources, licences, shards with their digests, and the number of samples left out by reason."""
         names, index = self.catalog.licenses()
         counts = np.bincount(index[self.samples] + 1, minlength=len(names) + 1).tolist()
         meta = self.catalog.meta
@@ -171,6 +174,7 @@ class ShardDataset:
         return np.stack(sizes(self.catalog), 1)[self.samples]
 
     def captions(self) -> Iterator[str]:
+        """Yield every caption that samples can have; ends at a chunk of samples of which none can be listed."""
         captions = self.decoder.captions
         for start in range(0, len(self), _CHUNK):
             numbers = self.samples[start : start + _CHUNK]
@@ -184,27 +188,27 @@ class ShardDataset:
                         listed = True
                         yield caption
             if not listed:
-                return  # as with drawn tags: to read all of a huge data set for a few would take long
+                return  # as with shuffled tags; reading a huge data set for a few captions would take long
 
     def holdout(self) -> ShardDataset:
-        """In the order of their hashes, so that the first N stay the first N."""
+        """Return the held-out samples in the order of their hashes, so that the first N stay the same as data grow."""
         return self.without_augmentation()._with(samples=self.chosen.held_out)
 
     def without_augmentation(self) -> ShardDataset:
         return self._with(replace(self.decoder, view=self.decoder.view.without_augmentation()))
 
     def oriented(self, mirrored: bool) -> ShardDataset:
-        """Every image mirrored, or none."""
+        """Return a data set in which every image is mirrored, or none."""
         return self._with(replace(self.decoder, view=self.decoder.view.oriented(mirrored)))
 
     def with_latents(self, latents: PrecomputedLatents) -> ShardDataset:
-        """Its samples hold "moments" in place of "x", and images are not read. NoLatents for one that is not there."""
+        """Return a data set with "moments" in place of "x", which reads no images. Missing latents raise NoLatents."""
         return self._with(replace(self.decoder, latents=latents))
 
     def only(self, sources: Sequence[str]) -> ShardDataset:
-        """The samples of these sources. Raises ValueError for one that there is not."""
+        """Return the data set of these sources. Raises ValueError for an unknown source."""
         if unknown := [name for name in sources if name not in self.sources]:
-            raise ValueError(f"sources: {unknown[0]!r} is no source of the data, which has {', '.join(self.sources)}")
+            raise ValueError(f"sources: no source {unknown[0]!r}; the data have {', '.join(self.sources)}")
         ends = self.catalog.source_ends()
         source = np.searchsorted(list(ends.values()), self.samples, side="right")
         return self._with(samples=self.samples[np.isin(source, [list(ends).index(name) for name in sources])])
@@ -217,7 +221,7 @@ class ShardDataset:
         return other
 
     def _numbered(self, samples: Indices) -> tuple[Indices, str]:
-        """Samples of the collection, and the fingerprint that stands for them."""
+        """Return samples of the catalog and their fingerprint."""
         whole = self.catalog.fingerprint
         if len(samples) == len(self.catalog):
             return samples, whole

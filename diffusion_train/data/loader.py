@@ -1,4 +1,4 @@
-"""The loader of training: an item is one process's rows of one global batch, without end."""
+"""The endless loader of training. An item is one process's rows of one global batch."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from diffusion_train.utils.rng import key_seed
 
 
 def loader(batches: TorchDataset[Sample], num_workers: int, seed: int, pin_memory: bool) -> DataLoader[Batch]:
-    """`batches` gives the samples of a batch by its number, in `__getitems__`: all that a worker does."""
+    """Return a loader of `batches`, whose `__getitems__` returns the samples of the batch with a number."""
     return DataLoader(
         batches,
         batch_sampler=_Numbers(),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        worker_init_fn=leave_signals_to_the_parent,  # Ctrl-C would end workers and then the run
+        worker_init_fn=leave_signals_to_the_parent,  # otherwise Ctrl-C would end the workers before the run
         pin_memory=pin_memory,
-        # without a generator of its own each iteration would draw from the global one
+        # otherwise each iteration would draw from the global generator
         generator=torch.Generator().manual_seed(key_seed("loader", seed)),
     )
 
 
 class BatchDataset(TorchDataset[Sample]):
-    """Batches of a data set that reads at once and never asks twice; `ReadAhead` is for all others."""
+    """Batches of a data set in memory, which needs no reading ahead; `ReadAhead` is for all others."""
 
     def __init__(self, dataset: Dataset, draws: Callable[[Sequence[int]], list[list[Draw]]]) -> None:
         self._dataset, self._plan = dataset, Plan(draws)
@@ -43,20 +43,20 @@ class BatchDataset(TorchDataset[Sample]):
 
 
 class _Numbers(Sampler[list[int]]):
-    """Of batches, one at a time and without end."""
+    """Yields the numbers of batches, one at a time and without end."""
 
     def __iter__(self) -> Iterator[list[int]]:
         return ([number] for number in itertools.count())
 
 
 def worker_stride() -> int:
-    """From a batch to the next one of this worker."""
+    """Return the difference between the numbers of two consecutive batches of this worker."""
     worker = get_worker_info()
     return worker.num_workers if worker else 1
 
 
 def process(trainer: pl.Trainer | None) -> tuple[int, int, bool]:
-    """(rank, number of processes, on CUDA)"""
+    """Return (rank, number of processes, whether the device is CUDA)."""
     if trainer is None:
         return 0, 1, False
     return trainer.global_rank, trainer.world_size, trainer.strategy.root_device.type == "cuda"

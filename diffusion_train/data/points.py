@@ -1,4 +1,4 @@
-"""Two-dimensional distributions: the smallest data a diffusion model can be seen to learn."""
+"""Two-dimensional distributions, the smallest data for a diffusion model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from diffusion_train.utils.rng import key_seed
 
 
 class PointsDataset:
-    """`num_samples` points of one kind, within about [-1, 1]."""
+    """A data set of `num_samples` points (2,) of one kind, within about [-1, 1].
+
+    Raises ValueError for wrong settings.
+    """
 
     problems: Sequence[Problem] = ()
     caption_settings = "none"
 
     def __init__(self, kind: str, num_samples: int, seed: int = 0, num_holdout: int = 0) -> None:
         if kind not in KINDS:
-            raise ValueError(f"data.kind={kind}: one of {', '.join(KINDS)}")
+            raise ValueError(f"data.kind={kind}: must be one of {', '.join(KINDS)}")
         if num_samples < 1 or num_holdout < 0:
-            raise ValueError(f"data.num_samples={num_samples}, data.holdout={num_holdout}: at least 1 and 0")
+            raise ValueError(f"data.num_samples={num_samples}, data.holdout={num_holdout}: must be at least 1 and 0")
         self.kind = kind
         self.seed = seed
         self.num_holdout = num_holdout
@@ -52,7 +55,7 @@ class PointsDataset:
         return self.points.numpy().view(np.uint64)[:, 0]
 
     def holdout(self) -> PointsDataset:
-        """Other points of the same distribution."""
+        """Return other points of the same distribution."""
         other = PointsDataset(self.kind, max(self.num_holdout, 1), key_seed("holdout", self.seed))
         other.points = other.points[: self.num_holdout]
         return other
@@ -66,14 +69,14 @@ def _two_moons(num: int, generator: Generator) -> Tensor:
 
 
 def _checkerboard(num: int, generator: Generator) -> Tensor:
-    """The black squares of a 4 x 4 board."""
+    """Draw points on the black squares of a 4 x 4 board."""
     column, half = torch.randint(4, (num,), generator=generator), torch.randint(2, (num,), generator=generator)
     square = torch.stack([column, 2 * half + column % 2], 1)
     return (square + torch.rand(num, 2, generator=generator)) / 2 - 1
 
 
 def _spiral(num: int, generator: Generator) -> Tensor:
-    """One and a half turns."""
+    """Draw points on a spiral of one and a half turns."""
     radius = torch.rand(num, generator=generator).sqrt()
     angle = 3 * torch.pi * radius
     arm = 0.9 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)

@@ -1,4 +1,4 @@
-"""The draws of batches by their numbers, which are counted from the start: which samples, and in which shape."""
+"""The draws of batches: which samples a batch contains, and in which shape. Batches are numbered from the start."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from diffusion_train.data.order.buckets import Buckets
 from diffusion_train.data.order.order import Draw, Draws
 from diffusion_train.data.order.resolution import Resolution
 
-_PLANNED_DRAWS, _MOST_PLANNED = 4096, 64  # draws that are found at once, of so many batches at most
+_PLANNED_DRAWS, _MOST_PLANNED = 4096, 64  # draws computed together, and the largest number of batches
 
 
 @dataclass(frozen=True)
 class RankBatches:
-    """Rows `rows` of global batches, those of one process; batch 0 is that of `start_step`, at `start_position`.
+    """The rows `rows` (those of one process) of global batches. Batch 0 is that of `start_step`, at `start_position`.
 
-    `num_repeated_batches` repeats the first so many batches of the order.
+    With `num_repeated_batches` only the first batches of the order are used, repeatedly.
     """
 
     order: Draws | Buckets
@@ -39,15 +39,15 @@ class RankBatches:
 
 
 class Plan:
-    """The draws of batches that are asked for in rising order, each `stride` after the one before.
+    """Computes the draws of several batches at once, for callers that ask for every `stride`-th batch in order.
 
-    `draws` gives those of several batches by their numbers, which takes little longer for several than for one.
+    `draws` returns those of several batches, which takes little longer than for one.
     """
 
     def __init__(self, draws: Callable[[Sequence[int]], list[list[Draw]]]) -> None:
         self._draws = draws
         self._planned: dict[int, list[Draw]] = {}
-        self._count = 1  # batches found at once, as soon as it is known how large they are
+        self._count = 1  # batches computed together; chosen when the size of a batch is known
 
     def __call__(self, number: int, stride: int) -> list[Draw]:
         if number not in self._planned:

@@ -1,4 +1,4 @@
-"""Batches read before their turn, so that no step waits for a network that is fast enough."""
+"""Read batches ahead of time, so that no step waits for storage that is fast enough."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from diffusion_train.data.loader import worker_stride
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.rank_batches import Plan
 
-_MOST_BEGUN = 8  # batches of a process
-_PREFETCHED_A_TURN = 8  # batches: a start in the middle of a window catches up in a few turns
+_MOST_BEGUN = 8  # batches that a process reads at a time
+_PREFETCHED_A_TURN = 8  # batches; so a start in the middle of a window catches up within a few batches
 
 
 class ReadAhead(TorchDataset[Sample]):
-    """Reads batches by their number, and begins the next ones of this process meanwhile.
+    """Reads batches by their number, and starts to read the next ones of this process.
 
-    `num_bytes` are exceeded by one batch at most. A batch holds the same samples whether it was begun before or not, and
-    its faults show in its own turn.
+    `lookahead.num_bytes` is exceeded by one batch at most. Reading ahead does not change the samples of a batch, and its
+    errors are raised when the batch itself is requested.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class ReadAhead(TorchDataset[Sample]):
         self._num_bytes = lookahead.num_bytes
         self._num_batches = -(-lookahead.num_samples // batch_size)
         self._begun: dict[int, Reading] = {}
-        self._is_of_use = False  # to begin a batch early: nothing is gained by it where files are in memory
+        self._is_of_use = False  # whether starting early helps: not if all files are in memory
         self._prefetched = 0  # batches below this number
-        self._num_retries: int | None = None  # when this process last read a batch
+        self._num_retries: int | None = None  # of the data set, after the last batch of this process
 
     def __getitems__(self, numbers: list[int]) -> list[Sample]:
-        """`retries` of the first sample is how many requests were repeated since the batch before."""
+        """Return the samples of a batch; "retries" of the first counts the requests repeated since the last batch."""
         [number] = numbers
         before = self._dataset.num_retries if self._num_retries is None else self._num_retries
         samples = self._read(number, worker_stride())

@@ -1,4 +1,4 @@
-"""Bytes of a sample's members -> the sample: compared with their checksums, then decoded."""
+"""Decode a sample from the bytes of its members, after comparing their checksums."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from diffusion_train.data.shard.problem import Problem
 from diffusion_train.data.storage.base import Range
 from diffusion_train.utils.redact import redact_url
 
-_IS_IMAGE = {*IMAGE_EXTENSIONS, PLAIN}.__contains__  # or what is in its place
+_IS_IMAGE = {*IMAGE_EXTENSIONS, PLAIN}.__contains__  # an image, or its latents
 
 
 @dataclass(frozen=True, eq=False)
 class SampleDecoder:
-    """`images` names further image members of a sample, such as {"mask": "mask.png"}; `latents` stand in place of images.
+    """Decodes samples. `images` names further image members, such as {"mask": "mask.png"}; `latents` replace images.
 
-    Without `verify` no checksum is compared.
+    Without `verify` checksums are not compared.
     """
 
     view: View
@@ -38,13 +38,16 @@ class SampleDecoder:
     latents: PrecomputedLatents | None = None
 
     def locate(self, catalog: Catalog, numbers: Numbers, draws: Sequence[Draw]) -> list[Located]:
-        """What is read for each draw of samples `numbers`: its image, further images, what caption and view are made of."""
+        """Return the members to read for each draw of samples `numbers`: images (or latents), caption and metadata."""
         names = {*self.captions.extensions, *IMAGE_EXTENSIONS, *self.images.values(), *self.view.extensions}
         members = catalog.members_of(numbers, names)
         return self.latents.in_place(members, catalog, numbers, self.view, draws) if self.latents else members
 
     def decode(self, draw: Draw, key: str, located: Located, members: Members, is_sound: bool) -> Sample:
-        """`is_sound`: no checksum is left to compare. Raises BadSample, and NoLatents where these are missing or damaged."""
+        """Decode a sample. `is_sound`: checksums need no comparison.
+
+        Raises BadSample, and NoLatents if those are missing.
+        """
         if not is_sound:
             _compare(key, located, members)
         image = next(filter(_IS_IMAGE, members))
@@ -59,7 +62,7 @@ class SampleDecoder:
         except ValueError as error:
             raise BadSample(key, located[image][0], str(error), getattr(error, "rule", "bad-sample")) from error
         if self.latents and image != PLAIN:
-            raise NoLatents(f"sample {key!r} has no latents in data.encoded; `diffusion-train encode` makes them")
+            raise NoLatents(f"sample {key!r} has no latents in data.encoded; run `diffusion-train encode` to add them")
         return dict(tensors, caption=caption, key=key, index=draw.sample, bad="")
 
     def _others(self, members: Members) -> dict[str, bytes]:
@@ -69,14 +72,14 @@ class SampleDecoder:
 
 
 class BadSample(Exception):
-    """A sample that is not what was indexed or cannot be decoded."""
+    """A sample that differs from the index or cannot be decoded."""
 
     def __init__(self, key: str, range_: Range, reason: str, rule: str = "bad-sample") -> None:
         super().__init__(f"{redact_url(range_.url)} at byte {range_.offset}: sample {key!r}: {reason}")
         self.problem = Problem(rule, redact_url(range_.url), reason, key, range_.offset)
 
     def line(self) -> str:
-        """A line of JSON: plain text travels from worker processes and through Lightning unchanged."""
+        """Return the problem as a line of JSON, which worker processes and Lightning pass on unchanged."""
         return json.dumps(vars(self.problem))
 
 
@@ -85,7 +88,7 @@ def _compare(key: str, located: Located, members: Members) -> None:
         if crc32(members[name]) != crc:
             if name in (PLAIN, MIRRORED):
                 raise NoLatents(
-                    f"{redact_url(range_.url)} was damaged, by its checksum: delete it and its index, and give the command "
+                    f"{redact_url(range_.url)} is damaged: a checksum differs; delete it and its index, and run "
                     "`diffusion-train encode` again"
                 )
             raise BadSample(key, range_, "the checksum differs from the index: the shard was damaged or changed")

@@ -1,4 +1,4 @@
-"""Which samples of a collection are trained on, which are held out, and which are left out and why."""
+"""Select the samples of a catalog to train on and to hold out; the others are left out for a reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Chosen:
-    """Samples of the collection: to train on in their order, held out in the order of their hashes."""
+    """The selected samples: `train` in the order of the catalog, `held_out` in the order of their hashes."""
 
     train: Indices
     held_out: Indices
@@ -35,11 +35,11 @@ class Chosen:
 
 
 class Selection:
-    """`holdout` is a number of samples (1, 2, ...) or a share (below 1) chosen by hash of their keys.
+    """Rules of selection. `holdout` is a number of samples or a fraction below 1, which are chosen by hash of the key.
 
-    `faults`: "strict" raises DataError that lists every faulty shard and sample, "tolerant" leaves them out. Images with
-    a side below `min_side` pixels or one side more than `max_aspect` times the other are left out, and with
-    `allowed_licenses` samples under other licences. ValueError for impossible settings.
+    `faults`: "strict" raises DataError with every faulty shard and sample, "tolerant" leaves them out. Images with a side
+    below `min_side` pixels, or with one side more than `max_aspect` times the other, are left out, and samples whose
+    licence is not in `allowed_licenses`, if that is given. Raises ValueError for wrong settings.
     """
 
     def __init__(
@@ -51,23 +51,24 @@ class Selection:
         faults: Faults = "strict",
     ) -> None:
         if holdout < 0 or (holdout >= 1 and holdout != int(holdout)):
-            raise ValueError(f"data.holdout={holdout:g}: a share below 1 or a whole number of samples")
+            raise ValueError(f"data.holdout={holdout:g}: must be a fraction below 1 or a whole number of samples")
         if faults not in get_args(Faults):
-            raise ValueError(f"data.faults={faults}: one of {', '.join(get_args(Faults))}")
+            raise ValueError(f"data.faults={faults}: must be one of {', '.join(get_args(Faults))}")
         if max_aspect is not None and max_aspect < 1:
-            raise ValueError(f"data.max_aspect={max_aspect:g}: at least 1, or null for any")
+            raise ValueError(f"data.max_aspect={max_aspect:g}: must be at least 1, or null for any")
         self.holdout, self.min_side, self.max_aspect = holdout, min_side, max_aspect
         self.allowed_licenses = allowed_licenses
         self.faults = faults
 
     def choose(self, catalog: Catalog, captions: Captions) -> Chosen:
+        """Select samples, and log how many are left out. Raises DataError for faults ("strict") or if none is left."""
         whole, problems = self._whole(catalog, captions)
         kept, left_out = self.choose_whole(catalog, captions, whole)
         left_out["faulty"] = int((~whole).sum())
         usable = np.flatnonzero(kept)
         if not len(usable):
             reasons = ", ".join(f"{count} {reason}" for reason, count in (+left_out).items())
-            raise DataError(f"data.shards: none of {len(kept)} samples is left ({reasons})")
+            raise DataError(f"data.shards: all {len(kept)} samples are left out ({reasons})")
         for reason, count in (+left_out).items():
             log.warning("%d of %d samples are left out: %s", count, len(kept), reason)
         if ignored := catalog.meta["num_ignored"]:
@@ -80,14 +81,14 @@ class Selection:
         problems = [*catalog.problems, *(one for fault in found for one in problems_of(catalog, *fault))]
         if problems and self.faults == "strict":
             error = DataError.listing(problems)
-            error.add_note("data.faults=tolerant trains on what is whole and records the rest")
+            error.add_note("data.faults=tolerant trains on the intact samples and records the faults")
             raise error
         if problems:
             log.warning("%d faults in the shards; bad_samples.jsonl of the run folder lists them", len(problems))
         return ~faulty, problems
 
     def choose_whole(self, catalog: Catalog, captions: Captions, whole: Mask) -> tuple[Mask, Counter[str]]:
-        """Which of the whole samples are kept, and how many are not by reason."""
+        """Return a mask (n,) of the intact samples that are kept, and the number left out by reason."""
         kept, left_out = whole.copy(), Counter[str]()
         for _, reason, samples in self.unwanted(catalog, captions, whole):
             left_out[reason] += int(samples.sum())
@@ -95,7 +96,7 @@ class Selection:
         return kept, left_out
 
     def unwanted(self, catalog: Catalog, captions: Captions, whole: Mask) -> Iterator[tuple[str, str, Mask]]:
-        """(rule, reason, samples (n,)) for each reason to leave out whole samples; each sample falls under one."""
+        """Yield (rule, reason, mask (n,)) for each reason to leave out intact samples; a sample counts for one only."""
         kept = whole.copy()
         for rule, reason, unwanted in self._reasons(catalog, captions):
             samples = kept & unwanted()
@@ -115,7 +116,7 @@ class Selection:
             reason = f"no {captions.source.name}"
             yield "without-caption", reason, lambda: without_caption(catalog, captions)
         if self.allowed_licenses is not None:
-            reason = "a licence that is not among data.allowed_licenses"
+            reason = "a licence that is not in data.allowed_licenses"
             yield "license-not-allowed", reason, lambda: self._forbidden(catalog)
 
     def _forbidden(self, catalog: Catalog) -> Mask:
@@ -126,7 +127,7 @@ class Selection:
         return ~allowed[index]
 
     def split(self, catalog: Catalog, usable: Indices) -> tuple[Indices, Indices]:
-        """(trained on, held out)"""
+        """Return (training samples, held-out samples). Raises ValueError if none would be left for training."""
         if self.holdout == 0:
             return usable, usable[:0]
         hashes = catalog.arrays["hashes"][usable]
@@ -135,12 +136,12 @@ class Selection:
         if self.holdout < 1:
             count = int((hashes < np.uint64(int(self.holdout * 2**64))).sum())
         if count >= len(usable):
-            raise ValueError(f"data.holdout={self.holdout:g} leaves nothing of {len(usable)} samples to train on")
+            raise ValueError(f"data.holdout={self.holdout:g} holds out all {len(usable)} samples; use a smaller value")
         return usable[np.sort(by_hash[count:])], usable[by_hash[:count]]
 
 
 def sizes(catalog: Catalog) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Width and height of every sample's image (n,), in pixels; 0 where there is none that can be read."""
+    """Return width (n,) and height (n,) of every sample's image in pixels; 0 if it is missing or cannot be read."""
     _, rows = catalog.first_rows(IMAGE_EXTENSIONS)
     members = catalog.arrays["members"]
     width, height = (np.where(rows >= 0, members[axis][rows].astype(np.int64), 0) for axis in ("width", "height"))
@@ -148,7 +149,7 @@ def sizes(catalog: Catalog) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def without_caption(catalog: Catalog, captions: Captions) -> Mask:
-    """Samples (n,) that lack a member which their caption is made of."""
+    """Return a mask (n,) of the samples that lack a member for their caption."""
     lacking = np.zeros(len(catalog), bool)
     for extension in captions.extensions:
         lacking |= catalog.first_rows([extension])[0] == 0
@@ -158,7 +159,7 @@ def without_caption(catalog: Catalog, captions: Captions) -> Mask:
 
 
 def sample_faults(catalog: Catalog, captions: Captions) -> list[tuple[str, str, Mask]]:
-    """(rule, detail, samples (n,)) for samples that are no pair of one image that can be trained on and a caption."""
+    """Return (rule, detail, mask (n,)) for samples without exactly one usable image, or without the needed caption."""
     images, _ = catalog.first_rows(IMAGE_EXTENSIONS)
     width, height = sizes(catalog)
     faults = [
@@ -172,13 +173,15 @@ def sample_faults(catalog: Catalog, captions: Captions) -> list[tuple[str, str, 
         ),
     ]
     if captions.missing == "error":
-        detail = f"no {captions.source.name}; data.captions.missing=empty trains without, drop leaves such samples out"
+        detail = (
+            f"no {captions.source.name}; data.captions.missing=empty trains without one, drop leaves the sample out"
+        )
         faults.append(("missing-caption", detail, without_caption(catalog, captions)))
     return faults
 
 
 def problems_of(catalog: Catalog, rule: str, detail: str | Callable[[int], str], samples: Mask) -> Iterator[Problem]:
-    """A problem for each of the samples (n,); `detail` may be a function of their numbers."""
+    """Yield a problem for each sample in the mask (n,); `detail` may be a function of the sample's number."""
     offsets, starts = catalog.arrays["members"]["offset"], catalog.arrays["starts"]
     for sample in np.flatnonzero(samples).tolist():
         text, offset = detail if isinstance(detail, str) else detail(sample), int(offsets[starts[sample]])
@@ -186,7 +189,7 @@ def problems_of(catalog: Catalog, rule: str, detail: str | Callable[[int], str],
 
 
 def per_source(catalog: Catalog, samples: Indices) -> dict[str, int]:
-    """How many of these samples, in ascending order, each source has."""
+    """Return source -> number of these samples, which must be in ascending order."""
     ends = catalog.source_ends()
     counts = np.diff(np.searchsorted(samples, list(ends.values())), prepend=0)
     return dict(zip(ends, counts.tolist(), strict=True))

@@ -1,7 +1,7 @@
-"""Shards read from front to back by webdataset's own pipeline, for what cannot be indexed: endless lists, servers without ranges.
+"""Read shards that cannot be indexed from front to back with webdataset's pipeline: endless lists, no range requests.
 
-What this mode cannot do: resume exactly. A restart draws other shards, and which samples a step has depends on the number
-of processes and workers. Shards are drawn with replacement, so that no process ever waits for another.
+Resuming is not exact: a restart draws other shards, and the samples of a step depend on the number of processes and
+workers. Shards are drawn with replacement, so that no process ever waits for another.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _MAX_FAULTS_IN_A_ROW = 1000
 
 
 class StreamModule(pl.LightningDataModule):
-    """`batch_size` counts samples of one optimizer step over all devices, as in `DataModule`.
+    """Data module of streamed shards. `batch_size` counts the samples of one optimizer step over all devices.
 
-    `shuffle` samples are held in each worker, and one of them is drawn. Nothing is held out. ValueError for addresses that
+    Each worker holds `shuffle` samples, from which it draws. Nothing is held out. Raises DataError for addresses that
     cannot be streamed.
     """
 
     problems: Sequence[Problem] = ()
-    num_samples = 0  # nobody knows
-    resume_policy = "samples are drawn anew"
+    num_samples = 0  # unknown
+    resume_policy = "other samples are drawn"
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class StreamModule(pl.LightningDataModule):
         ]
         if problems:
             raise DataError.listing(problems)
-        captions.keys()  # raises here for a table that cannot be read, and spares each worker reading it
+        captions.keys()  # reads the table, if there is one: raises early, and workers need not read it again
         self.stream = _Stream(urls, view, captions, shuffle)
         self.shape = view.transform.shape
         self.batch_size, self.micro_batch_size, self.num_workers = batch_size, micro_batch_size, num_workers
@@ -95,17 +95,17 @@ class StreamModule(pl.LightningDataModule):
         return {"cursor": step * self.batch_size}
 
     def save_manifest(self, folder: Path) -> None:
-        """Nothing: there is no record of what was drawn."""
+        """Do nothing: there is no record of the samples that were drawn."""
 
     def prune_manifests(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
-        """There is nothing to remove."""
+        """Do nothing: there are no manifests."""
 
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
-        log.warning("data=stream resumes from step %d with samples drawn anew: it cannot resume exactly", step)
+        log.warning("data=stream cannot resume exactly: from step %d on it draws other samples", step)
         self.stream.start = step
 
     def check(self, world_size: int = 1) -> None:
-        """Raises ValueError with all that cannot be done with these sizes on so many processes."""
+        """Raises ValueError with every size that does not work with `world_size` processes."""
         sizes = (self.batch_size, self.micro_batch_size, self.num_workers)
         if wrong := [*indivisible(self.batch_size, world_size), *wrong_sizes(*sizes)]:
             raise ValueError("\n".join(wrong))
@@ -123,23 +123,23 @@ class StreamModule(pl.LightningDataModule):
         return together(batches)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Images travel as bytes, a quarter of their floats."""
+        """Convert images to float32 on the device; as bytes they are a quarter of the size to transfer."""
         return to_levels(batch)
 
     def examples(self, num_samples: int) -> Batch:
-        """The first samples of the stream."""
+        """Return the first samples of the stream."""
         return collate(list(itertools.islice(self.stream, num_samples)))
 
     def held_out(self, num_samples: int) -> Batch | None:
         return None
 
     def captions(self) -> Iterator[str]:
-        """None are known beforehand."""
+        """Yield nothing: no captions are known in advance."""
         return iter(())
 
 
 class _Stream(IterableDataset[Sample]):
-    """Samples without end. The next usable sample carries the problems of those skipped before it."""
+    """Yields samples without end. A sample carries the problems of those skipped before it, in "bad"."""
 
     rank, start = 0, 0
 
@@ -183,14 +183,14 @@ class _Stream(IterableDataset[Sample]):
         return {**tensors, "caption": caption, "key": key, "index": index}
 
 
-def _members(shards: Iterator[dict[str, Any]], tell: Callable[[Problem], None]) -> Iterator[dict[str, Any]]:
-    """Members of one shard after the other; what ends early ends its last sample too, whatever the next shard begins with."""
+def _members(shards: Iterator[dict[str, Any]], report: Callable[[Problem], None]) -> Iterator[dict[str, Any]]:
+    """Yield the members of one shard after the other; an empty member ends the last sample of each shard."""
     for shard in shards:
         try:
             with _open(shard["url"]) as stream:
                 yield from tar_file_expander(iter([{**shard, "stream": stream}]))
         except Exception as error:  # noqa: BLE001  webdataset and servers raise almost anything
-            tell(Problem("torn-shard", redact_url(shard["url"]), f"{type(error).__name__}: {str(error)[:200]}"))
+            report(Problem("torn-shard", redact_url(shard["url"]), f"{type(error).__name__}: {str(error)[:200]}"))
         yield {}
 
 
@@ -201,6 +201,6 @@ def _open(url: str) -> IO[bytes]:
     return response
 
 
-def _noted(error: Exception, tell: Callable[[Problem], None]) -> bool:
-    tell(Problem("duplicate-member", "", str(error.args[0])))
+def _noted(error: Exception, report: Callable[[Problem], None]) -> bool:
+    report(Problem("duplicate-member", "", str(error.args[0])))
     return True

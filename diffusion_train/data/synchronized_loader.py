@@ -1,4 +1,4 @@
-"""Processes that stop together: where one cannot read its data, none begins the step that it would be missing in."""
+"""Stop all processes together: if one cannot read its data, none begins a step without it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ class StoppedOnAllRanks(StorageError):
 
 
 def together(loader: Iterable[T]) -> Iterable[T]:
-    """`loader`, on which the processes of a group agree; itself where there is none."""
+    """Return a synchronized `loader`, or `loader` itself if there is only one process."""
     return SynchronizedLoader(loader) if dist.is_initialized() and dist.get_world_size() > 1 else loader
 
 
 class SynchronizedLoader(Iterable[T]):
-    """Items of `loader`, each after all processes have theirs; otherwise all of them raise.
+    """Yields an item of `loader` when all processes have theirs; if one process fails, all of them raise.
 
-    StoppedTogether names the process and its fault where the fault is a StorageError. Any other is raised where it came
-    up, and raised in the others as a RuntimeError. What is exchanged lies on the CPU: no device is made to wait.
+    A StorageError is raised in all processes as StoppedOnAllRanks, which names the failed process. Any other exception is
+    raised in its own process, and as a RuntimeError in the others. Messages are exchanged on the CPU, so that no device
+    waits.
     """
 
     def __init__(self, loader: Iterable[T]) -> None:
@@ -35,7 +36,7 @@ class SynchronizedLoader(Iterable[T]):
 
     @property
     def _iterator(self) -> Any:
-        """By which Lightning ends the workers of a DataLoader."""
+        """The iterator of the DataLoader, with which Lightning ends its workers."""
         return getattr(self.loader, "_iterator", None)
 
     @_iterator.setter
@@ -48,7 +49,7 @@ class SynchronizedLoader(Iterable[T]):
         while True:
             try:
                 item = next(items)
-            except Exception as error:  # noqa: BLE001  whatever it is, the others must not wait for this process
+            except Exception as error:  # noqa: BLE001  after any error the others must not wait for this process
                 fault = error
             if self._any(fault is not None):
                 self._stop(fault)

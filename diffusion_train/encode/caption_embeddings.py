@@ -1,4 +1,4 @@
-"""Captions -> embeddings in shards, those that are not there yet."""
+"""Embed captions that have no embedding yet, and write the embeddings to shards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _AT_ONCE = 4096  # captions looked up together
 
 
 def encode_captions(captions: Iterable[str], conditioner: Conditioner, out: Path, rank: Rank) -> Counter[str]:
-    """This process's slice of all captions, and of none, for each text encoder; returns how many are "there" and "encoded"."""
+    """Embed this process's slice of the captions, and the empty one, with each text encoder.
+
+    Returns how many existed already ("there") and how many were "encoded".
+    """
     done = Counter[str]()
     for text in conditioner.texts():
         texts = PrecomputedTexts(Entries(out), text.encoder.fingerprint)
@@ -37,6 +40,7 @@ def embed_captions(
     rank: Rank,
     bar: tqdm[None],
 ) -> Counter[str]:
+    """Embed this process's slice of the captions with one encoder, then unload it. Returns counts as above."""
     done = Counter[str]()
     mine = _slice(captions, texts, rank)
     while some := list(itertools.islice(mine, _AT_ONCE)):
@@ -51,7 +55,7 @@ def embed_captions(
 
 
 def _slice(captions: Iterable[str], texts: PrecomputedTexts, rank: Rank) -> Iterator[str]:
-    """Different captions, divided by their hash."""
+    """Yield this process's slice of the distinct captions, which are divided by their hash."""
     seen: set[int] = set()
     for caption in captions:
         short = int(texts.address(caption)[:16], 16)

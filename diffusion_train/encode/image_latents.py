@@ -1,4 +1,4 @@
-"""Images -> latents in shards, those that are not there yet."""
+"""Encode images that have no latents yet, and write the latents to shards."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ _AT_ONCE = 4096  # samples looked up together
 def encode_images(
     data: IndexedData, autoencoder: Autoencoder, out: Path, rank: Rank, batch_size: int, num_workers: int
 ) -> Counter[str]:
-    """This process's slice of all views that training may draw; returns how many are "there", "encoded" and "bad"."""
+    """Encode this process's slice of all views that training may draw.
+
+    Returns how many existed already ("there"), how many were "encoded", and how many are "bad": they cannot be decoded.
+    """
     if autoencoder.fingerprint is None:
         return Counter()
     dataset, latents = shard_dataset(data), PrecomputedLatents(Entries(out), autoencoder.fingerprint)
@@ -50,15 +53,15 @@ def encode_images(
 
 
 def shard_dataset(data: IndexedData) -> ShardDataset:
-    """The data set of a data module. ValueError where its samples are no images in indexed shards."""
+    """Return the data set of a data module. Raises ValueError if it does not read images from indexed shards."""
     dataset = getattr(data, "dataset", None)
     if isinstance(dataset, ShardDataset):
         return dataset
-    raise ValueError("data: only images in indexed shards have latents to encode; choose data=shards")
+    raise ValueError("data: only images in indexed shards can be encoded; choose data=shards")
 
 
 class Views(NamedTuple):
-    """Samples of a data set in one shape, mirrored or not."""
+    """Samples (n,) of a data set in one shape, mirrored or not."""
 
     shape: Shape
     mirrored: bool
@@ -71,7 +74,7 @@ class Views(NamedTuple):
 def missing_views(
     dataset: ShardDataset, latents: PrecomputedLatents, shapes: Iterable[tuple[Shape, NDArray[np.int64]]]
 ) -> Iterator[Views]:
-    """All that training may draw of images and that has no entry yet."""
+    """Yield, by shape and orientation, the views that training may draw and that have no latents yet."""
     for shape, samples in shapes:
         for mirrored in _orientations(dataset):
             views = Views(shape, mirrored, samples)
@@ -86,7 +89,7 @@ def _orientations(dataset: ShardDataset) -> tuple[bool, ...]:
 def _is_missing(
     dataset: ShardDataset, latents: PrecomputedLatents, views: Views, samples: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Of each of the samples (m,)."""
+    """Return a mask (m,) of the samples (m,) without latents."""
     return np.array(latents.entries.find(_addresses(dataset, latents, views, samples)), np.int64) < 0
 
 
@@ -99,7 +102,7 @@ def _addresses(
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """Reads images in `num_workers` processes and writes what the autoencoder makes of them."""
+    """Reads images in `num_workers` processes, encodes them and writes the moments of their latents."""
 
     dataset: ShardDataset
     latents: PrecomputedLatents
@@ -109,14 +112,17 @@ class ImageEncoder:
     num_workers: int
 
     def encode(self, views: Views, writer: EntryWriter, bar: tqdm[None]) -> Counter[str]:
-        """For a sample that cannot be decoded, its substitute. ValueError for latents that are no numbers."""
+        """Encode views; a sample that cannot be decoded is replaced by its substitute, as in training.
+
+        Returns counts of "encoded" and "bad". Raises ValueError for latents that are NaN or infinite.
+        """
         done = Counter[str]()
         for batch in self._loader(views):
             moments = _moments(self.autoencoder, batch["x"].to(self.device))
             _check_finite(moments, batch["key"])
             addresses = _addresses(self.dataset, self.latents, views, batch["index"].numpy())
             for row, number in enumerate(self.latents.entries.find(addresses)):
-                if number < 0:  # a substitute's may be there
+                if number < 0:  # a substitute may have an entry already
                     facts = {name: batch[name][row] for name in ("original_size", "crop")}
                     writer.add(addresses[row], {"moments": moments[row], **facts})
             bad = sum(map(bool, batch["bad"]))
@@ -131,7 +137,7 @@ class ImageEncoder:
             batch_size=None,
             num_workers=min(self.num_workers, len(batches)),
             worker_init_fn=leave_signals_to_the_parent,
-            generator=torch.Generator(),  # without one, each iteration would draw from the global one
+            generator=torch.Generator(),  # otherwise each iteration would draw from the global generator
         )
 
 
@@ -148,7 +154,10 @@ class _ViewBatches(TorchDataset[Batch]):
 
 
 def _moments(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) bytes -> moments on the CPU. A row alone may round otherwise than one among others, as in training."""
+    """Return the moments of pixels (B, 3, H, W) uint8, on the CPU.
+
+    A single row is encoded twice, because a batch of one may round differently from the larger batches of training.
+    """
     rows = len(pixels)
     filled = pixels if rows > 1 else torch.cat([pixels, pixels])
     x = to_levels({"x": filled})["x"]

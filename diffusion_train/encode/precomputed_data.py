@@ -1,4 +1,4 @@
-"""Training on what was encoded: latents in place of images, embeddings in place of text encoders."""
+"""Train on encoded data: latents in place of images, embeddings in place of text encoders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from diffusion_train.encode.image_latents import chunks, missing_views, shard_da
 def use_precomputed(
     where: Patterns, data: IndexedData, conditioner: Conditioner, autoencoder: Autoencoder
 ) -> IndexedData:
-    """`data` whose batches hold latents of `where`; `conditioner` takes embeddings of there. ValueError where latents are missing."""
+    """Return `data` with latents from `where` in its batches, and let `conditioner` read embeddings from there.
+
+    Raises ValueError if latents are missing.
+    """
     dataset = shard_dataset(data)
     entries = _open(where, dataset.storage)
     for text in conditioner.texts():
@@ -48,11 +51,11 @@ def _open(where: Patterns, storage: StorageByScheme) -> Entries:
         return Entries(where if isinstance(where, str | os.PathLike) else list(where), storage)
     except DataError as error:
         reason = "; ".join(map(str, error.problems)) or str(error)
-        raise ValueError(f"data.encoded={where}: {reason}; give what `diffusion-train encode` wrote") from error
+        raise ValueError(f"data.encoded={where}: {reason}; give the output of `diffusion-train encode`") from error
 
 
 def embeddings(entries: Entries, encoder: TextEncoder) -> PrecomputedEmbeddings:
-    """Captions -> those embeddings of this encoder that are among the entries."""
+    """Return a function from captions to those embeddings of this encoder that are among the entries."""
     texts = PrecomputedTexts(entries, encoder.fingerprint)
 
     def read(captions: Sequence[str]) -> Iterator[tuple[str, Embedding]]:
@@ -62,16 +65,18 @@ def embeddings(entries: Entries, encoder: TextEncoder) -> PrecomputedEmbeddings:
 
 
 def check_encodable(dataset: ShardDataset) -> None:
-    """Raises ValueError with every setting of the data that asks for pixels, or for no end of views of them."""
+    """Raises ValueError with every setting of the data that needs pixels, or that has an unlimited number of views."""
     transform = dataset.decoder.view.transform
     wrong = []
     if transform.crop == "random":
         wrong.append(
-            "data.crop=random: has no end of views to encode; use center or focal, or train without data.encoded"
+            "data.crop=random: has too many views to encode; use center or focal, or train without data.encoded"
         )
     for key, names in (("data.images", dataset.decoder.images), ("data.aligned", transform.aligned)):
         if names:
-            wrong.append(f"{key}: {', '.join(names)} are made of pixels, which are not read with data.encoded")
+            wrong.append(
+                f"{key}: {', '.join(names)} need pixels, which are not read with data.encoded; train without data.encoded"
+            )
     if wrong:
         raise ValueError("\n".join(wrong))
 
@@ -79,9 +84,9 @@ def check_encodable(dataset: ShardDataset) -> None:
 def check_complete(
     dataset: ShardDataset, latents: PrecomputedLatents, shapes: Iterable[tuple[Shape, NDArray[np.int64]]], where: str
 ) -> None:
-    """Raises ValueError if latents are missing of an image that can be decoded, or of the substitute of one that cannot.
+    """Raises ValueError if an image that can be decoded, or the substitute of one that cannot, has no latents.
 
-    Reads samples of which none are there until one can be decoded.
+    Images without latents are read until one can be decoded.
     """
     missing = [views for views in missing_views(dataset, latents, shapes) if len(views.samples)]
     total = len(np.unique(np.concatenate([views.samples for views in missing]))) if missing else 0
@@ -93,7 +98,8 @@ def check_complete(
             except NoLatents as error:
                 height, width = views.shape
                 raise ValueError(
-                    f"data.encoded={where}: {total:,} images have no latents there, {len(views.samples):,} of them in "
-                    f"{width} x {height} pixels{', mirrored' if views.mirrored else ''}, made of them as they are now, with these "
-                    f"settings and by this autoencoder. `diffusion-train encode` with the same overrides and out={where} makes those that are missing"
+                    f"data.encoded={where}: {total:,} images have no latents for their contents, settings and "
+                    f"autoencoder ({len(views.samples):,} of them at {width} x {height} pixels"
+                    f"{', mirrored' if views.mirrored else ''}); to add them, run `diffusion-train encode` with the "
+                    f"same overrides and out={where}"
                 ) from error

@@ -1,4 +1,4 @@
-"""Processes that encode together: what each does, and what they have done in all."""
+"""The processes that encode together: the slice of each, and sums over all of them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ class Rank(NamedTuple):
     device: torch.device = torch.device("cpu")
 
     def slice_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Blocks of neighbours in turn, whatever is encoded already: new samples at the end are everybody's work."""
+        """Return this process's samples (m,) of `samples` (n,).
+
+        Blocks of neighbours go to the processes in turn, so that new samples at the end are divided among all of them.
+        """
         mine: NDArray[np.bool_] = samples // _BLOCK % self.world_size == self.number
         return samples[mine]
 
     def progress(self, action: str, unit: str, total: int | None = None) -> tqdm[None]:
-        """Shown by the first process, of its own slice."""
+        """Return a progress bar for this process's slice; only the first process shows it."""
         hidden = None if self.number == 0 else True
         return tqdm(total=total, desc=action, unit=unit, mininterval=0.5, disable=hidden)
 
 
 class Ranks:
-    """All processes, launched; one that has done its slice waits for the others as long as it takes."""
+    """Launches the processes. One that has finished its slice waits for the others without a short timeout."""
 
     def __init__(self, **settings: Any) -> None:
         fabric = Fabric(**settings)
@@ -45,7 +48,7 @@ class Ranks:
         self.mine = Rank(fabric.global_rank, fabric.world_size, fabric.device)
 
     def reduce(self, number: int, reduce_op: str = "sum") -> int:
-        """Over all processes, which also waits for the last of them."""
+        """Reduce a number over all processes; this waits for the last of them."""
         reduced = self._fabric.all_reduce(torch.tensor(number, device=self.mine.device), reduce_op=reduce_op)
         assert isinstance(reduced, torch.Tensor)
         return int(reduced)

@@ -1,4 +1,4 @@
-"""What a set of shards holds: as data, as the README.md of its folder, and as a few lines for the terminal."""
+"""The dataset card of prepared shards: as data, as the README.md of their folder, and as a summary for the terminal."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from diffusion_train.prepare.shard_sample import Measures
 from diffusion_train.prepare.source.base import REASONS
 
 Card = dict[str, Any]
-Columns = dict[str, list[Any]]  # of Measures, by their names
+Columns = dict[str, list[Any]]  # field of Measures -> its value for each sample
 _SIDES = (32, 64, 128, 256, 512, 768, 1024, 2048)
 _ASPECTS = (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)
 _WORDS = (1, 6, 11, 21, 41, 76)
-_SHOWN = 50  # groups of near-duplicates in the card
+_SHOWN = 50  # groups of near-duplicates in the card, and samples of a group
 _HUB_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 _HUB_LICENSES = re.compile(  # https://huggingface.co/docs/hub/repositories-licenses, of SPDX, and "unknown"
     r"unknown|afl-3\.0|apache-2\.0|artistic-2\.0|bsd-[23]-clause|bsd-3-clause-clear|bsl-1\.0|cc0-1\.0|cc-by-[234]\.0|cc-by-2\.5"
@@ -36,7 +36,10 @@ _HUB_LICENSES = re.compile(  # https://huggingface.co/docs/hub/repositories-lice
 
 
 def make_card(source: Card, shards: Sequence[Done], details: Iterable[Details], tokens: Tokens | None) -> Card:
-    """`source` says where the samples come from and with which settings."""
+    """Return the card of the samples in `details`. `source` is plain data about their origin, added to the card.
+
+    With `tokens` the card also counts the captions that the text encoder would cut.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in Measures._fields}
     signatures, left_out = bytearray(), Counter[str]()
     for part in details:
@@ -59,7 +62,7 @@ def make_card(source: Card, shards: Sequence[Done], details: Iterable[Details], 
 
 
 def readme(card: Card, title: str) -> str:
-    """The dataset card for people and for the Hugging Face hub."""
+    """Return the card as Markdown, for people and for the Hugging Face hub."""
     return page.card(
         "diffusion_train.prepare",
         "dataset_card.md",
@@ -74,12 +77,12 @@ def readme(card: Card, title: str) -> str:
 
 
 def summary(card: Card) -> str:
-    """A line a subject, for the terminal."""
+    """Return the card as a few lines for the terminal."""
     return page.plain("diffusion_train.prepare", "summary.txt", card=card)
 
 
 def _hub_license(licenses: Iterable[str]) -> str:
-    """The hub's name of the one licence of all images, or "other"."""
+    """Return the hub's name of the licence if all images have the same one, else "other"."""
     name, *others = licenses
     short = re.sub("-(only|or-later)$", "", name).lower()
     known = (one for one in (short, short.rpartition("-")[0]) if _HUB_LICENSES.fullmatch(one) and not others)
@@ -117,7 +120,7 @@ def _captions(captions: Sequence[str], tokens: Tokens | None) -> Card:
 
 
 def _plain_examples(captions: Sequence[str], count: int = 4) -> list[str]:
-    """Of ordinary words, spread over the samples: fit for a command line."""
+    """Return up to `count` captions of ordinary words, spread over the samples, that are easy to use in a command."""
     plain = [text for text in dict.fromkeys(captions) if 0 < len(text) <= 80 and re.fullmatch(r"[\w ,.-]+", text)]
     count = min(count, len(plain))
     return [plain[index * len(plain) // count] for index in range(count)]
@@ -148,7 +151,7 @@ def _near_duplicates(keys: Sequence[str], signatures: Signatures) -> Card:
 
 
 def _spread(values: NDArray[Any], edges: Sequence[float]) -> Card:
-    """Least, median and most, and how many lie from one edge to below the next."""
+    """Return minimum, median and maximum of values (n,), and a histogram of intervals [edge, next edge)."""
     plain = {"min": values.min(), "median": np.median(values), "max": values.max()}
     # two decimals, or two digits: the width of a narrow image is a thousandth of its height
     card: Card = {

@@ -1,4 +1,4 @@
-"""A folder of images as shards in the cache folder, prepared when they are first asked for."""
+"""A folder of images as shards in the cache folder, which are prepared on first use."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from diffusion_train.utils.files import cache_folder
 from diffusion_train.utils.lock import wait_for_lock
 from diffusion_train.utils.workers import available
 
-_FORMAT = 1  # raised when the same images would give other samples
-_FEW = 64  # entries that this process prepares before others have started
+_FORMAT = 1  # increase it when the same images would give other samples
+_FEW = 64  # with fewer entries, starting other processes takes longer than the work
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images below `path`, with the captions beside them; iterated over, the paths of shards of them.
+    """The images below `path`, with the captions beside them. Iterating yields the paths of shards of them.
 
-    Images without a caption have an empty one. The shards are kept by the names, sizes and times of the files.
+    Images without a caption get an empty one. The shards are kept in the cache folder and made again if the name, size or
+    time of a file changes.
     """
 
     path: str
 
     def __post_init__(self) -> None:
         if not self._root.is_dir():
-            problem = "is a file; data.shards reads tars" if self._root.is_file() else "no such folder"
+            problem = "is a file; for tars use data.shards" if self._root.is_file() else "no such folder"
             raise ValueError(f"data.folder={self.path}: {problem}")
 
     def __iter__(self) -> Iterator[str]:
@@ -60,12 +61,12 @@ class ImageFolder:
             digest.update(entry.state())
         if not num_images:
             raise ValueError(
-                f"data.folder={self.path}: holds no image; their names end in .{', .'.join(IMAGE_EXTENSIONS)}"
+                f"data.folder={self.path}: contains no image with a name in .{', .'.join(IMAGE_EXTENSIONS)}"
             )
         return digest.hexdigest()[:32]
 
     def _prepare(self, source: Folder, ledger: Ledger) -> None:
-        print(f"data.folder={self.path}: preparing its images into {ledger.out}, once", file=sys.stderr)
+        print(f"data.folder={self.path}: preparing its images once, in {ledger.out}", file=sys.stderr)
         workers = 0 if source.total() < _FEW else available()
         Preparation(Rules(missing_caption="empty"), max_bad_share=1.0, num_workers=workers).write(source, ledger)
         captions = [measures.caption for details in ledger.details() for measures in details.measures]

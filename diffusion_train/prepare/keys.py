@@ -1,4 +1,4 @@
-"""Names of any files as keys that every reader of shards reads alike."""
+"""Turn names of any files into keys that every reader of shards understands in the same way."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _JOINERS = "\u200c\u200d"  # format characters that words and emoji need; the ot
 
 
 class Keys:
-    """Gives every name in turn a key of its own: the name itself where that is safe.
+    """Returns a unique key for each name in turn: the name itself if it is safe.
 
     A key has no dots, control characters or empty parts, does not leave its folder and has at most MAX_BYTES bytes of
-    UTF-8. Where a key is taken already, or cut, a hash of the name is added.
+    UTF-8. If a key is used already or must be cut, a hash of the name is added.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,7 @@ class Keys:
 
 
 def safe(name: str) -> str:
+    """Return a name without dots, control characters and empty parts; "sample" if nothing is left."""
     parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")
     cleaned = ("".join(map(_safe_character, part)).strip() for part in parts if part.strip("."))
     return "/".join(part for part in cleaned if part) or "sample"

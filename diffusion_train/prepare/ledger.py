@@ -1,4 +1,4 @@
-"""What a preparation has done so far, on disk beside its shards, so that the next start continues where it was."""
+"""The progress of a preparation, recorded on disk beside its shards, so that the next start resumes it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from diffusion_train.prepare.work import Outcome
 from diffusion_train.utils.files import atomic_file, remove_strays
 
 FOLDER = ".prepare"  # inside the folder of the shards
-_FORMAT = 2  # of the files in it
+_FORMAT = 2  # version of the files in FOLDER
 _STATES = "states.bin"
 
 
 class Done(NamedTuple):
-    """A whole shard of `size` bytes; with all parts before, `num_entries` were read and `num_faults` of them faulty.
+    """A part of the work: a complete shard of `size` bytes with `num_samples` samples.
 
-    The part without shard is the last: what was left out after all samples.
+    `num_entries` (read) and `num_faults` (faulty) count this and all earlier parts. The last part has no shard: it holds
+    the entries left out after the last sample.
     """
 
     shard: str | None
@@ -33,13 +34,14 @@ class Done(NamedTuple):
 
 @dataclass
 class Details:
-    """What became of the entries of one part."""
+    """The results of the entries of one part."""
 
     measures: list[Measures] = field(default_factory=list)
     left_out: list[tuple[str, str, str, int]] = field(default_factory=list)  # name, reason, detail, how many
     states: bytearray = field(default_factory=bytearray)  # of all entries, one after the other
 
     def add(self, outcome: Outcome) -> None:
+        """Add the result of one entry."""
         name, state, result = outcome
         self.states += state
         if isinstance(result, Made):
@@ -49,7 +51,10 @@ class Details:
 
 
 class Ledger:
-    """`settings`: all that decides what the shards hold. ValueError where `out` holds anything else."""
+    """The record of a preparation in `out`. `settings` is everything that determines what the shards contain.
+
+    Raises ValueError if `out` contains other files or a preparation with other settings.
+    """
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
         self.out, self.folder = out, out / FOLDER
@@ -62,7 +67,7 @@ class Ledger:
         plan = self.folder / "plan.json"
         known: dict[str, Any] = json.loads(plan.read_text("utf-8")) if plan.is_file() else {}
         if known and known["settings"].get("format") != _FORMAT:
-            raise ValueError(f"out={out} was made by another version of prepare: delete it, or give another out")
+            raise ValueError(f"out={out} was made by another version of prepare; delete it, or give another out")
         self.parts = list(takewhile(self._is_whole, self._parts()))
         if known and (known["finished"] or any(done.shard for done in self.parts)):
             _refuse_change(out, known["settings"], self._plan["settings"])
@@ -73,7 +78,7 @@ class Ledger:
 
     @property
     def finished(self) -> bool:
-        """Everything is done."""
+        """Whether the preparation is finished."""
         return bool(self._plan["finished"])
 
     @property
@@ -81,26 +86,27 @@ class Ledger:
         return self.parts[-1] if self.parts else Done(None, 0, 0, 0, 0)
 
     def states(self) -> bytes:
-        """Those of all entries that were read, STATE bytes each."""
+        """Return the states of all entries that were read, STATE bytes each."""
         if self.finished:
             return (self.folder / _STATES).read_bytes()
         return b"".join(bytes(details.states) for details in self.details())
 
     def add(self, done: Done, details: Details) -> None:
+        """Record a finished part; call it after its shard is written."""
         with atomic_file(self._file(len(self.parts))) as file:
             file.write(json.dumps(done).encode() + b"\n")
             file.write(json.dumps([details.measures, details.left_out, details.states.hex()]).encode())
         self.parts.append(done)
 
     def details(self) -> Iterator[Details]:
-        """Of every part."""
+        """Yield the details of every part."""
         for number in range(len(self.parts)):
             measures, left_out, states = json.loads(self._file(number).read_bytes().split(b"\n", 1)[1])
             rows = [Measures(*row) for row in measures], [tuple(row) for row in left_out]
             yield Details(*rows, bytearray.fromhex(states))
 
     def finish(self) -> None:
-        """Keeps only what tells that everything is done, and of what."""
+        """Mark the preparation as finished; only the settings and the states of the entries are kept."""
         with atomic_file(self.folder / _STATES) as file:
             file.write(self.states())
         self._plan["finished"] = True
@@ -114,7 +120,7 @@ class Ledger:
         self.parts = []
 
     def _remove_what_is_not_whole(self) -> None:
-        """Shards that no part vouches for may be of other settings, and what killed processes left half written."""
+        """Remove shards that belong to no part, because they may have other settings, and files of killed processes."""
         for folder in (self.out, self.folder):
             remove_strays(folder)
         if self.finished:
@@ -139,14 +145,14 @@ class Ledger:
 
 
 def refuse_other_things(out: Path) -> None:
-    """ValueError unless `out` is a folder to be made, empty, or filled by a preparation."""
+    """Raises ValueError unless `out` does not exist, is an empty folder, or contains a preparation."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file; give a folder")
     if not out.is_dir() or (out / FOLDER / "plan.json").is_file():
         return
     if others := sorted(item.name for item in out.iterdir() if item.name != FOLDER):
         more = ", ..." if len(others) > 3 else ""
-        raise ValueError(f"out={out} holds other things ({', '.join(others[:3])}{more}); give a folder of its own")
+        raise ValueError(f"out={out} contains other files ({', '.join(others[:3])}{more}); give a separate folder")
 
 
 def _refuse_change(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -154,5 +160,5 @@ def _refuse_change(out: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     if changed:
         changes = "\n".join(f"    {name}: {before.get(name)} then, {now.get(name)} now" for name in changed)
         raise ValueError(
-            f"out={out} was begun with other settings: use those, give another out, or delete it\n{changes}"
+            f"out={out} was begun with other settings; use those, give another out, or delete it\n{changes}"
         )

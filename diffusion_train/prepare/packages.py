@@ -1,4 +1,4 @@
-"""Python packages as sources of images: drawn, and kept as shards."""
+"""Images from Python packages, drawn from SVG and kept as shards in the cache folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from diffusion_train.data.shard.writer import Sample, write_shards
 from diffusion_train.prepare.source.base import Entry, LeftOut, require
 from diffusion_train.utils.files import cache_folder
 
-_FORMAT = 1  # raised when the same packages would give other samples
+_FORMAT = 1  # increase it when the same packages would give other samples
 _SAMPLES_PER_SHARD = 512
 
 
 def draw_svg(svg: str, size: int) -> bytes:
-    """An SVG on white -> PNG, RGB, of size x size pixels. resvg's own antialiasing equals drawing larger and shrinking."""
+    """Draw an SVG on white and return it as an RGB PNG of size x size pixels, antialiased by resvg."""
     rendered = require("resvg_py").svg_to_bytes(
         svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True
     )
@@ -33,7 +33,7 @@ def draw_svg(svg: str, size: int) -> bytes:
 def kept_shards(
     name: str, packages: Sequence[str], settings: dict[str, Any], entries: Callable[[], Iterable[Entry]]
 ) -> list[Path]:
-    """Shards of `entries()`, written into the cache folder once for these versions of packages and settings."""
+    """Return the paths of shards of `entries()`, which are written once for these versions of packages and settings."""
     key = repr((_FORMAT, [(package, version(package)) for package in packages], sorted(settings.items())))
     folder = cache_folder() / "shards" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     return sorted(folder.glob("*.tar")) or write_shards(_samples(name, entries()), folder, name, _SAMPLES_PER_SHARD)

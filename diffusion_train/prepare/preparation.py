@@ -1,6 +1,6 @@
-"""Shards from a source, read by many processes and written whole, one after the other.
+"""Make shards from a source: many processes read, and shards are written one after the other, each atomically.
 
-A shard ends with the sample that fills it, whichever process read it and however often the command was stopped, so the
+A shard ends with the sample that fills it, whichever process reads it and however often the command is stopped, so the
 same source and settings always give the same bytes.
 """
 
@@ -29,20 +29,20 @@ from diffusion_train.utils.text import printable
 from diffusion_train.utils.workers import Workers, available
 
 LEFT_OUT = "left_out.jsonl"
-_AT_ONCE = 8  # entries that a process takes with one message
-_TOLD = 1000  # entries that are read before it is said that too many are faulty
+_AT_ONCE = 8  # entries in one task of a process
+_MIN_ENTRIES = 1000  # entries that are read before too many faults are reported
 Outcomes = Generator[Outcome, None, None]
 
 
 class TooManyFaults(ValueError):
-    """More of the source is faulty than is allowed."""
+    """The fraction of faulty entries is larger than `max_bad_share`."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """A shard is full with `samples_per_shard` samples or `mib_per_shard` MiB, whichever comes first.
+    """Settings of a preparation. `samples_per_shard` samples or `mib_per_shard` MiB, whichever is first, fill a shard.
 
-    `num_workers` processes read, as many as there are processors by default.
+    `num_workers` processes read the source, by default one for each processor. Raises ValueError for wrong settings.
     """
 
     rules: Rules
@@ -60,20 +60,20 @@ class Preparation:
             self.num_workers,
         )
         mistakes = {
-            f"samples_per_shard={samples}: at least 1": samples < 1,
-            f"mib_per_shard={mib}: at least 1": mib < 1,
-            f"num_workers={workers}: at least 0": workers is not None and workers < 0,
-            f"max_bad_share={fraction}: a share, 0 to 1": not 0 <= fraction <= 1,
-            f"name={self.name}: a name without dots, slashes, braces and wildcards": not self.name
+            f"samples_per_shard={samples}: must be at least 1": samples < 1,
+            f"mib_per_shard={mib}: must be at least 1": mib < 1,
+            f"num_workers={workers}: must be at least 0": workers is not None and workers < 0,
+            f"max_bad_share={fraction}: must be a fraction from 0 to 1": not 0 <= fraction <= 1,
+            f"name={self.name}: must be a name without dots, slashes, braces and wildcards": not self.name
             or set(self.name) & set("/{}*?[]."),
         }
         refuse("prepare", mistakes)
 
     def write(self, source: Source, ledger: Ledger) -> None:
-        """Adds what is missing to the shards of the ledger's folder.
+        """Write the missing shards to the ledger's folder; does nothing if all are written.
 
-        Nothing where all is done. TooManyFaults once more than `max_bad_share` of the entries are faulty, ValueError where the source has changed
-        since, OSError where nothing can be written.
+        Raises TooManyFaults if more than `max_bad_share` of the entries are faulty, ValueError if the source has changed
+        since the first start or no sample is left, and OSError if a file cannot be written.
         """
         if ledger.finished:
             entries = source.entries(skip=len(ledger.states()) // STATE)
@@ -95,11 +95,14 @@ class Preparation:
         write_left_out(ledger)
         if not sum(done.num_samples for done in ledger.parts):
             listed = reasons(ledger.details())
-            raise ValueError(f"no sample is left of {ledger.last.num_entries:,} entries of the source\n{listed}")
+            raise ValueError(f"all {ledger.last.num_entries:,} entries of the source are left out\n{listed}")
 
 
 def write_left_out(ledger: Ledger, further: Details | None = None) -> None:
-    """A line for each entry that was left out: name, reason, detail and how many it stands for. No file without any."""
+    """Write LEFT_OUT: name, reason, detail and count of each entry left out, as JSON lines.
+
+    Without any there is no file.
+    """
     path = ledger.out / LEFT_OUT
     path.unlink(missing_ok=True)
     lines = (
@@ -113,7 +116,7 @@ def write_left_out(ledger: Ledger, further: Details | None = None) -> None:
 
 
 def unchanged(entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
-    """Those that were read already. ValueError at the first that is another now."""
+    """Yield the entries that were read before. Raises ValueError at the first that has changed since."""
     states = ledger.states()
     known = range(0, len(states), STATE)
     with tqdm(desc="Comparing", total=len(known), unit="file", delay=2, disable=None) as bar:
@@ -128,9 +131,10 @@ def unchanged(entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
 
 
 def changed(out: Path, first: str) -> ValueError:
+    """Return the error for a source that has changed; `first` is the first entry that differs."""
     return ValueError(
-        f"the source has changed since out={out} was begun, first at {first}: a file was added, taken away or written "
-        "again; delete out, or give another"
+        f"the source has changed since out={out} was begun, first at {first}: a file was added, removed or modified; "
+        "delete out, or give another"
     )
 
 
@@ -141,7 +145,7 @@ class _Run:
         self.settings, self.source, self.ledger, self.workers = settings, source, ledger, workers
         self.total = source.total()
         if not self.total and not ledger.parts:
-            raise ValueError(f"path: there is not one image; their names end in .{', .'.join(IMAGE_EXTENSIONS)}")
+            raise ValueError(f"path: contains no image with a name in .{', .'.join(IMAGE_EXTENSIONS)}")
         self.num_entries = ledger.last.num_entries
         self.num_faults = ledger.last.num_faults
         self.details = Details()
@@ -155,7 +159,7 @@ class _Run:
                 pass
 
     def _write_one(self, outcomes: Outcomes) -> bool:
-        """False once there is no sample left."""
+        """Write one shard; return False if no sample is left."""
         self.details = Details()
         samples = self._until_full(outcomes)
         first = next(samples, None)
@@ -206,18 +210,18 @@ class _Run:
                 return
 
     def _refuse_faults(self, num_entries: int) -> None:
-        """Not before there is something to tell, so that the reasons named are those that matter."""
+        """Raises TooManyFaults, but only after `_MIN_ENTRIES` entries, so that its reasons are representative."""
         too_many = self.num_faults > self.settings.max_bad_share * self.total
-        if too_many and num_entries >= min(self.total, _TOLD):
+        if too_many and num_entries >= min(self.total, _MIN_ENTRIES):
             raise TooManyFaults(
-                f"{self.num_faults:,} of {num_entries:,} entries so far are faulty, more than prepare.max_bad_share="
+                f"{self.num_faults:,} of the first {num_entries:,} entries are faulty, more than prepare.max_bad_share="
                 f"{self.settings.max_bad_share} allows; {self.ledger.out / LEFT_OUT} lists them\n"
                 + reasons(itertools.chain(self.ledger.details(), [self.details]))
             )
 
 
 def reasons(all_details: Iterable[Details]) -> str:
-    """A line for each reason why something was left out."""
+    """Return a line for each reason to leave out entries: count, reason, meaning and the first entry."""
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for details in all_details:

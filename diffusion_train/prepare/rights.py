@@ -1,4 +1,4 @@
-"""Who made an image and under which licence, as the fields of its metadata say."""
+"""The author, source and licence of an image, read from the fields of its metadata."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from diffusion_train.license import both, is_blank
 
-# Names of fields under which data sets keep rights, the more exact first.
+# Names of the fields in which data sets store rights, the most specific first.
 LICENSE_FIELDS = ("license", "licence", "license_url", "licence_url", "license_name", "rights", "usage_terms")
 AUTHOR_FIELDS = ("author", "creator", "artist", "photographer", "attribution", "credit")
 SOURCE_FIELDS = ("source", "source_url", "page_url", "url", "original_url")
@@ -16,7 +16,7 @@ _NAMES = ("spdx", "spdx_id", "identifier", "id", "name", "url", "text")  # in {"
 
 
 class Rights(NamedTuple):
-    """Of a sample; what it does not say is "", and a licence that it does not say "unknown"."""
+    """Licence, author and source of a sample; "" if they are not given."""
 
     license: str = ""
     author: str = ""
@@ -27,7 +27,10 @@ NO_RIGHTS = Rights()
 
 
 def rights_of(facts: Mapping[str, Any]) -> Rights:
-    """From the fields of a sample's metadata, whatever their case. Several licences all hold: they are joined by AND."""
+    """Return the rights in a sample's metadata; the case of field names does not matter.
+
+    A missing licence is "unknown". Several licences are joined by AND.
+    """
     by_name = {str(name).casefold(): value for name, value in facts.items()}
 
     def first(names: Sequence[str]) -> list[str]:
@@ -37,7 +40,7 @@ def rights_of(facts: Mapping[str, Any]) -> Rights:
 
 
 def _texts(value: object) -> list[str]:
-    """What a field says: a text, those of a list, the name in an object; an object without a name as it stands."""
+    """Return the texts of a field: a text, the items of a list, or the name in an object (its JSON without a name)."""
     if isinstance(value, list | tuple):
         return list(dict.fromkeys(text for item in value for text in _texts(item)))
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""From what a source read to what a shard holds: checked, measured, perhaps shrunk."""
+"""Turn a record of a source into a sample of a shard: check it, measure it, and shrink its image if it is too large."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from diffusion_train.prepare.rights import NO_RIGHTS, Rights, rights_of
 from diffusion_train.prepare.source.base import Entry, LeftOut, Record, refuse
 
 MissingCaption = Literal["drop", "empty"]
-_THUMBNAIL = 64  # pixels a side that a signature is made of, where there are so many
+_THUMBNAIL = 64  # pixels a side from which a signature is computed, if the image has as many
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Which samples are taken over and how. `rights` stand for every sample that says nothing of its own."""
+    """Which samples are used, and how. `rights` are the defaults for samples that name none. Sizes are in pixels.
+
+    Raises ValueError for wrong settings.
+    """
 
     allowed_licenses: Sequence[str] | None = None
     missing_caption: MissingCaption = "drop"
@@ -36,18 +39,18 @@ class Rules:
     def __post_init__(self) -> None:
         possible, aspect, side, least = get_args(MissingCaption), self.max_aspect, self.max_side, self.min_side
         mistakes = {
-            f"missing_caption={self.missing_caption}: one of {', '.join(possible)}": self.missing_caption
+            f"missing_caption={self.missing_caption}: must be one of {', '.join(possible)}": self.missing_caption
             not in possible,
-            f"min_side={least}: at least 1 pixel": least < 1,
-            f"max_aspect={aspect}: longer side / shorter side, so at least 1": aspect is not None and aspect < 1,
-            f"max_side={side}: at least 16 pixels and prepare.min_side={least}": side is not None
+            f"min_side={least}: must be at least 1 pixel": least < 1,
+            f"max_aspect={aspect}: must be at least 1 (longer / shorter side)": aspect is not None and aspect < 1,
+            f"max_side={side}: must be at least 16 pixels and prepare.min_side={least}": side is not None
             and side < max(least, 16),
         }
         refuse("prepare", mistakes)
 
 
 class Measures(NamedTuple):
-    """What the card tells of a sample, of its image as it is stored and upright."""
+    """The facts about a sample for the dataset card; width and height are those of the stored image, upright."""
 
     key: str
     caption: str
@@ -65,12 +68,14 @@ class Measures(NamedTuple):
 
 
 class Made(NamedTuple):
+    """A sample as it is written to a shard, and its measures."""
+
     sample: dict[str, Any]
     measures: Measures
 
 
 def make(key: str, entry: Entry, rules: Rules) -> Made | LeftOut:
-    """The sample of an entry under its key."""
+    """Read an entry and return its sample, or the reason why it is left out."""
     if isinstance(entry.read, LeftOut):
         return entry.read
     try:
@@ -117,7 +122,10 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
 
 
 def shrink(data: bytes, header: Header, max_side: int) -> bytes:
-    """Upright, the first frame; JPEG stays JPEG and opaque WebP becomes it, all else is PNG. Raises ImageError."""
+    """Return the first frame, upright, with a longer side of `max_side` pixels. Raises ImageError.
+
+    JPEG and opaque WebP become JPEG; everything else becomes PNG.
+    """
     with Image.open(io.BytesIO(data), formats=(header.format,)) as image:
         profile = image.info.get("icc_profile")
         if header.alpha and header.bits <= 8:
@@ -147,9 +155,9 @@ def _refuse_size(header: Header, rules: Rules) -> None:
 
 
 def with_rights(facts: dict[str, Any], default: Rights = NO_RIGHTS) -> dict[str, Any]:
-    """Plain JSON with the SPDX name under `license`, the author under `author` and the source under `source`.
+    """Return metadata as plain JSON with the SPDX name in `license`, the author in `author` and the source in `source`.
 
-    None of them where nothing is known. What stood there otherwise is kept as `license_text` and so on.
+    A field is missing if nothing is known. An earlier value that differs is kept in `license_text` and so on.
     """
     plain: dict[str, Any] = _plain(facts)
     found = rights_of(plain)
@@ -166,12 +174,12 @@ def with_rights(facts: dict[str, Any], default: Rights = NO_RIGHTS) -> dict[str,
 
 
 def clean_text(text: str) -> str:
-    """What UTF-8 can hold; bytes that were no UTF-8 become U+FFFD."""
+    """Return text that can be encoded as UTF-8; bytes that were not UTF-8 become U+FFFD."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def _plain(value: Any) -> Any:
-    """What JSON holds the same everywhere: text for dates and the like, nothing for bytes."""
+    """Convert to portable JSON: dates and the like become text, NaN and infinity null, and bytes are dropped."""
     if isinstance(value, dict):
         return {clean_text(str(name)): _plain(inner) for name, inner in value.items() if not isinstance(inner, bytes)}
     if isinstance(value, list | tuple):

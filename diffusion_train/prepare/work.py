@@ -1,4 +1,4 @@
-"""What the processes of a preparation do. They start in a moment, because nothing here needs torch."""
+"""The work of the processes of a preparation. They start quickly, because nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffusion_train.prepare.source.base import Entry, LeftOut
 
 
 class Outcome(NamedTuple):
-    """What became of an entry, and its state from before it was read."""
+    """The result of an entry, and its state before it was read."""
 
     name: str
     state: bytes
@@ -20,11 +20,11 @@ class Outcome(NamedTuple):
 
 
 def make_all(rules: Rules, entries: Sequence[tuple[str, Entry]]) -> list[Outcome]:
-    """Of (key, entry)."""
+    """Make the samples of entries, given as (key, entry)."""
     return [Outcome(entry.name, entry.state(), make(key, entry, rules)) for key, entry in entries]
 
 
 def keep_index(shard: Path) -> None:
-    """Writes the index of one of our own shards beside it."""
+    """Write the index of a shard that the preparation has written, beside it."""
     problems = open_index(shard).problems
     assert not problems, problems

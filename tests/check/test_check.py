@@ -36,7 +36,7 @@ def test_a_clean_set_gives_nothing_and_a_wrong_path_is_a_wrong_setting(make_tar,
     [
         ("out={file}", "cannot be written to"),
         ("out=/proc/nowhere", "cannot be written to"),
-        ("data=stream", "check reads shards that can be indexed; choose data=shards"),
+        ("data=stream", "check only reads shards that can be indexed; choose data=shards"),
     ],
 )
 def test_what_would_end_in_a_traceback_is_told_before_anything_is_read(setting, told, check, capsys, tmp_path):
@@ -186,7 +186,7 @@ def test_what_is_printed(make_tar, make_png, check, capsys):
     assert "16x16: 7 samples, 1.75 batches" in out
     assert "20x12: 2 samples, 0.5 batches" in out
     assert "9 of 9 samples would be trained on, 0 held out" in out
-    assert "long captions were not looked for" in out
+    assert "long captions were not checked" in out
     assert RULES["thin-bucket"].remedy in out
 
 

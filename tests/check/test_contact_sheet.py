@@ -38,7 +38,7 @@ def test_it_shows_what_is_trained_on_and_nothing_of_strangers_raw(make_tar, make
     assert {entry["rule"] for entry in report} == {"undecodable-image"}
     text = page.read_text("utf-8")
     assert text.count("<img ") == 2  # the torn one has none, and stands among the findings as well
-    assert text.count("undecodable-image: not a whole image") == 2
+    assert text.count("undecodable-image: damaged image") == 2
     assert "a red apple" in text
     assert "40 x 20 → 16 x 16" in text
     for raw in ("<script", "<b>", "<img src=x", "\u202e", "\x1b"):

@@ -73,10 +73,10 @@ def test_cached_and_online_training_are_one(
     out, online, cached = (tmp_path / folder for folder in ("encoded", "online", "cached"))
     done = call("encode", *settings, f"out={out}", "trainer.devices=2")
     assert done.returncode == 0, done.stderr
-    assert "images          22 encoded, 0 were there\n                 2 cannot be decoded" in done.stdout
-    assert f"train with them by data.encoded={out}" in done.stdout
+    assert "images          22 encoded, 0 existed\n                 2 cannot be decoded" in done.stdout
+    assert f"train on them with data.encoded={out}" in done.stdout
     again = call("encode", *settings, f"out={out}")
-    assert "images           0 encoded, 22 were there" in again.stdout
+    assert "images           0 encoded, 22 existed" in again.stdout
     assert "captions         0 encoded" in again.stdout
 
     for folder, where in ((online, "null"), (cached, out)):
@@ -99,14 +99,14 @@ def test_what_cannot_be_is_told_before_the_first_step(shards: Path, tmp_path: Pa
     assert call("encode", *settings, f"out={out}").returncode == 0
     train = [*settings, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=1"]
     cases = {
-        ("train", f"data.encoded={out}", "autoencoder.dtype=bfloat16"): "images have no latents there",
-        ("train", f"data.encoded={out}", "data.crop=random"): "has no end of views",
+        ("train", f"data.encoded={out}", "autoencoder.dtype=bfloat16"): "images have no latents for",
+        ("train", f"data.encoded={out}", "data.crop=random"): "has too many views to encode",
         ("train", f"data.encoded={tmp_path / 'absent'}"): f"data.encoded={tmp_path / 'absent'}: ",
-        ("encode", f"out={out}", "data.crop=random"): "has no end of views",
-        ("encode", f"out={out}", f"data.encoded={out}"): "is for training",
+        ("encode", f"out={out}", "data.crop=random"): "has too many views to encode",
+        ("encode", f"out={out}", f"data.encoded={out}"): "is only for training",
         ("encode", f"out={out}", "encode_batch_size=0"): "at least 1",
         ("encode", f"out={out}", f"base.sha256={'0' * 64}"): "SHA-256",
-        ("encode", "out=s3://bucket/encoded"): "is no folder of this machine",
+        ("encode", "out=s3://bucket/encoded"): "must be a local folder",
         ("encode",): "must be given; add out=",
         ("encode", f"out={base / 'model_index.json'}"): "cannot be written to",
     }
@@ -117,4 +117,4 @@ def test_what_cannot_be_is_told_before_the_first_step(shards: Path, tmp_path: Pa
         assert "Traceback" not in done.stderr
     done = call("encode", "experiment=openmoji", "autoencoder=identity", "conditioner=none", f"out={tmp_path / 'no'}")
     assert done.returncode == 2
-    assert "there is nothing to encode" in done.stderr
+    assert "nothing to encode: the autoencoder is the identity" in done.stderr

@@ -68,7 +68,7 @@ def test_trained_gone_on_with_sampled_and_exported(
         assert_a_report_compares_text_encoders(run)
     out = tmp_path / "brand"
     printed = call(PROGRAM, "export", f"run={run}", "format=lora_kohya", f"out={out}", "proof.num_steps=2")
-    assert "largest difference to diffusers" in printed
+    assert "largest difference from diffusers" in printed
     assert (out / f"{recipe}.safetensors").is_file()
     call("sample.py", f"run={run}", f"out={tmp_path / 'images'}", "prompts=[red apple]", "adapter.scale=0.5")
 

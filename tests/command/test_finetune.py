@@ -112,7 +112,7 @@ def test_a_folder_is_trained_on_resumed_moved_and_protected(shards: Path, tmp_pa
     assert "began with another model" in refused.stderr
     refused = sample(run, tmp_path / "three", f"pretrained={other}")
     assert refused.returncode == 2
-    assert "the weights have SHA-256" in refused.stderr
+    assert "the SHA-256 of the weights must be" in refused.stderr
 
 
 def test_a_run_of_ours_is_trained_on(shards: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_allowed_licences_keep_others_out_and_say_how_many(photos, tmp_path, cap
     assert prepare(f"path={photos}", f"out={tmp_path / 'out'}", "allowed_licenses=[CC-BY,BY-BY]") == 0
     said = capsys.readouterr().out
     assert "left out   licence 5" in said
-    assert "beware     allowed_licenses: 'BY-BY' is no SPDX name, and no sample's licence is called so" in said
+    assert "warning    allowed_licenses: 'BY-BY' is not an SPDX name, and no sample has this licence" in said
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert card["rights"]["licenses"] == {"CC-BY-4.0": 5}
 
@@ -95,7 +95,7 @@ def test_the_same_command_again_changes_nothing(photos, tmp_path, capsys):
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
     (photos / "4.txt").write_text("a new caption under the old name")
     assert prepare(*command) == Exit.WRONG
-    assert "first at 4.png: a file was added, taken away or written again" in capsys.readouterr().err
+    assert "first at 4.png: a file was added, removed or modified" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_mistakes_are_told_at_once(tmp_path, capsys):
     err = capsys.readouterr().err
     for words in (
         "3 mistakes",
-        "holds other things (thesis.pdf)",
+        "contains other files (thesis.pdf)",
         "path=nowhere: no such folder",
         "prepare.min_side=0",
     ):
@@ -177,17 +177,17 @@ def test_help_shows_settings_with_their_meaning_and_its_own_groups(capsys):
 def test_nothing_left_is_an_error_that_says_why(photos, tmp_path, capsys):
     assert prepare(f"path={photos}", f"out={tmp_path / 'out'}", "allowed_licenses=[MIT]") == Exit.WRONG
     err = capsys.readouterr().err
-    assert "no sample is left of 10" in err
+    assert "all 10 entries of the source are left out" in err
     assert "10 licence" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("path={0}/empty", "there is not one image; their names end in .jpg"),
-        ("source=csv path={0}", "a folder; source=folder reads the images in it"),
-        ("path={0}/list.csv", "a file; source=csv or parquet reads tables"),
-        ("source=csv path={0}/list.csv", "is written in UTF-16: save it as UTF-8"),
+        ("path={0}/empty", "contains no image with a name in .jpg"),
+        ("source=csv path={0}", "is a folder; for the images in it use source=folder"),
+        ("path={0}/list.csv", "a file; for tables use source=csv or parquet"),
+        ("source=csv path={0}/list.csv", "is written in UTF-16; save it as UTF-8"),
         ("source=csv path={0}/none.csv", "none.csv: the table has no rows"),
         ("source=img2dataset path={0}/nowhere", "no such folder"),
     ],
@@ -251,7 +251,7 @@ def test_a_full_disk_ends_with_4_and_goes_on_later(photos, tmp_path):
 
     done = run(20_000)
     assert done.returncode == Exit.STORAGE, done.stderr
-    assert "the same command resumes there" in done.stderr
+    assert "run the same command again to resume" in done.stderr
     assert not list((tmp_path / "out").glob("*.tar")) + list((tmp_path / "out").glob(".tmp-*"))
     assert run(1 << 30).returncode == 0
 

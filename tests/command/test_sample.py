@@ -93,7 +93,7 @@ def test_latents_do_not_go_among_other_shards(tmp_path):
         (tmp_path / name).touch()
     check_settings(cfg)
     (tmp_path / "images-000000.tar").touch()
-    with pytest.raises(ConfigError, match=r"holds other shards \(images-000000\.tar\)"):
+    with pytest.raises(ConfigError, match=r"contains other shards \(images-000000\.tar\)"):
         check_settings(cfg)
 
 

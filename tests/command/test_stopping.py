@@ -169,7 +169,7 @@ def test_a_signal_while_everything_is_still_imported(tmp_path: Path) -> None:
 def test_a_signal_while_the_end_is_saved_cuts_nothing_short_and_nothing_further_begins(tmp_path: Path) -> None:
     done = train(tmp_path, AT_THE_END, "-m", "trainer=cpu", "trainer.max_steps=5", "seed=0,1", "report=true")
     assert done.returncode == 75, done.stderr
-    assert f"its report is not: diffusion-train report run={tmp_path / 'run' / '0'}" in done.stderr
+    assert f"its report is not written; run: diffusion-train report run={tmp_path / 'run' / '0'}" in done.stderr
     assert "SIGTERM: the run is ending and will be saved" in done.stderr
     assert (tmp_path / "run" / "0" / "samples" / "step_00000005.png").is_file()
     assert not (tmp_path / "run" / "1").exists()
@@ -179,7 +179,7 @@ def test_a_signal_while_the_end_is_saved_cuts_nothing_short_and_nothing_further_
 def test_a_signal_while_the_report_is_written_says_how_to_write_it(tmp_path: Path) -> None:
     done = train(tmp_path, IN_THE_REPORT, "trainer=cpu", "trainer.max_steps=3", "report=true")
     assert done.returncode == 75, done.stderr
-    assert f"its report is not: diffusion-train report run={tmp_path / 'run'}" in done.stderr
+    assert f"its report is not written; run: diffusion-train report run={tmp_path / 'run'}" in done.stderr
 
 
 @pytest.mark.slow

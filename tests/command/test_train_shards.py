@@ -121,7 +121,8 @@ def test_shapes_that_the_network_cannot_take_are_told_before_the_first_step(shar
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("3 mistakes in the configuration:\n")
     assert (
-        "data.image_size=20\n    the network takes images whose sides it can divide by 8; use 16 or 24" in wrong.stderr
+        "data.image_size=20\n    the network needs images (or latents) with sides divisible by 8; use 16 or 24"
+        in wrong.stderr
     )
 
 
@@ -142,7 +143,9 @@ def test_a_run_goes_on_with_shards_added_and_taken_away(shards: list[Path], tmp_
     write_shard((_sample(i) for i in range(60, 70)), folder / "part-000000-b.tar")
     refused = go("run", 4)
     assert refused.returncode == 2
-    assert "or resume anyway with allow_mismatch=[data]: what the pass at hand has not drawn yet" in refused.stderr
+    assert (
+        "or resume anyway with allow_mismatch=[data]: samples that the current pass has not drawn yet" in refused.stderr
+    )
     assert "Traceback" not in refused.stderr
     shutil.copytree(tmp_path / "run", tmp_path / "stopped")
     went_on = go("run", 9, "allow_mismatch=[data]")

@@ -185,8 +185,8 @@ def test_a_recipe_without_a_model_shows_how_to_give_one():
 def test_a_recipe_for_other_models_says_so(sdxl):
     [(where, text)] = mistakes(*RECIPE, f"pretrained={sdxl}")
     assert where == f"pretrained={sdxl}"
-    assert "is Stable Diffusion XL, and sd15_full is for Stable Diffusion 1 or 2" in text
-    assert "experiment=sdxl_lora is for it" in text
+    assert "is Stable Diffusion XL, but sd15_full is for Stable Diffusion 1 or 2" in text
+    assert "use experiment=sdxl_lora" in text
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_run_of_an_adapter_needs_what_it_was_trained_on(run, tmp_path):
     first.rename(tmp_path / "moved")
     [(where, text)] = mistakes(*RECIPE, f"pretrained={run}")
     assert where == f"pretrained={run}"
-    assert f"was read from {first}, which is not there any more" in text
+    assert f"was read from {first}, which does not exist any more" in text
 
 
 def test_a_run_that_adapts_text_encoders_is_refused(run):
@@ -268,14 +268,14 @@ def test_a_run_that_adapts_text_encoders_is_refused(run):
     plain["adapter"]["text_encoder"] = {"rank": 4}
     save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps({"config": plain})})
     [(_, text)] = mistakes(*RECIPE, f"pretrained={run}")
-    assert "adapts text encoders too" in text
+    assert "a run with adapted text encoders cannot be a base model" in text
     assert "export run=" in text
 
 
 def test_a_run_without_weights_yet_says_so(run):
     (run / "weights.safetensors").unlink()
     [(_, text)] = mistakes(*RECIPE, f"pretrained={run}")
-    assert "no weights.safetensors there; they are written with the run's first checkpoint" in text
+    assert "no weights.safetensors found; the run writes it with its first checkpoint" in text
 
 
 def test_a_runs_text_stays_text(run):
@@ -302,7 +302,7 @@ def test_settling_records_the_weights_and_refuses_others(sd1, sd2, tmp_path):
     assert cfg.base_record.sha256 == digest
     assert cfg.network.model == cfg.autoencoder.source == cfg.conditioner.encoder.source == str(moved)
     (moved / "unet" / "model.safetensors").write_bytes(b"other")
-    with pytest.raises(ValueError, match=r"pretrained=.*moved: the weights have SHA-256 .*base\.sha256="):
+    with pytest.raises(ValueError, match=r"pretrained=.*moved: the SHA-256 of the weights must be base\.sha256="):
         config.resolve_files(cfg)
 
 

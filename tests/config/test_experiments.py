@@ -126,7 +126,7 @@ def test_lengths_and_intervals_that_cannot_be_are_told_together() -> None:
     ("wrong", "message"),
     [
         ("trainer.max_steps=-1", "trainer.max_steps=-1\n.*at least 1"),
-        ("trainer.devices=0", r"\n  trainer\.devices=0\n.*not a valid input.*; give a number from 1 on, or auto"),
+        ("trainer.devices=0", r"\n  trainer\.devices=0\n.*not a valid input.*; give a number of at least 1, or auto"),
         ("trainer.devices=-1", r"trainer\.devices=-1\n.*should be an int > 0"),
         ("trainer.max_time=7h", r"\n  trainer\.max_time=7h\n.*; give days:hours:minutes:seconds"),
         ("trainer.accelerator=mps", r"trainer\.accelerator=mps\n.*not run on your system.*; give auto, or cpu"),

@@ -10,8 +10,8 @@ def test_a_cache_too_small_for_the_order_is_told_with_the_number_to_set(caplog):
     assert for_cache(windows, 100.0, 10**9, int(2.5 * held), 1000).num_samples == 1500
     assert not caplog.records
     assert for_cache(windows, 100.0, 10**9, held, 1000).num_samples == 600
-    assert f"data.storage.cache_bytes={held} holds less" in caplog.text
-    assert f"Set data.storage.cache_bytes={int(2.5 * held)}" in caplog.text
+    assert f"data.storage.cache_bytes={held} is too small" in caplog.text
+    assert f"set data.storage.cache_bytes={int(2.5 * held)}" in caplog.text
 
 
 def test_a_cache_need_hold_no_more_than_there_is_nor_more_than_a_block_a_sample(caplog):

@@ -36,5 +36,5 @@ def test_held_out_points_are_others():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match=r"data\.kind=moon: one of two_moons, "):
+    with pytest.raises(ValueError, match=r"data\.kind=moon: must be one of two_moons, "):
         PointsDataset("moon", 10)

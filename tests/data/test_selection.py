@@ -80,25 +80,25 @@ def test_what_is_left_out_is_counted_by_reason(make_tar, make_png, caplog):
     keys, chosen = _choose(path, min_side=8, max_aspect=4, allowed_licenses=["CC-BY-4.0", "CC-BY-NC-4.0"])
     assert keys == ["a"]
     assert sorted(chosen.left_out.values()) == [1, 1, 1]
-    assert "1 of 4 samples are left out: a licence that is not among data.allowed_licenses" in caplog.text
+    assert "1 of 4 samples are left out: a licence that is not in data.allowed_licenses" in caplog.text
     assert "SPDX" not in caplog.text
     assert _choose(path, allowed_licenses=["unknown", "BY-BY"])[0] == ["c"]
-    assert "data.allowed_licenses: 'BY-BY' is no SPDX name, and no sample's licence is called so" in caplog.text
+    assert "data.allowed_licenses: 'BY-BY' is not an SPDX name, and no sample has this licence" in caplog.text
 
 
 def test_nothing_left_is_an_error_that_says_why(make_tar, make_png):
     path = make_tar([("a.png", make_png(0, 16, 16)), ("a.txt", b"")])
-    with pytest.raises(DataError, match=r"none of 1 samples is left \(1 a side below data.min_side=99\)"):
+    with pytest.raises(DataError, match=r"all 1 samples are left out \(1 a side below data.min_side=99\)"):
         _choose(path, min_side=99)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"holdout": 12}, r"data\.holdout=12 leaves nothing of 12"),
+        ({"holdout": 12}, r"data\.holdout=12 holds out all 12 samples"),
         ({"holdout": -1}, r"data\.holdout=-1"),
         ({"holdout": 2.5}, r"data\.holdout=2\.5"),
-        ({"faults": "ignored"}, r"data\.faults=ignored: one of strict, tolerant"),
+        ({"faults": "ignored"}, r"data\.faults=ignored: must be one of strict, tolerant"),
         ({"max_aspect": 0.5}, r"data\.max_aspect=0\.5"),
     ],
     ids=["all-held-out", "negative", "broken-count", "policy", "aspect"],

@@ -215,7 +215,7 @@ def test_substitutes_that_have_none_in_the_shape_are_told_at_the_start(tmp_path:
         if there:
             check_complete(shards(one), encoded, one.shapes(), "encoded")
         else:
-            with pytest.raises(ValueError, match="1 images have no latents there"):
+            with pytest.raises(ValueError, match="1 images have no latents for"):
                 check_complete(shards(one), encoded, one.shapes(), "encoded")
     assert found == {False, True}
     encode(out, one, kl)
@@ -230,7 +230,7 @@ def test_damage_is_noticed(tmp_path: Path, out: Path, kl: KL, damage: Callable[[
     damage(shard)
     damaged = [index for index in range(8) if not readable(before, index)]
     assert len(damaged) == 1
-    with pytest.raises(NoLatents, match=rf"{shard.name} was damaged, by its checksum: delete it"):
+    with pytest.raises(NoLatents, match=rf"{shard.name} is damaged: a checksum differs; delete it"):
         before.read([Draw(0, *damaged)])
 
 
@@ -261,7 +261,8 @@ def test_a_stale_entry_is_never_used(tmp_path: Path, out: Path, kl: KL) -> None:
         stale = PrecomputedLatents(Entries(out), kl.fingerprint)
         if expected:
             with pytest.raises(
-                ValueError, match=f"{expected // 2} images have no latents there, {expected // 2} of them in 32 x 32"
+                ValueError,
+                match=rf"{expected // 2} images have no latents for their .*\({expected // 2} of them at 32 x 32",
             ):
                 check_complete(data, stale, module(data).shapes(), "encoded")
             with pytest.raises(NoLatents, match="'k3' has no latents"):

@@ -46,7 +46,7 @@ def runs(tiny: Tiny, make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory
 
 
 def differences(output: str) -> list[float]:
-    match = re.search(r"largest difference to diffusers: prediction (\S+), image (\S+)", output)
+    match = re.search(r"largest difference from diffusers: prediction (\S+), image (\S+)", output)
     assert match, output
     return [float(match[1]), float(match[2])]
 
@@ -200,10 +200,10 @@ def test_one_file_with_its_card(tiny: Tiny, make_run: MakeRun, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["format=lora"], "one of diffusers, lora_peft, lora_kohya, single_file"),
-        (["format=diffusers", "out=x.safetensors"], "is a folder of files"),
+        (["format=lora"], "no such format; use diffusers, lora_peft, lora_kohya, single_file"),
+        (["format=diffusers", "out=x.safetensors"], "diffusers writes a folder"),
         (["format=diffusers", "tolerance=0"], "must be above 0"),
-        (["format=lora_peft"], "adapter=lora was not set"),
+        (["format=lora_peft"], "must have an adapter, but it trained all weights"),
         (["format=diffusers", "proof.num_steps=3"], "must divide the model's 1000"),
     ],
 )
@@ -221,7 +221,7 @@ def test_what_is_there_is_not_overwritten(
 ) -> None:
     (tmp_path / "mine").write_text("mine")
     assert launch("export", [f"run={runs('sd15')}", f"out={tmp_path}"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_a_network_of_ours_is_refused(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,10 +29,10 @@ def test_it_is_prepared_once_and_says_what_it_left_out(photos: Path, capsys: pyt
     shards = list(ImageFolder(str(photos)))
     told = capsys.readouterr().err
     assert len(open_shards(shards)) == 3
-    assert "preparing its images into" in told
+    assert "preparing its images once, in" in told
     assert "3 images, 1 of them with a caption" in told
     assert "left out:\n" in told
-    assert "    1 undecodable: damaged, or no image at all; first 'torn.png' (" in told
+    assert "    1 undecodable: a file that is damaged or not an image; first 'torn.png' (" in told
     assert list(ImageFolder(str(photos))) == shards
     assert capsys.readouterr().err == ""
 
@@ -49,7 +49,7 @@ def test_a_home_is_expanded(photos: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("nowhere", "no such folder"), ("photos/0.png", "is a file"), ("empty", "holds no image")]
+    ("name", "said"), [("nowhere", "no such folder"), ("photos/0.png", "is a file"), ("empty", "contains no image")]
 )
 def test_what_is_no_folder_of_images_is_refused(photos: Path, name: str, said: str) -> None:
     (photos.parent / "empty").mkdir()

@@ -263,7 +263,7 @@ def test_notes_of_an_older_form_are_not_taken_for_ours(tmp_path, make_png, finis
     del plan["settings"]["format"]
     (out / FOLDER / "plan.json").write_text(json.dumps(plan))
     before = bytes_of(out)
-    with pytest.raises(ValueError, match="made by another version of prepare: delete it"):
+    with pytest.raises(ValueError, match="made by another version of prepare; delete it"):
         write(out, Given(make_png, 10))
     assert bytes_of(out) == before
 
@@ -287,7 +287,7 @@ def test_until_a_shard_is_whole_settings_may_change(tmp_path, make_png):
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path, make_png):
     (tmp_path / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds other things \(holiday.jpg"):
+    with pytest.raises(ValueError, match=r"contains other files \(holiday.jpg"):
         write(tmp_path, Given(make_png))
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["holiday.jpg"]
 
@@ -299,7 +299,7 @@ def test_too_many_faults_stop_it_and_are_told_by_reason(tmp_path, make_png):
     with pytest.raises(TooManyFaults) as caught:
         write(tmp_path / "out", source, max_bad_share=0.19, samples_per_shard=100)
     for words in (
-        "6 of 30 entries so far are faulty",
+        "6 of the first 30 entries are faulty",
         "max_bad_share=0.19",
         "5 no-caption: ",
         "1 undecodable: ",

@@ -148,7 +148,7 @@ def test_the_command_overwrites_nothing_and_tells_all_at_once(
     torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
     (tmp_path / "a.safetensors").touch()
     assert main(["unpickle", f"path={tmp_path / 'a.pt'}", f"out={tmp_path / 'a.safetensors'}"]) == 2
-    assert "a.safetensors\n    is there already" in capsys.readouterr().err
+    assert "a.safetensors\n    exists already" in capsys.readouterr().err
     assert main(["unpickle", f"path={tmp_path / 'none.pt'}", f"out={tmp_path / 'b.pt'}"]) == 2
     told = capsys.readouterr().err
     assert "none.pt\n    no such file" in told

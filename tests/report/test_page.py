@@ -204,7 +204,7 @@ def test_the_first_screen_names_what_must_be_decided(folder: Path) -> None:
     assert "1 of 4" in content
     assert "50 %" in content
     assert "2.0 ×" in content
-    assert "a licence text that was not recognised" in content
+    assert "the licence text was not recognised" in content
 
 
 def test_marks_for_a_report_of_another_version_fail_with_the_remedy(tmp_path: Path) -> None:

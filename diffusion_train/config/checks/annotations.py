@@ -1,4 +1,4 @@
-"""Whether plain data and parts can be what a parameter's annotation says."""
+"""Check whether plain data and parts fit the annotation of a parameter."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ _MAPPINGS = (dict, collections.abc.Mapping)
 
 
 def value_mistakes(key: str, value: object, annotation: Any) -> Iterator[Mistake]:
+    """Yield a mistake if `value`, plain data or the node of a part, does not fit the annotation."""
     if isinstance(value, dict) and "_target_" in value:
         yield from _part_mistakes(key, value, annotation)
     elif not fits(value, annotation):
         shown = getattr(annotation, "__name__", None) if inspect.isclass(annotation) else None
-        yield Mistake(key, f"must be {shown or _type_name(annotation)}, not {value!r}")
+        yield Mistake(key, f"must be {shown or _type_name(annotation)}, got {value!r}")
 
 
 def _part_mistakes(key: str, value: dict[str, Any], annotation: Any) -> Iterator[Mistake]:
-    """A part of one kind where another kind belongs, for instance a sampler as a schedule."""
+    """Yield a mistake if the part is of another kind, for instance a sampler in place of a schedule."""
     wanted = typing.get_args(annotation) or (annotation,)
     if (
         not all(map(inspect.isclass, wanted))
@@ -55,7 +56,7 @@ def _part_mistakes(key: str, value: dict[str, Any], annotation: Any) -> Iterator
 
 
 def fits(value: object, annotation: Any) -> bool:
-    """Whether plain data can be what an annotation says; True where the annotation says nothing about plain data."""
+    """Whether plain data fit an annotation; True if the annotation says nothing about plain data."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in (None, type(None)):
         return value is None

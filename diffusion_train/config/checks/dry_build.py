@@ -1,4 +1,4 @@
-"""Making parts of a config once, to hear of all settings that they cannot take."""
+"""Build parts of a config once, to find all settings that they reject."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Refusals = tuple[type[Exception], ...]
 
 
 def dry_build(cfg: DictConfig, groups: Sequence[str], refusals: Refusals = (ValueError,)) -> Iterator[Mistake]:
-    """What the parts of `groups` say of their settings by one of `refusals`, group by group from the inside out.
+    """Build the parts of `groups`, inner parts first, and yield the mistakes that they report by raising `refusals`.
 
-    A part that holds one with a mistake, or refers to one, is not built.
+    A part that contains or refers to a part with a mistake is not built.
     """
     nodes = [(path, node) for path, node in target_nodes(cfg) if path.split(".")[0] in groups]
     faulty: list[str] = []
@@ -33,13 +33,13 @@ def dry_build(cfg: DictConfig, groups: Sequence[str], refusals: Refusals = (Valu
 
 
 def _referred(node: DictConfig) -> list[str]:
-    """`sampler` where a setting is `${sampler}`."""
+    """Return the keys that settings refer to: `sampler` for `${sampler}`."""
     values = OmegaConf.to_container(node, resolve=False).values()  # type: ignore[union-attr]
     return [value[2:-1] for value in values if isinstance(value, str) and re.fullmatch(r"\$\{[\w.]+\}", value)]
 
 
 def attempt(make: Callable[[], object], where: str, refusals: Refusals = (ValueError,)) -> list[Mistake]:
-    """What `make` says by one of `refusals`: exceptions that tell of wrong settings."""
+    """Call `make`, and return the mistakes in the exception if it raises one of `refusals`."""
     try:
         make()
     except refusals as error:
@@ -48,12 +48,12 @@ def attempt(make: Callable[[], object], where: str, refusals: Refusals = (ValueE
 
 
 def _placed(mistake: Mistake, path: str, node: DictConfig) -> Mistake:
-    """`callbacks.checkpointing.num_kept=0` of `num_kept=0`, where that is a setting of the part's own."""
+    """Add the path of the part to the part's own settings: `callbacks.checkpointing.num_kept=0` for `num_kept=0`."""
     return replace(mistake, where=f"{path}.{mistake.where}") if mistake.where.partition("=")[0] in node else mistake
 
 
 def mistakes_of(error: Exception, where: str) -> Iterator[Mistake]:
-    """A ValueError says `key=value: what is wrong` in each line; `where` stands for a key that it does not name."""
+    """Yield a mistake for each line `key=value: problem` of an error; `where` is used if a line names no key."""
     for line in str(error).splitlines():
         named = re.match(r"([\w.]+(?:=.*?)?): (.*)", line)
         yield Mistake(named[1], named[2]) if named else Mistake(where, line)

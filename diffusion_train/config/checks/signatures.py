@@ -1,4 +1,4 @@
-"""Comparing a whole config with the signatures of what it names, before data or weights are touched."""
+"""Compare a config with the signatures of its targets, before data or weights are read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _REFERENCE = re.compile(r"\$\{\s*(?:oc\.select:)?\s*(\.*)([\w.\[\]]+)\s*[},]")
 
 
 def check(cfg: DictConfig, read: Collection[str] = ()) -> None:
-    """Raises ConfigError listing every target, key and value that does not fit.
+    """Raises ConfigError with every target, key and value that does not fit.
 
-    `read`: keys that the calling code reads itself, with all below them.
+    `read` are the keys that the calling code reads itself, with everything below them.
     """
     cfg = with_stand_ins(cfg)
     raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
@@ -31,7 +31,7 @@ def check(cfg: DictConfig, read: Collection[str] = ()) -> None:
 
 
 def unread(cfg: DictConfig, read: Collection[str]) -> list[Mistake]:
-    """Keys outside of all targets that neither the code nor an interpolation reads."""
+    """Return a mistake for each key outside of targets that neither the code nor an interpolation reads."""
     plain = OmegaConf.to_container(cfg, resolve=False)
     used = [*read, *_references(plain)]
     return [
@@ -42,7 +42,7 @@ def unread(cfg: DictConfig, read: Collection[str]) -> list[Mistake]:
 
 
 def target_nodes(parent: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Every node with a `_target_`, once: where it stands, not where interpolations repeat it."""
+    """Yield (dotted key, node) of every node with a `_target_`, without those that interpolations repeat."""
     if OmegaConf.is_dict(parent) and "_target_" in parent:
         yield path, parent
     children: Any = parent.keys() if OmegaConf.is_dict(parent) else range(len(parent))
@@ -71,7 +71,7 @@ def _node_mistakes(path: str, node: DictConfig) -> Iterator[Mistake]:
         if key in accepted and value != "???":
             yield from value_mistakes(_source(node, key) or f"{where}{key}", value, parameters[key].annotation)
         elif key not in accepted and not open_ended:
-            remedy = did_you_mean(key, accepted) or f"it takes {', '.join(accepted) or 'none'}"
+            remedy = did_you_mean(key, accepted) or f"its settings: {', '.join(accepted) or 'none'}"
             yield Mistake(f"{where}{key}", f"{name} has no such setting", remedy)
     if node.get("_partial_", False):
         return
@@ -82,7 +82,7 @@ def _node_mistakes(path: str, node: DictConfig) -> Iterator[Mistake]:
 
 
 def _source(node: DictConfig, key: str) -> str | None:
-    """`a.b` where the setting is `${a.b}`: what a user sets is the key that it is taken from."""
+    """Return `a.b` for a setting `${a.b}`, because that is the key that a user sets; else None."""
     written: Any = OmegaConf.to_container(node, resolve=False)
     match = re.fullmatch(r"\$\{([\w.]+)\}", str(written[key]))
     return match[1] if match and not match[1].startswith(".") else None
@@ -91,7 +91,7 @@ def _source(node: DictConfig, key: str) -> str | None:
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(target, eval_str=True).parameters
-    except (NameError, AttributeError, TypeError):  # annotations that exist for type checkers alone
+    except (NameError, AttributeError, TypeError):  # annotations that only type checkers can evaluate
         return inspect.signature(target).parameters
 
 
@@ -103,7 +103,7 @@ def _references(plain: object) -> Iterator[str]:
 
 
 def _plain_leaves(node: object, path: str = "") -> Iterator[str]:
-    """Keys of values, without those that belong to a target."""
+    """Yield the dotted keys of values, without those inside a target."""
     if isinstance(node, dict) and "_target_" not in node:
         for key, value in node.items():
             yield from _plain_leaves(value, f"{path}.{key}" if path else str(key))

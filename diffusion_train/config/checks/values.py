@@ -1,4 +1,4 @@
-"""The values of a composed config: what is missing, leads nowhere, or has the wrong type."""
+"""Check the values of a composed config: missing ones, unresolvable interpolations and wrong types."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SCALARS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def keys(cfg: DictConfig) -> list[str]:
-    """Every dotted key but those of `hydra`."""
+    """Return every dotted key except those of `hydra`."""
     plain: Any = OmegaConf.to_container(cfg, resolve=False)
     plain.pop("hydra", None)
     return [path for path, _ in walk(plain) if "_target_" not in path]
 
 
 def walk(node: object, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every entry of nested dictionaries, containers included."""
+    """Yield (dotted key, value) of every entry of nested dictionaries, containers included."""
     for key, value in node.items() if isinstance(node, dict) else ():
         child = f"{path}.{key}" if path else str(key)
         yield child, value
@@ -33,12 +33,12 @@ def walk(node: object, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def settings(node: object, path: str) -> dict[str, Any]:
-    """Dotted key, below `path` -> value, without containers."""
+    """Return dotted key (below `path`) -> value, without containers."""
     return {key: value for key, value in walk(node, path) if not isinstance(value, dict)}
 
 
 def is_unknown(key: str, cfg: DictConfig) -> bool:
-    """Whether the way to a dotted key ends in a dictionary that lacks its next part."""
+    """Whether a dictionary on the path of a dotted key lacks the next part of it."""
     node: Any = OmegaConf.to_container(cfg, resolve=False)
     for part in key.split("."):
         if not isinstance(node, dict):
@@ -50,8 +50,8 @@ def is_unknown(key: str, cfg: DictConfig) -> bool:
 
 
 def unresolved(cfg: DictConfig) -> list[Mistake]:
-    """Mandatory values that are not given, and interpolations that lead nowhere."""
-    known: Any = HydraConfig.instance()  # which ${hydra:...} refers to
+    """Return a mistake for each mandatory value that is missing and each interpolation that cannot be resolved."""
+    known: Any = HydraConfig.instance()  # ${hydra:...} reads it
     before, known.cfg = known.cfg, cfg
     try:
         return [mistake for key in cfg if key != "hydra" for mistake in _broken(cfg, key, str(key))]
@@ -82,7 +82,7 @@ def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:
 
 
 def hydra_mistakes(cfg: DictConfig, overrides: Sequence[Override]) -> list[Mistake]:
-    """Hydra calls the targets of its own node before any code of ours runs: callbacks, launchers, log handlers."""
+    """Return the mistakes in the `hydra` node: Hydra calls its targets (such as callbacks) before all other checks."""
     node: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
     mistakes = []
     for path, value in walk(node, "hydra"):
@@ -92,12 +92,15 @@ def hydra_mistakes(cfg: DictConfig, overrides: Sequence[Override]) -> list[Mista
             mistakes += forbidden({"_target_": value}, path.rpartition(".")[0])
     given = any(o.key_or_group.startswith("hydra.job.env_set") for o in overrides)
     if node["job"].get("env_set") and not given:
-        mistakes.append(Mistake("hydra.job.env_set", "sets environment variables", "give it on the command line alone"))
+        mistakes.append(Mistake("hydra.job.env_set", "sets environment variables", "give it on the command line only"))
     return mistakes
 
 
 def set_value(cfg: DictConfig, override: Override, groups: Collection[str] = ()) -> list[Mistake]:
-    """Sets a key as Hydra does, if the value has the type of the one that is there; `groups` may be meant by its name."""
+    """Set a key as Hydra does if the new value has the type of the old one; return the mistakes.
+
+    `groups` are used to suggest a group's option if that was meant.
+    """
     mistakes = list(type_mistakes(override, cfg, groups))
     if not mistakes:
         key, is_new = override.key_or_group, override.type != OverrideType.CHANGE
@@ -109,7 +112,7 @@ def set_value(cfg: DictConfig, override: Override, groups: Collection[str] = ())
 
 
 def type_mistakes(override: Override, base: DictConfig, groups: Collection[str]) -> Iterator[Mistake]:
-    """A value of another type than the default that `base` has at its key, where that is a value of its own."""
+    """Yield a mistake if the value has another type than the default in `base`; interpolations are not checked."""
     key, value = override.key_or_group, override.value()
     if value is None or (isinstance(value, str) and "${" in value) or _is_reference(base, key):
         return
@@ -121,13 +124,13 @@ def type_mistakes(override: Override, base: DictConfig, groups: Collection[str])
     if isinstance(default, DictConfig) and not isinstance(value, dict):
         group = key.replace(".", "/")
         inside = listed([f"{key}.{child!s}" for child in default if child != "_target_"])
-        remedy = f"choose an option of the group: {group}={value}" if group in groups else f"it has {inside}"
+        remedy = f"choose an option of the group: {group}={value}" if group in groups else f"its keys: {inside}"
         yield Mistake(line, f"{key!r} holds keys, not a single value", remedy)
     kind = type(default)
     if kind in _SCALARS and not fits(value, kind):
         is_whole = kind is int and isinstance(value, float) and value.is_integer()
         remedy = f"write {key}={value:.0f}" if is_whole else ""
-        yield Mistake(line, f"{key!r} must be {_SCALARS[kind]}, not {value!r}", remedy)
+        yield Mistake(line, f"{key!r} must be {_SCALARS[kind]}, got {value!r}", remedy)
 
 
 def _is_reference(base: DictConfig, key: str) -> bool:

@@ -16,7 +16,7 @@ _PARSER = OverridesParser.create()
 
 
 def parse(arguments: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
-    """Arguments that follow the override grammar, and mistakes for the others."""
+    """Return the arguments that follow the override grammar, and a mistake for each of the others."""
     overrides, mistakes = [], []
     for argument in arguments:
         try:
@@ -27,7 +27,7 @@ def parse(arguments: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
 
 
 def last_of_each_key(arguments: Sequence[str]) -> tuple[str, ...]:
-    """A setting that is given again replaces the one before, so that a script may append its own."""
+    """Keep the last argument for each key, so that a script may append its own."""
     last: dict[object, str] = {}
     for number, argument in enumerate(arguments):
         override = _parsed(argument)
@@ -38,7 +38,7 @@ def last_of_each_key(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def jobs(arguments: Sequence[str]) -> list[list[str]]:
-    """For a sweep: command lines of single jobs that together try every choice once."""
+    """Return command lines of single jobs that together try every choice of a sweep once."""
     choices: list[list[str]] = []
     for argument in arguments:
         override = _parsed(argument)
@@ -52,7 +52,7 @@ def jobs(arguments: Sequence[str]) -> list[list[str]]:
 
 
 def sweep_mistakes(arguments: Sequence[str]) -> list[Mistake]:
-    """Values such as `a,b`, which mean one run each and need --multirun."""
+    """Return a mistake for each value such as `a,b`, which means one run each and needs --multirun."""
     mistakes = []
     for override in parse(arguments)[0]:
         if override.is_sweep_override():
@@ -60,7 +60,7 @@ def sweep_mistakes(arguments: Sequence[str]) -> list[Mistake]:
             remedy = (
                 f"""add --multirun for one run each, or write {key}=[{value}] for a list, "{key}='{value}'" for text"""
             )
-            mistakes.append(Mistake(str(override.input_line), "stands for several values", remedy))
+            mistakes.append(Mistake(str(override.input_line), "has several values", remedy))
     return mistakes
 
 
@@ -68,8 +68,8 @@ def _grammar_mistake(argument: str, error: Exception) -> Mistake:
     key, separator, value = argument.partition("=")
     if not separator:
         if key.startswith("-"):
-            return Mistake(argument, "is no option", "--help lists them")
-        return Mistake(argument, "is not of the form key=value", f"write {key}=<value>")
+            return Mistake(argument, "no such option", "--help lists them")
+        return Mistake(argument, "must have the form key=value", f"write {key}=<value>")
     for candidate in (f"{key}={_quoted_items(value)}", f"{key}={quoted(value)}"):
         if _parsed(candidate):
             return Mistake(argument, f"the value {value!r} needs quotes", f"write {for_shell(candidate)}")
@@ -77,7 +77,7 @@ def _grammar_mistake(argument: str, error: Exception) -> Mistake:
 
 
 def _parsed(argument: str) -> Override | None:
-    """None where it does not follow the override grammar."""
+    """Return the parsed argument, or None if it does not follow the override grammar."""
     try:
         return _PARSER.parse_override(argument)
     except HydraException:
@@ -85,12 +85,12 @@ def _parsed(argument: str) -> Override | None:
 
 
 def quoted(value: str) -> str:
-    """Text as the override grammar reads it, whatever it holds."""
+    """Quote any text for the override grammar."""
     return "'" + value.replace("'", "\\'") + "'"
 
 
 def _quoted_items(value: str) -> str:
-    """[x-{0..9}.tar, y.tar] -> ['x-{0..9}.tar','y.tar']"""
+    """Quote the items of a list: [x-{0..9}.tar, y.tar] -> ['x-{0..9}.tar','y.tar']."""
     if not (value.startswith("[") and value.endswith("]")):
         return quoted(value)
     items = [item.strip() for item in re.split(r",(?![^{]*\})", value[1:-1])]
@@ -98,10 +98,10 @@ def _quoted_items(value: str) -> str:
 
 
 def for_shell(argument: str) -> str:
-    """An argument as one word of a shell."""
+    """Quote an argument as one word of a shell."""
     return shlex.quote(argument) if re.search(r'[$`"\\!]', argument) else f'"{argument}"'
 
 
 def first_word(argument: str) -> str:
-    """`sampler` of `+sampler.num_steps=20` and of `sampler/grid=karras`."""
+    """Return the first part of the key: `sampler` for `+sampler.num_steps=20` and for `sampler/grid=karras`."""
     return re.split(r"[./@=]", argument.lstrip("+~"))[0]

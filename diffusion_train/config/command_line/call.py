@@ -1,4 +1,4 @@
-"""One call of a command, taken apart: Hydra's flags, overrides, and targets to trust."""
+"""The parsed arguments of a command: Hydra's flags, overrides, and targets to trust."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from diffusion_train.config.mistakes import Mistake, raise_all
 
 @dataclass(frozen=True)
 class Call:
-    """`overrides` are without `allow_targets`, which is no part of a config: a file must not be able to set it.
+    """The parsed arguments of a command.
 
-    They hold the choices of groups that follow from other overrides; `mistakes` are found in making these.
+    `overrides` do not contain `allow_targets` (in `allowed`), which a config file must not be able to set. They contain
+    the choices of groups that follow from other overrides; `mistakes` are those found while making these choices.
     """
 
     command: str
@@ -35,19 +36,19 @@ class Call:
 
     @property
     def config_name(self) -> str:
-        """That of the command if it has a YAML file of its own; `config` describes a training run."""
+        """The config of the command: its own YAML file if it has one, else `config`, a training run."""
         if self.flags.config_name:
             return str(self.flags.config_name)
         return self.command if (self.folders[0] / f"{self.command}.yaml").is_file() else "config"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What the config's own file says, without what it includes."""
+        """The settings in the config's own file, without those that it includes."""
         return read_yaml(self._own_text)
 
     @property
     def comments(self) -> dict[str, str]:
-        """Dotted key -> what stands behind it as a comment in the config's own file."""
+        """Dotted key -> the comment after it in the config's own file."""
         lines = self._own_text.splitlines()
         lines_of_keys = _key_lines(yaml.compose(self._own_text))
         return {key: comment for key, line in lines_of_keys if (comment := lines[line].partition(" # ")[2])}
@@ -70,7 +71,7 @@ class Call:
 
     @property
     def is_of_training(self) -> bool:
-        """Whether the config takes a recipe."""
+        """Whether the config has the group `experiment`."""
         return "experiment" in _chosen(self.settings)
 
     @property
@@ -84,16 +85,19 @@ class Call:
 
 
 def read_call(command: str, arguments: Sequence[str]) -> Call:
-    """Raises ConfigError for flags of Hydra's that would replace the config's folder or load a pickle."""
+    """Parse the arguments of a command.
+
+    Raises ConfigError for Hydra's flags that replace the config folder or load a pickle.
+    """
     flags = get_args_parser().parse_intermixed_args(list(arguments))
     mistakes = []
     if flags.experimental_rerun is not None:
         mistakes.append(Mistake("--experimental-rerun", "loads a pickle, which can run code"))
     if flags.config_path is not None:
-        mistakes.append(Mistake("--config-path", "would hide the package's own groups", "use --config-dir"))
+        mistakes.append(Mistake("--config-path", "would hide the package's groups", "use --config-dir"))
     user = [Path(flags.config_dir).resolve()] if flags.config_dir else []
     if user and not user[0].is_dir():
-        mistakes.append(Mistake(f"--config-dir {flags.config_dir}", "is no folder"))
+        mistakes.append(Mistake(f"--config-dir {flags.config_dir}", "no such folder"))
     trusting = [argument for argument in flags.overrides if argument.startswith("allow_targets=")]
     overrides = last_of_each_key([argument for argument in flags.overrides if argument not in trusting])
     allowed, wrong = _entries(trusting)
@@ -106,7 +110,7 @@ def read_call(command: str, arguments: Sequence[str]) -> Call:
 
 
 def _chosen(settings: dict[str, Any]) -> set[str]:
-    """The groups in a config's defaults list, and in those of the configs that it takes in whole."""
+    """Return the groups in a config's defaults list, and in those of the configs that it includes."""
     chosen: set[str] = set()
     for entry in settings.get("defaults", []):
         if isinstance(entry, dict):

@@ -1,4 +1,4 @@
-"""Composing a config from the command line: Hydra stops at its first error, this collects them all."""
+"""Compose a config from the command line. Hydra stops at its first error; this module collects all of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ Refusal = tuple[Override, Exception]
 
 
 class Composer:
-    """`folders`: the package's conf folder first, then the user's own."""
+    """Composes configs.
+
+    `folders` are the package's conf folder and then the user's; `settings` are further overrides.
+    """
 
     def __init__(self, config_name: str, folders: Sequence[Path], settings: Sequence[str] = ()) -> None:
         self.config_name, self.settings = config_name, list(settings)
@@ -32,7 +35,7 @@ class Composer:
         resolvers.install()
 
     def config(self, arguments: Sequence[str]) -> tuple[DictConfig, list[Mistake]]:
-        """The config of all arguments that are right, with its `hydra` node, and what is wrong with the others.
+        """Return the config of all correct arguments, with its `hydra` node, and the mistakes in the others.
 
         Raises ConfigError if the YAML files themselves cannot be composed.
         """
@@ -42,7 +45,7 @@ class Composer:
         lost = tuple(o.key_or_group.replace("/", ".") + "." for o, _ in refused if self._is_choice(o))
         names = [*keys(cfg), *self.groups]
         mistakes += [self._explain(o, error, names) for o, error in refused if not o.key_or_group.startswith(lost)]
-        # Values of parts that a pretrained model brings are compared with its parts.
+        # Values inside parts of a pretrained model are checked against its parts, not against the YAML files.
         brought = [o for o in values if sets_part(o)] if named(cfg, overrides) else []
         values = [o for o in values if o not in brought]
         unknown = [o for o in values if is_unknown(o.key_or_group, cfg)]
@@ -57,12 +60,12 @@ class Composer:
     def _compose(self, overrides: Sequence[Override]) -> DictConfig:
         search = [f"hydra.searchpath={[f'file://{folder}' for folder in self.folders[1:]]}"]
         lines = [*self.settings, *(search if self.folders[1:] else []), *(str(o.input_line) for o in overrides)]
-        in_a_sweep = GlobalHydra.instance().is_initialized()  # a job of it: by Hydra, for the same folders
+        in_a_sweep = GlobalHydra.instance().is_initialized()  # Hydra has initialized it for the same folders
         with nullcontext() if in_a_sweep else initialize_config_dir(str(self.folders[0]), version_base="1.3"):
             return compose(self.config_name, lines, return_hydra_config=True)
 
     def _without_refused(self, overrides: Sequence[Override]) -> tuple[list[Override], DictConfig, list[Refusal]]:
-        """Overrides that compose together, their config, and the others with Hydra's reason."""
+        """Return the overrides that compose together, their config, and the others with Hydra's error."""
         refused: list[Refusal] = [(o, ValueError("no such option")) for o in overrides if self._lacks_option(o)]
         kept = [o for o in overrides if not self._lacks_option(o)]
         while True:
@@ -76,7 +79,7 @@ class Composer:
                 refused.append((culprit, error))
 
     def _culprit(self, overrides: Sequence[Override], error: Exception) -> Override | None:
-        """The override that the message names, or else the last one of the shortest prefix that fails."""
+        """Return the override that the message names, or else the last one of the shortest prefix that fails."""
         named = [o for o in overrides if re.search(_mention(o), str(error))]
         if len(named) == 1:
             return named[0]

@@ -1,4 +1,4 @@
-"""From arguments to a command's config: the first pass over all of them, then Hydra as usual."""
+"""Make a command's config from its arguments and run it: a first pass finds all mistakes, then Hydra runs as usual."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _IN_RUN_DIR = ("hydra.run.dir=${run_dir}", "hydra.sweep.dir=${run_dir}", "hydra.
 
 
 class _Ended(BaseException):
-    """No further job of a sweep is to start."""
+    """Raised to start no further job of a sweep."""
 
 
 def launch(call: Call, body: Body, ends: Collection[int] = ()) -> int:
-    """Runs `body` on the config if there is nothing wrong; the exit code is the highest of all jobs of a sweep.
+    """Run `body` on the config if it has no mistakes; return the exit code, of a sweep the highest of all jobs.
 
-    A job whose code is among `ends` is the last. Raises ConfigError with every mistake.
+    A job whose code is in `ends` ends the sweep. Raises ConfigError with every mistake.
     """
     resolvers.install()
     allow(call.allowed)
@@ -51,7 +51,7 @@ def launch(call: Call, body: Body, ends: Collection[int] = ()) -> int:
         return _on_run(call, body)
     cfg = first_pass(call)
     if call.flags.cfg == "job":
-        # Hydra itself would show it without the pretrained model's parts.
+        # Hydra would print it without the pretrained model's parts.
         print(OmegaConf.to_yaml(_without_hydra(cfg), resolve=call.flags.resolve), end="")
         return 0
     if not call.shows_only:
@@ -66,16 +66,19 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def first_pass(call: Call) -> DictConfig:
-    """The config, `hydra` node included; of a sweep that of a job. Raises ConfigError with every mistake."""
+    """Return the config with its `hydra` node, for a sweep that of its last job.
+
+    Raises ConfigError with every mistake.
+    """
     composer = _composer(call)
     mistakes = [*call.mistakes, *([] if call.flags.multirun else sweep_mistakes(call.overrides))]
     if call.flags.multirun and "run_dir" not in call.settings:
-        mistakes.append(Mistake("--multirun", "needs a command with a run_dir"))
+        mistakes.append(Mistake("--multirun", "only works for commands with a run_dir"))
     for job in jobs(call.overrides):
         cfg, found = composer.config(job)
         mistakes += found
     if "allow_targets" in cfg:
-        mistakes.append(Mistake("allow_targets", "stands in a config file", "give it on the command line alone"))
+        mistakes.append(Mistake("allow_targets", "cannot be set in a config file", "give it on the command line only"))
     raise_all(_without_missing(mistakes) if call.shows_only else mistakes)
     return cfg
 
@@ -89,7 +92,7 @@ def _hydra_settings(call: Call) -> tuple[str, ...]:
 
 
 def _without_missing(mistakes: Sequence[Mistake]) -> list[Mistake]:
-    """A config can be looked at before everything is given."""
+    """Leave out mistakes of missing values: a config can be printed without them."""
     return [mistake for mistake in mistakes if mistake.problem != "must be given"]
 
 
@@ -97,30 +100,30 @@ def _run_dir_mistakes(cfg: DictConfig) -> list[Mistake]:
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     timed = "${now:" in str(raw.get("run_dir")) and raw["hydra"]["run"]["dir"] == "${run_dir}"
     if timed and num_started() > 1:
-        problem = "every process would make a folder of its own, named by its time"
+        problem = "every process would make its own folder, named by its start time"
         return [Mistake("run_dir", problem, "give run_dir=<folder> when torchrun or srun starts the processes")]
     return list(unwritable("run_dir", Path(str(cfg.hydra.run.dir))))
 
 
 def _start(call: Call, first: DictConfig, body: Body, ends: Collection[int]) -> int:
-    """`first` is the config of a single run; each job of a sweep has its own."""
+    """Run the jobs. `first` is the config of a single run; each job of a sweep composes its own."""
     codes: list[int] = []
     original, head = list(sys.argv), _program(call)
     flags = [flag for flag in call.flag_arguments if flag not in ("-m", "--multirun")]
     trust = [f"allow_targets=[{','.join(call.allowed)}]"] if call.allowed else []
 
     def job(cfg: DictConfig) -> None:
-        # Hydra sets its resolvers anew; the jobs of a sweep may run in further processes.
+        # Hydra registers its own resolvers again, and the jobs of a sweep may run in other processes.
         resolvers.install()
         allow(call.allowed)
         arguments = list(call.overrides)
         if call.flags.multirun:
-            # Hydra's own config lacks the parts of a pretrained model, which the Composer alone lays over a config.
+            # Hydra's config lacks the parts of a pretrained model, which only the Composer adds.
             arguments = list(HydraConfig.get().overrides.task)
             composed, mistakes = _composer(call).config(arguments)
             raise_all(mistakes)
             cfg = _without_hydra(composed)
-        # What Lightning starts its further processes with: this job alone, not the whole sweep.
+        # Lightning starts further processes with these arguments: this job alone, not the whole sweep.
         sys.argv = [*head, *flags, *trust, *arguments]
         folder = _set_run_dir(cfg)
         codes.append(int(body(cfg)))
@@ -143,7 +146,7 @@ def _start(call: Call, first: DictConfig, body: Body, ends: Collection[int]) -> 
 
 
 def _run_job(cfg: DictConfig, job: Callable[[DictConfig], None], folder: Path) -> None:
-    """What Hydra does with a config that it has composed for a single run."""
+    """Do what Hydra does with a config that it has composed for a single run."""
     cfg.hydra.mode = RunMode.RUN
     with initialize_config_dir(str(folder), version_base="1.3"):
         context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks(cfg))
@@ -154,19 +157,22 @@ def _run_job(cfg: DictConfig, job: Callable[[DictConfig], None], folder: Path) -
 
 
 def _forced(argument: str) -> str:
-    """Values of parts may belong to the pretrained model, which Hydra does not know; the first pass has checked them."""
+    """Add ++ to values of parts: they may be the pretrained model's, which Hydra does not know.
+
+    The first pass checks them.
+    """
     (override,) = parse([argument])[0]
     return f"++{argument}" if override.type == OverrideType.CHANGE and sets_part(override) else argument
 
 
 def _program(call: Call) -> list[str]:
-    """The words before the arguments: `train.py`, or `diffusion-train train`."""
+    """Return the words before the arguments: `train.py`, or `diffusion-train train`."""
     count = len(sys.argv) - len(call.arguments)
     return sys.argv[:count] if tuple(sys.argv[count:]) == call.arguments else sys.argv[:1]
 
 
 def _set_run_dir(cfg: DictConfig) -> Path:
-    """Sets one folder for everything: the one Hydra made. Processes started by Lightning get the same."""
+    """Set `run_dir` to the folder that Hydra made; processes started by Lightning get the same one."""
     node: Any = HydraConfig.get()
     folder = str(node.runtime.output_dir)
     with read_write(node), open_dict(node):
@@ -175,17 +181,17 @@ def _set_run_dir(cfg: DictConfig) -> Path:
         with read_write(cfg), open_dict(cfg):
             cfg.run_dir = folder
     if node.mode == RunMode.MULTIRUN and (saved := Path(str(node.sweep.dir)) / "multirun.yaml").is_file():
-        # Hydra has saved the settings there as they were given.
+        # Hydra has saved the settings there with their secrets.
         settings = redact(OmegaConf.to_container(OmegaConf.load(saved), resolve=False))
         saved.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
     return Path(folder)
 
 
 def _on_run(call: Call, body: Body) -> int:
-    """The config of the run, with the command's own settings in a node named after the command."""
+    """Run `body` on the config of a run, with the command's own settings in a node named after the command."""
     own_arguments = [a for a in call.overrides if first_word(a) in call.settings]
     run_arguments = [a for a in call.overrides if first_word(a) not in call.settings]
-    mistakes = [Mistake("--multirun", "is for training runs")] if call.flags.multirun else []
+    mistakes = [Mistake("--multirun", "only works for training runs")] if call.flags.multirun else []
     mistakes += sweep_mistakes(call.overrides)
     own, found = _composer(call).config(own_arguments)
     mistakes += found

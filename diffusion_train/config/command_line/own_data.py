@@ -1,4 +1,4 @@
-"""Data named on the command line choose their option of `data` and, where none is named, the recipe."""
+"""Choose the option of `data` for data named on the command line, and the recipe if no experiment is named."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ _RECIPE = "own_images"
 
 
 def choose(overrides: Sequence[str], folders: Sequence[Path]) -> tuple[tuple[str, ...], tuple[Mistake, ...]]:
-    """-> overrides with the choices that follow from them, as if they had been typed, and what is wrong with them.
+    """Return the overrides with the choices that follow from them, as if they had been typed, and the mistakes in them.
 
-    For a config with the groups `experiment` and `data`, whose options are YAML files of `folders`.
-
-    `data.folder=x` alone becomes `experiment=own_images data=folder data.folder=x`. A recipe that is named stays, and its
-    data make room where they are not shards that anyone may give.
+    `data.folder=x` alone becomes `experiment=own_images data=folder data.folder=x`. A named experiment stays, and its
+    option of `data` is replaced if it reads shards that the user cannot set. `folders` contain the options of
+    `experiment` and `data` as YAML files.
     """
     by_key = {argument.lstrip("+").partition("=")[0]: argument for argument in overrides}
     given = [key for key in _OPTIONS if key in by_key]
     if len(given) > 1:
         named = " ".join(by_key[key] for key in given)
         rest = tuple(argument for argument in overrides if argument not in map(by_key.get, given))
-        return rest, (Mistake(named, "name two data sets", "give one of them"),)
+        return rest, (Mistake(named, "two data sets are given", "give one of them"),)
     mistakes = tuple(_absent(by_key["data.folder"])) if "data.folder" in by_key else ()
     return (*(_choices(by_key, _OPTIONS[given[0]], folders) if given else ()), *overrides), mistakes
 
 
 def _choices(by_key: Mapping[str, str], option: str, folders: Sequence[Path]) -> Iterator[str]:
-    """What is to be typed before data of this option of `data`."""
+    """Yield the overrides that must come before data of this option of `data`."""
     if "experiment" not in by_key:
         yield f"experiment={_RECIPE}"
     if "data" in by_key:
@@ -47,11 +46,11 @@ def _absent(argument: str) -> Iterator[Mistake]:
     for override in parse([argument])[0]:
         value = None if override.is_sweep_override() else override.value()
         if isinstance(value, str) and not Path(value).expanduser().is_dir():
-            yield Mistake(argument, "is no folder", "give a folder of images; data.shards reads tars")
+            yield Mistake(argument, "no such folder", "give a folder of images; for tars use data.shards")
 
 
 def _data_of(experiment: str, folders: Sequence[Path]) -> str:
-    """The option of `data` that a recipe chooses, itself or by the recipes that it includes."""
+    """Return the option of `data` that a recipe chooses, itself or through the recipes that it includes."""
     for entry in reversed(_defaults("experiment", experiment, folders)):
         if isinstance(entry, str) and entry != "_self_":
             return _data_of(entry, folders)
@@ -61,13 +60,13 @@ def _data_of(experiment: str, folders: Sequence[Path]) -> str:
 
 
 def _makes_room(data: str, option: str, folders: Sequence[Path]) -> bool:
-    """Whether an option of `data` is of shards, but not of those that `option` would be given."""
+    """Whether an option of `data` reads shards, but not shards that the user can set for `option`."""
     sources = list(_shards_of(data, folders))
     return bool(sources) and (option == "folder" or isinstance(sources[0], dict))
 
 
 def _shards_of(data: str, folders: Sequence[Path]) -> Iterator[object]:
-    """The setting `shards` of an option of `data`, then of those that it includes."""
+    """Yield the setting `shards` of an option of `data`, then of the options that it includes."""
     settings = _read("data", data, folders)
     if "shards" in settings:
         yield settings["shards"]

@@ -1,1 +1,1 @@
-"""Captions: where they stand, and what becomes of them in each epoch."""
+"""Captions: where they are read from, and how they vary by epoch."""

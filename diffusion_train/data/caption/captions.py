@@ -1,6 +1,6 @@
-"""What is said of a sample in an epoch: source -> one of its captions -> tags -> template.
+"""The caption of a sample in an epoch: source -> one of its captions -> tags -> template.
 
-Leaving the whole caption out, which guidance needs, is not done here but by `condition_dropout` in training.
+Dropping the whole caption, which guidance needs, is done by `condition_dropout` in training.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ NO_TAGS = Tags()
 
 
 class Captions:
-    """A pure function of what a sample holds, its number, the epoch and the seed.
+    """Captions as a pure function of a sample's members, its number, the epoch and the seed.
 
-    `choose`: of several captions one is drawn each epoch, the first is taken, or all are joined by the separator of
-    `tags`. One of `templates` is drawn each epoch. A sample lacking what a template names is refused with a CaptionError,
-    for "error" and "drop" (which of the two, the data set must know), or has the empty caption for `missing` "empty". A
-    caption of white space alone is refused for "drop", and empty otherwise. ValueError for impossible settings.
+    `choose`: of several captions, draw one each epoch, use the first, or join all with the separator of `tags`. One of
+    `templates` is drawn each epoch. If a sample lacks a text that a template names, `missing` "error" and "drop" raise
+    CaptionError (the data set handles the difference), and "empty" gives the empty caption. A blank caption raises
+    CaptionError for "drop" and is empty otherwise. Raises ValueError for impossible settings.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Captions:
     ) -> None:
         for name, value, known in (("choose", choose, get_args(Choose)), ("missing", missing, get_args(Missing))):
             if value not in known:
-                raise ValueError(f"data.captions.{name}={value}: one of {', '.join(known)}")
+                raise ValueError(f"data.captions.{name}={value}: must be one of {', '.join(known)}")
         self.source, self.seed, self.choose, self.tags, self.missing = source, seed, choose, tags, missing
         self.templates = _read(templates, trigger)
         is_bare = [template.parts for template in self.templates] == [[CAPTION]]
-        self.is_plain = is_bare and not (tags.shuffle or tags.dropout)  # one of the captions as it stands
+        self.is_plain = is_bare and not (tags.shuffle or tags.dropout)  # the caption is one of the captions, unchanged
         paths = dict.fromkeys(path for template in self.templates for path in template.paths)
         self.sources = {path: source if path == CAPTION else JsonMember(".".join(path)) for path in paths}
         read = dict.fromkeys(name for named in self.sources.values() for name in named.extensions)
@@ -56,24 +56,24 @@ class Captions:
 
     @property
     def settings(self) -> str:
-        """What decides the captions besides seed and data."""
+        """The settings that determine the captions, besides seed and data."""
         return f"source=({self.source.settings}), {self._settings}"
 
     def has(self, key: str) -> bool:
-        """False where a sample of this key has no caption even if all members of `extensions` are there."""
+        """Return False if the sample has no caption even though it has all members of `extensions`."""
         return CAPTION not in self.sources or self.source.has(key)
 
     def keys(self) -> Sequence[str] | None:
-        """Of the samples that have captions, where a table lists them."""
+        """Return the keys of samples with captions if a table lists them, else None."""
         return self.source.keys() if CAPTION in self.sources else None
 
     def __call__(self, members: Members, key: str, epoch: int, sample: int) -> str:
-        """The caption of an epoch. Raises CaptionError."""
+        """Return the caption of a sample in an epoch. Raises CaptionError."""
         drawn = (self.seed, epoch, sample)
         if self.is_plain:
             found = self.source.texts(members, key)
             if len(found) == 1 and (text := found[0].strip()):
-                return text  # there is nothing to choose
+                return text  # the usual case, without a draw
             texts = self._choices(self.source, found)
             return _pick(texts, "caption", drawn) if texts else ""
         values = {}
@@ -85,7 +85,10 @@ class Captions:
         return _pick(self.templates, "template", drawn).render(values)
 
     def every(self, members: Members, key: str) -> Iterator[str]:
-        """Each caption that can come out; none where tags are drawn or there are more than MAX_LISTED. Raises CaptionError."""
+        """Yield each possible caption; none if tags are drawn or there are more than MAX_LISTED.
+
+        Raises CaptionError.
+        """
         texts_by_field = self._texts_by_field(members, key)
         if not all(texts_by_field.values()):
             yield ""
@@ -98,19 +101,22 @@ class Captions:
         yield from dict.fromkeys(every)
 
     def said(self, members: Members, key: str) -> Iterator[str]:
-        """All that captions of the sample are made of, whatever is drawn: templates, captions, fields. Raises CaptionError."""
+        """Yield every text that the sample's captions can contain: templates, captions and fields.
+
+        Raises CaptionError.
+        """
         yield from (template.words for template in self.templates)
         for source in self.sources.values():
             yield from source.texts(members, key)
 
     def faults(self, members: Members, key: str) -> list[Fault]:
-        """What is wrong with the sample's captions, whatever becomes of them."""
+        """Return the faults of the sample's captions, also of those that `missing` allows."""
         return [fault for source in self.sources.values() for fault in _faults(source, members, key)]
 
     def _texts_by_field(self, members: Members, key: str) -> dict[Path, list[str]]:
-        """Choices for everything that the templates name; one without any is trained on the empty caption.
+        """Return the choices for every field that any template names; a field without choices gives the empty caption.
 
-        All templates' needs are those of every epoch, so that a sample is not refused in one epoch and used in the next.
+        Every epoch needs the fields of all templates, so that a sample is not faulty in one epoch and used in the next.
         """
         return {path: self._choices(source, source.texts(members, key)) for path, source in self.sources.items()}
 
@@ -130,10 +136,11 @@ class Captions:
 def _read(templates: Sequence[str], trigger: str) -> list[Template]:
     read = [Template(text, trigger) for text in templates]
     if not read:
-        raise ValueError("data.captions.templates is empty; the plain one is ['{caption}']")
+        raise ValueError("data.captions.templates must not be empty; the default is ['{caption}']")
     if trigger and not any(template.names_trigger for template in read):
         raise ValueError(
-            f"data.captions.trigger={trigger}: no template names it; for instance data.captions.templates=['{{trigger}}, {{caption}}']"
+            f"data.captions.trigger={trigger}: no template contains it; give for instance "
+            "data.captions.templates=['{trigger}, {caption}']"
         )
     return read
 

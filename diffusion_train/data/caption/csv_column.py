@@ -23,11 +23,11 @@ _SHOWN_UNMATCHED = 3
 
 
 class CsvColumn:
-    """The column `column` of a table (CSV or JSON lines in UTF-8), found by the sample's key in the column `key`.
+    """Captions in column `column` of a table (CSV or JSON lines in UTF-8); column `key` has the key of the sample.
 
-    A key may be written with the ending of its image: `cats/0001.jpg` is the sample `cats/0001`. The table is read when it
-    is first asked for, and held in memory: ValueError for one that is not whole, or for keys in several rows, unless
-    `several` makes these the captions of one sample.
+    A key may have the extension of its image: `cats/0001.jpg` is the sample `cats/0001`. The table is read on first use and
+    kept in memory. Raises ValueError for a damaged table, and for a key in several rows unless `several` is set, which
+    makes them several captions of one sample.
     """
 
     extensions: tuple[str, ...] = ()
@@ -48,8 +48,8 @@ class CsvColumn:
         repeated = [name for name, texts in rows.items() if len(texts) > 1]
         if repeated and not self._several:
             raise ValueError(
-                f"{self._file}: {len(repeated)} keys stand in several rows: {_some(repeated[:_SHOWN], len(repeated))}; "
-                "data.captions.source.several=true makes each row a caption of its sample"
+                f"{self._file}: {len(repeated)} keys are in several rows: {_some(repeated[:_SHOWN], len(repeated))}; "
+                "remove all but one, or use all of them with data.captions.source.several=true"
             )
         return rows
 
@@ -67,9 +67,9 @@ class CsvColumn:
 
 
 def check_keys(captions: Captions, catalog: Catalog) -> None:
-    """Warns of samples without a row, and of rows without a sample; with captions of a table alone.
+    """Warn about samples without a row and rows without a sample, if the captions are in a table.
 
-    DataError where not one sample has a row: then their keys are written in another way.
+    Raises DataError if no sample has a row, because the keys then have another form.
     """
     if (keys := captions.keys()) is None:
         return
@@ -79,10 +79,10 @@ def check_keys(captions: Captions, catalog: Catalog) -> None:
     rows = np.flatnonzero(~np.isin(of_rows, of_samples))
     some = catalog.keys(samples[:_SHOWN_UNMATCHED])
     if len(samples) == len(catalog):
-        row = f"such as {printable(keys[0])!r}" if keys else "none at all"
+        row = f"those in the table like {printable(keys[0])!r}" if keys else "the table has no rows"
         raise DataError(
-            f"no sample has a {captions.source.name}: samples are called such as {printable(some[0])!r}, and the table names "
-            f"{row}; data.captions.source.key is the column of keys or file names"
+            f"no sample has a {captions.source.name}: keys of samples look like {printable(some[0])!r}, but {row}; "
+            "set data.captions.source.key to the column of keys or file names"
         )
     if len(samples):
         log.warning(
@@ -104,15 +104,15 @@ def check_keys(captions: Captions, catalog: Catalog) -> None:
 
 
 def _rows(file: Path, column: str, key: str) -> Iterator[tuple[str, bytes]]:
-    """(key of the sample, caption in the file's own bytes)"""
+    """Yield (key of the sample, caption as bytes of the file)."""
     try:
         names = column_names(file)
         if missing := [name for name in (key, column) if name not in names]:
-            raise ValueError(f"{file} has no column {missing[0]!r}; it has {printable(', '.join(names))}")
+            raise ValueError(f"{file} has no column {missing[0]!r}; its columns: {printable(', '.join(names))}")
         for line, row, fault in table_rows(file):
             values = [row.get(key), row.get(column)]
             if fault or not all(isinstance(value, str) for value in values):
-                raise ValueError(f"{file} line {line}: {fault or f'{key} and {column} are not both text'}")
+                raise ValueError(f"{file} line {line}: {fault or f'{key} and {column} must both be text'}")
             name, text = (str(value).encode("utf-8", "surrogateescape") for value in values)
             yield sample_key(name.decode("utf-8", "replace")), text
     except OSError as error:
@@ -120,11 +120,11 @@ def _rows(file: Path, column: str, key: str) -> Iterator[tuple[str, bytes]]:
 
 
 def sample_key(name: str) -> str:
-    """`folder/name.jpg` -> `folder/name`: what WebDataset makes of a member's name."""
+    """Return the key of a file name by WebDataset's rule: `folder/name` for `folder/name.jpg`."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.split(".", 1)[0]
 
 
 def _some(names: Sequence[str], count: int) -> str:
-    """The first of `count` names."""
+    """Return `names`, the first of `count`, as text."""
     return ", ".join(map(printable, names)) + (", ..." if count > len(names) else "")

@@ -1,4 +1,4 @@
-"""Which images must not be mirrored, as far as their captions tell."""
+"""Decide from captions which images must not be mirrored."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ WRITING = """
     stamp stamps coin coins banknote banknotes chalkboard blackboard whiteboard graffiti
     equation formula
 """
-_BEFORE, _AFTER = r"(?<![^\W_])", r"(?![^\W_])"  # no letter or digit; an underscore stands between words of a tag
+_BEFORE, _AFTER = r"(?<![^\W_])", r"(?![^\W_])"  # no letter or digit beside it; underscores separate the words of a tag
 _QUOTED = r"[\"“”„«»]"
 
 
 class FlipGuard:
-    """Whether an image may be mirrored: not if its caption has a word of sides or of writing, or quotation marks.
+    """Tells whether an image may be mirrored: not if its caption has a word about sides or writing, or quotation marks.
 
-    Whole words, in any case; English but for the words that `further_words` adds.
+    Whole words in any case match. The words are English; `further_words` adds others.
     """
 
     def __init__(self, further_words: Sequence[str] = ()) -> None:
         words = [*SIDES.split(), *WRITING.split(), *further_words]
         if not all(word.strip() for word in words):
-            raise ValueError("data.flip_guard.further_words: a word of white space alone would forbid nothing")
+            raise ValueError("data.flip_guard: a word must not be blank")
         alternatives = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
         self._meaning = re.compile(rf"{_BEFORE}(?:{alternatives}){_AFTER}|{_QUOTED}", re.IGNORECASE)
 

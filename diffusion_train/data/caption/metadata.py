@@ -1,4 +1,4 @@
-"""Texts in the JSON beside an image, which is untrusted."""
+"""Read texts from the JSON of a sample, which is untrusted."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ _KINDS = {dict: "an object", bool: "true or false"}
 
 
 def parse_path(field: str, key: str) -> Path:
-    """`a.b` -> ("a", "b"). ValueError that names the config's `key`."""
+    """Return the path ("a", "b") of a field `a.b`.
+
+    Raises ValueError, which names the setting `key`, for empty names.
+    """
     path = tuple(field.split("."))
     if not all(path):
-        raise ValueError(f"{key}={field}: names joined by single dots, as in annotation.title")
+        raise ValueError(f"{key}={field}: must be names joined by single dots, such as annotation.title")
     return path
 
 
 def field_texts(data: bytes, path: Path) -> list[str]:
-    """The texts at a path of a JSON document; a list on the way stands for each of its items, null for nothing.
+    """Return the texts at a path of a JSON document; lists on the path contribute all their items, and null is skipped.
 
-    Numbers are taken as they are written. Raises CaptionError.
+    Numbers become text as they are written. Raises CaptionError.
     """
     found = _follow(_parse(data), path)
     for value in found:
         if not isinstance(value, str):
-            raise CaptionError(f"{'.'.join(path)} is {_KINDS[type(value)]}, not text")
+            raise CaptionError(f"{'.'.join(path)} must be text, got {_KINDS[type(value)]}")
     return found
 
 
-@lru_cache(maxsize=4)  # a caption and each field of its template are looked up one after the other
+@lru_cache(maxsize=4)  # a caption and the fields of its template are read from the same document
 def _parse(data: bytes) -> Any:
     text = decode(data)
     try:
-        # str, because an int of many digits takes Python long to read or is refused
+        # str, because Python is slow for integers with many digits, or rejects them
         return json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
     except RecursionError:
         raise CaptionError("JSON is nested too deeply") from None
@@ -52,7 +55,7 @@ def _follow(value: Any, path: Path) -> list[Any]:
 
 
 def _flat(values: list[Any]) -> list[Any]:
-    """Lists replaced by their items, however deep: a loop, for recursion has its limits."""
+    """Flatten nested lists; with a loop, because the depth of recursion is limited."""
     flat, left = [], values[::-1]
     while left:
         value = left.pop()

@@ -1,4 +1,4 @@
-"""Prompts of a setting: a list, or a text file with one a line."""
+"""Read the prompts of a setting: a list, or a text file with one prompt per line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def read_prompts(prompts: str | Iterable[object]) -> list[str]:
-    """Raises ValueError for a file that is not there, is not UTF-8 or holds no prompt."""
+    """Return the prompts of a list or file. Raises ValueError if the file is missing, empty or not UTF-8."""
     if not isinstance(prompts, str):
         return [str(prompt) for prompt in prompts]
     file = Path(prompts)
@@ -16,7 +16,7 @@ def read_prompts(prompts: str | Iterable[object]) -> list[str]:
     try:
         lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"prompts={file} is not UTF-8 ({error}): save it as UTF-8") from error
+        raise ValueError(f"prompts={file} is not UTF-8 ({error}); save it as UTF-8") from error
     if not lines:
-        raise ValueError(f"prompts={file} has no prompt: it should have one a line")
+        raise ValueError(f"prompts={file} has no prompt; write one per line")
     return lines

@@ -1,4 +1,4 @@
-"""Where the captions of a sample stand."""
+"""Sources of captions: where the captions of a sample are read from."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class Source(Protocol):
-    """`extensions` are the members that are read, `settings` names what decides the captions beside these."""
+    """A source of captions.
+
+    `extensions` are the members that it reads; `settings` describes it, with all it depends on.
+    """
 
     extensions: tuple[str, ...]
-    name: str  # of what is read, in messages
+    name: str  # of a caption, in messages
     settings: str
 
     def has(self, key: str) -> bool:
-        """False where a sample of this key has no caption, whatever its members hold."""
+        """Return False if the sample has no caption, whatever its members contain."""
 
     def keys(self) -> Sequence[str] | None:
-        """Of the samples that have captions; None where their members alone decide."""
+        """Return the keys of samples with captions, or None if that depends on their members."""
 
     def texts(self, members: Members, key: str) -> list[str]:
-        """All captions as they stand, blank ones too; none where there is none. Raises CaptionError."""
+        """Return all captions unchanged, blank ones too; empty if there are none. Raises CaptionError."""
 
     def is_utf8(self, members: Members, key: str) -> bool: ...
 
 
 class Member(ABC):
-    """A member of each sample, `key.<extension>`, which alone decides whether it has captions."""
+    """A source that reads one member of each sample, `key.<extension>`."""
 
     def __init__(self, extension: str) -> None:
         if not extension or extension != extension.lower().lstrip(".") or "/" in extension:
             raise ValueError(
-                f"data.captions.source.extension={extension}: a member's lower-case ending without its dot, as in txt"
+                f"data.captions.source.extension={extension}: must be in lower case and without dot, such as txt"
             )
         self.extensions: tuple[str, ...] = (extension,)
 
@@ -55,14 +58,14 @@ class Member(ABC):
 
     @abstractmethod
     def read(self, data: bytes) -> list[str]:
-        """The captions that the member's contents are."""
+        """Return the captions in the contents of the member. Raises CaptionError."""
 
     def is_utf8(self, members: Members, key: str) -> bool:
         return is_utf8(members.get(self.extensions[0], b""))
 
 
 class TextMember(Member):
-    """One text a sample, in `key.<extension>`; with `lines` each line is a caption of its own."""
+    """The text in `key.<extension>`; with `lines` each line is a separate caption."""
 
     def __init__(self, extension: str = "txt", lines: bool = False) -> None:
         super().__init__(extension)
@@ -76,9 +79,9 @@ class TextMember(Member):
 
 
 class JsonMember(Member):
-    """A field of `key.<extension>`, named by the keys that lead to it: `caption`, `annotation.title`.
+    """A field in the JSON of `key.<extension>`, named by its path, such as `caption` or `annotation.title`.
 
-    A list there, or on the way there, holds several captions.
+    A list at the field or on its path gives several captions.
     """
 
     def __init__(self, field: str = "caption", extension: str = "json") -> None:

@@ -1,4 +1,4 @@
-"""Tables, CSV (also with tabs or semicolons) and JSON lines, read a row at a time."""
+"""Read tables row by row: CSV (also with tabs or semicolons) and JSON lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_METADATA = 1 << 20  # bytes of a JSON object or a field of a row
 
 
 class TableRow(NamedTuple):
-    """`values` by column, or the `fault` of a row that does not fit its table."""
+    """A row: `values` by column, or the `fault` of a row that does not fit its table. `line` counts from 1."""
 
     line: int
     values: dict[str, Any]
@@ -22,38 +22,38 @@ class TableRow(NamedTuple):
 
 
 def column_names(path: Path) -> list[str]:
-    """ValueError if there are none, two are equal, or the text is UTF-16."""
+    """Return the names of the columns. Raises ValueError if there are none, two are equal, or the text is UTF-16."""
     with path.open("rb") as start:
         if start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise ValueError(f"{path} is written in UTF-16: save it as UTF-8")
+            raise ValueError(f"{path} is written in UTF-16; save it as UTF-8")
     if path.suffix.lower() == ".jsonl":
         names = list(next((row.values for row in table_rows(path) if not row.fault), {}))
     else:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             names = next(csv.reader(file, delimiter=_delimiter(path)), [])
     if not any(names):
-        raise ValueError(f"{path} has no header: its first line names the columns")
+        raise ValueError(f"{path} has no header; its first line must name the columns")
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
-        raise ValueError(f"{path} has several columns called {', '.join(twice)}: give each its own name")
+        raise ValueError(f"{path} has several columns called {', '.join(twice)}; give each its own name")
     return names
 
 
 def table_rows(path: Path) -> Iterator[TableRow]:
-    """ValueError for an unclosed quote, and for what `column_names` refuses in a CSV file."""
+    """Yield the rows of a table. Raises ValueError for an unclosed quote, and as `column_names` for a CSV file."""
     return _json_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """ValueError for anything else, and for more than MAX_METADATA bytes."""
+    """Parse a JSON object. Raises ValueError for anything else and for more than MAX_METADATA bytes."""
     if len(data) > MAX_METADATA:
-        raise ValueError(f"{len(data)} bytes of JSON")
+        raise ValueError(f"JSON must have at most {MAX_METADATA} bytes, got {len(data)}")
     try:
         found = json.loads(data.decode("utf-8-sig", "replace"))
         json.dumps(found)
     except RecursionError as error:
         raise ValueError(str(error)) from None
     if not isinstance(found, dict):
-        raise ValueError(f"a {type(found).__name__}, not an object")  # noqa: TRY004
+        raise ValueError(f"must be an object, got a {type(found).__name__}")  # noqa: TRY004
     return found
 
 
@@ -71,16 +71,14 @@ def _csv_rows(path: Path) -> Iterator[TableRow]:
     csv.field_size_limit(MAX_METADATA)
     names = column_names(path)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        # strict: a quote that is never closed would swallow the rows after it
+        # strict: otherwise an unclosed quote would absorb the rows after it
         reader = csv.reader(file, delimiter=_delimiter(path), strict=True)
         try:
             next(reader)
             for values in filter(None, reader):
                 fits = len(values) == len(names)
                 fault = (
-                    ""
-                    if fits
-                    else f"{len(values)} fields where the header has {len(names)}: quote text with separators"
+                    "" if fits else f"{len(values)} fields, but the header has {len(names)}; quote text with separators"
                 )
                 yield TableRow(reader.line_num, dict(zip(names, values, strict=False)), fault)
         except csv.Error as error:
@@ -88,7 +86,7 @@ def _csv_rows(path: Path) -> Iterator[TableRow]:
 
 
 def _delimiter(path: Path) -> str:
-    """The one that the header has most of."""
+    """Return the separator that occurs most often in the header."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         line = file.readline(MAX_METADATA)
     return max(",;\t", key=line.count)

@@ -1,4 +1,4 @@
-"""Tags of a caption in another order each time, or some of them left out."""
+"""Shuffle the tags of a caption, or drop some of them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from diffusion_train.utils.rng import key_seed
 
 
 class Tags:
-    """Tags stand between separators; the first `keep` stay, in their places.
+    """Augments captions that consist of tags between separators; the first `keep` tags stay where they are.
 
-    `shuffle` puts the others into a random order, `dropout` is the probability of each of them to be left out; one
-    tag at least remains. Without either a caption stays as it is.
+    `shuffle` puts the others into a random order, and each of them is dropped with probability `dropout`; at least one
+    tag remains. Without both a caption does not change. Raises ValueError for impossible settings.
     """
 
     def __init__(self, separator: str = ", ", keep: int = 0, shuffle: bool = False, dropout: float = 0.0) -> None:
         if not separator:
-            raise ValueError("data.captions.tags.separator is empty: what stands between two tags is needed")
+            raise ValueError("data.captions.tags.separator: must not be empty; give the text between two tags")
         if keep < 0:
-            raise ValueError(f"data.captions.tags.keep={keep}: a number of tags, 0 or more")
+            raise ValueError(f"data.captions.tags.keep={keep}: must be at least 0")
         if not 0 <= dropout <= 1:
-            raise ValueError(f"data.captions.tags.dropout={dropout}: a probability, 0 to 1")
+            raise ValueError(f"data.captions.tags.dropout={dropout}: must be a probability from 0 to 1")
         self.separator, self.keep, self.shuffle, self.dropout = separator, keep, shuffle, dropout
         self.settings = f"separator={separator!r}, keep={keep}, shuffle={shuffle}, dropout={dropout}"
 
     def __call__(self, text: str, *key: int) -> str:
-        """The tags of `text` as drawn by `key`."""
+        """Return `text` with its tags as drawn by `key` (seed, epoch, sample)."""
         if not (self.shuffle or self.dropout) or self.is_fixed(text):
             return text
         tags = self.split(text)
@@ -38,7 +38,7 @@ class Tags:
         return self.join([*tags[: self.keep], *(tags[index] for index in indices)])
 
     def is_fixed(self, text: str) -> bool:
-        """Whether this text comes out the same whatever is drawn."""
+        """Whether this text never changes, whatever is drawn."""
         if not (self.shuffle or self.dropout):
             return True
         num_tags = len(self.split(text))

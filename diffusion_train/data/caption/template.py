@@ -1,6 +1,6 @@
-"""A caption put into a text around it.
+"""Insert a caption into a template.
 
-Captions are untrusted text: they are joined in, and never read as a format.
+Captions are untrusted text: they are inserted, and never interpreted as a format.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from collections.abc import Mapping
 
 from diffusion_train.data.caption.metadata import Path, parse_path
 
-CAPTION: Path = ()  # where other paths lead to a field of the sample's JSON
+CAPTION: Path = ()  # the caption; other paths are those of fields in the sample's JSON
 _PART = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]|[^{}]+")
 _BRACES = {"{{": "{", "}}": "}"}
 _KEY = "data.captions.templates"
 
 
 class Template:
-    """`{caption}`, `{trigger}` and `{json.<field>}` stand for what they name, `{{` and `}}` for a brace.
+    """A text with `{caption}`, `{trigger}` and `{json.<field>}`; `{{` and `}}` are braces.
 
-    ValueError for other names, single braces, and `{trigger}` where there is none.
+    Raises ValueError for other names, for single braces, and for `{trigger}` if `trigger` is empty.
     """
 
     def __init__(self, text: str, trigger: str) -> None:
         self.names_trigger = "{trigger}" in _PART.findall(text)
         if self.names_trigger and not trigger:
-            raise ValueError(f"{_KEY}: {text!r} names {{trigger}}, but data.captions.trigger is empty")
+            raise ValueError(f"{_KEY}: {text!r} contains {{trigger}}, but data.captions.trigger is empty")
         self.parts = [trigger if part == "{trigger}" else _read(part, text) for part in _PART.findall(text)]
-        self.words = "\n".join(part for part in self.parts if isinstance(part, str))  # of its own
+        self.words = "\n".join(part for part in self.parts if isinstance(part, str))  # the template's own text
         self.paths = [part for part in self.parts if not isinstance(part, str)]
 
     def render(self, values: Mapping[Path, str]) -> str:
@@ -35,7 +35,7 @@ class Template:
 
 
 def _read(part: str, text: str) -> str | Path:
-    """The text itself, or the path of what the part stands for."""
+    """Return the text of a part, or the path of the field that replaces it."""
     if part[0] not in "{}":
         return part
     if part in _BRACES:
@@ -44,5 +44,5 @@ def _read(part: str, text: str) -> str | Path:
         return CAPTION
     if part.startswith("{json."):
         return parse_path(part[len("{json.") : -1], f"{_KEY}: {text!r}: json")
-    known = "it may name {caption}, {trigger} and {json.<field>}; a brace is written {{ or }}"
-    raise ValueError(f"{_KEY}: {text!r} has {part!r}: {known}")
+    known = "use {caption}, {trigger} and {json.<field>}; write a brace as {{ or }}"
+    raise ValueError(f"{_KEY}: {text!r} contains {part!r}; {known}")

@@ -1,4 +1,4 @@
-"""How many tokens of a text encoder captions have."""
+"""Count the tokens of captions for a text encoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tokens:
-    """Counts the tokens of captions for an encoder that takes `most` of them."""
+    """Counts tokens of captions with `count`. The text encoder `encoder` takes at most `most` tokens."""
 
     encoder: str
     most: int

@@ -1,4 +1,4 @@
-"""Untrusted bytes -> RGB images and captions. Colours are taken for sRGB whatever profile a file carries."""
+"""Decode untrusted bytes to RGB images and captions. Colours are treated as sRGB; colour profiles are ignored."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from diffusion_train.data.image.header import Header, ImageError, image_header
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
 MAX_PIXELS = 1 << 26  # 8192 x 8192
 WHITE = (255, 255, 255)
-# A JPEG reduced while it is decoded keeps so many times the pixels asked for: at 1.5 what is resized from it lies within
-# 2/255 of what is resized from the whole, on average over sharp photographs; at 1.0 it does not.
+# A JPEG that is reduced while it is decoded keeps at least this many times the wanted side. At 1.5 the resized image
+# differs by less than 2/255 from one resized from the full JPEG, on average over sharp photographs; at 1.0 by more.
 MARGIN = 1.5
 Animated = Literal["first", "refuse"]
 
 
 class Stored(NamedTuple):
-    """What a decoded image was stored as: its height and width, upright, and the box (left, top, right, bottom) of the
-    decoded image that shows all of it. A reduced JPEG is a fraction of a pixel smaller than its last pixels say.
+    """The size of an image as it is stored: height and width in pixels, upright.
+
+    `box` (left, top, right, bottom) is the area of the decoded image that shows it. In a reduced JPEG the last column and
+    row may only be partly covered.
     """
 
     height: int
@@ -35,18 +37,17 @@ class Stored(NamedTuple):
 def decode_image(
     data: bytes, background: Sequence[int] = WHITE, at_least: Sequence[int] = (0, 0), animated: Animated = "first"
 ) -> Image.Image:
-    """First frame, upright, in RGB, transparent parts over `background`; `stored` tells of what it was made.
+    """Decode the first frame as RGB, upright, with transparent parts over `background`; `stored` returns its full size.
 
-    A JPEG may come out reduced where it covers `at_least` (height, width) by far; by default nothing is reduced.
-    Raises ImageError.
+    A JPEG that is much larger than `at_least` (height, width) may be reduced; by default nothing is. Raises ImageError.
     """
     header = image_header(data)
     if header.width * header.height > MAX_PIXELS:
-        raise ImageError(f"{header.width} x {header.height} pixels, more than {MAX_PIXELS} in all")
+        raise ImageError(f"{header.width} x {header.height} pixels, more than {MAX_PIXELS} in total")
     if header.animated and animated == "refuse":
-        raise ImageError("several frames, and data.animated=refuse")
+        raise ImageError("has several frames, and data.animated=refuse is set")
     if header.cut:
-        raise ImageError("not a whole image (its end is missing)")
+        raise ImageError("damaged image (its end is missing)")
     factor = _reduction(header, at_least)
     with _pillow_errors():
         image = _fast_jpeg(data, header, factor) or _over(_open(data, header, factor), header, background)
@@ -54,27 +55,27 @@ def decode_image(
 
 
 def stored(image: Image.Image) -> Stored:
-    """Of an image that `decode_image` gave; any other, or one changed since, is taken for whole."""
+    """Return how an image of `decode_image` is stored. Any other image, or a modified one, counts as full size."""
     size, found = image.info.get("stored", (None, None))
     return found if size == image.size else Stored(image.height, image.width, (0, 0, image.width, image.height))
 
 
 def decode_caption(data: bytes) -> str:
-    """UTF-8 without byte order mark or white space around; what is not UTF-8 becomes U+FFFD."""
+    """Decode UTF-8 without byte order mark and surrounding white space; invalid bytes become U+FFFD."""
     return data.decode("utf-8", "replace").removeprefix("\ufeff").strip()
 
 
 def _reduction(header: Header, at_least: Sequence[int]) -> int:
-    """The largest of 1, 2, 4 and 8 that leaves enough."""
+    """Return the largest factor of 1, 2, 4 and 8 that leaves MARGIN times `at_least`."""
     if header.format != "JPEG" or not all(at_least):
         return 1
-    # 16: smaller ones would be reduced by other factors than asked for, and gain nothing
+    # 16: below that libjpeg chooses other factors, and nothing is gained
     height, width = (max(16, MARGIN * side) for side in at_least)
     return next((n for n in (8, 4, 2) if header.height >= n * height and header.width >= n * width), 1)
 
 
 def _fast_jpeg(data: bytes, header: Header, factor: int) -> Image.Image | None:
-    """None for what Pillow has to try."""
+    """Decode a JPEG with libjpeg-turbo, or return None if Pillow must be used."""
     if header.format != "JPEG" or header.mode == "CMYK":
         return None
     width, height = (-(-side // factor) for side in header.stored_size)
@@ -84,14 +85,14 @@ def _fast_jpeg(data: bytes, header: Header, factor: int) -> Image.Image | None:
         return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width))
     except ValueError as error:
         if any(sign in str(error).lower() for sign in ("premature end", "bad huffman", "instead of rst")):
-            raise  # Pillow would show a damaged picture
+            raise  # Pillow would return a damaged image
         return None
 
 
 def _open(data: bytes, header: Header, factor: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=(header.format,))
     if image.size != header.stored_size:
-        raise ImageError(f"{image.size} pixels to one reader and {header.stored_size} to another")
+        raise ImageError(f"the header says {header.stored_size} pixels, but Pillow reads {image.size}")
     if factor > 1:
         width, height = header.stored_size
         image.draft(None, (width // factor, height // factor))
@@ -99,7 +100,7 @@ def _open(data: bytes, header: Header, factor: int) -> Image.Image:
 
 
 def _over(image: Image.Image, header: Header, background: Sequence[int]) -> Image.Image:
-    """In RGB, transparent parts over `background`."""
+    """Convert to RGB, with transparent parts over `background`."""
     image = _to_eight_bits(image, header)
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (*background, 255))
@@ -113,7 +114,7 @@ def _over(image: Image.Image, header: Header, background: Sequence[int]) -> Imag
 
 
 def _to_eight_bits(image: Image.Image, header: Header) -> Image.Image:
-    """16-bit grey, which Pillow's own conversion clips to white, and the transparent level of other depths."""
+    """Convert 16-bit grey, which Pillow would clip to white, and scale the transparent level of other bit depths."""
     key = image.info.get("transparency")
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64)
@@ -127,7 +128,7 @@ def _to_eight_bits(image: Image.Image, header: Header) -> Image.Image:
     return image
 
 
-# EXIF orientation -> how to hold it upright, and whether its last column and row become the first
+# EXIF orientation -> how to turn the image upright, and whether its last column and row become the first
 _UPRIGHT = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT, True, False),
     3: (Image.Transpose.ROTATE_180, True, True),
@@ -152,10 +153,10 @@ def _upright(image: Image.Image, header: Header, factor: int) -> Image.Image:
 
 @contextmanager
 def _pillow_errors() -> Iterator[None]:
-    """Damaged files make Pillow raise almost anything."""
+    """Turn any exception into ImageError: damaged files make Pillow raise almost anything."""
     try:
         yield
     except (ImageError, MemoryError):
         raise
     except Exception as error:
-        raise ImageError(f"not a whole image ({type(error).__name__}: {error})") from error
+        raise ImageError(f"damaged image ({type(error).__name__}: {error})") from error

@@ -1,4 +1,4 @@
-"""What the header of an image says, without decoding it."""
+"""Read the header of an image without decoding it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class ImageError(ValueError):
 
 
 class Header(NamedTuple):
-    """`width` and `height` are those of the image held upright; `mode` is L, RGB, CMYK, P, LA or RGBA.
+    """The header of an image: width and height in pixels, upright, and a mode of L, RGB, CMYK, P, LA and RGBA.
 
-    `orientation` is EXIF's, 1 where it says nothing sensible. `alpha` tells that some of it may be transparent, `frame`
-    the box (left, top, right, bottom) of a first frame that does not fill it, `cut` that the end of a PNG is missing, and
-    with it perhaps its orientation.
+    `orientation` is that of EXIF, 1 if it is missing or invalid. `alpha` means that parts may be transparent. `frame` is
+    the box (left, top, right, bottom) of a first frame that does not fill the image. `cut` means that the end of a PNG is
+    missing, perhaps with its orientation.
     """
 
     format: str
@@ -36,17 +36,17 @@ class Header(NamedTuple):
 
     @property
     def rotated(self) -> bool:
-        """Whether the pixels are stored otherwise than they are to be shown."""
+        """Whether the pixels are stored in another orientation than the upright one."""
         return self.orientation > 1
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """(width, height) before any turning."""
+        """(width, height) of the pixels as stored, before they are turned upright."""
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
 def image_header(data: bytes) -> Header:
-    """Raises ImageError for what is no image of `FORMATS` or has more than `MAX_BYTES`."""
+    """Return the header of an image. Raises ImageError if it is not one of FORMATS or has more than MAX_BYTES."""
     if len(data) > MAX_BYTES:
         raise ImageError(f"{len(data)} bytes, more than {MAX_BYTES}")
     try:
@@ -54,14 +54,14 @@ def image_header(data: bytes) -> Header:
     except (IndexError, KeyError, ValueError, struct.error) as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError("the header is cut or damaged") from error
+        raise ImageError("the header is truncated or damaged") from error
     if not header.width or not header.height:
         raise ImageError(f"{header.width} x {header.height} pixels")
     return header._replace(width=header.height, height=header.width) if header.orientation >= 5 else header
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """(width, height) of the image held upright. Raises ImageError."""
+    """Return (width, height) of the upright image. Raises ImageError."""
     header = image_header(data)
     return header.width, header.height
 
@@ -75,7 +75,7 @@ def _reader(data: bytes) -> Callable[[bytes], Header]:
         return _webp
     if data.startswith((b"GIF87a", b"GIF89a")):
         return _gif
-    raise ImageError(f"no {', '.join(FORMATS)} image: starts with {data[:12]!r}" if data else "empty")
+    raise ImageError(f"not a {', '.join(FORMATS)} image: starts with {data[:12]!r}" if data else "empty")
 
 
 def _jpeg(data: bytes) -> Header:
@@ -92,11 +92,11 @@ def _jpeg(data: bytes) -> Header:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of the contents of each segment before the first scan."""
+    """Yield (marker, start, end) of the contents of each segment before the first scan."""
     offset = 2
     while True:
         offset = data.index(b"\xff", offset)
-        while data[offset] == 0xFF:  # any number of them may stand before a marker
+        while data[offset] == 0xFF:  # a marker may have any number of them before it
             offset += 1
         marker = data[offset]
         offset += 1
@@ -183,10 +183,10 @@ def _gif(data: bytes) -> Header:
             else:
                 offset += 1
     except IndexError:
-        pass  # cut; what was read stands
+        pass  # truncated; use what has been read
     if box is None:
         raise ImageError("a GIF without an image")
-    width, height = max(width, box[2]), max(height, box[3])  # a frame beyond the screen makes it larger
+    width, height = max(width, box[2]), max(height, box[3])  # a frame outside the screen enlarges it
     frame = _unless_whole(box, width, height)
     return Header("GIF", width, height, "P", alpha=alpha or frame is not None, animated=animated, frame=frame)
 
@@ -196,7 +196,7 @@ def _unless_whole(box: Box, width: int, height: int) -> Box | None:
 
 
 def _colour_table(flags: int) -> int:
-    """Bytes of it."""
+    """Return the size of the colour table in bytes."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
@@ -219,5 +219,5 @@ def _orientation(exif: bytes | None) -> int:
                 (value,) = struct.unpack_from(order + ("I" if kind == 4 else "H"), exif, entry + 8)
                 return value if 1 <= value <= 8 else 1
     except struct.error:
-        pass  # EXIF is often damaged; that is no reason to lose the image
+        pass  # EXIF is often damaged; the image is used all the same
     return 1

@@ -1,4 +1,4 @@
-"""Encoded images of a sample -> the tensors that are trained on."""
+"""Decode the images of a sample and transform them to tensors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from diffusion_train.data.order.order import Draw
 
 
 class View:
-    """Decodes, then transforms. `may_flip(text)` forbids mirror images of what has a left and right to keep.
+    """Decodes and transforms images. An image is not mirrored if `may_flip(text)` is False for any text of its sample.
 
-    It is asked of every text that a call gives, so that it does not matter which of them an epoch draws as a caption.
-
-    With `data.crop=focal` a sample's point stands in its json as "focal": [x, y], shares of width and height.
+    All texts of a sample count, so that mirroring does not depend on the caption that an epoch draws. With
+    `data.crop=focal` the JSON of a sample contains "focal": [x, y], as fractions of width and height.
     """
 
     def __init__(
@@ -31,18 +30,18 @@ class View:
         animated: Animated = "first",
     ) -> None:
         self.transform, self.may_flip, self.animated = transform, may_flip or FlipGuard(), animated
-        self.orientation: bool | None = None  # mirrored or not, whatever is drawn and allowed
+        self.orientation: bool | None = None  # True or False: mirror every image or none, whatever is drawn and allowed
 
     @property
     def extensions(self) -> tuple[str, ...]:
-        """Members that are read beside the images."""
+        """The members that are read in addition to images."""
         return ("json",) if self.transform.crop == "focal" else ()
 
     def without_augmentation(self) -> View:
         return View(self.transform.without_augmentation(), self.may_flip, self.animated)
 
     def oriented(self, mirrored: bool) -> View:
-        """Every image mirrored, or none."""
+        """Return a view in which every image is mirrored, or none."""
         other = copy.copy(self)
         other.orientation = mirrored
         return other
@@ -50,12 +49,12 @@ class View:
     def __call__(
         self, image: bytes, draw: Draw, texts: Iterable[str], others: Mapping[str, bytes], metadata: bytes | None
     ) -> dict[str, Tensor]:
-        """`texts` are gone through only where it matters what they say. Raises ImageError."""
+        """Return the tensors of an encoded image; `texts` is only iterated over if needed. Raises ImageError."""
         decoded = {name: self.decode(data, draw) for name, data in others.items()}
         return self.made(self.decode(image, draw), draw, texts, decoded, metadata)
 
     def decode(self, image: bytes, draw: Draw) -> Image.Image:
-        """Raises ImageError."""
+        """Decode an image, perhaps reduced, for the shape of `draw`. Raises ImageError."""
         return decode_image(image, self.transform.background, at_least=self.shape(draw), animated=self.animated)
 
     def made(
@@ -66,20 +65,20 @@ class View:
         others: Mapping[str, Image.Image] | None = None,
         metadata: bytes | None = None,
     ) -> dict[str, Tensor]:
-        """Of decoded images. Raises ImageError."""
+        """Return the tensors of decoded images. Raises ImageError, and AlignedError from `data.aligned`."""
         focal = _focal(metadata) if self.transform.crop == "focal" else None
         return self.transform(
             image, draw.epoch, draw.sample, self.shape(draw), self.flipped(draw, texts), focal, others
         )
 
     def flipped(self, draw: Draw, texts: Iterable[str] = ()) -> bool:
-        """Whether the image is mirrored; of no texts, whether it is if they allow it."""
+        """Whether the image is mirrored; without `texts`, whether it would be if all texts allow it."""
         if self.orientation is not None:
             return self.orientation
         return self.transform.flips(draw.epoch, draw.sample) and all(map(self.may_flip, texts))
 
     def shape(self, draw: Draw) -> tuple[int, ...]:
-        """Height and width."""
+        """Return (height, width) of a draw."""
         return draw.shape or self.transform.shape[1:]
 
 
@@ -87,10 +86,12 @@ def _focal(metadata: bytes | None) -> list[float] | None:
     try:
         facts = json.loads(metadata or b"{}")
     except (ValueError, RecursionError) as error:
-        raise ImageError("its json, which should hold the focal point, cannot be read") from error
+        raise ImageError("the json with the focal point cannot be read") from error
     point = facts.get("focal") if isinstance(facts, dict) else None
     if point is None:
         return None
     if not isinstance(point, list) or not all(isinstance(part, int | float) for part in point):
-        raise ImageError(f"focal point {str(point)[:50]}: two numbers in [0, 1], from the left and from the top")
+        raise ImageError(
+            f"focal point {str(point)[:50]}: must be two numbers in [0, 1], from the left and from the top"
+        )
     return point

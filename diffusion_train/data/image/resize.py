@@ -1,4 +1,4 @@
-"""A part of the image resized, without making more of it than is needed: bicubic, antialiased."""
+"""Resize an image and cut out a view of it, computing little more than the view: bicubic with antialiasing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from diffusion_train.data.image.decode import stored
 
-# torch's kernel for bytes takes a fifth of Pillow's time with AVX2 and twice without; they differ by a level here and there
+# torch's kernel for bytes takes a fifth of Pillow's time with AVX2, and twice without; some results differ by one level
 _VECTORIZED = torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 def covering(height: int, width: int, shape: Sequence[int]) -> tuple[int, int]:
-    """The smallest (height, width) of the same aspect, to the nearest pixel, that covers `shape` (H, W)."""
+    """Return the smallest (height, width) of this aspect ratio, to the nearest pixel, that covers `shape` (H, W)."""
     rows, columns = shape
     if rows * width >= columns * height:
         return rows, max(columns, _divide(width * rows, height))
@@ -27,7 +27,10 @@ def covering(height: int, width: int, shape: Sequence[int]) -> tuple[int, int]:
 def view(
     image: Image.Image, size: Sequence[int], corner: Sequence[int], shape: Sequence[int], nearest: bool = False
 ) -> Tensor:
-    """Bytes (3, H, W) of `shape` from `corner` (top, left) on, of the RGB image resized to `size` (height, width)."""
+    """Return a view (3, H, W) uint8 of an RGB image resized to `size` (height, width).
+
+    `shape` is (H, W), `corner` the (top, left) of the view in the resized image. `nearest` resizes without interpolation.
+    """
     left, top, _, _ = stored(image).box
     little_to_spare = size[0] * size[1] <= 4 * shape[0] * shape[1]
     if _VECTORIZED and not nearest and little_to_spare and left == top == 0:
@@ -37,25 +40,25 @@ def view(
 
 
 def to_bytes(image: Image.Image) -> Tensor:
-    """(3, height, width)"""
+    """Return an image as a tensor (3, height, width) of uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _whole(image: Image.Image, size: Sequence[int]) -> Tensor:
-    """All of it by torch, from an image that shows it from the first pixel on."""
+    """Resize the whole image with torch; the stored image must begin at the first pixel."""
     height, width = size
     _, _, right, bottom = stored(image).box
     pixels = to_bytes(image)[None]
     if (right, bottom) == image.size:
         return functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True)[0]
-    scale = (height / bottom, width / right)  # of what is shown, which ends inside the last pixels
+    scale = (height / bottom, width / right)  # of the stored image, which ends within the last pixels
     return functional.interpolate(pixels, scale_factor=scale, mode="bicubic", antialias=True)[0, :, :height, :width]
 
 
 def _part(
     image: Image.Image, size: Sequence[int], corner: Sequence[int], shape: Sequence[int], nearest: bool
 ) -> Tensor:
-    """Only what is wanted, by Pillow."""
+    """Resize only the view, with Pillow."""
     left, top, right, bottom = stored(image).box
     down, across = (bottom - top) / size[0], (right - left) / size[1]
     box = (
@@ -69,5 +72,5 @@ def _part(
 
 
 def _divide(numerator: int, denominator: int) -> int:
-    """Rounded half up, without a float between."""
+    """Divide integers and round half up, without floats."""
     return (2 * numerator + denominator) // (2 * denominator)

@@ -1,4 +1,7 @@
-"""RGB image -> tensors of bytes, of which `collate.to_levels` makes [-1, 1]; everything random is keyed by (seed, epoch, sample)."""
+"""Transform an RGB image to tensors of bytes; `collate.to_levels` converts them to [-1, 1].
+
+Everything random is keyed by (seed, epoch, sample).
+"""
 
 from __future__ import annotations
 
@@ -19,21 +22,21 @@ Crop = Literal["center", "random", "focal"]
 
 
 class Aligned(Protocol):
-    """What a further tensor of a sample is made of: its image, already cropped and flipped."""
+    """A function that makes a further tensor of a sample from its image, which is already cropped and flipped."""
 
     def __call__(self, image: Image.Image) -> Tensor: ...
 
 
 class AlignedError(RuntimeError):
-    """A tensor that `data.aligned` names cannot be made of an image."""
+    """An entry of `data.aligned` has failed on an image."""
 
 
 class ImageTransform:
-    """Resized to cover the shape asked for, cropped to it, perhaps flipped.
+    """Resizes images to cover the wanted shape, crops them to it, and mirrors some.
 
-    `crop` takes the middle, any place (anew each epoch), or the place nearest to the sample's focal point. `aligned`
-    names further tensors made of the same view. `nearest` names further images of a sample, such as masks, whose levels
-    mean something and are not mixed.
+    `crop` is the centre, a random position (new each epoch), or the position nearest to the sample's focal point.
+    `aligned` are further tensors made from the same view. `nearest` names further images of a sample, such as masks,
+    that are resized without interpolation. Raises ValueError for wrong settings.
     """
 
     def __init__(
@@ -47,11 +50,11 @@ class ImageTransform:
         nearest: Sequence[str] = (),
     ) -> None:
         if image_size < 1:
-            raise ValueError(f"data.image_size={image_size}: at least 1 pixel")
+            raise ValueError(f"data.image_size={image_size}: must be at least 1 pixel")
         if len(background) != 3 or not all(0 <= level <= 255 for level in background):
-            raise ValueError(f"data.background={list(background)}: three levels of 0 to 255, red, green and blue")
+            raise ValueError(f"data.background={list(background)}: must be red, green and blue, each from 0 to 255")
         if crop not in get_args(Crop):
-            raise ValueError(f"data.crop={crop}: one of {', '.join(get_args(Crop))}")
+            raise ValueError(f"data.crop={crop}: must be one of {', '.join(get_args(Crop))}")
         self.image_size = image_size
         self.flip = flip
         self.seed = seed
@@ -65,13 +68,14 @@ class ImageTransform:
         return 3, self.image_size, self.image_size
 
     def without_augmentation(self) -> ImageTransform:
+        """Return the transform without mirroring, and with centre crops in place of random ones."""
         crop: Crop = "center" if self.crop == "random" else self.crop
         return ImageTransform(
             self.image_size, False, self.seed, self.background, self.aligned, crop=crop, nearest=self.nearest
         )
 
     def flips(self, epoch: int, sample: int) -> bool:
-        """Whether the sample is drawn to be mirrored in an epoch, known before it is read."""
+        """Whether the draw of an epoch mirrors the sample; this is known before the sample is read."""
         return self.flip and key_seed("flip", self.seed, epoch, sample) % 2 == 1
 
     def __call__(
@@ -84,13 +88,13 @@ class ImageTransform:
         focal: Sequence[float] | None = None,
         others: Mapping[str, Image.Image] | None = None,
     ) -> dict[str, Tensor]:
-        """Gives "x" (3, H, W) uint8 of `shape` (H, W), the square by default, and "original_size" and "crop" (2,), int64.
+        """Return "x" (3, H, W) uint8 of `shape` (H, W), by default a square, and "original_size" and "crop" (2,) int64.
 
-        Mirrored as drawn, unless `flipped` says.
-        "original_size" is the (height, width) of the upright image as stored. "crop" is the (top, left) of the view in
-        pixels of the resized image, of its mirror image where the view is mirrored: SDXL's micro-conditioning.
-        `focal` is (x, y) in [0, 1]. `others` are resized, cropped and flipped alike. Raises ImageError for a focal point
-        or other image that cannot belong to this one, AlignedError for whatever a part of `aligned` raises.
+        The image is mirrored as drawn, unless `flipped` is given. "original_size" is the (height, width) of the upright
+        image as stored. "crop" is the (top, left) of the view in pixels of the resized image, or of its mirror image if
+        the view is mirrored; these are SDXL's micro-conditions. `focal` is (x, y) in [0, 1]. `others` are resized, cropped
+        and mirrored in the same way. Raises ImageError for a wrong focal point or an image in `others` with another aspect
+        ratio, and AlignedError if a part of `aligned` fails.
         """
         shape = (self.image_size, self.image_size) if shape is None else tuple(shape)
         original = stored(image)
@@ -116,8 +120,8 @@ class ImageTransform:
     def _corner(
         self, size: Sequence[int], shape: Sequence[int], epoch: int, sample: int, focal: Sequence[float] | None
     ) -> tuple[int, int]:
-        """(top, left) of the view in the resized image."""
-        top, left = (side - length for side, length in zip(size, shape, strict=True))  # the last that fits
+        """Return (top, left) of the view in the resized image."""
+        top, left = (side - length for side, length in zip(size, shape, strict=True))  # the last position that fits
         if self.crop == "random":
             across, down = (key_seed("crop", axis, self.seed, epoch, sample) for axis in "xy")
             return down % (top + 1), across % (left + 1)
@@ -138,11 +142,11 @@ class ImageTransform:
 
 
 class Downscale:
-    """The image at `image_size` pixels, brought back to its own size: what a super-resolution network starts from."""
+    """Scales an image down to `image_size` pixels and back to its size, as the input of a super-resolution network."""
 
     def __init__(self, image_size: int) -> None:
         if image_size < 1:
-            raise ValueError(f"data.aligned: {image_size} pixels to scale down to: at least 1")
+            raise ValueError(f"data.aligned: image_size must be at least 1, got {image_size}")
         self.image_size = image_size
 
     def __call__(self, image: Image.Image) -> Tensor:
@@ -154,19 +158,19 @@ def _point(focal: Sequence[float]) -> Sequence[float]:
     if len(focal) != 2 or not all(
         abs(part) < 1e9 for part in focal
     ):  # NaN, infinity and numbers too large to compute with
-        raise ImageError(f"focal point {list(focal)}: two numbers in [0, 1], from the left and from the top")
+        raise ImageError(f"focal point {list(focal)}: must be two numbers in [0, 1], from the left and from the top")
     return focal
 
 
 def _nearest_start(middle: float, side: int, length: int) -> int:
-    """Where `wanted` pixels of `side` start that have `middle`, a share of the side, as near to their own as may be."""
+    """Return where `length` of `side` pixels start, with their centre nearest to `middle`, a fraction of `side`."""
     return min(max(math.floor(middle * side - length / 2), 0), side - length)
 
 
 def _check_same_view(original: Stored, others: Mapping[str, Image.Image]) -> None:
     for name, image in others.items():
         other = stored(image)
-        # no rounding of a common aspect moves both sides by more than a pixel
+        # rounding the same aspect ratio changes one of the sides by at most a pixel
         if (
             min(
                 abs(other.width - original.width * other.height / original.height),
@@ -175,6 +179,6 @@ def _check_same_view(original: Stored, others: Mapping[str, Image.Image]) -> Non
             > 1
         ):
             raise ImageError(
-                f"{name} has {other.width} x {other.height} pixels, the image {original.width} x {original.height}: "
-                "not the same view"
+                f"{name} must have the aspect ratio of the image, {original.width} x {original.height} pixels, got "
+                f"{other.width} x {other.height}"
             )

@@ -1,9 +1,9 @@
-"""Batches of one shape: samples sorted into buckets by aspect ratio, each batch drawn from one bucket.
+"""Batches of one shape: samples are sorted into buckets by aspect ratio, and each batch is drawn from one bucket.
 
-The batches of a bucket are cut from its own endless sequence, so that a pass that ends inside a batch is followed by
-the next pass in the same batch and nothing is dropped. A cycle of steps goes over the data about once: with n samples
-in a bucket and B in a batch, floor(e * n / B) batches of the bucket come before cycle e. They are spread over the
-cycle at random but evenly.
+Each bucket has its own endless sequence of draws, from which its batches are cut. If a pass ends within a batch, the next
+pass begins in the same batch, so that nothing is dropped. A cycle of steps covers the data about once: with n samples in
+a bucket and B in a batch, floor(e * n / B) batches of the bucket come before cycle e. They are spread over the cycle
+randomly but evenly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from diffusion_train.utils.rng import key_seed
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Of one bucket, for batches of one size."""
+    """How full a bucket is: its number of samples, and of batches in one pass over the data."""
 
     shape: Shape
     num_samples: int
@@ -30,7 +30,7 @@ class Occupancy:
 
     @property
     def copies(self) -> int:
-        """How often some sample comes in one and the same batch, at least."""
+        """How many times some samples occur in the same batch, at least."""
         return -(-self.batch_size // self.num_samples)
 
     def __str__(self) -> str:
@@ -40,11 +40,11 @@ class Occupancy:
         )
         if self.copies == 1:
             return text
-        return f"{text}; fewer than data.batch_size={self.batch_size}: a batch holds some of them {self.copies} times"
+        return f"{text}; fewer than data.batch_size={self.batch_size}, so a batch has some of them {self.copies} times"
 
 
 class Buckets:
-    """One sequence of draws a shape, in place of one for all; otherwise as `Draws`."""
+    """An order like `Draws`, but with a separate sequence of draws for each shape."""
 
     def __init__(self, buckets: Sequence[tuple[Shape, Draws]]) -> None:
         self.shapes = [shape for shape, _ in buckets]
@@ -55,14 +55,14 @@ class Buckets:
         self.epoch_size = sum(draws.epoch_size for draws in self.draws)
 
     def indices(self, position: int, batch_size: int, rows: Sequence[int] | None = None) -> list[Draw]:
-        """All or some rows of the global batch that comes after `position` draws, in batches of this one size.
+        """Return all or some rows of the global batch that starts after `position` draws.
 
-        With another size a position has another meaning: `resume` continues from it.
+        All batches must have the same size, because a position has another meaning for another size.
         """
         return self.batches([position], batch_size, rows)[0]
 
     def batches(self, positions: Sequence[int], batch_size: int, rows: Sequence[int] | None = None) -> list[list[Draw]]:
-        """The `indices` of each position."""
+        """Return the `indices` of each position."""
         bucket, batch = self._batches(np.array(positions, np.int64) // batch_size, batch_size)
         found: dict[int, list[Draw]] = {}
         for number, its in grouped(bucket):
@@ -75,7 +75,7 @@ class Buckets:
         return [window for draws in self.draws for window in draws.windows()]
 
     def walked(self, position: int, batch_size: int) -> list[tuple[Draws, int]]:
-        """The first `position` draws as sequences with how far each was walked."""
+        """Split the first `position` draws into sequences, and return (sequence, number of its draws) for each."""
         step, quotas = position // batch_size, self._quotas(batch_size)
         cycle = row_of(step, quotas)
         before = np.array(counts_before(cycle, quotas))
@@ -84,13 +84,14 @@ class Buckets:
         return list(zip(self.draws, (batches * batch_size).tolist(), strict=True))
 
     def occupancy(self, batch_size: int) -> list[Occupancy]:
+        """Return how full each bucket is for batches of this size."""
         return [
             Occupancy(shape, draws.num_samples, batch_size, float(quota))
             for shape, draws, quota in zip(self.shapes, self.draws, self._quotas(batch_size), strict=True)
         ]
 
     def _batches(self, steps: I64, batch_size: int) -> tuple[I64, I64]:
-        """(bucket, number of the batch in its sequence) of steps (m,)."""
+        """Return (bucket, number of the batch in the bucket's sequence) of steps (m,)."""
         quotas = self._quotas(batch_size)
         cycles = np.array([row_of(step, quotas) for step in steps.tolist()])
         bucket, batch = np.empty_like(steps), np.empty_like(steps)
@@ -101,11 +102,11 @@ class Buckets:
         return bucket, batch
 
     def _of_cycle(self, cycle: int, quotas: Sequence[Fraction], step: I64) -> tuple[I64, I64]:
-        """(bucket, how many of its batches come before) of the steps (m,) of a cycle, counted from its first."""
+        """Return (bucket, number of its earlier batches in the cycle) of steps (m,), counted from the cycle's first."""
         counts = np.subtract(counts_before(cycle + 1, quotas), counts_before(cycle, quotas))
         key = np.full(len(step), key_seed("buckets", self.seed, cycle), np.uint64)
         return interleave(step, np.broadcast_to(counts[:, None], (len(counts), len(step))), key)
 
     def _quotas(self, batch_size: int) -> list[Fraction]:
-        """Batches of each bucket in a cycle, on average."""
+        """Return the average number of batches of each bucket in a cycle."""
         return [draws.epoch_size / Fraction(batch_size) for draws in self.draws]

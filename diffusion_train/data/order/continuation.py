@@ -1,7 +1,7 @@
-"""Go on with a data set that grew or shrank, or is cut into other batches: first what is left of the pass at hand.
+"""Continue with a data set that has grown or shrunk, or with other batches: the rest of the current pass comes first.
 
-`last_epochs` says how far each sample had come, `carry_over` says it of the samples of the new data set, which
-`indices_of` finds in the old one, and `Remainder` puts those that have fallen behind before the further passes.
+`last_epochs` returns the last epoch of each sample, `carry_over` that of the samples of the new data set, which
+`indices_of` finds in the old one, and `Remainder` puts the samples that are behind before further passes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from diffusion_train.data.order.order import I64, Draws, Window, grouped
 from diffusion_train.data.order.permutation import mix
 
 NEVER = -1  # the last epoch of a sample that was not drawn
-NEW = -2  # of a sample that was not there to be drawn
+NEW = -2  # of a sample that the earlier data set did not have
 Names = NDArray[np.uint64]
-_CHUNK = 1 << 18  # draws walked at once
-_CHUNKS = 16  # or so many parts of a pass
+_CHUNK = 1 << 18  # draws processed at once
+_CHUNKS = 16  # or this many parts of a pass
 
 
 def last_epochs(order: Draws | Buckets, earlier: I64, position: int, batch_size: int) -> I64:
-    """The last epoch in which each sample (n,) was drawn in the first `position` draws; `earlier` where it was not.
+    """Return the last epoch of each sample (n,) within the first `position` draws; `earlier` if it was not drawn.
 
-    Walks back from `position` until each sample was met: through two passes of the slowest source at most.
-    The last epoch stands for all before it, which holds where a source has many more samples than there are lanes.
+    Goes back from `position` until each sample has occurred, through at most two passes of the slowest source. The last
+    epoch implies all earlier ones, which is true if a source has many more samples than there are lanes.
     """
     newest, met = earlier.copy(), np.zeros(len(earlier), bool)
     chunk = max(_CHUNK, len(earlier) // _CHUNKS)
@@ -45,13 +45,13 @@ def last_epochs(order: Draws | Buckets, earlier: I64, position: int, batch_size:
 
 
 def indices_of(new: Names, old: Names) -> I64:
-    """Where among the `old` samples each of the `new` ones was, by their names; -1 where it was not.
+    """Return the index of each `new` sample (n,) among the `old` ones, by their ids; -1 if it is not one of them.
 
-    Of samples with one name the first of the new ones was the first of the old ones, and so forth.
+    If several samples have the same id, the first new one is the first old one, and so on.
     """
     new, old = numbered(new), numbered(old)
     in_turn, held = np.argsort(new), np.argsort(old)
-    wanted, names = new[in_turn], old[held]  # both in the order of names: the search keeps to the processor's cache
+    wanted, names = new[in_turn], old[held]  # both sorted by id, so that the search stays in the processor's cache
     found = np.searchsorted(names, wanted).clip(max=len(old) - 1)
     indices = np.full(len(new), -1)
     if len(old):
@@ -60,12 +60,12 @@ def indices_of(new: Names, old: Names) -> I64:
 
 
 def carry_over(newest: I64, indices: I64) -> I64:
-    """`newest` of the samples of another data set, which had these indices in the one before."""
-    return np.append(newest, NEW)[indices]  # -1 is the last
+    """Return `newest` for the samples of another data set, which have these indices in the one before."""
+    return np.append(newest, NEW)[indices]  # index -1 is the last element
 
 
 def numbered(names: Names) -> Names:
-    """Other names for the second, third, ... of the same name."""
+    """Return ids (n,) in which the second, third, ... sample of the same id gets another id."""
     order = np.argsort(names, kind="stable")
     ranked = names[order]
     first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])[: len(names)])
@@ -76,7 +76,7 @@ def numbered(names: Names) -> Names:
 
 
 class Remainder(Draws):
-    """`parts` of passes begun earlier, each with its epoch, then `order` from pass `epoch` on."""
+    """The remaining `parts` of passes that were begun earlier, each with its epoch, then `order` from `epoch` on."""
 
     def __init__(self, order: Draws, parts: Sequence[tuple[int, Draws]], epoch: int) -> None:
         self.order, self.parts, self.epoch = order, parts, epoch

@@ -1,9 +1,9 @@
-"""Kinds in given numbers, spread evenly and at random over a row of slots, any slot of which is known at once.
+"""Spread given numbers of several kinds evenly and randomly over a row of slots; any slot is computed in O(1).
 
-Kinds are placed one after the other, the most numerous first. A kind of which c are to stand in the t slots that are
-still free has one in each of c equal strata of them, at a keyed place (jittered sampling); where c > t / 2, the slots
-without it are placed so. So each stretch from the start holds a kind as often as its share says, but for at most
-1 + ln(number of kinds).
+Kinds are placed one after the other, the most numerous first. For a kind with c items and t free slots, the free slots
+are divided into c equal strata, and one item goes to a keyed random slot of each (jittered sampling); if c > t / 2, the
+slots without the kind are placed in this way. So each stretch from the start contains a kind in proportion, with a
+deviation of at most 1 + ln(number of kinds).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from diffusion_train.data.order.permutation import U64, mix
 
 I64 = NDArray[np.int64]
-MAX_SLOTS = 2**32  # of a row: products of two numbers below stay within 64 bits
+MAX_SLOTS = 2**32  # in a row, so that products of two such numbers fit into 64 bits
 _ONE = np.uint64(1)
 
 
 def counts_before(row: int, quotas: Sequence[Fraction]) -> list[int]:
-    """How often each kind has come before a row, of which it has its quota on average: what is no whole number adds up."""
+    """Return how often each kind occurs before a row, if a row has its quota on average (quotas may be fractions)."""
     return [math.floor(row * quota) for quota in quotas]
 
 
 def row_of(position: int, quotas: Sequence[Fraction]) -> int:
-    """The row that holds a position, where such rows follow one another."""
+    """Return the row of a position in a sequence of such rows."""
     row = position // sum(quotas)
     while sum(counts_before(row + 1, quotas)) <= position:
         row += 1
@@ -36,7 +36,10 @@ def row_of(position: int, quotas: Sequence[Fraction]) -> int:
 
 
 def interleave(slot: I64, counts: I64, key: U64) -> tuple[I64, I64]:
-    """(kind, how many of this kind come before) of slots (m,), each in its own row of `counts` (kinds, m) and key (m,)."""
+    """Return (kind, number of earlier slots of this kind) of slots (m,).
+
+    Each slot is in its own row, which has `counts` (kinds, m) and a key (m,).
+    """
     counts, here = counts.astype(np.uint64), slot.astype(np.uint64)
     free = counts.sum(axis=0)
     assert (here < free).all()
@@ -53,7 +56,7 @@ def interleave(slot: I64, counts: I64, key: U64) -> tuple[I64, I64]:
 
 
 def _spread(slot: U64, count: U64, free: U64, key: U64) -> tuple[NDArray[np.bool_], U64]:
-    """Whether `count` of the `free` slots, spread out, include this slot, and how many of them come before it."""
+    """Spread `count` items over the `free` slots; return whether this slot has one, and how many come before it."""
     few = np.minimum(count, free - count)
     strata, of = np.maximum(few, _ONE), np.maximum(free, _ONE)
     stratum = slot * strata // of

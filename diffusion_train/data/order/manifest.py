@@ -1,7 +1,7 @@
-"""Which samples a run draws from, written down beside its checkpoints: what resuming with other data needs to know.
+"""The list of samples that a run draws from, stored beside its checkpoints to resume with other data.
 
-A file of 8 bytes a sample, 16 with buckets, and 4 more where the order continues an earlier one; a zip of arrays,
-which holds a CRC-32 of each.
+The file has 8 bytes per sample, 16 with buckets, and 4 more if the order continues an earlier one. It is a zip file of
+arrays with a CRC-32 of each.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from diffusion_train.utils.files import atomic_file
 
 @dataclass(frozen=True, eq=False)
 class SampleManifest:
-    """Samples 0..n-1, those of one source after the other: their names, sizes (n, 2) where they decide the order, and
-    the last epoch of each when the order began, where it continues an earlier one."""
+    """Samples 0..n-1, sorted by source, with their ids (n,).
+
+    `sizes` (n, 2) are set if the order depends on image sizes, `newest` (n,) are last epochs if it continues another one.
+    """
 
     fingerprint: str
     sources: Mapping[str, int]
@@ -33,9 +35,9 @@ class SampleManifest:
     newest: I64 | None = None
 
     def indices_in(self, old: SampleManifest) -> I64:
-        """Where these samples were in `old`, -1 where they were not.
+        """Return the index of each of these samples (n,) in `old`, -1 if it is not there.
 
-        A source continues as the one of its name, or else as those whose names are gone.
+        A source continues the one with the same name; if there is none, those whose names do not exist any more.
         """
         held, indices = dict(old._ranges()), np.full(len(self.sample_ids), -1)
         gone = [its for name, its in held.items() if name not in self.sources]
@@ -43,7 +45,7 @@ class SampleManifest:
             before = np.concatenate([np.arange(0), *([held[name]] if name in held else gone)])
             indices[its] = np.append(before, -1)[
                 indices_of(self.sample_ids[its], old.sample_ids[before])
-            ]  # -1 is the last
+            ]  # index -1 is the last element
         return indices
 
     def _ranges(self) -> Iterator[tuple[str, I64]]:
@@ -51,6 +53,7 @@ class SampleManifest:
         return zip(self.sources, (np.arange(*end) for end in ends), strict=True)
 
     def write(self, path: Path) -> None:
+        """Write the manifest atomically."""
         facts = json.dumps({"fingerprint": self.fingerprint, "sources": dict(self.sources)}).encode()
         arrays: dict[str, Any] = {"facts": np.frombuffer(facts, np.uint8), "names": self.sample_ids}
         optional = {"sizes": self.sizes, "newest": self.newest}
@@ -60,7 +63,7 @@ class SampleManifest:
 
     @classmethod
     def read(cls, path: Path) -> SampleManifest:
-        """Raises ValueError where it is not whole."""
+        """Read a manifest. Raises ValueError if it is missing or damaged."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -71,6 +74,6 @@ class SampleManifest:
             )
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{path}: cannot be read ({error}); it says which samples the run has drawn, and lies beside the "
-                "checkpoints of the run folder where they were written: copy it from there"
+                f"{path}: cannot be read ({error}); it lists the samples that the run has drawn; copy it from the "
+                "checkpoints of the run folder in which it was written"
             ) from error

@@ -1,11 +1,11 @@
-"""Several sources as one sequence, each with a share of its own.
+"""Mix several sources into one sequence, each with its own fraction of the draws.
 
-In an epoch of the mix each sample of a source is drawn `repeats` times. The draws are taken from the source's own
-endless sequence, so that no tail of a pass is dropped; where they are no whole number, a source of n samples has had
-floor(e * repeats * n) before epoch e.
+In an epoch of the mix each sample of a source is drawn `repeats` times. The draws come from the source's own endless
+sequence, so that no end of a pass is dropped. `repeats` may be a fraction: a source of n samples has had
+floor(e * repeats * n) draws before epoch e.
 
-Laid one source after the other, the draws of an epoch are dealt out to the lanes in turn; each lane then spreads its
-own over its slots. So a lane keeps to its own piece of every source, and shares hold within each lane.
+The draws of an epoch, one source after the other, are dealt to the lanes in turn, and each lane spreads its draws over
+its slots. So a lane has its own part of every source, and the fractions hold within each lane.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from diffusion_train.utils.rng import key_seed
 
 
 class Mix(Draws):
-    """Sources with their repeats. The numbers of their samples stay what they are: see `Subset`."""
+    """An order that mixes sources with their repeats. Sample numbers are those of the whole data set, as in `Subset`.
+
+    Raises ValueError if an epoch has too many draws.
+    """
 
     def __init__(self, sources: Sequence[Draws], repeats: Sequence[Fraction]) -> None:
         self.sources, self.seed, self.num_lanes = sources, sources[0].seed, sources[0].num_lanes
@@ -52,7 +55,7 @@ class Mix(Draws):
         return [window for source in self.sources for window in source.windows()]
 
     def _within(self, epoch: int, position: I64) -> tuple[I64, I64]:
-        """(source, position in its own sequence) of positions (m,) of one epoch of the mix."""
+        """Return (source, position in the source's sequence) of positions (m,) of one epoch of the mix."""
         before = np.array(counts_before(epoch, self.quotas))
         draws = counts_before(epoch + 1, self.quotas) - before
         start = before.sum()
@@ -68,26 +71,31 @@ class Mix(Draws):
 def repeats_of(
     sizes: Mapping[str, int], repeats: Mapping[str, float] | None, weights: Mapping[str, float] | None
 ) -> list[Fraction]:
-    """Of each source: `repeats`, or 1; or such that draws are shared out by `weights` and an epoch is no longer by them."""
+    """Return the repeats of each source: `repeats` (default 1), or repeats that give fractions of draws by `weights`.
+
+    With `weights` an epoch has as many draws as there are samples. Raises ValueError for wrong settings.
+    """
     if repeats and weights:
-        raise ValueError("data.repeats and data.weights: give one of them")
+        raise ValueError("data.repeats and data.weights: give only one of them")
     _refuse("data.repeats", sizes, repeats or {})
     _refuse("data.weights", sizes, weights or {})
     if not weights:
         return [_exact((repeats or {}).get(name, 1)) for name in sizes]
     if missing := sizes.keys() - weights.keys():
-        raise ValueError(f"data.weights: none for {', '.join(sorted(missing))}; give one for every source")
+        raise ValueError(f"data.weights: missing for {', '.join(sorted(missing))}; give one for every source")
     num_samples, total = sum(sizes.values()), sum(_exact(weight) for weight in weights.values())
     return [_exact(weights[name]) * num_samples / (total * size) for name, size in sizes.items()]
 
 
 def _refuse(key: str, sizes: Mapping[str, int], settings: Mapping[str, float]) -> None:
     if unknown := settings.keys() - sizes.keys():
-        raise ValueError(f"{key}: no source {', '.join(sorted(unknown))}; there are {', '.join(sizes)}")
+        raise ValueError(f"{key}: no source {', '.join(sorted(unknown))}; the sources are {', '.join(sizes)}")
     if wrong := [f"{name}={value}" for name, value in settings.items() if not 0 < value < math.inf]:
-        raise ValueError(f"{key}: {', '.join(wrong)}: more than 0; leave a source out of data.sources to train without")
+        raise ValueError(
+            f"{key}: must be more than 0, got {', '.join(wrong)}; to train without a source, remove it from data.shards"
+        )
 
 
 def _exact(number: float) -> Fraction:
-    """The decimal number that was written, not the nearest binary one."""
+    """Return the decimal number as written, not the nearest binary one."""
     return Fraction(str(number))

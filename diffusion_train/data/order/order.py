@@ -1,10 +1,10 @@
-"""Which sample stands at which position of an endless training run: a pure function with O(1) time and memory.
+"""The sample at each position of an endless training run: a pure function with O(1) time and memory.
 
-An epoch is a permutation of the samples. Blocks of neighbouring samples are permuted, then the samples inside each
+An epoch is a permutation of the samples. Blocks of neighbouring samples are permuted, then the samples within each
 window of `window` consecutive blocks, so that reading stays nearly sequential. Epochs follow one another without a gap.
 
-Words: row = of the global batch; lane = a group of neighbouring rows that keeps to its own piece of each epoch;
-slot = one of a lane's turns, x = 0, 1, 2, ...
+Terms: a row is one of the global batch; a lane is a group of neighbouring rows that reads its own part of each epoch; a
+slot is one of a lane's draws, numbered 0, 1, 2, ...
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ Shape = tuple[int, int]  # (height, width) in pixels
 
 
 class Draw(NamedTuple):
-    """A sample's turn in one pass over the data; `shape` where it is not the data set's own."""
+    """One draw of a sample in an epoch. `shape` is that of its image, None for the default shape of the data set."""
 
     epoch: int
     sample: int
     shape: Shape | None = None
 
 
-_draw = partial(tuple.__new__, Draw)  # as `Draw._make`, without a call of Python's for each
+_draw = partial(tuple.__new__, Draw)  # like `Draw._make`, but faster
 
 
 class Window(NamedTuple):
-    """So many samples are shuffled among themselves at a time; they lie among `stretch` times as many of the data set."""
+    """`num_samples` are shuffled together; they are spread over `stretch` times as many samples of the data set."""
 
     num_samples: int
     stretch: float = 1.0
 
 
 class Draws(ABC):
-    """An endless sequence of draws, any of which is known by its position: position mod `num_lanes` is its lane.
+    """An endless sequence of draws with random access by position; position mod `num_lanes` is the lane.
 
-    `epoch_size` is the number of draws in which each sample comes as often as it is meant to, on average.
+    `epoch_size` is the number of draws of an epoch, in which each sample occurs as often as intended on average.
     """
 
     seed: int
@@ -57,14 +57,14 @@ class Draws(ABC):
 
     @abstractmethod
     def at(self, position: I64) -> tuple[I64, I64]:
-        """(epoch, sample) of positions (m,)."""
+        """Return (epoch, sample) of positions (m,)."""
 
     @abstractmethod
     def windows(self) -> list[Window]:
-        """What a cache holds at a time: the window of each sequence that goes into this one, over all lanes."""
+        """Return the windows that a cache must hold at a time: one for each sequence in this one, over all lanes."""
 
     def indices(self, position: int, batch_size: int, rows: Sequence[int] | None = None) -> list[Draw]:
-        """All or some rows of the global batch that comes after `position` draws."""
+        """Return all or some rows of the global batch that starts after `position` draws."""
         return self.batches([position], batch_size, rows)[0]
 
     def batches(
@@ -74,20 +74,20 @@ class Draws(ABC):
         rows: Sequence[int] | None = None,
         shape: Shape | None = None,
     ) -> list[list[Draw]]:
-        """The `indices` of each position, in `shape`. Found together: sixteen batches cost little more than one."""
+        """Return the `indices` of each position, in `shape`. Sixteen batches take little longer than one."""
         where = positions_of(rows, positions, batch_size, self.num_lanes)
         columns = (found.reshape(where.shape).tolist() for found in self.at(where.ravel()))
         return [list(map(_draw, zip(epochs, samples, repeat(shape)))) for epochs, samples in zip(*columns, strict=True)]
 
     def walked(self, position: int, batch_size: int) -> list[tuple[Draws, int]]:
-        """The first `position` draws as sequences with how far each was walked."""
+        """Split the first `position` draws into sequences, and return (sequence, number of its draws) for each."""
         return [(self, position)]
 
 
 def positions_of(rows: Sequence[int] | None, positions: Sequence[int], batch_size: int, num_lanes: int) -> I64:
-    """Where p rows of the m global batches that come after `positions` draws stand in the sequence (m, p).
+    """Return the positions (m, p) of p rows of the m global batches that start after `positions` draws.
 
-    A lane's rows are neighbours, its positions are not.
+    The rows of a lane are neighbours; its positions are not. Raises ValueError if sizes are not multiples of `num_lanes`.
     """
     if any(number % num_lanes for number in (batch_size, *positions)):
         where = ", ".join(map(str, positions))
@@ -98,20 +98,23 @@ def positions_of(rows: Sequence[int] | None, positions: Sequence[int], batch_siz
 
 
 def grouped(numbers: I64) -> Iterator[tuple[int, I64]]:
-    """(number, where it stands) for each number among `numbers` (m,)."""
+    """Yield (number, indices where it occurs) for each distinct number in `numbers` (m,)."""
     for number in np.unique(numbers).tolist():
         yield number, np.flatnonzero(numbers == number)
 
 
 class Order(Draws):
-    """Each of n samples once in positions n * epoch to n * (epoch + 1); `block_size` in samples, `window` in blocks."""
+    """An order of n samples, each once in positions n * epoch to n * (epoch + 1).
+
+    `block_size` is in samples, `window` in blocks. Raises ValueError for sizes below 1.
+    """
 
     def __init__(
         self, seed: int, fingerprint: str, num_samples: int, block_size: int = 64, window: int = 256, num_lanes: int = 1
     ) -> None:
         sizes = {"block_size": block_size, "window": window, "num_lanes": num_lanes}
         if wrong := [f"{name}={value}" for name, value in {"num_samples": num_samples, **sizes}.items() if value < 1]:
-            raise ValueError(f"{', '.join(wrong)}: at least 1 is needed")
+            raise ValueError(f"{', '.join(wrong)}: must be at least 1")
         self.settings = {"seed": seed, **sizes}
         self.seed = seed
         self.fingerprint = fingerprint
@@ -133,7 +136,7 @@ class Order(Draws):
         return [Window(min(self.window * self.block_size * self.num_lanes, self.num_samples))]
 
     def sequence(self, epoch: int, position: I64) -> I64:
-        """Samples at positions (m,) of an epoch's shuffled sequence."""
+        """Return the samples at positions (m,) of an epoch's shuffled sequence."""
         key, short = _epoch_key(self.seed, self.fingerprint, epoch, self._num_blocks)
         first = self._slot(position, short) // self.window * self.window  # slot of the window around each position
         last = np.minimum(first + self.window, self._num_blocks)  # exclusive
@@ -146,18 +149,18 @@ class Order(Draws):
         return block * self.block_size + shuffled - self._start(slot, short)
 
     def _lane_by_lane(self, epoch: int, position: I64) -> I64:
-        """Where in the epoch's shuffled sequence positions lie: lane after lane, each lane's piece contiguous."""
+        """Return where positions (m,) are in the epoch's shuffled sequence, in which each lane's part is contiguous."""
         slot, lane = np.divmod(position, self.num_lanes)
         begin, end = (self._slots_before(number) for number in (epoch, epoch + 1))
         piece = np.concatenate([[0], np.cumsum(end - begin)[:-1]])
         return piece[lane] + slot - begin[lane]
 
     def _slots_before(self, epoch: int) -> I64:
-        """Slots each lane (num_lanes,) has had before an epoch: #{P < epoch * n with P mod num_lanes == lane}."""
+        """Return each lane's slots (num_lanes,) before an epoch: #{P < epoch * n with P mod num_lanes == lane}."""
         return (epoch * self.num_samples - np.arange(self.num_lanes) + self.num_lanes - 1) // self.num_lanes
 
     def _start(self, slot: I64, short: int) -> I64:
-        """The first position of a slot of the permuted blocks."""
+        """Return the first position of a slot of the permuted blocks."""
         return slot * self.block_size - np.where(slot > short, self._missing, 0)
 
     def _slot(self, position: I64, short: int) -> I64:
@@ -166,7 +169,7 @@ class Order(Draws):
 
 
 class Subset(Draws):
-    """Some samples of a data set in the order of their numbers: `order` runs over 0..len(samples)-1."""
+    """An order of some samples of a data set; `order` is one of 0..len(samples)-1, and `samples` are sorted."""
 
     def __init__(self, order: Draws, samples: I64 | range) -> None:
         assert order.num_samples == len(samples)
@@ -187,7 +190,7 @@ class Subset(Draws):
 
 @lru_cache(maxsize=4096)
 def _epoch_key(seed: int, fingerprint: str, epoch: int, num_blocks: int) -> tuple[np.uint64, int]:
-    """The key of an epoch, and where among its permuted blocks the last block stands, the one that may be shorter."""
+    """Return the key of an epoch, and the slot of the last block, which may be shorter, among its permuted blocks."""
     key = np.uint64(key_seed("order", seed, fingerprint, epoch))
     last, count = np.array([num_blocks - 1]), np.array([num_blocks])
     return key, int(_permute(last, count, np.array([key]), inverse=True)[0])

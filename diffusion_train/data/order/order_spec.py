@@ -1,4 +1,4 @@
-"""What is known of a data set -> the order of its samples."""
+"""Make the order of the samples of a data set from its settings."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from diffusion_train.data.order.resolution import AspectRatios, nearest
 
 
 class OrderSpec:
-    """Makes an `Order`, a `Mix` of several sources, or `Buckets` of either, as data and settings ask for.
+    """Settings of an order: an `Order`, a `Mix` of several sources, or `Buckets` of either.
 
-    `order` is `Order` but for data set and size. `repeats` or `weights` say by name how often the sources come.
+    `order` makes an `Order` from fingerprint and size. `repeats` or `weights` set by name how often sources are drawn.
     `ratios` are those of the buckets, whose shapes have the area of a square of `image_size`.
     """
 
@@ -40,7 +40,7 @@ class OrderSpec:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> OrderSpec:
-        """The arrangement that has these `settings`."""
+        """Return the order spec with these `settings`."""
         buckets = dict(settings["buckets"])
         size = buckets.pop("image_size", 1)
         return cls(
@@ -49,7 +49,7 @@ class OrderSpec:
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Plain data: all that decides the order, besides the data set."""
+        """Plain data: everything that determines the order, besides the data set."""
         mix = {"repeats": self.repeats, "weights": self.weights}
         buckets = {**vars(self.ratios), "image_size": self.image_size} if len(self.shapes) > 1 else {}
         given = {name: dict(values) for name, values in mix.items() if values}
@@ -57,7 +57,7 @@ class OrderSpec:
 
     @property
     def description(self) -> str:
-        """`settings` but for the seed, in words."""
+        """The `settings` without the seed, as text."""
         parts = [
             ", ".join(f"{name}={value}" for name, value in part.items() if name != "seed")
             for part in self.settings.values()
@@ -71,9 +71,9 @@ class OrderSpec:
         sizes: NDArray[np.int64] | None = None,
         newest: I64 | None = None,
     ) -> Draws | Buckets:
-        """`sources`: how many samples each has, in the order of their numbers; `sizes` (n, 2): width, height of each.
+        """Return the order of a data set. `sources` are numbers of samples, `sizes` (n, 2) image widths and heights.
 
-        `newest`, from `remap`, makes what is left of the passes at hand come first. Buckets without a sample are left out.
+        `newest` (n,), from `carry_over`, puts the rest of the current passes first. Empty buckets are left out.
         """
         leaf = _Leaf(self.order, fingerprint, newest)
         repeats = repeats_of(sources, self.repeats, self.weights)
@@ -90,9 +90,12 @@ class OrderSpec:
         return Buckets(buckets)
 
     def sorted(self, sizes: NDArray[np.int64] | None) -> Iterator[tuple[Shape, I64]]:
-        """The shapes of buckets, and which samples (m,) are in each that is not empty."""
+        """Yield shape and samples (m,) of each bucket that is not empty.
+
+        Raises ValueError if image sizes are unknown.
+        """
         if sizes is None:
-            raise ValueError("data.buckets.max_ratio: this data set has no images of known sizes; use 1")
+            raise ValueError("data.buckets.max_ratio: must be 1, because this data set has no images of known sizes")
         for number, members in grouped(nearest(sizes[:, 0], sizes[:, 1], self.shapes)):
             yield self.shapes[number], members
 
@@ -103,7 +106,7 @@ def _mix(draws: Sequence[Draws], repeats: Sequence[Fraction]) -> Draws:
 
 @dataclass(frozen=True)
 class _Leaf:
-    """Makes the sequence of some samples, keyed by the fingerprint and the `names` of the group they are."""
+    """Makes the sequence of some samples, keyed by the fingerprint and the `names` of their group."""
 
     order: Callable[..., Order]
     fingerprint: str
@@ -117,7 +120,7 @@ class _Leaf:
         newest = self.newest[numbers]
         old = newest[newest != NEW]
         first, last = (int(old.min()), int(old.max())) if len(old) else (NEVER, NEVER)
-        begun = range(first + 1, last + 1)  # more than one where lanes are not level
+        begun = range(first + 1, last + 1)  # several, if the lanes have not advanced equally
         parts = [(epoch, self._subset(numbers[newest < epoch], *names)) for epoch in begun]
         return Remainder(every_pass, parts, last + 1)
 

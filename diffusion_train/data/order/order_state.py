@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class OrderState:
-    """`order` of a data set: an `arrangement` of all its samples, or of what an earlier order left of its passes.
+    """The current `order` of a data set: of all its samples, or first of the rest of an earlier order's passes.
 
-    The second kind needs the last epoch of each sample. It lies in a roster, a file beside the checkpoints that is written
-    once an order; `id` names it, and is a hash of all that led to the order.
+    The second kind needs the last epoch of each sample, which is in the manifest, a file beside the checkpoints that is
+    written once for each order. `id` names it and is a hash of everything that led to the order.
     """
 
     def __init__(self, dataset: Dataset, order_spec: OrderSpec) -> None:
@@ -42,7 +42,7 @@ class OrderState:
         return hashlib.sha256(json.dumps(led_here, sort_keys=True).encode()).hexdigest()[:32]
 
     def record(self, batch_size: int) -> dict[str, Any]:
-        """Plain data for a checkpoint."""
+        """Return plain data for a checkpoint, from which `resume` continues."""
         return {
             "id": self.id,
             "data": self.dataset.fingerprint,
@@ -52,23 +52,23 @@ class OrderState:
         }
 
     def save_manifest(self, folder: Path) -> None:
-        """Writes the roster into the folder of the checkpoints, unless it is there."""
+        """Write the manifest into the folder of the checkpoints, unless it exists."""
         path = _path(folder, self.id)
         if not path.exists():
             self._roster().write(path)
 
     def prune_manifests(self, folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
-        """Removes the rosters that neither this order nor one of `records`, which are read only if there are others, needs."""
+        """Remove manifests that neither this order nor `records` need; `records` are only read if there are others."""
         others = set(folder.glob(_path(folder, "*").name)) - {_path(folder, self.id)}
         if others:
             for path in others - {_path(folder, record["id"]) for record in records}:
                 path.unlink(missing_ok=True)
 
     def resume(self, record: Mapping[str, Any], position: int, batch_size: int, folder: Path) -> int:
-        """Goes on after `position` draws of the order on record, whose roster is in `folder`. -> position in `order`.
+        """Continue after `position` draws of the recorded order with its manifest in `folder`; return the new position.
 
-        Where another order is asked for now, what the old one left of its passes comes first, with the samples that are
-        new, then whole passes. ValueError where the roster is needed and cannot be read.
+        If the order has changed, the rest of the old one's passes and new samples come first, then complete passes. Raises
+        ValueError if the manifest is needed but cannot be read.
         """
         now = self.record(batch_size)
         deciding = ("data", "arrangement", *(["batch_size"] if isinstance(self.order, Buckets) else []))
@@ -86,7 +86,9 @@ class OrderState:
         newest = last_epochs(order, earlier, position, batch_size)
         indices = self._roster().indices_in(old)
         kept = np.count_nonzero(indices >= 0)
-        text = "%d samples are new, %d are gone; first comes what the pass at hand has not drawn, then whole passes"
+        text = (
+            "%d samples are new, %d are gone; samples that the current pass has not drawn come first, then whole passes"
+        )
         log.warning(text, len(indices) - kept, len(old.sample_ids) - kept)
         self._begin(self._id(record["id"], position, batch_size), carry_over(newest, indices))
 

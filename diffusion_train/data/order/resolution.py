@@ -1,4 +1,4 @@
-"""Shapes of about the same area: by aspect ratio, and by step of the training."""
+"""Image shapes of about the same area: by aspect ratio, and by optimizer step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from diffusion_train.data.order.order import Draw, Shape
 
 @dataclass(frozen=True)
 class AspectRatios:
-    """Shapes up to `max_ratio` times as long as broad, their sides divisible by `divisor`; 1 is squares of any size."""
+    """Shapes with sides divisible by `divisor` and an aspect ratio of at most `max_ratio`; 1 means squares of any size.
+
+    Raises ValueError for settings below 1.
+    """
 
     max_ratio: float = 1
     divisor: int = 64
@@ -23,17 +26,20 @@ class AspectRatios:
     def __post_init__(self) -> None:
         if self.max_ratio < 1 or self.divisor < 1:
             raise ValueError(
-                f"data.buckets.max_ratio={self.max_ratio}, divisor={self.divisor}: at least 1; 1 is square images alone"
+                f"data.buckets.max_ratio={self.max_ratio}, divisor={self.divisor}: must be at least 1 (1: only squares)"
             )
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  frozen and small
     def shapes(self, image_size: int) -> tuple[Shape, ...]:
-        """The largest ones with no more pixels than a square of `image_size`, from wide to high."""
+        """Return the largest shapes with at most as many pixels as a square of `image_size`, from wide to high.
+
+        Raises ValueError if `image_size` is not a multiple of `divisor`.
+        """
         if self.max_ratio == 1:
             return ((image_size, image_size),)
         if image_size % self.divisor:
             raise ValueError(
-                f"data.buckets: image size {image_size} is no multiple of data.buckets.divisor={self.divisor}"
+                f"data.buckets: image size {image_size} must be a multiple of data.buckets.divisor={self.divisor}"
             )
         side = image_size // self.divisor
         halves = {(short, side**2 // short) for short in range(1, side + 1)}
@@ -45,13 +51,16 @@ class AspectRatios:
         )
 
     def rescaled(self, shape: Shape, image_size: int) -> Shape:
-        """The shape at `image_size` whose aspect ratio is nearest to that of `shape`."""
+        """Return the shape at `image_size` whose aspect ratio is nearest to that of `shape`."""
         shapes = self.shapes(image_size)
         return shapes[int(nearest(np.array([shape[1]]), np.array([shape[0]]), shapes)[0])]
 
 
 class Resolution:
-    """Image size by optimizer step: one size, or (step, size) pairs, each holding from its step on."""
+    """Image size by optimizer step: one size, or (step, size) pairs, each valid from its step on.
+
+    Raises ValueError for wrong steps or sizes.
+    """
 
     def __init__(self, schedule: int | Sequence[tuple[int, int]], ratios: AspectRatios | None = None) -> None:
         pairs = [(0, schedule)] if isinstance(schedule, int) else [(int(step), int(size)) for step, size in schedule]
@@ -60,10 +69,10 @@ class Resolution:
         self.settings = f"resolution {schedule}"
         if self.steps[:1] != [0] or self.steps != sorted(set(self.steps)):
             raise ValueError(
-                f"data.resolution={schedule}: the first step must be 0, and each later than the one before"
+                f"data.resolution={schedule}: the first step must be 0, and each one later than the one before"
             )
         if min(self.sizes) < 1:
-            raise ValueError(f"data.resolution={schedule}: at least 1 pixel")
+            raise ValueError(f"data.resolution={schedule}: sizes must be at least 1 pixel")
         for size in self.sizes:
             self.ratios.shapes(size)
 
@@ -71,12 +80,12 @@ class Resolution:
         return self.sizes[bisect.bisect_right(self.steps, step) - 1]
 
     def shaped(self, draws: Sequence[Draw], step: int) -> list[Draw]:
-        """Draws of one batch with the shape they have at a step: their bucket's aspect ratio, or square."""
+        """Return the draws of one batch with their shape at a step: their bucket's aspect ratio, or square."""
         shapes = {shape: self.ratios.rescaled(shape or (1, 1), self(step)) for shape in {draw.shape for draw in draws}}
         return [Draw(epoch, sample, shapes[shape]) for epoch, sample, shape in draws]
 
 
 def nearest(width: NDArray[np.int64], height: NDArray[np.int64], shapes: Sequence[Shape]) -> NDArray[np.int64]:
-    """Which of `shapes`, from wide to high, is nearest to each image's (n,) aspect ratio: least of it is cropped off."""
+    """Return the index (n,) of the shape nearest to each image's aspect ratio; `shapes` are sorted from wide to high."""
     ratios = np.log([tall / wide for tall, wide in shapes])
     return np.searchsorted((ratios[1:] + ratios[:-1]) / 2, np.log(height / width))

@@ -1,4 +1,4 @@
-"""Whether the network accepts every shape that images can have, checked before the first step."""
+"""Check, before the first step, that the network accepts every shape that images can have."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ LatentShape = Callable[[tuple[int, ...]], tuple[int, ...]]
 
 
 def check_shapes(size: int, resolution: Resolution, factor: int, latent_shape: LatentShape) -> None:
-    """Raises ValueError for images whose height or width, in latents, the network's `factor` does not divide.
+    """Raises ValueError for image shapes whose latents do not have sides divisible by the network's `factor`.
 
-    `size` is `data.image_size`. `latent_shape` raises ValueError for what the autoencoder does not accept.
+    `size` is `data.image_size`. `latent_shape` raises ValueError for shapes that the autoencoder does not accept.
     """
 
     def takes(shape: Shape) -> bool:
@@ -30,7 +30,9 @@ def check_shapes(size: int, resolution: Resolution, factor: int, latent_shape: L
     for key, sizes in squares.items():
         for side in sorted(side for side in sizes if not takes((side, side))):
             near = " or ".join(map(str, _accepted_sides(side, takes_square)))
-            wrong.append(f"{key}={side}: the network takes images whose sides it can divide by {factor}; use {near}")
+            wrong.append(
+                f"{key}={side}: the network needs images (or latents) with sides divisible by {factor}; use {near}"
+            )
     shapes = {shape for one in resolution.sizes for shape in resolution.ratios.shapes(one)}
     if not wrong and (stretched := sorted(shape for shape in shapes if not takes(shape))):
         listed = ", ".join(f"{width}x{height}" for height, width in stretched[:3])
@@ -38,13 +40,13 @@ def check_shapes(size: int, resolution: Resolution, factor: int, latent_shape: L
         use = next(side for side in range(divisor, 2**16) if takes_square(side))
         wrong.append(
             f"data.buckets.divisor={divisor}: gives images of {listed}{', ...' if len(stretched) > 3 else ''}, but the "
-            f"network takes images whose sides it can divide by {factor}; use {use}, of which image sizes are multiples"
+            f"network needs images (or latents) with sides divisible by {factor}; use {use}, and multiples of it as sizes"
         )
     if wrong:
         raise ValueError("\n".join(wrong))
 
 
 def _accepted_sides(side: int, takes: Callable[[int], bool]) -> list[int]:
-    """The nearest sides below and above that are taken."""
+    """Return the nearest sides below and above that are accepted."""
     below = next(([number] for number in range(side - 1, 0, -1) if takes(number)), [])
     return [*below, next(number for number in range(side + 1, side + 2**16) if takes(number))]

@@ -1,6 +1,6 @@
-"""Shards whose samples are found by an address: a hash of all that decides what they hold.
+"""Shards whose samples are found by an address: a hash of everything that determines their contents.
 
-What was made of something else has another address, so that it is never taken for what is wanted.
+Entries made from other data or with other settings have another address, so that they are never used by mistake.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from diffusion_train.data.storage.by_scheme import StorageByScheme
 
 EXTENSION = "safetensors"
 _SHARD_BYTES = 1 << 28
-_SHARD_SECONDS = 300.0  # of work that is lost if a process is killed
+_SHARD_SECONDS = 300.0  # the most work that is lost if a process is killed
 
 
 def address(*parts: object) -> str:
-    """Of plain data."""
+    """Return the address of an entry: a hash of plain data."""
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class Entries:
-    """Those of a folder, or of shards as `data.shards` names them; of an empty folder, none."""
+    """The entries of a folder, or of shards given as in `data.shards`; there are none in an empty folder."""
 
     def __init__(self, where: Patterns, storage: StorageByScheme | None = None) -> None:
         self.storage = storage or StorageByScheme()
@@ -48,7 +48,7 @@ class Entries:
         return len(self._hashes)
 
     def find(self, addresses: Sequence[str]) -> list[int]:
-        """The number of each entry, -1 where there is none."""
+        """Return the number of each entry, -1 if it does not exist."""
         if self.catalog is None or not addresses:
             return [-1] * len(addresses)
         wanted = np.array([Catalog.hash(one) for one in addresses], np.uint64)
@@ -59,14 +59,17 @@ class Entries:
         ]
 
     def ranges(self, numbers: Sequence[int]) -> list[tuple[Range, int]]:
-        """Where the contents of entries lie, and their checksums."""
+        """Return the byte ranges of entries and their checksums."""
         if self.catalog is None:
             return []
         return [members[EXTENSION] for members in self.catalog.members_of(numbers, {EXTENSION})]
 
 
 class EntryWriter(AbstractContextManager["EntryWriter"]):
-    """Writes entries to shards in `folder`, each whole with its index or not there; what was added is kept however `with` ends."""
+    """Writes entries to shards in `folder`, atomically and with indexes.
+
+    Entries are also kept if `with` ends by an error.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
@@ -77,6 +80,7 @@ class EntryWriter(AbstractContextManager["EntryWriter"]):
         self.flush()
 
     def add(self, address: str, tensors: Mapping[str, Tensor]) -> None:
+        """Add an entry, which is written with the next shard: after 256 MiB or five minutes."""
         data = save({name: value.contiguous() for name, value in tensors.items()})
         self._waiting[address] = data
         self._num_bytes += len(data)
@@ -84,7 +88,10 @@ class EntryWriter(AbstractContextManager["EntryWriter"]):
             self.flush()
 
     def flush(self) -> None:
-        """The name of a shard follows from what it holds, so that no two processes write the same one."""
+        """Write the pending entries to a shard.
+
+        Its name depends on them, so that no two processes use the same name.
+        """
         if self._waiting:
             shard = self.folder / f"{self.name}-{address(*self._waiting)[:16]}.tar"
             write_shard(({"__key__": key, EXTENSION: data} for key, data in self._waiting.items()), shard)

@@ -1,4 +1,4 @@
-"""Latents that `diffusion-train encode` made, in place of images."""
+"""Latents of `diffusion-train encode`, in place of images."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from diffusion_train.data.precomputed.entries import Entries, address
 from diffusion_train.data.shard.catalog import Catalog, Located, Numbers
 from diffusion_train.data.storage.base import StorageError
 
-# Raised when the same image, seen in the same way, would give other pixels by more than a rounding.
+# Increase it when the same view of an image would give other pixels, by more than a rounding.
 _PIXELS = 1
 PLAIN, MIRRORED = "latents.plain", "latents.mirrored"
-# What an entry holds is sent as integers: a Trainer of half precision would round floating-point numbers.
+# Moments are sent as integers, because a Trainer of half precision would round floating-point numbers.
 _AS_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
 class NoLatents(StorageError):
-    """Latents that should be there are not, or are damaged."""
+    """Latents that are missing or damaged."""
 
 
 class PrecomputedLatents:
-    """The moments that the encoder of that fingerprint returns for images as a view shows them, to the bit."""
+    """The moments of an encoder with this fingerprint for views of images; they are bit-exact."""
 
     def __init__(self, entries: Entries, encoder: str) -> None:
         self.entries, self.encoder = entries, encoder
 
     @property
     def collections(self) -> list[Catalog]:
-        """All that is read of, where there is any."""
+        """The catalogs that latents are read from: one, or none if there are no entries."""
         return [self.entries.catalog] if self.entries.catalog else []
 
     def settings(self, view: View) -> dict[str, Any]:
-        """What decides the latents of an image besides the image and its shape: plain data, by name."""
+        """Return, as plain data by name, what determines the latents of an image besides the image and its shape."""
         return {
             "pixels": _PIXELS,
             "autoencoder": self.encoder,
@@ -51,7 +51,7 @@ class PrecomputedLatents:
     def addresses(
         self, catalog: Catalog, numbers: Numbers, view: View, draws: Sequence[Draw], mirrored: bool
     ) -> list[str]:
-        """Of samples `numbers` in the shapes of `draws`. It is not asked where in its shard a sample lies, nor of its captions."""
+        """Return the addresses of samples `numbers` in the shapes of `draws`. Shards and captions do not matter."""
         images = catalog.identities(numbers, IMAGE_EXTENSIONS)
         focal = catalog.identities(numbers, ("json",)) if view.transform.crop == "focal" else [""] * len(images)
         how = sorted(self.settings(view).items())
@@ -63,9 +63,9 @@ class PrecomputedLatents:
     def in_place(
         self, located: Sequence[Located], catalog: Catalog, numbers: Numbers, view: View, draws: Sequence[Draw]
     ) -> list[Located]:
-        """`located` with latents in place of the image; the image stays where there are none, for it may be a bad one.
+        """Replace the image in `located` by its latents; an image without latents stays, because it may be a bad one.
 
-        Whether a sample that is drawn to be mirrored may be, its texts say; both ways round are read of it.
+        Whether an image may be mirrored depends on its texts, so if it is drawn to be, both orientations are read.
         """
         turned = [index for index, draw in enumerate(draws) if view.flipped(draw)]
         some, drawn = [numbers[index] for index in turned], [draws[index] for index in turned]
@@ -87,7 +87,7 @@ class PrecomputedLatents:
 
     @staticmethod
     def tensors(members: Mapping[str, bytes], view: View, draw: Draw, texts: Iterable[str]) -> dict[str, Tensor]:
-        """As those of a view, with the "moments" (C, H, W) in place of "x"."""
+        """Return the tensors of a view with "moments" (C, H, W), as integers, in place of "x"."""
         name = MIRRORED if MIRRORED in members and view.flipped(draw, texts) else PLAIN
         tensors = load(members[name])
         moments = tensors["moments"]

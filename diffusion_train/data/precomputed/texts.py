@@ -1,4 +1,4 @@
-"""Embeddings of captions that `diffusion-train encode` made, in place of text encoders."""
+"""Embeddings of captions by `diffusion-train encode`, in place of text encoders."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from diffusion_train.data.storage.base import StorageError
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 64  # read together: some of them take a megabyte
+_AT_ONCE = 64  # embeddings read together; one may have a megabyte
 
 
 class PrecomputedText(NamedTuple):
-    """A caption as its encoder saw it: text (l, D), pooled (P,), P = 0 where there is none, and whether it was cut."""
+    """The embedding of a caption: text (l, D), pooled (P,) with P = 0 if there is none, and whether it is truncated."""
 
     text: Tensor
     pooled: Tensor
@@ -27,7 +27,7 @@ class PrecomputedText(NamedTuple):
 
 
 class PrecomputedTexts:
-    """Captions -> those embeddings of the encoder of that fingerprint that were made before."""
+    """The precomputed embeddings of an encoder with this fingerprint."""
 
     def __init__(self, entries: Entries, encoder: str) -> None:
         self.entries, self.encoder = entries, encoder
@@ -40,7 +40,7 @@ class PrecomputedTexts:
         return [caption for caption, number in zip(captions, numbers, strict=True) if number < 0]
 
     def __call__(self, captions: Sequence[str]) -> Iterator[tuple[str, PrecomputedText]]:
-        """Of those that are damaged or cannot be read, none: they can be made again."""
+        """Yield (caption, embedding) of captions with an intact entry; the others can be embedded again."""
         numbers = self.entries.find([self.address(caption) for caption in captions])
         found = [(caption, number) for caption, number in zip(captions, numbers, strict=True) if number >= 0]
         for start in range(0, len(found), _AT_ONCE):
@@ -49,7 +49,7 @@ class PrecomputedTexts:
             try:
                 contents = self.entries.storage.read([part for part, _ in ranges])
             except StorageError as error:
-                log.warning("text embeddings of data.encoded cannot be read, and are made again: %s", error)
+                log.warning("text embeddings of data.encoded cannot be read and are computed again: %s", error)
                 return
             for (caption, _), (_, crc), data in zip(some, ranges, contents, strict=True):
                 if crc32(data) == crc:

@@ -1,4 +1,4 @@
-"""All shards of a data set as one sequence of samples, mapped into memory from the cache folder."""
+"""The catalog: all shards of a data set as one sequence of samples, mapped into memory from the cache folder."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from diffusion_train.utils.redact import redact_url
 
 Array = NDArray[Any]
 Numbers = Sequence[int] | NDArray[np.int64]
-Located = dict[str, tuple[Range, int]]  # member: where it lies, the checksum it should have
-_CHUNK = 1 << 20  # samples named at once
-_range = partial(tuple.__new__, Range)  # as `Range._make`, without a call of Python's for each
+Located = dict[str, tuple[Range, int]]  # member -> its byte range and its checksum
+_CHUNK = 1 << 20  # samples hashed at once
+_range = partial(tuple.__new__, Range)  # like `Range._make`, but faster
 
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """Samples 0..n-1 over the shards in their order; the members of sample i are `members[starts[i]:starts[i + 1]]`.
+    """Samples 0..n-1 of all shards, in order; the members of sample i are `members[starts[i]:starts[i + 1]]`.
 
-    `sources` says how many shards each source has, in the same order. `arrays` may be maps of files in `folder`, which processes of one machine share.
+    `sources` are the numbers of shards of each source, in the same order. `arrays` may be maps of files in `folder`, which
+    processes of one machine share.
     """
 
     urls: list[str]
@@ -49,17 +50,17 @@ class Catalog:
 
     @property
     def problems(self) -> list[Problem]:
-        """What was left out of the shards."""
+        """The faults that were found in the shards and left out."""
         facts = self.meta["problems"]
         return [Problem(**{**one, "shard": redact_url(self.urls[shard])}) for shard, one in facts]
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what the shards hold, whatever they are called and wherever they lie."""
+        """A hash of the contents of the shards, independent of their names and locations."""
         return hashlib.sha256("".join(self.meta["digests"]).encode()).hexdigest()
 
     def source_ends(self) -> dict[str, int]:
-        """The number of the first sample after each source."""
+        """Return source -> number of the first sample after it."""
         ends = np.concatenate([[0], self.arrays["shard_ends"]])
         return dict(zip(self.sources, ends[np.cumsum(list(self.sources.values()))].tolist(), strict=True))
 
@@ -67,25 +68,26 @@ class Catalog:
         return int(np.searchsorted(self.arrays["shard_ends"], sample, side="right"))
 
     def shown_shard(self, sample: int) -> str:
-        """The URL of its shard without secrets, as a Problem has it."""
+        """Return the URL of a sample's shard without secrets, as in Problem."""
         return redact_url(self.urls[self.shard(sample)])
 
     @staticmethod
     def hash(key: str) -> int:
-        """The number in `arrays["hashes"]` of samples of this key."""
+        """Return the hash of a key, as in `arrays["hashes"]`."""
         return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
     def key(self, sample: int) -> str:
         return self.keys([sample])[0]
 
     def keys(self, samples: Numbers) -> list[str]:
+        """Return the keys of samples."""
         chosen, ends, text = np.asarray(samples, np.int64), self.arrays["key_ends"], self.arrays["keys"].data
         starts = np.where(chosen > 0, ends[chosen - 1], 0).tolist()
         spans = zip(starts, ends[chosen].tolist(), strict=True)
         return [str(text[start:end], "utf-8", "surrogatepass") for start, end in spans]
 
     def members_of(self, samples: Numbers, names: Container[str] | None = None) -> list[Located]:
-        """The members of each sample, of these names alone where given. Looked up all at once: a batch costs little more than one."""
+        """Return the members of each sample, or those with these names. A batch takes little longer than one sample."""
         chosen = np.asarray(samples, np.int64)
         rows, counts = self._rows(chosen)
         extensions = [name if names is None or name in names else None for name in self.meta["extensions"]]
@@ -101,7 +103,7 @@ class Catalog:
         return found
 
     def identities(self, samples: Numbers, extensions: Container[str]) -> list[str]:
-        """What each sample's first member of these extensions holds, as a hash; empty where it has none."""
+        """Return a hash of the contents of each sample's first member with these extensions; "" if it has none."""
         rows, counts = self._rows(np.asarray(samples, np.int64))
         wanted = {number for number, name in enumerate(self.meta["extensions"]) if name in extensions}
         members = zip(rows["ext"].tolist(), rows["digest"].tolist(), strict=True)
@@ -109,16 +111,16 @@ class Catalog:
         return [next((digest.hex() for kind, digest in its if kind in wanted), "") for its in samples_members]
 
     def _rows(self, chosen: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
-        """The members of the samples, one after the other, and how many each has."""
+        """Return the members of the samples, one after the other, and how many each sample has (m,)."""
         starts = self.arrays["starts"]
         first, counts = starts[chosen], starts[chosen + 1] - starts[chosen]
         before = np.cumsum(counts) - counts
         return self.arrays["members"].take(np.repeat(first - before, counts) + np.arange(counts.sum())), counts
 
     def sample_ids(self, samples: Numbers) -> NDArray[np.uint64]:
-        """A number for each of the samples that stands for its key and for what its members hold, wherever they lie.
+        """Return an id for each of the samples (m,): a hash of its key and the contents of its members.
 
-        Among n samples two different ones share a number with probability n^2 / 2^65: 3e-6 at ten million.
+        Among n samples two different ones have the same id with probability n^2 / 2^65: 3e-6 for ten million.
         """
         kinds = np.array([self.hash(name) for name in self.meta["extensions"]], np.uint64)
         return np.concatenate(
@@ -135,7 +137,7 @@ class Catalog:
         return mix(self.arrays["hashes"][chosen] + np.add.reduceat(held, np.cumsum(counts) - counts))
 
     def first_rows(self, extensions: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """How many members of these extensions each sample has (n,), and the row of its first one or -1 (n,)."""
+        """Return the number of members with these extensions (n,), and the row of the first one, or -1 (n,)."""
         wanted = [number for number, name in enumerate(self.meta["extensions"]) if name in extensions]
         hit = np.isin(self.arrays["members"]["ext"], wanted)
         counts = np.add.reduceat(hit, self.arrays["starts"][:-1], dtype=np.int64)
@@ -146,7 +148,7 @@ class Catalog:
         return counts, rows
 
     def licenses(self) -> tuple[list[str], NDArray[np.int32]]:
-        """Names, and each sample's place among them (n,), -1 where it names none."""
+        """Return the names of licences, and the index (n,) of each sample's licence, -1 if it names none."""
         return self.meta["licenses"], self.arrays["license"]
 
 
@@ -158,4 +160,5 @@ def reopened(
     arrays: Mapping[str, Array],
     folder: Path | None,
 ) -> Catalog:
+    """Return a catalog with the tables in `folder` mapped into memory, or with `arrays` if there is no folder."""
     return Catalog(urls, versions, sources, meta, tables(folder) if folder else arrays, folder)

@@ -1,4 +1,4 @@
-"""Addresses of shards -> a Catalog, from tables kept in the cache folder or made of the indexes of all shards."""
+"""Make a Catalog of shards, from tables in the cache folder or from the indexes of all shards."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.workers import Workers, available
 
 Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
-_PROBES = 32  # shards asked for at once
-_SMALL = 1 << 25  # bytes that this process has read before others have started
+_PROBES = 32  # shards whose state is requested at once
+_SMALL = 1 << 25  # bytes; for less, starting other processes takes longer than reading
 
 
 def open_shards(shards: Shards, storage: Storage | None = None) -> Catalog:
-    """Raises one DataError for all that cannot be found or read; faults inside shards are in `problems`."""
+    """Return the catalog of all shards, with faults inside shards in its `problems`.
+
+    Raises one DataError with all shards that cannot be found or read, or if there is no sample at all.
+    """
     _refuse_to_be_imported()
     storage = storage or StorageByScheme()
     sources: dict[str, int] = {}
@@ -44,7 +47,7 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Catalog:
     for name, patterns in (shards if isinstance(shards, Mapping) else {"shards": shards}).items():
         found, faults = find_shards(patterns)
         sources[name], urls, problems = len(found), urls + found, problems + faults
-    with ThreadPoolExecutor(_PROBES) as pool:  # first, so that a wrong URL or a missing permission fails at once
+    with ThreadPoolExecutor(_PROBES) as pool:  # first, so that wrong URLs and missing permissions are reported at once
         states = list(pool.map(partial(_stat, storage), urls))
     stats = [state for state in states if isinstance(state, Stat)]
     if problems or len(stats) < len(urls):
@@ -54,12 +57,12 @@ def open_shards(shards: Shards, storage: Storage | None = None) -> Catalog:
     )
     folder = cache_folder() / "collection" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     versions = [stat.version for stat in stats]
-    with wait_for_lock(folder.with_suffix(".lock")):  # of several processes that start at once, one makes the tables
+    with wait_for_lock(folder.with_suffix(".lock")):  # if several processes start together, one makes the tables
         meta = load_tables(folder)
         if meta is None:
             try:
                 indexes = _indexes(urls, stats, storage)
-            except StorageError as error:  # read since the probe, and now out of reach
+            except StorageError as error:  # it was available above, but is not any more
                 raise DataError(f"data.shards cannot be indexed: {error}") from error
             made, arrays = _joined(indexes)
             if not len(arrays["hashes"]):
@@ -78,7 +81,7 @@ def _stat(storage: Storage, url: str) -> Stat | StorageError:
 
 
 def _unreadable(problems: Sequence[Problem], states: Iterable[tuple[str, Stat | StorageError]]) -> DataError:
-    """What is absent, denied or out of reach, and what to do about it."""
+    """Return the error for shards that are missing, denied or unreachable, with what to do about it."""
     faults = [(url, error) for url, error in states if isinstance(error, StorageError)]
     details = [(redact_url(url), str(error)) for url, error in faults]
     unreadable = [Problem("unreadable-shard", url, text.removeprefix(f"{url}: ")) for url, text in details]
@@ -90,7 +93,7 @@ def _unreadable(problems: Sequence[Problem], states: Iterable[tuple[str, Stat | 
 
 
 def _indexes(urls: Sequence[str], stats: Sequence[Stat], storage: Storage) -> list[ShardIndex]:
-    """In order; shards without an index that fits are read by all cores at once."""
+    """Return the indexes in order; shards without a matching index are read, on all cores."""
     with ThreadPoolExecutor(_PROBES) as pool:
         found = list(pool.map(lambda url, stat: load_index(url, stat, storage), urls, stats))
     missing = {url: stat.size for url, stat, index in zip(urls, stats, found, strict=True) if index is None}
@@ -108,7 +111,7 @@ def _build_one(url: str, storage: Storage) -> ShardIndex:
 
 
 def _joined(indexes: Sequence[ShardIndex]) -> tuple[dict[str, Any], dict[str, Array]]:
-    """One table of samples: places, names and offsets of each shard's own tables renumbered."""
+    """Join the tables of all shards into one; the indices of each shard's table are renumbered."""
     extensions = _names(index.extensions for index in indexes)
     licenses = _names(index.licenses for index in indexes)
     counts = [len(index) for index in indexes]
@@ -146,8 +149,8 @@ def _renumbered(values: Array, own: Sequence[str], common: Mapping[str, int]) ->
 
 
 def _refuse_to_be_imported() -> None:
-    """A process that reads shards for this one imports the user's script, and would wait for what this one holds."""
+    """Raises RuntimeError in a process that reads shards and imports the user's script: it would wait forever."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
-            'several processes read the shards: put what your script does under `if __name__ == "__main__":`'
+            'several processes read the shards and import your script: put its code under `if __name__ == "__main__":`'
         )

@@ -1,4 +1,4 @@
-"""Where each sample's members lie in a shard, and what was seen of them."""
+"""The index of a shard: where the members of each sample are, their checksums and image sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diffusion_train.data.shard.problem import Problem
 
-# `crc` is compared whenever a member is read; `digest`, a hash that no two contents share, is what a member is known by elsewhere.
+# `crc` is compared whenever a member is read; `digest` is a longer hash, which identifies the contents elsewhere.
 MEMBER = np.dtype(
     [
         ("ext", "<i4"),
@@ -27,7 +27,7 @@ MEMBER = np.dtype(
 class ShardIndex:
     """Samples 0..n-1 of one shard; the members of sample i are `members[starts[i]:starts[i + 1]]`.
 
-    `license` (n,) is an index into `licenses`, -1 where a sample names none. `problems` are what was left out.
+    `license` (n,) is an index into `licenses`, -1 if a sample names none. `problems` are the faults that were left out.
     """
 
     url: str
@@ -52,6 +52,6 @@ class ShardIndex:
         return self.keys[start : self.key_ends[sample]].tobytes().decode()
 
     def sample(self, sample: int) -> dict[str, tuple[int, int]]:
-        """{extension: (offset, size)}"""
+        """Return {extension: (offset, size)} of a sample's members, in bytes."""
         rows = self.members[self.starts[sample] : self.starts[sample + 1]]
         return {self.extensions[row["ext"]]: (int(row["offset"]), int(row["size"])) for row in rows}

@@ -1,4 +1,4 @@
-"""The index of a shard, verified once and kept beside the shard."""
+"""Save and load the index of a shard, which is made once and kept beside the shard."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ARRAYS = ("keys", "key_ends", "starts", "members", "license")
 
 
 def open_index(url: str | os.PathLike[str], storage: Storage | None = None) -> ShardIndex:
-    """The kept index of the shard if it still fits, else a new one, kept. Raises StorageError."""
+    """Return the saved index of a shard if it still matches, else make and save a new one. Raises StorageError."""
     url, storage = os.fspath(url), storage or StorageByScheme()
     stat = storage.stat(url)
     index = load_index(url, stat, storage)
@@ -38,7 +38,7 @@ def open_index(url: str | os.PathLike[str], storage: Storage | None = None) -> S
 
 
 def sidecars(url: str) -> list[str]:
-    """Where a shard's index is kept, the first that can be read or written counts: beside it, or in the cache folder."""
+    """Return where a shard's index may be: beside it, or in the cache folder. The first usable location counts."""
     plain = os.path.abspath(local_path(url)) if is_local(url) else url.split("?")[0]
     name = hashlib.sha256(plain.encode()).hexdigest()
     beside = plain + SUFFIX + url[len(plain) :] if not is_local(url) else plain + SUFFIX
@@ -46,10 +46,10 @@ def sidecars(url: str) -> list[str]:
 
 
 def load_index(url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
-    """A kept index that fits the shard as it is now.
+    """Return a saved index that matches the shard's present state, or None.
 
-    One beside a remote shard, uploaded with it, cannot know the store's version and fits by size; every sample's
-    checksum is compared when it is read.
+    An index beside a remote shard, which was uploaded with it, does not know the store's version and is matched by size;
+    checksums are compared when samples are read.
     """
     indexes = (_loaded(path, url, stat, storage) for path in sidecars(url))
     return next((index for index in indexes if index is not None), None)
@@ -63,7 +63,7 @@ def _loaded(path: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | N
         return None
     try:
         if zipfile.ZipFile(BytesIO(data)).testzip():
-            return None  # numpy alone would read what damage leaves of an array
+            return None  # damaged; numpy alone would read a part of an array
         with np.load(BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in _ARRAYS}
             meta = json.loads(file["meta"].tobytes())
@@ -73,11 +73,14 @@ def _loaded(path: str, url: str, stat: Stat, storage: Storage) -> ShardIndex | N
         problems = [Problem(**{**facts, "shard": redact_url(url)}) for facts in meta.pop("problems")]
         return ShardIndex(**{**meta, "url": url, "version": stat.version, "problems": problems}, **arrays)
     except Exception:  # noqa: BLE001 (damage makes zipfile and numpy raise almost anything)
-        return None  # it is only a copy of what the shard says
+        return None  # it can be made again from the shard
 
 
 def keep_index(index: ShardIndex) -> ShardIndex:
-    """Beside the shard, else in the cache folder; where neither can be written the next start reads the shard again."""
+    """Save an index beside the shard, else in the cache folder.
+
+    If neither is writable, the next start makes it again.
+    """
     names = ("size", "version", "digest", "num_ignored", "extensions", "licenses")
     facts: dict[str, Any] = {"format": FORMAT} | {name: getattr(index, name) for name in names}
     facts["problems"] = [vars(problem) for problem in index.problems]

@@ -1,4 +1,4 @@
-"""Patterns of shards -> their paths and URLs."""
+"""Expand patterns of shards to paths and URLs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Patterns = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def find_shards(shards: Patterns) -> tuple[list[str], list[Problem]]:
-    """Paths and URLs meant by patterns with braces (or, for local files, wildcards), in the order given."""
+    """Return the paths and URLs of patterns with braces (for local files also wildcards), in order, and problems."""
     patterns = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
     urls: list[str] = []
     problems = [] if patterns else [Problem("missing-shard", "[]", "no shards given")]
@@ -38,7 +38,7 @@ def find_shards(shards: Patterns) -> tuple[list[str], list[Problem]]:
 def _expand(pattern: str) -> tuple[list[str], list[Problem]]:
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://|(pipe):", pattern)
     if scheme and (scheme[1] or scheme[2]) not in SCHEMES:
-        detail = f"{scheme[0]} cannot be read; shards are local files or {', '.join(SCHEMES)} addresses"
+        detail = f"{scheme[0]} cannot be read; shards must be local files or {', '.join(SCHEMES)} addresses"
         return [], [Problem("unreadable-shard", redact_url(pattern), detail)]
     if not scheme and os.path.exists(pattern):
         return [pattern], []

@@ -1,4 +1,4 @@
-"""Faults of data: each with its place and the rule it breaks."""
+"""Faults of data: each has a location and the rule that it breaks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a shard: of a sample (`key`) where it concerns one, at a byte of the shard where known.
+    """One fault of a shard; `key` is that of the sample, `offset` the byte in the shard, if there is one.
 
-    `rule` is the kind of fault, such as "torn-shard"; `detail` says the rest. `shard` is "" for a fault of all together.
+    `rule` is the kind of fault, such as "torn-shard", and `detail` describes it. `shard` is "" for a fault of all shards.
     """
 
     rule: str
@@ -27,12 +27,13 @@ class Problem:
 
 
 class DataError(ValueError):
-    """Data that cannot be trained on; `problems` lists the faults where there are several."""
+    """Data that cannot be trained on; `problems` are the faults, if they are known individually."""
 
     problems: tuple[Problem, ...] = ()
 
     @classmethod
     def listing(cls, problems: Sequence[Problem], most: int = 30) -> DataError:
+        """Return an error with all problems, whose message lists the first `most`."""
         lines = [f"  {problem}" for problem in problems[:most]]
         if len(problems) > most:
             lines.append(f"  ... and {len(problems) - most} more")

@@ -1,6 +1,6 @@
-"""A walk over a whole shard -> its index. A faulty shard gives the index of what is whole, and problems.
+"""Read a whole shard and make its index. For a faulty shard this is an index of the intact samples, and problems.
 
-Members belong together by WebDataset's rule: one key is the path up to the first dot of its last part.
+Members are grouped by WebDataset's rule: the key is the path up to the first dot of its last part.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]*)", re.DOTALL)
 _CHUNK = 1 << 20
 _Row = tuple[int, int, int, int, int, int, bytes]  # of MEMBER
 _MAX_JSON = 1 << 20
-_COMPRESSED = "compressed-shard", "compressed with {}: decompress it, samples are read by their place in the file"
+_COMPRESSED = "compressed-shard", "compressed with {}: decompress it, samples are read by their position in the file"
 _OTHER = "not-a-tar", "not a tar but {}"
 _FORMATS = {  # by their first bytes
     b"\x1f\x8b": ("gzip", *_COMPRESSED),
@@ -40,14 +40,14 @@ _FORMATS = {  # by their first bytes
     b"BZh": ("bzip2", *_COMPRESSED),
     b"\xfd7zXZ": ("xz", *_COMPRESSED),
     b"PK\x03\x04": ("a zip archive", *_OTHER),
-    b"PAR1": ("a parquet file, as diffusion-train prepare source=parquet takes", *_OTHER),
+    b"PAR1": ("a parquet file; make shards of it with diffusion-train prepare source=parquet", *_OTHER),
     b"\xff\xd8\xff": ("a JPEG image", *_OTHER),
     b"\x89PNG": ("a PNG image", *_OTHER),
 }
 
 
 def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> ShardIndex:
-    """Reads the whole shard once; `problems` lists what is faulty. Raises StorageError."""
+    """Read a shard once and return its index, with its faults in `problems`. Raises StorageError."""
     url, storage = os.fspath(url), storage or StorageByScheme()
     stat = storage.stat(url)
     found = _Found(url)
@@ -61,7 +61,7 @@ def build_index(url: str | os.PathLike[str], storage: Storage | None = None) -> 
             for fault in faults:
                 found.problem(fault.rule, fault.reason, offset=fault.offset)
     if not found.groups and not found.problems:
-        found.problem("empty-shard", "holds no sample", offset=0)
+        found.problem("empty-shard", "contains no sample", offset=0)
     if storage.stat(url) != stat:
         found.problem("changed-shard", "changed while it was read")
     return found.index(stat)
@@ -78,7 +78,7 @@ def _open(url: str, stat: Stat, storage: Storage) -> BinaryIO:
 
 @dataclass
 class _Found:
-    """What a walk has seen so far."""
+    """What has been read of a shard so far."""
 
     url: str
     groups: dict[str, dict[str, _Row]] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class _Found:
     problems: list[Problem] = field(default_factory=list)
     ambiguous: set[str] = field(
         default_factory=set
-    )  # with a member twice, so that nobody knows which pair is the right one
+    )  # keys with two members of one name, of which the right one is unknown
     num_ignored: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
@@ -112,7 +112,7 @@ class _Found:
         self.problems.append(Problem(rule, redact_url(self.url), detail, key, offset))
 
     def _contents(self, file: BinaryIO, member: tar.Member, key: str, extension: str) -> tuple[int, bytes, int, int]:
-        """Checksum and hash, and width and height of an image, 0 where they cannot be read."""
+        """Return checksum and hash of a member, and width and height of an image, 0 if they cannot be read."""
         file.seek(member.offset)
         limits = {**dict.fromkeys(IMAGE_EXTENSIONS, MAX_BYTES), "json": _MAX_JSON}
         is_read = member.size <= limits.get(extension, -1)
@@ -161,7 +161,7 @@ def _license(data: bytes) -> str | None:
 
 
 def _other_file(file: BinaryIO, size: int) -> tuple[str, str] | None:
-    """(rule, detail) of a file that is no tar at all."""
+    """Return (rule, detail) if the file is not a tar at all, else None."""
     head = file.read(16)
     if size == 0:
         return "empty-shard", "empty file"

@@ -1,4 +1,4 @@
-"""Tables of a collection in the cache folder: written whole, checked before use, mapped into memory."""
+"""The tables of a catalog in the cache folder: written atomically, verified before use, and mapped into memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _META, _SUMS = "meta.json", "sums.json"
 
 
 def save_tables(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], folder: Path) -> bool:
-    """Replaces tables that `kept` refuses. False where nothing can be written."""
+    """Write tables, replacing those that `load_tables` rejects. Return False if they cannot be written."""
     try:
         with atomic_folder(folder) as temporary:
             for name, array in arrays.items():
@@ -34,7 +34,7 @@ def save_tables(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], fol
 
 
 def load_tables(folder: Path) -> dict[str, Any] | None:
-    """The meta data of whole tables; None where they are absent or not what was written for this folder."""
+    """Return the metadata of complete tables; None if they are missing, damaged or written for another folder."""
     try:
         if json.loads((folder / _SUMS).read_bytes()) != _sums(folder, folder.name):
             return None
@@ -45,12 +45,12 @@ def load_tables(folder: Path) -> dict[str, Any] | None:
 
 
 def tables(folder: Path) -> Tables:
-    """As plain arrays: a memmap, of which they are views, takes several times as long to look something up."""
+    """Return the tables as plain arrays, which are views of memory maps: a np.memmap itself is several times slower."""
     maps = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in NAMES}
     return {name: np.asarray(array) for name, array in maps.items()}
 
 
 def _sums(folder: Path, name: str) -> dict[str, Any]:
-    """A checksum of each file: an offset changed by one bit would pair an image with the caption of another."""
+    """Return a checksum of each file: one wrong bit in an offset could pair an image with another one's caption."""
     files = [_META, *(f"{array}.npy" for array in NAMES)]
     return {"folder": name} | {file: zlib.crc32(np.memmap(folder / file, np.uint8, "r").data) for file in files}

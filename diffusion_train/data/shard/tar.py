@@ -1,4 +1,4 @@
-"""Walk the members of a tar file and believe nothing: header checksums, sizes and the end of the archive are verified.
+"""Iterate over the members of an untrusted tar file; header checksums, sizes and the end of the archive are verified.
 
 Formats: ustar and pax (POSIX.1-2017, "pax Interchange Format"), GNU long names (GNU tar manual, "Basic Tar Format").
 """
@@ -22,8 +22,8 @@ from typing import BinaryIO
 
 BLOCK = 512
 _ZERO = bytes(BLOCK)
-_MAX_EXTENDED = 1 << 20  # bytes of a long name or pax header; real ones are far below
-_WITHOUT_DATA = b"123456"  # links, devices, directories, pipes: whatever their size field says
+_MAX_EXTENDED = 1 << 20  # bytes of a long name or pax header; real ones are much smaller
+_WITHOUT_DATA = b"123456"  # links, devices, directories, pipes; their size field is ignored
 _EXTENDED = b"".join([XHDTYPE, SOLARIS_XHDTYPE, XGLTYPE, GNUTYPE_LONGNAME, GNUTYPE_LONGLINK])
 
 
@@ -39,7 +39,7 @@ class TarError(ValueError):
 
 @dataclass(frozen=True)
 class Member:
-    """`header` and `offset` are the bytes where the member's (last) header and its contents start."""
+    """A member of a tar. `header` and `offset` are the bytes at which its (last) header and its contents start."""
 
     name: str
     header: int
@@ -49,11 +49,11 @@ class Member:
 
 
 def walk(file: BinaryIO, file_size: int, faults: list[TarError] | None = None) -> Iterator[Member]:
-    """The members in the order of the file. Raises TarError once the members before the faulty byte are yielded.
+    """Yield the members in the order of the file. Raises TarError after the members before the faulty byte.
 
-    With a list for `faults` they are noted there, and the walk goes on at the next header that proves itself. The first
-    member after such a gap is left out: its true name may stand in an extended header that was lost. Where tars were
-    joined without a gap there is none to lose.
+    If `faults` is a list, errors are appended to it, and reading continues at the next valid header. The first member
+    after such a gap is left out, because its name may be in an extended header that was lost; this does not apply to tars
+    that were joined without a gap.
     """
     offset: int | None = 0
     trusted = True
@@ -92,7 +92,7 @@ def _walk(file: BinaryIO, offset: int, file_size: int) -> Iterator[Member]:
                 pax["path"] = _text(payload.split(b"\0", 1)[0])
             offset = _after(data, header.size)
             continue
-        described = {key: value for key, value in (pax_global | pax).items() if value}  # an empty value takes back
+        described = {key: value for key, value in (pax_global | pax).items() if value}  # an empty value removes a key
         member = _member(header, offset, data, described)
         if header.type == GNUTYPE_SPARSE:
             member, data = _skip_sparse_map(file, member, block, file_size)
@@ -100,7 +100,7 @@ def _walk(file: BinaryIO, offset: int, file_size: int) -> Iterator[Member]:
             left = max(file_size - data, 0)
             raise TarError(
                 offset,
-                f"member {member.name!r} needs {member.size} bytes, {left} are left: the file is torn",
+                f"member {member.name!r} needs {member.size} bytes, {left} are left: the file is truncated",
                 "torn-shard",
             )
         yield member
@@ -128,17 +128,17 @@ def _parse(block: bytes, offset: int) -> TarInfo:
     except HeaderError:
         header = None
     if header is None or header.size < 0:
-        detail = "the header's checksum is wrong or one of its numbers is none: it is damaged or this is no tar"
+        detail = "the header has a wrong checksum or an invalid number: it is damaged, or this is not a tar"
         raise TarError(offset, detail)
-    if block[257:263] != b"ustar\0":  # without POSIX's prefix, where GNU's own format has times
+    if block[257:263] != b"ustar\0":  # without POSIX's prefix; GNU's format stores times there
         header.name = _text(block[:100].split(b"\0", 1)[0])
     elif header.isdir():
-        header.name += "/"  # which frombuf takes off
+        header.name += "/"  # frombuf removes it
     return header
 
 
 def _parse_pax(payload: bytes, offset: int) -> dict[str, str]:
-    """Records `length key=value\\n`, where the length counts the whole record."""
+    """Parse records `length key=value\\n`; the length is that of the whole record."""
     records = {}
     at = 0
     while at < len(payload):
@@ -154,7 +154,7 @@ def _parse_pax(payload: bytes, offset: int) -> dict[str, str]:
 
 
 def _skip_sparse_map(file: BinaryIO, member: Member, block: bytes, file_size: int) -> tuple[Member, int]:
-    """GNU sparse members go on in blocks of their own before the data."""
+    """Return a GNU sparse member and where its data start: its map may continue in further blocks before the data."""
     data = member.offset
     more = block[482]
     while more:
@@ -164,7 +164,7 @@ def _skip_sparse_map(file: BinaryIO, member: Member, block: bytes, file_size: in
 
 
 def _verify_end(file: BinaryIO, offset: int, file_size: int) -> None:
-    """Two blocks of zeros, then nothing but zeros."""
+    """Check that two blocks of zeros follow, and then only zeros."""
     _read(file, offset, file_size, 2 * BLOCK, "end of the archive")
     file.seek(offset)
     while chunk := file.read(1 << 20):
@@ -177,13 +177,13 @@ def _read(file: BinaryIO, offset: int, file_size: int, size: int, what: str) -> 
     file.seek(offset)
     data = file.read(size)
     if len(data) < size:
-        reason = f"the file ends at byte {file_size} where its {what} should be: it is torn"
+        reason = f"the file ends at byte {file_size}, where its {what} should be: it is truncated"
         raise TarError(min(offset, file_size), reason, "torn-shard")
     return data
 
 
 def _next_header(file: BinaryIO, start: int, file_size: int) -> int | None:
-    """The first block from `start` on (a multiple of BLOCK) that names the format and has the checksum it states."""
+    """Return the offset of the first valid ustar header from `start` (a multiple of BLOCK) on, or None."""
     file.seek(start)
     for offset in range(start, file_size, BLOCK):
         block = file.read(BLOCK)

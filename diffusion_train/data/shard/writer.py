@@ -17,13 +17,13 @@ Sample = dict[str, Any]
 def write_shards(samples: Iterable[Sample], folder: Path, name: str, samples_per_shard: int) -> list[Path]:
     """Write `folder/name-000000.tar`, ... and return their paths; `folder` appears complete or not at all.
 
-    A sample is `{"__key__": str, "png": bytes, "txt": str, "json": dict}` (any extensions). Where another process
-    completes the same folder first, its files are kept. FileExistsError if the folder has content at the start;
-    ValueError for a key that readers would cut at a dot, a key used twice, or no sample at all.
+    A sample is `{"__key__": str, "png": bytes, "txt": str, "json": dict}` (any extensions). If another process completes
+    the same folder first, its files are kept. Raises FileExistsError if the folder is not empty, and ValueError for a key
+    that readers would cut at a dot, for a key used twice, and if there are no samples.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; shards are written into a folder of their own")
+        raise FileExistsError(f"{folder} is not empty; shards must be written into an empty folder")
     names: list[str] = []
     rest = _checked(samples)
     with atomic_folder(folder) as temporary:
@@ -34,14 +34,14 @@ def write_shards(samples: Iterable[Sample], folder: Path, name: str, samples_per
             raise ValueError(f"no samples to write as {name}-*.tar")
     paths = [folder / shard for shard in names]
     if not all(path.is_file() for path in paths):
-        raise FileExistsError(f"{folder} holds other files, which another process wrote there meanwhile")
+        raise FileExistsError(f"{folder} contains other files, which another process has just written")
     return paths
 
 
 def write_shard(samples: Iterable[Sample], path: Path) -> None:
-    """One shard, whole under its name or not there."""
+    """Write one shard atomically."""
     fixed = {"user": "user", "group": "group", "mode": 0o444, "mtime": 0}
-    # pax, because plain ustar refuses names longer than 100 bytes
+    # pax, because plain ustar does not allow names longer than 100 bytes
     with (
         atomic_file(path) as file,
         webdataset.TarWriter(file, compress=False, format="PAX_FORMAT", **fixed) as writer,
@@ -59,7 +59,7 @@ def _checked(samples: Iterable[Sample]) -> Iterator[Sample]:
     for sample in samples:
         key = sample["__key__"]
         if not key or key.endswith("/") or "." in key.rsplit("/", 1)[-1] or "\0" in key:
-            raise ValueError(f"key {key!r}: the last part of a key must be non-empty and without dots")
+            raise ValueError(f"key {key!r}: the last part of a key must not be empty or contain dots")
         if key in seen:
             raise ValueError(f"key {key!r} occurs twice")
         seen.add(key)

@@ -1,1 +1,1 @@
-"""Bytes at named places, on this machine or far away, that are the bytes asked for or an error."""
+"""Read ranges of bytes of local files and remote objects: the right bytes, or an error."""

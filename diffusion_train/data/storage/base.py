@@ -1,13 +1,13 @@
-"""The contract of storage: ranges of bytes of objects that never change unnoticed, and the errors.
+"""The contract of storage: ranges of bytes of objects whose changes are noticed, and the errors.
 
-The way of a read, each line calling the next:
+How a read proceeds (each line calls the next one):
 
     StorageByScheme.begin / read     by_scheme.py     splits the ranges into local and remote ones
-      LocalStorage.read              local.py         files of this machine
-      CachedStorage.read             cached.py        where a cache folder is set; what it lacks is read from RemoteStorage
+      LocalStorage.read              local.py         local files
+      CachedStorage.read             cached.py        if a cache folder is set; reads missing blocks from RemoteStorage
         BlockFiles                   blocks.py        the files of the cache
-      RemoteStorage.request / read   remote.py        one request for neighbours (coalesce.py), all at once
-        RangeRequest.send            http/request.py  one request with its retries, resumed from the byte reached
+      RemoteStorage.request / read   remote.py        concurrent requests, one for neighbouring ranges (coalesce.py)
+        RangeRequest.send            http/request.py  one request with its retries, resumed at the byte reached
           AddressBook.address        http/address.py  the URL, signed (http/signer.py), and its proxy
           refusal, content_range     http/response.py what the response means
 
@@ -23,14 +23,14 @@ from diffusion_train.utils.redact import redact_url
 
 
 class Stat(NamedTuple):
-    """`version` is another text for every other state of the object; see `make_version`."""
+    """The state of an object: its size in bytes and a version that changes with the object; see `make_version`."""
 
     size: int
     version: str
 
 
 class Range(NamedTuple):
-    """`size` bytes from `offset` on, of the object as it was when `stat` said `version`."""
+    """`size` bytes from `offset` on of an object, in the state for which `stat` returned `version`."""
 
     url: str
     version: str
@@ -39,51 +39,54 @@ class Range(NamedTuple):
 
 
 class StorageError(RuntimeError):
-    """Bytes that could not be had. Messages name the URL without credentials."""
+    """Bytes that could not be read. Messages name the URL without credentials."""
 
 
 class Missing(StorageError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class Denied(StorageError):
-    """The object may not be read with the credentials at hand."""
+    """The object must not be read with the available credentials."""
 
 
 class Changed(StorageError):
-    """The object is no longer the one that was asked for."""
+    """The object has changed since its version was recorded."""
 
 
 class NoRanges(StorageError):
-    """The server gives whole objects only."""
+    """The server does not support range requests."""
 
 
 class Storage(Protocol):
-    """Usable from several threads, after a fork, and pickled: settings alone travel.
+    """Reads objects. It works in several threads and after a fork, and can be pickled (only its settings are).
 
-    ValueError for a URL that cannot be read anywhere, StorageError for all else.
+    Raises ValueError for an unsupported URL, and StorageError for everything else.
     """
 
-    def stat(self, url: str) -> Stat: ...
+    def stat(self, url: str) -> Stat:
+        """Return the state of an object."""
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        """The bytes of every range, in order. One call for all ranges of a batch lets neighbours share a request."""
+        """Return the bytes of every range, in order. If a batch is read with one call, neighbours share a request."""
 
 
 def make_version(size: int, validator: str | int) -> str:
-    """`validator` is what the store offers: a time of change, an ETag, or "", where the size alone is compared."""
+    """Return a version; `validator` is a time of change, an ETag, or "" if only the size can be compared."""
     return f"{size}:{validator}"
 
 
 def split_version(version: str) -> tuple[int, str]:
-    """(size, validator)"""
+    """Return (size, validator) of a version."""
     size, _, validator = version.partition(":")
     return int(size), validator
 
 
 def check_inside(ranges: Sequence[Range]) -> None:
-    """Raises Changed for a range that goes beyond its object."""
+    """Raises Changed for a range that extends beyond its object."""
     for url, version, offset, size in ranges:
         total, _ = split_version(version)
         if offset < 0 or size < 0 or offset + size > total:
-            raise Changed(f"{redact_url(url)} at byte {offset}: {size} bytes wanted of {total} in all")
+            raise Changed(
+                f"{redact_url(url)} at byte {offset}: expected {size} bytes, but the object has {total} bytes in total"
+            )

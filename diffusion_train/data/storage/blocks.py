@@ -1,7 +1,7 @@
-"""Files of a cache folder: whole, checksummed, bounded in their sum, and shared by the processes of one machine.
+"""The files of a cache folder: complete, with checksums, of limited total size, and shared by processes of one machine.
 
-While a block is fetched its file is called .part and locked; a killed process leaves no lock, only a file that the next
-one takes over.
+While a block is fetched, its file is named .part and locked. A killed process leaves no lock, only a file that the next
+process uses.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from isal.isal_zlib import crc32
 from diffusion_train.utils.lock import try_lock, unlock
 
 log = logging.getLogger(__name__)
-_PIECE = 1 << 16  # bytes a checksum stands for: what is read to verify one small sample
-_KEPT = 0.9  # share of the allowed bytes that an eviction leaves
+_PIECE = 1 << 16  # bytes of one checksum, which must be read to verify a small sample
+_KEPT = 0.9  # fraction of `max_bytes` that an eviction leaves
 _LOCK_SECONDS = 10.0
 
 
 class BlockFiles:
-    """`name` is a hash. What cannot be written is not kept, which is logged once."""
+    """The blocks in `folder`, at most `max_bytes` in total. Names are hashes. A failure to write is logged once."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder, self.max_bytes = folder, max_bytes
         self._complained = False
 
     def read(self, name: str, size: int, start: int, end: int) -> bytes | None:
-        """Bytes `start` to `end` of a block of `size`; None where it is not kept, or damaged: that one is removed."""
+        """Return bytes `start` to `end` of a block of `size` bytes; None if it is missing, or damaged and removed."""
         path = self._path(name)
         try:
             data = _verified(path, size, start, end)
         except OSError:
             return None
         if data is None:
-            log.warning("%s is damaged: fetched again", path)
+            log.warning("%s is damaged and is fetched again", path)
             path.unlink(missing_ok=True)
         return data
 
     def claim(self, name: str) -> Claim | None:
-        """None while another thread or process holds the block."""
+        """Return the right to fetch a block, or None while another thread or process has it."""
         path = self._path(name)
         part = path.with_suffix(".part")
         try:
@@ -59,6 +59,7 @@ class BlockFiles:
         return None
 
     def write(self, path: Path, descriptor: int, data: bytes) -> None:
+        """Write a block with its checksums to a claimed .part file and rename it; skipped if there is no room."""
         checksums = array("I", [crc32(data[at : at + _PIECE]) for at in range(0, len(data), _PIECE)])
         contents = data + checksums.tobytes()
         try:
@@ -73,7 +74,7 @@ class BlockFiles:
             self._complain(error)
 
     def _reserve(self, size: int) -> bool:
-        """Counts `size` bytes in, before they are written; the blocks longest unused make room."""
+        """Reserve `size` bytes before they are written, evicting the least recently used blocks; False if it fails."""
         with _locked(self.folder / "used") as descriptor:
             if descriptor is None:
                 return False
@@ -85,7 +86,7 @@ class BlockFiles:
             return True
 
     def _evict(self, allowed: int) -> int:
-        """Bytes left."""
+        """Remove the least recently used blocks until `allowed` bytes are left; return the bytes that are left."""
         files = []
         for path in self.folder.glob("??/*"):
             with suppress(OSError):
@@ -108,12 +109,12 @@ class BlockFiles:
 
     def _complain(self, error: OSError) -> None:
         if not self._complained:
-            log.warning("%s: cannot keep what is read (%s); continuing without a cache", self.folder, error.strerror)
+            log.warning("%s: cannot write to the cache (%s); continuing without it", self.folder, error.strerror)
         self._complained = True
 
 
 class Claim:
-    """The right of this thread alone to fetch a block, until it is released."""
+    """The exclusive right of a thread to fetch a block, until it is released."""
 
     def __init__(self, files: BlockFiles, path: Path, descriptor: int | None) -> None:
         self._files, self._path, self._descriptor = files, path, descriptor
@@ -123,6 +124,7 @@ class Claim:
             self._files.write(self._path, self._descriptor, data)
 
     def release(self) -> None:
+        """Remove an unfinished .part file and release the lock."""
         if self._descriptor is None:
             return
         part = self._path.with_suffix(".part")
@@ -153,7 +155,7 @@ def _verified(path: Path, size: int, start: int, end: int) -> bytes | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int | None]:
-    """None where the lock cannot be had in good time."""
+    """Lock a file and yield its descriptor, or None after `_LOCK_SECONDS` without the lock."""
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + _LOCK_SECONDS
     try:
@@ -167,7 +169,7 @@ def _locked(path: Path) -> Iterator[int | None]:
 
 
 def _is_named(descriptor: int, path: Path) -> bool:
-    """Not if it was finished or removed before the lock was had."""
+    """Whether `path` is still this file: it may have been finished or removed before it was locked."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

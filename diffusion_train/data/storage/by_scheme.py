@@ -1,4 +1,4 @@
-"""The storage of any URL that can be read, chosen by its scheme."""
+"""The storage of all supported URLs, chosen by scheme."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffusion_train.data.storage.urls import is_local
 
 
 class StorageByScheme:
-    """Files of this machine, and all else over the network, through `cache` where the settings name a folder for it."""
+    """Reads local files, and remote objects over the network, through `cache` if the settings have a cache folder."""
 
     def __init__(self, settings: StorageSettings | None = None) -> None:
         settings = settings or StorageSettings()
@@ -27,7 +27,7 @@ class StorageByScheme:
 
     @property
     def num_retries(self) -> int:
-        """Requests of this process that had to be repeated."""
+        """The number of requests of this process that had to be repeated."""
         return self._remote.num_retries
 
     def stat(self, url: str) -> Stat:
@@ -37,9 +37,9 @@ class StorageByScheme:
         return self.begin(ranges)[1]()
 
     def begin(self, ranges: Sequence[Range]) -> tuple[int, Callable[[], list[bytes]]]:
-        """Asks for the ranges and returns at once: how many bytes are under way, and what gives all when called, or raises.
+        """Request the ranges, and return at once (requested bytes, function that returns all bytes or raises).
 
-        What is in memory already, or may be in a cache, is not under way: it is read by that call.
+        Bytes that are in memory or may be in the cache are not requested; the function reads them when it is called.
         """
         remote_urls = {url for url in {part.url for part in ranges} if not is_local(url)}
         if not remote_urls:
@@ -56,6 +56,6 @@ class StorageByScheme:
         return num_bytes, parts
 
     def prefetch(self, ranges: Sequence[Range]) -> bool:
-        """Begins to fetch what is remote into the cache; False where too much waits to be fetched already."""
+        """Start to fetch the remote ranges into the cache; return False if too many blocks are queued."""
         assert self.cache
         return self.cache.fill(part for part in ranges if not is_local(part.url))

@@ -1,4 +1,4 @@
-"""A bounded copy on this machine of what another storage holds, in whole blocks."""
+"""A local cache of another storage, of limited size, in whole blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _POLL_SECONDS = 0.02
 
 
 class _Block(NamedTuple):
-    """Block `number` of an object: `size` bytes, all blocks but the last alike."""
+    """Block `number` of an object, of `size` bytes; all blocks but the last have the same size."""
 
     url: str
     version: str
@@ -29,7 +29,7 @@ class _Block(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """Bytes `start` to `end` of a block, a part of the range at `position` of a list."""
+    """Bytes `start` to `end` of a block, which are a part of the range at `position` in a list."""
 
     block: _Block
     start: int
@@ -38,7 +38,11 @@ class _Window(NamedTuple):
 
 
 class CachedStorage:
-    """Processes that want the same block fetch it once; one that waits `patience` seconds for another helps itself."""
+    """A storage with a cache. Processes that need the same block fetch it once.
+
+    A process that has waited `patience` seconds for another one fetches the block itself. Raises ValueError if
+    `max_bytes` is too small.
+    """
 
     def __init__(
         self, storage: Storage, folder: Path, max_bytes: int, block_bytes: int = 1 << 22, patience: float = 60.0
@@ -52,6 +56,7 @@ class CachedStorage:
         self._prefetcher = Prefetcher(self._fetch_absent)
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Return the bytes of every range, in order; missing blocks are fetched and added to the cache."""
         check_inside(ranges)
         windows = [window for position, part in enumerate(ranges) for window in self._windows(position, part)]
         parts = [self._cached(window.block, window.start, window.end) for window in windows]
@@ -63,9 +68,9 @@ class CachedStorage:
         return [parts[0] if len(parts) == 1 else b"".join(parts) for parts in pieces]
 
     def fill(self, ranges: Iterable[Range]) -> bool:
-        """Fetches the blocks in the background; a fault shows when they are read.
+        """Queue the blocks to be fetched in the background; errors are raised when they are read.
 
-        False where as many wait already as may: these do not.
+        Returns False, and queues nothing, if too many blocks are queued already.
         """
         return self._prefetcher.add(window.block for part in ranges for window in self._windows(0, part))
 
@@ -82,16 +87,16 @@ class CachedStorage:
             yield _Window(block, max(offset - low, 0), min(end - low, self.block_bytes), position)
 
     def _cached(self, block: _Block, start: int, end: int) -> bytes | None:
-        """None where the cache does not hold the block."""
+        """Return bytes of a block, or None if it is not in the cache."""
         return self._files.read(block.name, block.size, start, end)
 
     def _fetch_absent(self, blocks: Iterable[_Block]) -> None:
-        """Those that nobody else is fetching."""
+        """Fetch the missing blocks that no other thread or process is fetching."""
         absent = [block for block in blocks if self._cached(block, 0, 1) is None]
         self._fetch_claimed({block: claim for block in absent if (claim := self._files.claim(block.name))})
 
     def _fetch(self, blocks: Iterable[_Block]) -> dict[_Block, bytes]:
-        """First those that nobody else is fetching, all at once; then those that others have fetched meanwhile."""
+        """Return the blocks: first fetch those that no other process is fetching, then wait for the others."""
         claims = {block: self._files.claim(block.name) for block in blocks}
         mine = {block: claim for block, claim in claims.items() if claim}
         bodies = self._fetch_claimed(mine)

@@ -1,4 +1,4 @@
-"""Ranges of a batch -> few spans, one request each, and the bytes of the spans -> the bytes of each range."""
+"""Join the ranges of a batch into few spans, one request each, and separate their bytes again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffusion_train.data.storage.base import Range
 
 @dataclass
 class Span:
-    """Bytes asked for at once: `start` up to `end` of one object, for the ranges at `positions` of a list."""
+    """The bytes of one request: `start` up to `end` of one object, for the ranges at `positions` in a list."""
 
     url: str
     version: str
@@ -24,7 +24,7 @@ class Span:
 
 
 def coalesce(ranges: Sequence[Range], gap: int, largest: int) -> list[Span]:
-    """Neighbours of one object with at most `gap` bytes between them are joined, up to `largest` bytes."""
+    """Join ranges of one object with at most `gap` bytes between them, to spans of at most `largest` bytes."""
     spans: list[Span] = []
     for position in sorted((n for n, part in enumerate(ranges) if part.size), key=ranges.__getitem__):
         url, version, offset, size = ranges[position]
@@ -40,7 +40,7 @@ def coalesce(ranges: Sequence[Range], gap: int, largest: int) -> list[Span]:
 
 
 def separate(ranges: Sequence[Range], spans: Sequence[Span], bodies: Sequence[bytes]) -> list[bytes]:
-    """What `coalesce` joined: the bytes of every range, in order."""
+    """Return the bytes of every range, in order, from the bodies of the spans of `coalesce`."""
     parts = [b""] * len(ranges)
     for span, body in zip(spans, bodies, strict=True):
         assert len(body) == span.size

@@ -1,4 +1,4 @@
-"""Files of this machine."""
+"""Local files."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from diffusion_train.data.storage.base import Changed, Denied, Missing, Range, S
 from diffusion_train.data.storage.urls import local_path
 
 _MAX_OPEN = 64
-_PAGE = 4096  # bytes; less than this comes along with what lies beside it
-_WAITED = 5e-5  # seconds a range: more than it takes from memory
+_PAGE = 4096  # bytes; smaller ranges are read together with their neighbours
+_WAITED = 5e-5  # seconds per range; reading from memory takes less
 _CAN_ADVISE = hasattr(os, "posix_fadvise")
 
 
 class LocalStorage:
-    """Keeps some files open; positional reads share no offset, so copies in forked and spawned workers are safe."""
+    """Reads local files and keeps some of them open. Reads are positional, so forked and spawned workers are safe."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[tuple[str, str], _Descriptor] = OrderedDict()
         self.has_waited = False
 
     def stat(self, url: str) -> Stat:
-        """Denied as well for a file that can be seen but not read."""
+        """Return the state of a file. Raises Denied also for a file that exists but cannot be read."""
         try:
             facts = os.stat(local_path(url))
             if not stat.S_ISREG(facts.st_mode):
@@ -38,9 +38,9 @@ class LocalStorage:
         return Stat(facts.st_size, _version(facts))
 
     def advise(self, ranges: Sequence[Range]) -> int:
-        """Advises the system to fetch them all, and waits for none; returns how many bytes it was asked for.
+        """Advise the system to read these ranges, without waiting; return their number of bytes.
 
-        0 until reading has waited once for a disk or a network file system.
+        Returns 0 until a read has once waited for a disk or a network file system.
         """
         if not (_CAN_ADVISE and self.has_waited):
             return 0
@@ -51,6 +51,7 @@ class LocalStorage:
         return sum(part.size for part in large)
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Return the bytes of each range. Raises Changed if a file is not in the state of its version."""
         used: dict[tuple[str, str], _Descriptor] = {}
         parts = []
         started = time.perf_counter()
@@ -86,12 +87,12 @@ class LocalStorage:
 
 
 class _Descriptor:
-    """Closed once nobody reads from it any more."""
+    """An open file, which is closed when nothing refers to it any more."""
 
     __slots__ = ("known", "number")
 
     def __init__(self, url: str) -> None:
-        self.known: tuple[int, int] | None = None  # size and time of change that are those of the version wanted
+        self.known: tuple[int, int] | None = None  # size and time of change, after they were found to match the version
         self.number = -1
         try:
             self.number = os.open(local_path(url), os.O_RDONLY | os.O_CLOEXEC)
@@ -108,7 +109,7 @@ def _check(file: _Descriptor, url: str, version: str) -> None:
     if (state := (facts.st_size, facts.st_mtime_ns)) == file.known:
         return
     if _version(facts) != version:
-        raise Changed(f"{url}: changed since it was indexed; start again to index it anew")
+        raise Changed(f"{url}: changed since it was indexed; restart to index it again")
     file.known = state
 
 
@@ -117,18 +118,18 @@ def _version(facts: os.stat_result) -> str:
 
 
 def _rest(descriptor: int, url: str, offset: int, size: int, data: bytes) -> bytes:
-    """`data` and what follows: the system gives at most 2 GiB at once. Raises Changed where less is there."""
+    """Read the rest after `data`: the system returns at most 2 GiB at once. Raises Changed if the file is shorter."""
     parts, done = [data], len(data)
     while done < size and (part := os.pread(descriptor, size - done, offset + done)):
         parts.append(part)
         done += len(part)
     if done != size:
-        raise Changed(f"{url} at byte {offset}: {size} bytes wanted, {done} there")
+        raise Changed(f"{url} at byte {offset}: expected {size} bytes, got {done}")
     return b"".join(parts)
 
 
 def local_error(url: str, error: OSError) -> StorageError:
-    """The error of this package that says what `error` means for a file."""
+    """Return the StorageError that corresponds to an OSError of a file."""
     if isinstance(error, FileNotFoundError):
         return Missing(f"{url}: {'a link to nothing' if os.path.islink(local_path(url)) else 'no such file'}")
     if isinstance(error, PermissionError):

@@ -1,4 +1,4 @@
-"""Work for later, done by one thread in the background."""
+"""Fetch items ahead of time, with one thread in the background."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _AT_ONCE = 4
 
 
 class Prefetcher(Generic[T]):
-    """Calls `fetch` with a few items at a time, in order. The thread ends with its work.
+    """Calls `fetch` with a few items at a time, in order, in a thread that ends when no items are queued.
 
-    What `fetch` raises is logged alone and ends the work: whoever reads an item meets the same fault and tells.
+    If `fetch` raises, this is only logged, and the queue is cleared: reading an item raises the same error.
     """
 
     _running: bool
@@ -27,7 +27,7 @@ class Prefetcher(Generic[T]):
         self._start_anew()
 
     def add(self, items: Iterable[T]) -> bool:
-        """False, and nothing is added, while many items wait."""
+        """Queue items; return False, and queue nothing, while `_MOST_WAITING` items are queued."""
         if self._process != os.getpid():
             self._start_anew()
         with self._lock:
@@ -57,6 +57,6 @@ class Prefetcher(Generic[T]):
             return items
 
     def _start_anew(self) -> None:
-        """In a forked process the thread is gone."""
+        """Reset the state, also in a forked process, which does not have the thread."""
         self._process, self._lock, self._running = os.getpid(), threading.Lock(), False
         self._waiting: dict[T, None] = {}

@@ -1,4 +1,4 @@
-"""Objects behind http(s)://, s3:// and gs://."""
+"""Remote objects: http(s)://, s3:// and gs://."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from diffusion_train.data.storage.http.client import Client, OwnClient
 from diffusion_train.data.storage.http.request import RangeRequest
 from diffusion_train.data.storage.settings import StorageSettings
 
-_LARGEST = 1 << 24  # bytes that neighbours are joined up to
-_STAT_DEADLINE = 20.0  # seconds: a wrong host name fails soon
+_LARGEST = 1 << 24  # bytes of a request for joined ranges
+_STAT_DEADLINE = 20.0  # seconds, so that a wrong host name fails early
 
 
 class RemoteStorage:
-    """`num_retries` counts the requests of this process that had to be repeated."""
+    """Reads remote objects. `num_retries` counts the requests of this process that had to be repeated."""
 
     def __init__(self, settings: StorageSettings | None = None) -> None:
         self.settings = settings or StorageSettings()
@@ -28,7 +28,7 @@ class RemoteStorage:
         self._client = OwnClient(self, self.settings)
 
     def stat(self, url: str) -> Stat:
-        """Asks for the first byte: HEAD is often refused, and a signature is good for GET alone."""
+        """Return the state of an object by requesting its first byte: servers and signatures often exclude HEAD."""
         request = RangeRequest(Span(url, "", 0, 1), self.settings, min(self.settings.deadline, _STAT_DEADLINE))
         client = self._client.get()
         _wait(client.start(self._send_all(client, [request])))
@@ -38,7 +38,7 @@ class RemoteStorage:
         return self.request(ranges)()
 
     def request(self, ranges: Sequence[Range]) -> Callable[[], list[bytes]]:
-        """Sends the requests and returns at once; calling what it returns gives the bytes, or raises."""
+        """Send the requests, and return at once a function that returns the bytes, or raises."""
         spans = coalesce(ranges, self.settings.gap_bytes, _LARGEST)
         requests = [RangeRequest(span, self.settings, self.settings.deadline) for span in spans]
         client, process = self._client.get(), os.getpid()
@@ -53,7 +53,7 @@ class RemoteStorage:
         return finish
 
     async def _send_all(self, client: Client, requests: Sequence[RangeRequest], ranges: Sequence[Range] = ()) -> None:
-        """The first that fails ends all."""
+        """Send all requests; the first one that fails cancels the others."""
 
         async def send(request: RangeRequest) -> None:
             async with client.limit:
@@ -77,4 +77,4 @@ def _wait(future: Future[None]) -> None:
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
     finally:
-        future.cancel()  # given up where the waiting is interrupted
+        future.cancel()  # if waiting was interrupted

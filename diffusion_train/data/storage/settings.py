@@ -1,4 +1,4 @@
-"""What `data.storage` sets."""
+"""The settings of `data.storage`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _POSITIVE = ("connect_timeout", "read_timeout", "deadline", "min_speed")
 
 @dataclass(frozen=True)
 class StorageSettings:
-    """Seconds, bytes a second, bytes.
+    """Settings of storage, in seconds, bytes, and bytes per second. Raises ValueError for values out of range.
 
-    A cache of `cache_bytes` lies in `cache_folder`, where one is given. Each process asks for about `ahead_bytes` before
-    it needs them; 0 reads nothing ahead and fills no cache ahead. `read_timeout` is the longest silence, `min_speed` the
-    lowest average speed of a response. Requests are repeated until `deadline`, and for as long again as the bytes that
-    came take at `min_speed`. Each process has `num_requests` under way at a time; ranges that lie within `gap_bytes` of
-    each other share one.
+    A cache of `cache_bytes` is kept in `cache_folder`, if that is set. Each process requests about `ahead_bytes` before it
+    needs them; 0 reads nothing ahead, and does not fill the cache ahead. `read_timeout` is the longest time without data,
+    `min_speed` the lowest average speed of a response. Requests are retried until `deadline`, plus the time that the
+    received bytes take at `min_speed`. Each process sends `num_requests` at a time; ranges with at most `gap_bytes`
+    between them share a request.
     """
 
     cache_folder: str | os.PathLike[str] | None = None

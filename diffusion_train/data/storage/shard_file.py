@@ -1,4 +1,4 @@
-"""Objects of a storage as files."""
+"""Read an object of a storage as a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffusion_train.utils.redact import redact_url
 
 
 def shard_file(storage: Storage, url: str, version: str, size: int, read_ahead: int = 1 << 22) -> io.BufferedReader:
-    """One object, read only, `read_ahead` bytes at a time."""
+    """Open an object as a read-only file that is read `read_ahead` bytes at a time."""
     return io.BufferedReader(_Raw(storage, url, version, size), read_ahead)
 
 
@@ -28,7 +28,7 @@ class _Raw(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if start + offset < 0:
-            raise ValueError(f"byte {start + offset} of a file")
+            raise ValueError(f"cannot seek to byte {start + offset}")
         self._at = start + offset
         return self._at
 
@@ -41,9 +41,10 @@ class _Raw(io.RawIOBase):
 
 
 def read_whole(storage: Storage, url: str, at_most: int) -> bytes | None:
-    """All of a small object, None where there is none. Raises StorageError if it has more than `at_most` bytes.
+    """Return all bytes of a small object, or None if it does not exist.
 
-    None as well where it is denied: S3 returns that for what is not there to those who may not list.
+    Also returns None if access is denied, which is S3's response for a missing object to users who cannot list the bucket.
+    Raises StorageError for more than `at_most` bytes.
     """
     try:
         size, version = storage.stat(url)

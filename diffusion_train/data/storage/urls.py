@@ -1,4 +1,4 @@
-"""Which URLs can be read, and nothing else: no commands, no variables of the environment."""
+"""The supported URLs. Nothing else can be read: no commands, no environment variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SCHEME = re.compile(r"\s*(?:([A-Za-z][A-Za-z0-9+.-]*)://|(pipe):)", re.IGNORECA
 
 
 def scheme_of(url: str) -> str:
-    """One of SCHEMES; plain paths are "file". Raises ValueError by name for anything else."""
+    """Return the scheme of a URL, "file" for plain paths. Raises ValueError for a scheme that is not in SCHEMES."""
     match = _SCHEME.match(url)
     scheme = (match[1] or match[2]).lower() if match else "file"
     if scheme not in SCHEMES:
@@ -20,12 +20,12 @@ def scheme_of(url: str) -> str:
 
 
 def local_path(url: str) -> str:
-    """The path of a plain path or file:// URL. ValueError for a file of another machine."""
+    """Return the path of a plain path or file:// URL. Raises ValueError for a file on another host."""
     if not url.lower().startswith("file://"):
         return url
     host = urlsplit(url).netloc
     if host not in ("", "localhost"):
-        raise ValueError(f"{url}: {host} is another machine; files of this one are file:///path")
+        raise ValueError(f"{url}: {host} is another host; write local files as file:///path")
     return unquote(url[len("file://") + len(host) :])
 
 

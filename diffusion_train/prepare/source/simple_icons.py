@@ -1,7 +1,7 @@
 """Brand logos of Simple Icons in their brand's colour on white, captioned "the <title> logo".
 
-Simple Icons, https://simpleicons.org: a CC0 collection with icons under other licences among it. A licence covers the
-drawing; the logos remain their owners' trademarks, and `guidelines` says what the owners ask for.
+Simple Icons, https://simpleicons.org, is a CC0 collection; some icons have other licences. A licence covers the drawing;
+the logos remain trademarks of their owners, whose rules are linked in `guidelines`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ _NEARLY_WHITE = 0xD8  # of 0xFF, in each of red, green and blue
 
 @dataclass(frozen=True)
 class SimpleIcons:
-    """Logos of `size` x `size` pixels, as a source; iterated over, the paths of shards of them.
+    """A source of logos of `size` x `size` pixels. Iterating yields the paths of shards of them.
 
-    With `brand`, such as "Google", only those whose title begins with this word: one brand's family.
-
-    In the shards, which are made when they are first asked for, icons under another licence than the collection's
-    CC0-1.0 are dropped, but for those in `allowed_licenses` (SPDX names such as "MIT", or the address that an icon
-    gives as its licence). As a source it gives every icon: who prepares from it chooses by its licence.
+    With `brand`, such as "Google", only logos whose title begins with this word are used. The shards, which are made on
+    first use, contain icons under the collection's CC0-1.0 and under `allowed_licenses` (SPDX names such as "MIT", or the
+    address that an icon gives as its licence). As a source it yields every icon; `prepare` then selects by licence.
     """
 
     size: int = 32
@@ -43,7 +41,7 @@ class SimpleIcons:
             require(module)
 
     def __iter__(self) -> Iterator[str]:
-        """Shards of png, txt (the caption) and json (licence, source, guidelines, title, colour)."""
+        """Yield the paths of shards of png, txt (the caption) and json (licence, source, guidelines, title, colour)."""
         brand = {"brand": self.brand} if self.brand else {}
         settings = {"size": self.size, "allowed_licenses": sorted(self.allowed_licenses), **brand}
         return iter(map(str, kept_shards("simple_icons", self.packages, settings, self._allowed)))
@@ -62,13 +60,13 @@ class SimpleIcons:
 
 
 def all_icons() -> list[Any]:
-    """By slug."""
+    """Return all icons, sorted by slug."""
     package = require("simple_icons_pack")
     return sorted((getattr(package, name) for name in dir(package) if name.startswith("SI_")), key=lambda i: i.slug)
 
 
 def of_brand(icons: Sequence[Any], brand: str) -> list[Any]:
-    """ValueError for a brand without icons."""
+    """Return the icons whose title begins with `brand`, all of them for "". Raises ValueError if there are none."""
     word = brand.casefold()
     found = [icon for icon in icons if not word or f"{icon.title.casefold()} ".startswith(f"{word} ")]
     if not found:
@@ -77,15 +75,15 @@ def of_brand(icons: Sequence[Any], brand: str) -> list[Any]:
 
 
 def by_license(allowed_licenses: Sequence[str] = ()) -> tuple[list[Any], Counter[str]]:
-    """-> the icons to use, by slug, and how many were dropped under each licence.
+    """Return the icons to use, sorted by slug, and how many were dropped under each licence.
 
-    ValueError for an allowed licence that no icon has.
+    Raises ValueError for an allowed licence that no icon has.
     """
     icons = all_icons()
     unknown = set(allowed_licenses) - {_license(icon) for icon in icons}
     if unknown:
         known = ", ".join(sorted({_license(icon) for icon in icons} - {_COLLECTION}))
-        raise ValueError(f"allowed_licenses: no icon has {', '.join(sorted(unknown))}; there are {known}")
+        raise ValueError(f"allowed_licenses: no icon has {', '.join(sorted(unknown))}; use {known}")
     allowed = {_COLLECTION, *allowed_licenses}
     dropped = Counter(_license(icon) for icon in icons if _license(icon) not in allowed)
     return [icon for icon in icons if _license(icon) in allowed], dropped
@@ -114,6 +112,6 @@ def _license(icon: Any) -> str:
 
 
 def _visible(colour: str) -> str:
-    """RRGGBB -> the same, or black for what would be white on white."""
+    """Return a colour RRGGBB, or black if it would be invisible on white."""
     channels = [int(colour[i : i + 2], 16) for i in (0, 2, 4)]
     return colour if min(channels) < _NEARLY_WHITE else "000000"

@@ -1,4 +1,4 @@
-"""Tables of captions and facts as sources of samples: which column holds what, and rows whose image is a file."""
+"""Tables of captions and metadata as sources of samples: which column holds what, and rows whose image is a file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ USUAL = {
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what. None: the first one there with a usual name; "": none."""
+    """The names of the columns. None means the first column with a usual name, "" that there is no such column."""
 
     image: str | None = None
     caption: str | None = None
@@ -40,7 +40,10 @@ class Columns:
     source: str | None = None
 
     def among(self, names: Sequence[str], where: str, needed: Sequence[str] = ("image", "caption")) -> Columns:
-        """With the columns that are there in place of None. ValueError for one that is named or needed and missing."""
+        """Return the columns among `names`, with "" for missing ones.
+
+        Raises ValueError if a column that is named or `needed` is missing; `where` is the table in its message.
+        """
         there = {name.casefold(): name for name in reversed(names)}
         chosen: dict[str, str] = {}
         wrong = []
@@ -49,7 +52,7 @@ class Columns:
             usual = next((there[name] for name in USUAL[field.name] if name in there), "")
             chosen[field.name] = usual if asked is None else asked
             if asked and asked not in names:
-                wrong.append(f"source.columns.{field.name}={asked}: there is no such column")
+                wrong.append(f"source.columns.{field.name}={asked}: no such column")
             elif asked is None and not usual and field.name in needed:
                 remedy = ', or "" if there is none' if field.name == "caption" else ""
                 wrong.append(f"no column for the {field.name}: give source.columns.{field.name}=<its name>{remedy}")
@@ -58,7 +61,10 @@ class Columns:
         return replace(self, **chosen)
 
     def facts(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What goes into a sample's metadata: all but image and caption, rights under their own names; captions where there are several."""
+        """Return the metadata in a row: all columns except image and caption, with rights under their own names.
+
+        A list of several captions is kept under the name of its column.
+        """
         facts = {name: value for name, value in row.items() if name not in (self.image, self.caption)}
         if isinstance(several := row.get(self.caption or ""), list):
             facts[str(self.caption)] = several
@@ -72,7 +78,7 @@ USUAL_COLUMNS = Columns()
 
 
 def caption_of(row: dict[str, Any], columns: Columns) -> str | None:
-    """Of a list of captions the first one that says something. An object is no caption."""
+    """Return the caption of a row, of a list the first that is not blank. An object is not a caption."""
     caption = row.get(columns.caption or "")
     if isinstance(caption, list):
         caption = next((text for text in caption if isinstance(text, str) and text.strip()), None)
@@ -81,9 +87,9 @@ def caption_of(row: dict[str, Any], columns: Columns) -> str | None:
 
 @dataclass(frozen=True)
 class Csv:
-    """A table whose rows name image files: absolute, or relative to `images`, by default the table's own folder.
+    """A table (CSV or JSON lines) whose rows name image files, relative to `images`, by default the table's folder.
 
-    Also JSON lines. ValueError where the file or a column is missing.
+    Raises ValueError if the file or a column is missing, or if there are no rows.
     """
 
     path: str
@@ -93,9 +99,9 @@ class Csv:
     def __post_init__(self) -> None:
         path = Path(self.path)
         if path.is_dir():
-            raise ValueError(f"path={self.path}: a folder; source=folder reads the images in it")
+            raise ValueError(f"path={self.path}: is a folder; for the images in it use source=folder")
         if not path.is_file() or path.suffix.lower() not in SUFFIXES:
-            problem = f"not one of {', '.join(SUFFIXES)}" if path.is_file() else "no such file"
+            problem = f"must end in {', '.join(SUFFIXES)}" if path.is_file() else "no such file"
             raise ValueError(f"path={self.path}: {problem}")
         if next(table_rows(path), None) is None:
             raise ValueError(f"path={self.path}: the table has no rows")
@@ -119,7 +125,7 @@ class Csv:
 
 
 def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str) -> Entry:
-    """A row whose image is a file."""
+    """Return the entry of a row whose image is a file in `folder`."""
     file = str(row.get(columns.image or "") or "").strip()
     if not file:
         return Entry(where, LeftOut("no-image", "the row names no image"))

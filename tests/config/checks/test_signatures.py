@@ -37,11 +37,11 @@ def test_a_right_config_passes():
     ("change", "words"),
     [
         ({"num_step": 3}, "sampler.num_step\n    Heun has no such setting; did you mean num_steps?"),
-        ({"num_steps": "many"}, "sampler.num_steps\n    must be int, not 'many'"),
+        ({"num_steps": "many"}, "sampler.num_steps\n    must be int, got 'many'"),
         ({"num_steps": "???"}, "sampler.num_steps\n    Heun needs this setting"),
         ({"grid": {"_target_": "diffusion_train.diffusion.parameterization.V"}}, "expected Grid, got V"),
-        ({"_target_": "diffusion_train.sampler.heun.Hen"}, "cannot be found"),
-        ({"_target_": "diffusion_train.sampler.hen.Heun"}, "cannot be found"),
+        ({"_target_": "diffusion_train.sampler.heun.Hen"}, "cannot be imported"),
+        ({"_target_": "diffusion_train.sampler.hen.Heun"}, "cannot be imported"),
     ],
     ids=["unknown key", "wrong type", "missing", "part of another kind", "no such class", "no such module"],
 )
@@ -118,10 +118,10 @@ def test_fits(value, annotation, right):
 def test_a_mistake_names_the_key_that_is_set_not_where_it_is_passed_on():
     selection = {"_target_": "diffusion_train.data.selection.Selection", "faults": "${data.faults}"}
     [mistake] = told({"data": {"faults": "lenient"}, "selection": selection})
-    assert mistake == "data.faults\n    must be one of strict, tolerant, not 'lenient'"
+    assert mistake == "data.faults\n    must be one of strict, tolerant, got 'lenient'"
 
 
 def test_a_precision_that_is_none_is_told_with_those_that_there_are():
     [mistake] = told({"trainer": {"_target_": "pytorch_lightning.Trainer", "precision": "foo"}})
     assert "must be one of 64, 32, 16, transformer-engine, " in mistake
-    assert mistake.endswith("bf16, not 'foo'")
+    assert mistake.endswith("bf16, got 'foo'")

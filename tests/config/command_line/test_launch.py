@@ -119,7 +119,7 @@ def test_targets_are_allowed_by_the_command_line_alone(start, conf, write):
     start("run_dir=a", "allow_targets=[my_own.]", body=lambda cfg: not is_allowed("my_own.X"))
     assert is_allowed("my_own.X")
     write(conf, {"extra/self.yaml": "# @package _global_\nallow_targets: [os.]\n"})
-    with pytest.raises(ConfigError, match="command line alone"):
+    with pytest.raises(ConfigError, match="command line only"):
         start("extra=self", "run_dir=a")
 
 
@@ -128,7 +128,7 @@ def test_targets_are_allowed_by_the_command_line_alone(start, conf, write):
     [
         (["--experimental-rerun", "x.pickle"], "pickle"),
         (["--config-path", "x"], "--config-dir"),
-        (["--config-dir", "nowhere"], "is no folder"),
+        (["--config-dir", "nowhere"], "no such folder"),
         (["allow_targets=os"], "must be a list"),
     ],
     ids=["pickle", "path", "folder", "no list"],

@@ -221,10 +221,10 @@ def test_no_bytes_make_anything_but_text_or_a_caption_error(txt, document, missi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"choose": "any"}, "data.captions.choose=any: one of draw, first, join"),
-        ({"missing": "skip"}, "data.captions.missing=skip: one of error, empty, drop"),
-        ({"templates": []}, "data.captions.templates is empty"),
-        ({"trigger": "sks"}, "data.captions.trigger=sks: no template names it"),
+        ({"choose": "any"}, "data.captions.choose=any: must be one of draw, first, join"),
+        ({"missing": "skip"}, "data.captions.missing=skip: must be one of error, empty, drop"),
+        ({"templates": []}, "data.captions.templates must not be empty"),
+        ({"trigger": "sks"}, "data.captions.trigger=sks: no template contains it"),
     ],
     ids=["choose", "missing", "no-template", "trigger"],
 )

@@ -56,7 +56,7 @@ def test_further_words_are_words_not_patterns():
         True,
         True,
     ]
-    with pytest.raises(ValueError, match=r"data\.flip_guard\.further_words"):
+    with pytest.raises(ValueError, match=r"data\.flip_guard: a word must not be blank"):
         FlipGuard([" "])
 
 

@@ -39,7 +39,7 @@ def test_what_is_not_utf8_becomes_the_replacement_character_and_is_told():
 def test_a_member_too_large_to_be_a_caption_is_refused():
     assert len(texts(TextMember(), b"x" * MAX_BYTES)[0]) == MAX_BYTES
     for source in (TextMember(), JsonMember()):
-        with pytest.raises(CaptionError, match=f"{MAX_BYTES + 1} bytes"):
+        with pytest.raises(CaptionError, match=f"at most {MAX_BYTES} bytes, got {MAX_BYTES + 1}"):
             texts(source, b"x" * (MAX_BYTES + 1))
 
 
@@ -88,8 +88,8 @@ def test_numbers_are_text_as_they_are_written_however_many_digits():
         (b'{"caption": "a"', "malformed JSON"),
         (b"{'caption': 1}", "malformed JSON"),
         (b"<html>", "malformed JSON"),
-        (b'{"caption": {"a": 1}}', "caption is an object, not text"),
-        (b'{"caption": ["a", true]}', "caption is true or false, not text"),
+        (b'{"caption": {"a": 1}}', "caption must be text, got an object"),
+        (b'{"caption": ["a", true]}', "caption must be text, got true or false"),
     ],
     ids=["brackets", "braces", "empty", "torn", "no-json", "html", "object", "boolean"],
 )
@@ -139,7 +139,7 @@ def test_bytes_of_a_table_that_are_not_utf8(table):
 
 def test_keys_in_several_rows_are_reported_or_several_captions(table):
     content = "key,caption\n" + "".join(f"k{i // 2}.jpg,c{i}\n" for i in range(14)) + "x,y\n"
-    with pytest.raises(ValueError, match=r"7 keys stand in several rows: k0, k1, k2, k3, k4, \.\.\.; .*several=true"):
+    with pytest.raises(ValueError, match=r"7 keys are in several rows: k0, k1, k2, k3, k4, \.\.\.; .*several=true"):
         table(content).keys()
     assert table(content, several=True).texts({}, "k1") == ["c2", "c3"]
 
@@ -148,10 +148,10 @@ def test_keys_in_several_rows_are_reported_or_several_captions(table):
     ("content", "reason"),
     [
         ("", "has no header"),
-        ("key,text\n", "has no column 'caption'; it has key, text"),
+        ("key,text\n", "has no column 'caption'; its columns: key, text"),
         ("key,caption,caption\n", "several columns called caption"),
-        ("key,caption\n1,a,b\n", "line 2: 3 fields where the header has 2"),
-        ("key,caption\n1,a\n2\n", "line 3: 1 fields where the header has 2"),
+        ("key,caption\n1,a,b\n", "line 2: 3 fields, but the header has 2"),
+        ("key,caption\n1,a\n2\n", "line 3: 1 fields, but the header has 2"),
         ('key,caption\n1,"a\n2,b\n3,c\n', "unexpected end of data"),
         ("key,caption\n1," + "x" * 2_000_000, "line 2: field larger than field limit"),
     ],
@@ -163,7 +163,7 @@ def test_a_table_that_is_not_whole_is_refused(table, content, reason):
 
 
 def test_a_caption_in_json_lines_must_be_text(table):
-    with pytest.raises(ValueError, match="line 2: key and caption are not both text"):
+    with pytest.raises(ValueError, match="line 2: key and caption must both be text"):
         table('{"key": "1", "caption": "a"}\n{"key": "2", "caption": 5}\n', "t.jsonl").keys()
 
 

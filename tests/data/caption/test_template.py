@@ -26,14 +26,14 @@ def test_template_text_in_a_caption_comes_through_as_it_is(text):
     ["{}", "{name}", "{caption!r}", "{caption:>9}", "{caption.x}", "{ caption }", "{", "}", "a { b", "{trigger", "{0}"],
 )
 def test_unknown_names_and_single_braces_are_refused(text):
-    with pytest.raises(ValueError, match=r"data\.captions\.templates: .*it may name \{caption\}, \{trigger\}"):
+    with pytest.raises(ValueError, match=r"data\.captions\.templates: .*use \{caption\}, \{trigger\}"):
         rendered(text)
 
 
 def test_a_trigger_or_field_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match=r"data\.captions\.trigger is empty"):
         Template("{trigger}", "")
-    with pytest.raises(ValueError, match=r"json=a\.\.b: names joined by single dots"):
+    with pytest.raises(ValueError, match=r"json=a\.\.b: must be names joined by single dots"):
         Template("{json.a..b}", "")
 
 

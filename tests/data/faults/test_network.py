@@ -123,7 +123,7 @@ def test_a_shard_replaced_during_the_run(served, server, train, make_dataset, tm
     assert f"data: {urls[1]}: changed since it was indexed" in run.told
     dataset = make_dataset(local)
     local[1].write_bytes(local[0].read_bytes())
-    with pytest.raises(Changed, match=f"{local[1]}: changed since it was indexed; start again to index it anew"):
+    with pytest.raises(Changed, match=f"{local[1]}: changed since it was indexed; restart to index it again"):
         dataset.read(DRAWS)
 
 

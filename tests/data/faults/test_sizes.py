@@ -30,10 +30,10 @@ def test_no_shards_or_an_empty_data_set(train, make_tar, make_png, make_dataset,
         assert f"{name}: pattern {pattern} matched 0 files in {tmp_path}" in run.told
     assert "adapter" not in run.told
     empty = make_tar([("README", b"nothing")])
-    with pytest.raises(DataError, match=f"{empty} at byte 0: holds no sample"):
+    with pytest.raises(DataError, match=f"{empty} at byte 0: contains no sample"):
         make_dataset(empty)
     small = make_tar([("a.png", make_png(0, 9, 9)), ("a.txt", b"")])
-    with pytest.raises(DataError, match=r"none of 1 samples is left \(1 a side below data\.min_side=10\)"):
+    with pytest.raises(DataError, match=r"all 1 samples are left out \(1 a side below data\.min_side=10\)"):
         make_dataset(small, min_side=10)
 
 
@@ -61,7 +61,7 @@ def test_fewer_shards_than_ranks_and_workers(make_shards, make_dataset):
 def test_fewer_samples_than_one_global_batch(make_shards, train):
     run = train(make_shards(3, 3), "data.batch_size=8")
     assert run.code == Exit.WRONG
-    assert "data.batch_size=8 is more than the 3 training samples: use 1 to 3" in run.told
+    assert "data.batch_size=8 must be at most 3, the number of training samples" in run.told
 
 
 DROP = """

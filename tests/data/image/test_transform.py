@@ -160,7 +160,7 @@ def test_further_images_show_the_same_view(photo):
 
 
 def test_a_further_image_of_another_view_is_a_fault_of_the_sample(image):
-    with pytest.raises(ImageError, match="edge has 40 x 40 pixels, the image 60 x 40: not the same view"):
+    with pytest.raises(ImageError, match="edge must have the aspect ratio of the image, 60 x 40 pixels, got 40 x 40"):
         ImageTransform(32)(image, 0, 0, others={"edge": Image.new("RGB", (40, 40))})
 
 
@@ -183,7 +183,7 @@ def test_without_augmentation_nothing_is_flipped_or_moved(image):
     [
         ({"image_size": 0}, "data.image_size=0"),
         ({"image_size": 8, "background": (0, 300, 0)}, "data.background"),
-        ({"image_size": 8, "crop": "middle"}, "data.crop=middle: one of center, random, focal"),
+        ({"image_size": 8, "crop": "middle"}, "data.crop=middle: must be one of center, random, focal"),
     ],
     ids=["size", "background", "crop"],
 )

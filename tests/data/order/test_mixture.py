@@ -139,11 +139,11 @@ def test_repeats_are_the_numbers_written(repeats, weights, expected):
 @pytest.mark.parametrize(
     ("repeats", "weights", "message"),
     [
-        ({"photo": 2}, {}, "data.repeats: no source photo; there are photos, drawings"),
-        ({"photos": 0}, {}, "data.repeats: photos=0: more than 0; leave a source out"),
-        ({}, {"photos": float("nan"), "drawings": 1}, "data.weights: photos=nan"),
-        ({}, {"photos": 1}, "data.weights: none for drawings"),
-        ({"photos": 1}, {"photos": 1}, "data.repeats and data.weights: give one"),
+        ({"photo": 2}, {}, "data.repeats: no source photo; the sources are photos, drawings"),
+        ({"photos": 0}, {}, "data.repeats: must be more than 0, got photos=0; to train without a source"),
+        ({}, {"photos": float("nan"), "drawings": 1}, "data.weights: must be more than 0, got photos=nan"),
+        ({}, {"photos": 1}, "data.weights: missing for drawings"),
+        ({"photos": 1}, {"photos": 1}, "data.repeats and data.weights: give only one"),
     ],
 )
 def test_impossible_shares_are_refused(repeats, weights, message):

@@ -80,7 +80,9 @@ def test_an_arrangement_is_made_again_of_its_settings(shares):
 
 
 def test_buckets_need_known_sizes():
-    with pytest.raises(ValueError, match=r"data\.buckets\.max_ratio: this data set has no images of known sizes"):
+    with pytest.raises(
+        ValueError, match=r"data\.buckets\.max_ratio: must be 1, because this data set has no images of known sizes"
+    ):
         _arrange({"all": 5}, ratios=AspectRatios(2))
 
 

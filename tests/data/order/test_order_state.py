@@ -222,7 +222,7 @@ def test_a_roster_that_is_not_whole_is_refused_where_it_is_needed(dataset, tmp_p
     if damage is not None:
         path.write_bytes({"cut": whole[:-30], "flip": bytes(flipped)}.get(damage, damage))
     assert run.restart(data).position == 12  # not needed
-    with pytest.raises(ValueError, match=rf"{path}: cannot be read .*beside the checkpoints"):
+    with pytest.raises(ValueError, match=rf"{path}: cannot be read .*copy it from the checkpoints"):
         run.restart(dataset(range(40)))
 
 

@@ -61,9 +61,9 @@ def _eighth(shape):
 @pytest.mark.parametrize(
     ("images", "factor", "message"),
     [
-        (_images(30), 8, r"^data.image_size=30: .* divide by 8; use 24 or 32$"),
+        (_images(30), 8, r"^data.image_size=30: .* divisible by 8; use 24 or 32$"),
         (_images(6), 8, r"^data.image_size=6: .*; use 8$"),
-        (_images(32, [[0, 32], [9, 44]]), 8, r"^data.resolution=44: .* divide by 8; use 40 or 48$"),
+        (_images(32, [[0, 32], [9, 44]]), 8, r"^data.resolution=44: .* divisible by 8; use 40 or 48$"),
         (_images(20, [[0, 12], [9, 20]]), 8, r"data.image_size=20: (.|\n)*data.resolution=12: "),
         (_images(48, max_ratio=2, divisor=12), 8, r"^data.buckets.divisor=12: gives images of .*60x36.*; use 16, "),
     ],

@@ -143,8 +143,8 @@ def test_absent_files_say_where_they_were_looked_for(make_shards):
     with pytest.raises(DataError) as error:
         open_shards(["absent.tar", str(path), str(path.parent)])
     assert error.value.__notes__ == [
-        f"local files: check the spelling of data.shards; paths that do not begin with / are looked for in {os.getcwd()}",
-        "local files: data.shards names tar files; those of a folder are 'folder/*.tar'",
+        f"local files: check the spelling of data.shards; relative paths start in {os.getcwd()}",
+        "local files: data.shards must name tar files; for those of a folder give 'folder/*.tar'",
     ]
 
 

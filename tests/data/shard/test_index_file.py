@@ -77,8 +77,8 @@ def _flip(data: bytes, byte: int) -> bytes:
 
 
 FAULTS = {
-    "zeros": (lambda data: bytes(2048), "empty-shard", "holds no sample"),
-    "header": (lambda data: _flip(data, 1030), "damaged-header", "the header's checksum"),
+    "zeros": (lambda data: bytes(2048), "empty-shard", "contains no sample"),
+    "header": (lambda data: _flip(data, 1030), "damaged-header", "the header has a wrong checksum"),
     "joined": (lambda data: data + data, "trailing-data", "data after the end"),
 }
 

@@ -107,7 +107,7 @@ def test_every_bit_of_a_header_counts():
 
 @pytest.mark.parametrize(
     ("tail", "message"),
-    [(b"", "torn"), (bytes(512), "torn"), (bytes(1024) + b"x" * 512, "data after the end")],
+    [(b"", "truncated"), (bytes(512), "truncated"), (bytes(1024) + b"x" * 512, "data after the end")],
     ids=["no-end", "half-an-end", "joined"],
 )
 def test_the_end_of_the_archive_is_verified(tail, message):
@@ -212,7 +212,7 @@ def test_the_map_of_a_sparse_member_is_passed_over():
 
 REFUSED = {
     "huge": (_member("pax", b"", tarfile.XHDTYPE, size=2 << 20), 0, "an extended header of 2097152 bytes"),
-    "cut": (_pax(path=LONG)[: BLOCK + 100], BLOCK, "where its extended header should be: it is torn"),
+    "cut": (_pax(path=LONG)[: BLOCK + 100], BLOCK, "where its extended header should be: it is truncated"),
     "record-too-long": (_member("pax", b"99 path=a\n", tarfile.XHDTYPE), BLOCK, "damaged pax header"),
     "record-without-end": (_member("pax", b"9 path=ab", tarfile.XHDTYPE), BLOCK, "damaged pax header"),
     "record-without-key": (_member("pax", b"6 abc\n", tarfile.XHDTYPE), BLOCK, "damaged pax header"),
@@ -235,7 +235,7 @@ def test_extended_headers_that_cannot_be_are_named_with_their_byte(case):
 def test_headers_of_extended_headers_have_checksums_too(kind):
     data = bytearray(_member("pax", _records(path=LONG), kind) + _member("a.txt", b"one") + END)
     data[20] ^= 1
-    with pytest.raises(TarError, match="checksum is wrong") as error:
+    with pytest.raises(TarError, match="wrong checksum") as error:
         _walk(bytes(data))
     assert error.value.offset == 0
 

@@ -55,8 +55,8 @@ def test_nothing_is_left_of_a_failed_preparation(tmp_path):
     ("samples", "message"),
     [
         ([], "no samples"),
-        ([{"__key__": "a.b", "txt": ""}], "without dots"),
-        ([{"__key__": "a/", "txt": ""}], "non-empty"),
+        ([{"__key__": "a.b", "txt": ""}], "must not be empty or contain dots"),
+        ([{"__key__": "a/", "txt": ""}], "must not be empty"),
         ([SAMPLES[0], SAMPLES[0]], "twice"),
     ],
     ids=["empty", "dotted", "no-name", "duplicate"],

@@ -18,7 +18,7 @@ from diffusion_train.data.storage.remedy import remedy
         ("https://h/a.tar?sig=canary", Denied, ["signed URL", "expired", "https://user:password@host/"]),
         ("https://h/a.tar", Missing, ["address", "data.shards"]),
         ("https://h/a.tar", StorageError, ["host in data.shards", "HTTPS_PROXY", "NO_PROXY"]),
-        ("http://h/a.tar", NoRanges, ["address in data.shards", "nginx", "ranges of bytes"]),
+        ("http://h/a.tar", NoRanges, ["address in data.shards", "nginx", "range requests"]),
         ("a.tar", Missing, ["spelling of data.shards", os.getcwd()]),
         ("a.tar", Denied, ["user", "chmod"]),
         ("a", StorageError, ["folder/*.tar"]),

@@ -42,7 +42,7 @@ def test_nothing_in_a_url_is_replaced_from_the_environment(server, monkeypatch):
 
 def test_file_urls_are_paths():
     assert local_path("file:///data/a%20b.tar") == local_path("FILE://localhost/data/a%20b.tar") == "/data/a b.tar"
-    with pytest.raises(ValueError, match="another machine"):
+    with pytest.raises(ValueError, match="another host"):
         local_path("file://nas/a.tar")
 
 

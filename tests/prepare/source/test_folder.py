@@ -107,14 +107,14 @@ def test_nothing_is_passed_over_in_silence(write, read):
     }
     found = reasons(read(Folder(write(files))))
     assert found.pop("c")[0] == "bad-metadata"
-    assert found.pop("d") == ("bad-metadata", "a list, not an object")
+    assert found.pop("d") == ("bad-metadata", "must be an object, got a list")
     assert found.pop("scan.TIFF")[0] == "unknown-format"
     assert found == {
         "b.txt": ("not-a-sample", "no image of this name"),
         "film.mp4": ("not-a-sample", ""),
-        "captions.csv line 3": ("no-image", "gone.jpg is not there"),
+        "captions.csv line 3": ("no-image", "gone.jpg does not exist"),
         "captions.csv line 4": ("named-twice", "a.jpg again, first in captions.csv line 2"),
-        "captions.csv line 5": ("bad-row", "3 fields where the header has 2: quote text with separators"),
+        "captions.csv line 5": ("bad-row", "3 fields, but the header has 2; quote text with separators"),
     }
 
 
@@ -163,10 +163,10 @@ def test_the_order_is_that_of_folders_and_names(write):
     ("settings", "message"),
     [
         ({"path": "nowhere"}, "no such folder"),
-        ({"captions": ["text"]}, "possible are txt, table, json, name"),
+        ({"captions": ["text"]}, "must be of txt, table, json, name, prompt, got text"),
         (
             {"columns": Columns(caption="titel")},
-            r"caption=titel: there is no such column\n.*captions.csv: image, title",
+            r"caption=titel: no such column\n.*captions.csv: image, title",
         ),
     ],
 )
@@ -190,6 +190,6 @@ def test_the_grid_that_sample_py_lays_beside_its_samples_is_no_sample_and_no_fau
     facts = {"run": "x", "weights": "0123", "sampler": "DDIM", "guidance": "NoGuidance"}
     write_samples(torch.zeros(2, 3, 8, 8), [("a dog", 0), ("a dog", 1)], 2, facts, tmp_path)
     found = read(Folder(str(tmp_path), captions=captions))
-    assert reasons(found) == {"grid": ("not-a-sample", "sample.py's grid of all that it drew")}
+    assert reasons(found) == {"grid": ("not-a-sample", "a grid of samples by sample.py")}
     assert not found["grid"].is_fault
     assert sorted(found) == ["0000_000", "0000_001", "grid"]

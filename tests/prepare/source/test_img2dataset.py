@@ -114,7 +114,10 @@ def test_a_flipped_bit_never_makes_a_pair_that_was_none(write, read):
 
 @pytest.mark.parametrize(
     ("files", "message"),
-    [({"a.jpg": b""}, "neither tars nor numbered folders"), ({"0.parquet": b""}, "is read by source=parquet")],
+    [
+        ({"a.jpg": b""}, "neither tars nor numbered folders"),
+        ({"0.parquet": b""}, "for its parquet format use source=parquet"),
+    ],
 )
 def test_other_folders_are_refused(write, files, message):
     with pytest.raises(ValueError, match=message):

@@ -77,13 +77,13 @@ def test_skipping_a_file_of_images_alone(tmp_path):
 
 
 def test_mistakes_are_told_before_anything_is_read(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"no \.parquet file there"):
+    with pytest.raises(ValueError, match=r"contains no \.parquet file"):
         Parquet(str(tmp_path))
     file = save(tmp_path / "p.parquet", {"a": [b""]})
     with pytest.raises(ValueError, match=r"no column for the image: .*\n.*\nthe columns of .*p.parquet: a"):
         Parquet(str(file))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 or not")
-    with pytest.raises(ValueError, match="is no parquet file"):
+    with pytest.raises(ValueError, match="is not a parquet file"):
         Parquet(str(tmp_path / "broken.parquet"))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ValueError, match=r'pip install "diffusion_train\[parquet\]"'):

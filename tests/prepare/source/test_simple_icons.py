@@ -27,7 +27,7 @@ def test_an_allowed_licence_is_kept():
 
 
 def test_a_licence_that_no_icon_has_is_refused():
-    with pytest.raises(ValueError, match=r"no icon has MIITT; there are .*MIT"):
+    with pytest.raises(ValueError, match=r"no icon has MIITT; use .*MIT"):
         simple_icons.by_license(["MIITT"])
 
 

@@ -1,1 +1,1 @@
-"""Ranges of objects over HTTP: where to ask, how to sign, one request with its retries, what a response means."""
+"""Ranges of objects over HTTP: addresses, signatures, requests with retries, and the meaning of responses."""

@@ -1,4 +1,4 @@
-"""Where a URL is asked for: http(s):// as it is, s3:// and gs:// as signed HTTPS, and through which proxy."""
+"""The address of a request for a URL: http(s):// unchanged, s3:// and gs:// as signed HTTPS; and its proxy."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from diffusion_train.data.storage.urls import scheme_of
 from diffusion_train.utils.redact import redact_url
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]+")
-# what a URL may hold as it is; percent signs too, or a signature would not fit any more
+# characters that are not escaped in a URL; also percent signs, because otherwise a signature would not match any more
 _PLAIN = "%/:?#[]@!$&'()*+,;=~"
 
 
 class Address(NamedTuple):
+    """Where and how to send a request: URL, headers, whether redirects are followed, and the proxy (None: none)."""
+
     url: str
     headers: dict[str, str]
     may_redirect: bool
@@ -29,19 +31,22 @@ class Address(NamedTuple):
 
 
 class AddressBook:
-    """Looks for credentials when the first URL needs them."""
+    """Returns the addresses of URLs. Credentials are loaded when a URL first needs them."""
 
     def __init__(self) -> None:
         self._signers: dict[str, Signer] = {}
         self._lock = threading.Lock()
 
     async def address(self, url: str, headers: dict[str, str]) -> Address:
-        """Raises ValueError, Denied, TryAgainError."""
+        """Return the address of a URL.
+
+        Raises ValueError for a wrong URL, Denied and TryAgainError if it cannot be signed.
+        """
         if scheme_of(url) in ("http", "https"):
             quoted = _quoted(url)
             return Address(quoted, headers, True, _proxy(quoted))
         bucket, key = _bucket_and_key(url)
-        # in a thread: short-lived credentials are fetched where they have run out
+        # in a thread, because expired credentials are fetched again
         signed_url, headers = await asyncio.to_thread(self._signed, scheme_of(url), bucket, key, headers)
         return Address(signed_url, headers, False, _proxy(signed_url))
 
@@ -51,12 +56,12 @@ class AddressBook:
                 if scheme not in self._signers:
                     self._signers[scheme] = S3Signer() if scheme == "s3" else GoogleSigner()
                 return self._signers[scheme].sign(bucket, key, headers)
-        except Exception as error:  # noqa: BLE001 - nobody vouches that its text holds no secret
+        except Exception as error:  # noqa: BLE001 - its text may contain secrets
             kind = TryAgainError if may_pass(error) else Denied
             raise kind(f"the request cannot be signed ({type(error).__name__})") from None
 
     def hint(self, url: str) -> str:
-        """What to do where access is denied."""
+        """Return what to do if access is denied, as the end of a message."""
         if signer := self._signers.get(scheme_of(url)):
             return "" if signer.has_credentials else f"; no credentials were found: {signer.remedy}"
         return "; a signed URL may have expired" if "?" in url else ""
@@ -73,19 +78,19 @@ def _bucket_and_key(url: str) -> tuple[str, str]:
 
 @lru_cache(65536)
 def _quoted(url: str) -> str:
-    """What may not stand in a request is escaped, all else stays byte for byte."""
+    """Escape the characters that are not allowed in a request; all others stay unchanged."""
     try:
         parts = urlsplit(url)
         is_valid = parts.hostname and parts.hostname.encode("idna") and parts.port != 0 and url.isprintable()
     except ValueError:
         is_valid = False
     if not is_valid:
-        raise ValueError(f"{redact_url(url)!r}: is no URL")
+        raise ValueError(f"{redact_url(url)!r}: is not a valid URL")
     return urlunsplit((parts.scheme, parts.netloc, quote(parts.path, _PLAIN), quote(parts.query, _PLAIN), ""))
 
 
 @lru_cache(65536)
 def _proxy(url: str) -> str | None:
-    """HTTPS_PROXY, NO_PROXY and their like."""
+    """Return the proxy for a URL by HTTPS_PROXY, NO_PROXY and similar variables, or None."""
     parts = urlsplit(url)
     return None if proxy_bypass(parts.netloc.rpartition("@")[2]) else getproxies().get(parts.scheme)

@@ -1,4 +1,4 @@
-"""HTTP connections of one process, kept open on an event loop in a thread of its own."""
+"""The HTTP connections of one process, kept open on an event loop in a separate thread."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import aiohttp
 from diffusion_train.data.storage.settings import StorageSettings
 
 T = TypeVar("T")
-_of_parents: list[Client] = []  # to collect these would meddle with connections that another process uses
+_of_parents: list[Client] = []  # referenced, because closing these would affect connections that another process uses
 
 
 class Client:
+    """An HTTP session on an event loop in its own thread. At most `limit` requests are sent at a time."""
+
     session: aiohttp.ClientSession
     limit: asyncio.Semaphore
 
@@ -46,14 +48,14 @@ class Client:
         ) as self.session:
             self._ready.set()
             await self._end.wait()
-            # what was begun and is not waited for ends while its connections are still open, without a word
+            # cancel unfinished requests while their connections are still open, so that nothing is logged
             begun = asyncio.all_tasks() - {asyncio.current_task()}
             for task in begun:
                 task.cancel()
             await asyncio.gather(*begun, return_exceptions=True)
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Raises RuntimeError once closed: a thread that reads ahead may come late."""
+        """Run a coroutine on the loop. Raises RuntimeError after `close`, which a thread that reads ahead may meet."""
         with self._closing:
             if self._closed:
                 work.close()
@@ -61,15 +63,16 @@ class Client:
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
+        """Cancel unfinished requests, close the session and end the thread."""
         with self._closing:
             self._closed = True
-            self._loop.call_soon_threadsafe(self._end.set)  # after all that was started
+            self._loop.call_soon_threadsafe(self._end.set)  # after everything that was started
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
 
 class OwnClient:
-    """The client of this process, made when first asked for and closed with `owner`."""
+    """The client of this process, which is made on first use and closed with `owner`."""
 
     _client: Client | None
 
@@ -78,6 +81,7 @@ class OwnClient:
         self._start_anew()
 
     def get(self) -> Client:
+        """Return the client; a forked process gets a new one."""
         if self._process != os.getpid():
             _of_parents.extend([self._client] if self._client else [])
             self._start_anew()

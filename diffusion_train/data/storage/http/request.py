@@ -1,4 +1,4 @@
-"""One request for a range of bytes, repeated until a deadline; each response is checked against what was asked for."""
+"""One request for a range of bytes, retried until a deadline; each response is compared with the request."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from diffusion_train.utils.redact import redact_url, redact_urls
 
 log = logging.getLogger(__name__)
 _LONGEST_PAUSE = 10.0
-_jitter = random.SystemRandom()  # which process waits how long decides nothing
+_jitter = random.SystemRandom()  # waiting times have no influence on results
 
 
 class RangeRequest:
-    """`parts` are the bytes that came so far, `received` how many; a span without a version takes that of the first response."""
+    """A request with its retries. `parts` are the bytes received so far, `received` their number.
+
+    If the span has no version, that of the first response is used.
+    """
 
     def __init__(self, span: Span, settings: StorageSettings, deadline: float) -> None:
         self.span = span
@@ -38,7 +41,10 @@ class RangeRequest:
         self._printable_url = redact_url(span.url)
 
     async def send(self, session: aiohttp.ClientSession, addresses: AddressBook) -> None:
-        """Raises StorageError at once where waiting cannot help, else when patience ends."""
+        """Send the request until all bytes are received.
+
+        Raises StorageError for permanent errors and at the deadline.
+        """
         started, failures = time.monotonic(), 0
         try:
             while True:
@@ -76,12 +82,15 @@ class RangeRequest:
             finally:
                 response.release()
         if self.received > self.span.size:
-            raise StorageError(f"the server sends more than the {self.span.size} bytes asked for")
+            raise StorageError(f"the server sends more than the {self.span.size} requested bytes")
         if self.received < self.span.size:
-            raise TryAgainError(f"cut at byte {self._next}")
+            raise TryAgainError(f"the response ends early, at byte {self._next}")
 
     async def _bytes_follow(self, response: aiohttp.ClientResponse) -> bool:
-        """False for an empty object. Raises what the response stands for, if it is not the bytes asked for."""
+        """Return False for an empty object.
+
+        Raises the error of the response if it does not have the requested bytes.
+        """
         headers = response.headers
         if not self.version and (version := empty_version(response.status, headers)):
             self.version = version
@@ -91,7 +100,7 @@ class RangeRequest:
         start, end, version = content_range(headers)
         self.version = self.version or version
         if version != self.version:
-            raise Changed("changed since it was indexed; start again to index it anew")
+            raise Changed("changed since it was indexed; restart to index it again")
         if (start, end) != (self._next, self.span.end):
             raise StorageError(f"the server sends bytes {start}-{end - 1} for {self._next}-{self.span.end - 1}")
         return True
@@ -116,7 +125,7 @@ class RangeRequest:
             raise TryAgainError(f"slower than {self._settings.min_speed:.0f} bytes a second")
 
     async def _pause(self, fault: TryAgainError, failures: int, elapsed: float) -> None:
-        """Raises StorageError where the next attempt would come too late."""
+        """Wait before the next attempt. Raises StorageError if that would be after the deadline."""
         pause = max(fault.after, min(0.05 * 2**failures, _LONGEST_PAUSE) * _jitter.uniform(0.5, 1))
         if elapsed + pause > self._deadline + self.received / self._settings.min_speed:
             tried = f"gave up after {self.num_retries + 1} attempts in {elapsed:.0f} s"
@@ -128,17 +137,17 @@ class RangeRequest:
 
 @contextmanager
 def _network_faults() -> Iterator[None]:
-    """Of what may go wrong on the way only wrong certificates and redirects stay wrong."""
+    """Turn network errors into TryAgainError, except wrong certificates and redirects, which are permanent."""
     try:
         yield
     except aiohttp.ClientSSLError as error:
         raise StorageError(f"no secure connection: {_text(str(error))}") from None
     except (aiohttp.RedirectClientError, aiohttp.TooManyRedirects, aiohttp.InvalidURL):
-        raise StorageError("the server sends to an address that cannot be read, or in circles") from None
+        raise StorageError("the server redirects in a circle, or to an invalid address") from None
     except TimeoutError:
-        raise TryAgainError("no answer in time") from None
+        raise TryAgainError("no response in time") from None
     except aiohttp.ClientResponseError as error:
-        raise TryAgainError(f"no proper HTTP ({error.status} {_text(error.message)})") from None
+        raise TryAgainError(f"invalid HTTP response ({error.status} {_text(error.message)})") from None
     except (aiohttp.ClientError, OSError) as error:
         raise TryAgainError(_text(str(error)) or type(error).__name__) from None
 

@@ -14,7 +14,7 @@ _OF_CREDENTIALS = re.compile("Token|Expired|Authorization|AccessKey|Signature|To
 
 
 class TryAgainError(Exception):
-    """A fault that may pass; `after` seconds where the server says so."""
+    """A temporary error; `after` is the number of seconds that the server asks to wait, or 0."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -22,7 +22,7 @@ class TryAgainError(Exception):
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
-    """The error that a response other than 206 stands for; it does not say where."""
+    """Return the error for a response other than 206; its message does not contain the URL."""
     code = match[1].decode() if (match := _CODE.search(body)) else ""
     said = f"server returned {status} {code}".rstrip()
     if status in _TEMPORARY or code in ("RequestTimeout", "SlowDown"):
@@ -30,27 +30,27 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
     if status in (401, 403, 407) or (status == 400 and _OF_CREDENTIALS.search(code)):
         return Denied(f"access is denied: {said}")
     if status in (404, 410):
-        return Missing(f"there is no such object: {said}")
+        return Missing(f"no such object: {said}")
     if status in (412, 416):
-        return Changed("changed since it was indexed; start again to index it anew")
+        return Changed("changed since it was indexed; restart to index it again")
     if 300 <= status < 400:
         region = headers.get("x-amz-bucket-region")
-        return StorageError(f"{said}: {f'set AWS_DEFAULT_REGION={region}' if region else 'it lies elsewhere'}")
+        return StorageError(f"{said}: {f'set AWS_DEFAULT_REGION={region}' if region else 'the object is elsewhere'}")
     if 200 <= status < 300:
         kind = headers.get("Content-Type", "something")
-        return NoRanges(f"{said} and sends {kind} whole: it does not serve ranges of bytes")
+        return NoRanges(f"{said} and sends {kind} as a whole: it does not support range requests")
     return StorageError(said)
 
 
 def empty_version(status: int, headers: Mapping[str, str]) -> str | None:
-    """Of an object without bytes, none of which can be asked for."""
+    """Return the version of an empty object, which has no range to request; None for any other response."""
     refused = status == 416 and headers.get("Content-Range") == "bytes */0"
     sent = status == 200 and headers.get("Content-Length") == "0"
     return _version(0, headers) if refused or sent else None
 
 
 def content_range(headers: Mapping[str, str]) -> tuple[int, int, str]:
-    """(start, end, version of the whole object); end is one past the last byte. Raises StorageError."""
+    """Return (start, end, version of the object) of a response; `end` is exclusive. Raises StorageError."""
     text = headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(text.strip())
     if not match or headers.get("Content-Encoding", "identity") != "identity":

@@ -1,6 +1,6 @@
-"""Requests to s3:// and gs://: the HTTPS URL of an object, and headers signed with credentials of the environment.
+"""Sign requests for s3:// and gs://: HTTPS URLs, and headers signed with credentials of the environment.
 
-No credential leaves this file but in the headers of a request.
+Credentials leave this file only in the headers of a request.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _GOOGLE = "https://storage.googleapis.com"
 
 
 class Signer(Protocol):
-    """`remedy` says what to set where `has_credentials` is False and access is anonymous."""
+    """Signs requests. Without credentials access is anonymous, and `remedy` says what to set."""
 
     remedy: str
     has_credentials: bool
 
     def sign(self, bucket: str, key: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
-        """The URL of the object and the headers of a GET request."""
+        """Return the URL of the object and the headers of a GET request."""
 
 
 class S3Signer:
-    """botocore finds the endpoint and signs; AWS_ENDPOINT_URL, AWS_PROFILE and all that it knows apply."""
+    """Signs with botocore, which also finds the endpoint: settings such as AWS_ENDPOINT_URL and AWS_PROFILE apply."""
 
     remedy = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
@@ -35,7 +35,7 @@ class S3Signer:
         from botocore import UNSIGNED
         from botocore.config import Config
 
-        logging.getLogger("botocore.auth").setLevel(logging.INFO)  # below that it shows session tokens
+        logging.getLogger("botocore.auth").setLevel(logging.INFO)  # DEBUG messages contain session tokens
         session = botocore.session.get_session()
         region = session.get_config_variable("region") or os.environ.get("AWS_REGION") or "us-east-1"
         self._credentials: Any = session.get_credentials()
@@ -59,7 +59,7 @@ class S3Signer:
 
 
 class GoogleSigner:
-    """Google's default credentials, or none: public buckets need none."""
+    """Signs with Google's default credentials; without any, access is anonymous, as for public buckets."""
 
     remedy = "set GOOGLE_APPLICATION_CREDENTIALS"
 
@@ -87,5 +87,5 @@ class GoogleSigner:
 
 
 def may_pass(error: Exception) -> bool:
-    """Google marks what is worth another attempt; botocore has a class for trouble on the way."""
+    """Whether an error may be temporary: Google marks it as retryable, botocore raises HTTPClientError."""
     return getattr(error, "retryable", False) or any(kind.__name__ == "HTTPClientError" for kind in type(error).__mro__)
