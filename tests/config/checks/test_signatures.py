@@ -52,8 +52,8 @@ def test_a_setting_that_does_not_fit(change, words):
 
 
 def test_everything_is_told_at_once():
-    mistakes = told({"a": {**HEUN, "num_step": 3}, "b": [{**HEUN, "grid": "???"}], "dead": 1, "part": {"dead": 2}})
-    assert [m.split("\n")[0] for m in mistakes] == ["a.num_step", "b[0].grid", "dead", "part.dead"]
+    mistakes = told({"a": {**HEUN, "num_step": 3}, "b": [{**HEUN, "num_steps": "???"}], "dead": 1, "part": {"dead": 2}})
+    assert [m.split("\n")[0] for m in mistakes] == ["a.num_step", "b[0].num_steps", "dead", "part.dead"]
 
 
 def test_a_partial_may_lack_settings_but_not_misname_them():
