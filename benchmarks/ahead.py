@@ -30,7 +30,7 @@ from PIL import Image
 
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import OrderSpec
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def measured(urls: list[str], num_workers: int, storage: StorageByScheme) -> list[float]:
-    dataset = ShardDataset(urls, View(ImageTransform(64)), storage=storage)
+    dataset = ShardDataset(urls, Preprocess(ImageTransform(64)), storage=storage)
     order = OrderSpec(partial(Order, seed=0, window=24))
     waits, batches = [], iter(DataModule(dataset, order, BATCH, num_workers=num_workers).train_dataloader())
     for _ in range(STEPS + 3):

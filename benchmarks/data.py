@@ -38,7 +38,7 @@ from tqdm import tqdm
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.image.collate import collate
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Draw, Order
 from diffusion_train.data.order.order_spec import OrderSpec
@@ -48,7 +48,7 @@ NUM_SAMPLES, FAR, MARK = 4000, 10_000_000, "webdataset"
 FOLDERS = {"large": (384, 10), "small": (64, 10), "many": (384, 1000)}  # pixels, shards
 
 
-class Raw(View):
+class Raw(Preprocess):
     """The bytes as they are."""
 
     def __call__(self, image: bytes, *_: Any) -> dict[str, Any]:
@@ -165,17 +165,19 @@ def opened(name: str, folder: Path) -> Peer:
     return LIBRARIES[name](sorted(map(str, folder.glob("*.tar"))), folder.with_name(f"{folder.name}-{name}"))
 
 
-def module(urls: list[str], view: type[View]) -> DataModule:
-    dataset = ShardDataset(urls, view(ImageTransform(256)))
+def module(urls: list[str], preprocess: type[Preprocess]) -> DataModule:
+    dataset = ShardDataset(urls, preprocess(ImageTransform(256)))
     return DataModule(dataset, OrderSpec(lambda **facts: Order(0, **facts)), BATCH_SIZE)
 
 
 def by_us(samples: Iterator[Sample]) -> Iterator[dict[str, Any]]:
     """As a batch of training."""
-    view, number = View(ImageTransform(256)), 0
+    preprocess, number = Preprocess(ImageTransform(256)), 0
     while group := list(islice(samples, BATCH_SIZE)):
         numbered = enumerate(group, number)
-        made = [{**view(jpg, Draw(0, n), text, {}, None), "caption": text, "index": n} for n, (jpg, text) in numbered]
+        made = [
+            {**preprocess(jpg, Draw(0, n), text, {}, None), "caption": text, "index": n} for n, (jpg, text) in numbered
+        ]
         number += len(group)
         yield collate(made)
 
@@ -198,7 +200,7 @@ def raw(name: str, folder: Path) -> float:
 def decoded(name: str, folder: Path) -> float:
     count = NUM_SAMPLES // 4 // BATCH_SIZE
     if name == "ours":
-        data = module(sorted(map(str, folder.glob("*.tar"))), View)
+        data = module(sorted(map(str, folder.glob("*.tar"))), Preprocess)
         loader = data.train_dataloader()
         return rate(
             lambda: sum(1 for batch in islice(loader, count) if data.on_after_batch_transfer(batch, 0)),

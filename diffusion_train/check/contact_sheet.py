@@ -77,7 +77,7 @@ def contact_sheet(
     seen = partial(_seen, samples, held_out)
 
     def card(sample: int) -> Card:
-        shard = catalog.shown_shard(sample).rsplit("/", 1)[-1]
+        shard = catalog.printable_shard(sample).rsplit("/", 1)[-1]
         state = "" if sample in train else "held out" if sample in held_out else "not trained on"
         problems = faulty.get(sample, [])
         return Card(seen(sample), shard, state, problems, seen(twins[sample]) if problems and sample in twins else None)
@@ -115,7 +115,7 @@ def with_findings(catalog: Catalog, findings: Sequence[Problem], at_most: int) -
 
 def _samples_of(catalog: Catalog, shard: str, key: str) -> Iterator[int]:
     for sample in np.flatnonzero(catalog.arrays["hashes"] == np.uint64(catalog.hash(key))).tolist():
-        if catalog.shown_shard(sample) == shard:
+        if catalog.printable_shard(sample) == shard:
             yield sample
 
 
@@ -133,12 +133,12 @@ def _seen(samples: Samples, held_out: Indices, sample: int) -> Seen:
         caption, texts = samples.captions(data, key, 0, sample), samples.captions.said(data, key)
     except ValueError as error:
         caption = f"({error})"
-    view = samples.view.without_augmentation() if sample in held_out else samples.view
+    preprocess = samples.preprocess.without_augmentation() if sample in held_out else samples.preprocess
     try:
         image = next(data[name] for name in IMAGE_EXTENSIONS if name in data)
         header = image_header(image)
         draw = samples.draw(sample, header.width, header.height)
-        made = view.made(view.decode(image, draw), draw, texts, metadata=data.get("json"))
+        made = preprocess.to_tensors(preprocess.decode(image, draw), draw, texts, metadata=data.get("json"))
     except (ValueError, AlignedError, StopIteration) as error:
         return Seen(key, caption, fault=str(error) or "no image")
     return Seen(key, caption, to_image(to_levels(made)["x"]), f"{header.width} x {header.height}")

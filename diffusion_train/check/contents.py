@@ -83,7 +83,7 @@ def look(samples: Samples, with_captions: bool, chunk: Sequence[int]) -> list[Lo
     catalog = samples.catalog
     looks = []
     for sample, members in zip(chunk, samples.read(chunk), strict=True):
-        seen = Look(catalog.shown_shard(sample), catalog.key(sample))
+        seen = Look(catalog.printable_shard(sample), catalog.key(sample))
         for name, rule, detail in _faults(samples, sample, members, seen):
             offset = members[name].span.offset if name in members else None
             seen.problems.append(Problem(rule, seen.shard, detail, seen.key, offset))
@@ -118,7 +118,7 @@ def _faults(samples: Samples, sample: int, members: Members, seen: Look) -> Foun
     for extension in sorted({*samples.images.values()} - members.keys()):
         yield extension, "further-image", f"the member {extension} of data.images is missing"
     yield from _caption_faults(samples, members, whole, seen.key)
-    judged_elsewhere = {*samples.captions.extensions, *samples.view.extensions}
+    judged_elsewhere = {*samples.captions.extensions, *samples.preprocess.extensions}
     if "json" in whole and "json" not in judged_elsewhere and not _is_json(whole["json"]):
         yield "json", "malformed-json", "its json cannot be read"
 
@@ -132,7 +132,7 @@ def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, byt
         return
     draw = samples.draw(sample, header.width, header.height)
     try:
-        image = samples.view.decode(whole[name], draw)
+        image = samples.preprocess.decode(whole[name], draw)
     except ImageError as error:
         yield name, "undecodable-image", str(error)
         return
@@ -140,7 +140,7 @@ def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, byt
     for rule, detail in _handled(header).items():
         yield name, rule, detail
     try:
-        samples.view.made(image, draw, metadata=whole.get("json"))
+        samples.preprocess.to_tensors(image, draw, metadata=whole.get("json"))
     except ImageError as error:
         yield "json", "focal-point", str(error)
         return
@@ -165,8 +165,8 @@ def _further_faults(samples: Samples, image: Image.Image, draw: Draw, whole: dic
         if extension not in whole:
             continue  # reported as missing or damaged
         try:
-            other = samples.view.decode(whole[extension], draw)
-            samples.view.made(image, draw, others={name: other}, metadata=whole.get("json"))
+            other = samples.preprocess.decode(whole[extension], draw)
+            samples.preprocess.to_tensors(image, draw, others={name: other}, metadata=whole.get("json"))
         except ImageError as error:
             yield extension, "further-image", f"{extension}: {error}"
 

@@ -60,7 +60,7 @@ def of_copies(catalog: Catalog, caption_extensions: Sequence[str], copies: Copie
     def detail(twins: Mapping[int, int], state: str, sample: int) -> str:
         other = twins[sample]
         likeness = "is" if same(images, sample, other) else "looks like"
-        name = f"{catalog.key(other)!r} in {catalog.shown_shard(other)}"
+        name = f"{catalog.key(other)!r} in {catalog.printable_shard(other)}"
         is_same_caption = captions and all(same(rows, sample, other) for rows in captions)
         return f"its image {likeness} that of {name}{state}{', with the same caption' if is_same_caption else ''}"
 

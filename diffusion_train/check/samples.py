@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.image.header import MAX_BYTES
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.order.order import Draw, Shape
 from diffusion_train.data.order.resolution import nearest
 from diffusion_train.data.shard.catalog import Catalog
@@ -45,7 +45,7 @@ class Samples:
 
     catalog: Catalog
     captions: Captions
-    view: View
+    preprocess: Preprocess
     storage: Storage
     images: Mapping[str, str]
     shapes: Sequence[Shape]

@@ -122,7 +122,7 @@ def looked_at(
 ) -> Findings:
     """Return the findings of all rules: on the index, on the contents of samples and on the data set as a whole."""
     captions, selection, order_spec = data.captions, data.selection(), data.order_spec()
-    samples = Samples(catalog, captions, data.view(), storage, data.images or {}, order_spec.shapes)
+    samples = Samples(catalog, captions, data.preprocess(), storage, data.images or {}, order_spec.shapes)
     train, held_out = tables.split(catalog, captions, selection)
     occupancy = tables.occupancy(catalog, train, order_spec, data.batch_size)
     problems = [

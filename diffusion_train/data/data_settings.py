@@ -16,7 +16,7 @@ from diffusion_train.data.caption.flip import FlipGuard
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.image.decode import WHITE, Animated
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import Aligned, Crop, ImageTransform
 from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import OrderSpec
@@ -77,13 +77,13 @@ class ImageData(DataSettings):
     background: Sequence[int] = WHITE
 
     def _checked(self) -> Sequence[Callable[[], object]]:
-        return self.view, self.image_sizes
+        return self.preprocess, self.image_sizes
 
     def transform(self) -> ImageTransform:
         return ImageTransform(self.image_size, self.flip, self.seed, self.background, crop=self.crop)
 
-    def view(self) -> View:
-        return View(self.transform(), FlipGuard(self.flip_guard), self.animated)
+    def preprocess(self) -> Preprocess:
+        return Preprocess(self.transform(), FlipGuard(self.flip_guard), self.animated)
 
     def image_sizes(self) -> Resolution:
         """Return the image size by optimizer step."""
@@ -98,7 +98,7 @@ class StreamData(ImageData):
     shuffle: int = 1000
 
     def datamodule(self) -> StreamModule:
-        return StreamModule(self.shards, self.view(), self.captions, shuffle=self.shuffle, **self.sizes)
+        return StreamModule(self.shards, self.preprocess(), self.captions, shuffle=self.shuffle, **self.sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class ShardData(ImageData):
 
     def dataset(self) -> ShardDataset:
         storage = StorageByScheme(self.storage)
-        return ShardDataset(self.shards, self.view(), self.captions, self.selection(), storage, self.images)
+        return ShardDataset(self.shards, self.preprocess(), self.captions, self.selection(), storage, self.images)
 
     def datamodule(self) -> DataModule:
         return DataModule(self.dataset(), self.order_spec(), resolution=self.image_sizes(), **self.sizes)

@@ -20,7 +20,7 @@ from diffusion_train.data.base import Lookahead, Reading, Sample
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.csv_column import check_keys
 from diffusion_train.data.caption.source import Members, TextMember
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.lookahead import for_cache
 from diffusion_train.data.order.order import Draw, Window
 from diffusion_train.data.precomputed.latents import PrecomputedLatents
@@ -52,7 +52,7 @@ class ShardDataset:
     def __init__(
         self,
         shards: Shards,
-        view: View,
+        preprocess: Preprocess,
         captions: Captions | None = None,
         selection: Selection | None = None,
         storage: StorageByScheme | None = None,
@@ -64,8 +64,8 @@ class ShardDataset:
         check_keys(captions, self.catalog)
         self.chosen = (selection or Selection()).choose(self.catalog, captions)
         self.samples, self.fingerprint = self._numbered(self.chosen.train)
-        self.decoder = SampleDecoder(view, captions, dict(images or {}), verify)
-        side = view.transform.image_size
+        self.decoder = SampleDecoder(preprocess, captions, dict(images or {}), verify)
+        side = preprocess.transform.image_size
         if count := int((self.sizes().min(1) < side).sum()):
             log.warning("%d of %d images are enlarged to data.image_size=%d", count, len(self), side)
 
@@ -137,7 +137,7 @@ class ShardDataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.decoder.view.transform.shape
+        return self.decoder.preprocess.transform.shape
 
     @property
     def sources(self) -> Mapping[str, int]:
@@ -195,11 +195,11 @@ class ShardDataset:
         return self.without_augmentation()._with(samples=self.chosen.held_out)
 
     def without_augmentation(self) -> ShardDataset:
-        return self._with(replace(self.decoder, view=self.decoder.view.without_augmentation()))
+        return self._with(replace(self.decoder, preprocess=self.decoder.preprocess.without_augmentation()))
 
     def oriented(self, mirrored: bool) -> ShardDataset:
         """Return a data set in which every image is mirrored, or none."""
-        return self._with(replace(self.decoder, view=self.decoder.view.oriented(mirrored)))
+        return self._with(replace(self.decoder, preprocess=self.decoder.preprocess.oriented(mirrored)))
 
     def with_latents(self, latents: PrecomputedLatents) -> ShardDataset:
         """Return a data set with "moments" in place of "x", which reads no images. Missing latents raise NoLatents."""

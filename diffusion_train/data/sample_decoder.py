@@ -13,7 +13,7 @@ from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import Members
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.image.header import ImageError
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.precomputed.latents import MIRRORED, PLAIN, NoLatents, PrecomputedLatents
 from diffusion_train.data.shard.catalog import Catalog, Located, Numbers
@@ -31,7 +31,7 @@ class SampleDecoder:
     Without `verify` checksums are not compared.
     """
 
-    view: View
+    preprocess: Preprocess
     captions: Captions
     images: Mapping[str, str]
     verify: bool = True
@@ -39,9 +39,9 @@ class SampleDecoder:
 
     def locate(self, catalog: Catalog, numbers: Numbers, draws: Sequence[Draw]) -> list[Located]:
         """Return the members to read for each draw of samples `numbers`: images (or latents), caption and metadata."""
-        names = {*self.captions.extensions, *IMAGE_EXTENSIONS, *self.images.values(), *self.view.extensions}
+        names = {*self.captions.extensions, *IMAGE_EXTENSIONS, *self.images.values(), *self.preprocess.extensions}
         members = catalog.members_of(numbers, names)
-        return self.latents.in_place(members, catalog, numbers, self.view, draws) if self.latents else members
+        return self.latents.substitute(members, catalog, numbers, self.preprocess, draws) if self.latents else members
 
     def decode(self, draw: Draw, key: str, located: Located, members: Members, is_sound: bool) -> Sample:
         """Decode a sample. `is_sound`: checksums need no comparison.
@@ -55,10 +55,10 @@ class SampleDecoder:
             caption = self.captions(members, key, draw.epoch, draw.sample)
             texts = self.captions.said(members, key)
             if image == PLAIN:
-                tensors = PrecomputedLatents.tensors(members, self.view, draw, texts)
+                tensors = PrecomputedLatents.tensors(members, self.preprocess, draw, texts)
             else:
                 others = self._others(members) if self.images else {}
-                tensors = self.view(members[image], draw, texts, others, members.get("json"))
+                tensors = self.preprocess(members[image], draw, texts, others, members.get("json"))
         except ValueError as error:
             raise BadSample(key, located[image][0], str(error), getattr(error, "rule", "bad-sample")) from error
         if self.latents and image != PLAIN:

@@ -185,7 +185,7 @@ def problems_of(catalog: Catalog, rule: str, detail: str | Callable[[int], str],
     offsets, starts = catalog.arrays["members"]["offset"], catalog.arrays["starts"]
     for sample in np.flatnonzero(samples).tolist():
         text, offset = detail if isinstance(detail, str) else detail(sample), int(offsets[starts[sample]])
-        yield Problem(rule, catalog.shown_shard(sample), text, catalog.key(sample), offset)
+        yield Problem(rule, catalog.printable_shard(sample), text, catalog.key(sample), offset)
 
 
 def per_source(catalog: Catalog, samples: Indices) -> dict[str, int]:

@@ -25,7 +25,7 @@ from diffusion_train.data.batch_size import indivisible, wrong_sizes
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.image.collate import collate, to_levels
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.loader import process
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.shard.patterns import Patterns, find_shards
@@ -56,7 +56,7 @@ class StreamModule(pl.LightningDataModule):
     def __init__(
         self,
         shards: Patterns,
-        view: View,
+        preprocess: Preprocess,
         captions: Captions,
         batch_size: int,
         micro_batch_size: int | None = None,
@@ -74,8 +74,8 @@ class StreamModule(pl.LightningDataModule):
         if problems:
             raise DataError.listing(problems)
         captions.keys()  # reads the table, if there is one: raises early, and workers need not read it again
-        self.stream = _Stream(urls, view, captions, shuffle)
-        self.shape = view.transform.shape
+        self.stream = _Stream(urls, preprocess, captions, shuffle)
+        self.shape = preprocess.transform.shape
         self.batch_size, self.micro_batch_size, self.num_workers = batch_size, micro_batch_size, num_workers
         self.check()
 
@@ -143,8 +143,8 @@ class _Stream(IterableDataset[Sample]):
 
     rank, start = 0, 0
 
-    def __init__(self, urls: Sequence[str], view: View, captions: Captions, shuffle: int) -> None:
-        self.urls, self.view, self.captions, self.shuffle = list(urls), view, captions, shuffle
+    def __init__(self, urls: Sequence[str], preprocess: Preprocess, captions: Captions, shuffle: int) -> None:
+        self.urls, self.preprocess, self.captions, self.shuffle = list(urls), preprocess, captions, shuffle
 
     def __iter__(self) -> Iterator[Sample]:
         worker = get_worker_info()
@@ -175,7 +175,7 @@ class _Stream(IterableDataset[Sample]):
                 raise ValueError(f"{len(images)} images")
             caption = self.captions(sample, key, 0, index)
             texts = self.captions.said(sample, key)
-            tensors = self.view(sample[images[0]], Draw(0, index), texts, {}, sample.get("json"))
+            tensors = self.preprocess(sample[images[0]], Draw(0, index), texts, {}, sample.get("json"))
         except ValueError as error:
             rule = getattr(error, "rule", "bad-sample")
             faults.append(Problem(rule, redact_url(sample["__url__"]), str(error), key))

@@ -83,7 +83,7 @@ def missing_views(
 
 
 def _orientations(dataset: ShardDataset) -> tuple[bool, ...]:
-    return (False, True) if dataset.decoder.view.transform.flip else (False,)
+    return (False, True) if dataset.decoder.preprocess.transform.flip else (False,)
 
 
 def _is_missing(
@@ -97,7 +97,7 @@ def _addresses(
     dataset: ShardDataset, latents: PrecomputedLatents, views: Views, samples: NDArray[np.int64]
 ) -> list[str]:
     numbers, draws = dataset.samples[samples], views.draws(samples)
-    return latents.addresses(dataset.catalog, numbers, dataset.decoder.view, draws, views.mirrored)
+    return latents.addresses(dataset.catalog, numbers, dataset.decoder.preprocess, draws, views.mirrored)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def embeddings(entries: Entries, encoder: TextEncoder) -> PrecomputedEmbeddings:
 
 def check_encodable(dataset: ShardDataset) -> None:
     """Raises ValueError with every setting of the data that needs pixels, or that has an unlimited number of views."""
-    transform = dataset.decoder.view.transform
+    transform = dataset.decoder.preprocess.transform
     wrong = []
     if transform.crop == "random":
         wrong.append(

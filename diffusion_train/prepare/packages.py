@@ -30,7 +30,7 @@ def draw_svg(svg: str, size: int) -> bytes:
     return out.getvalue()
 
 
-def kept_shards(
+def cached_shards(
     name: str, packages: Sequence[str], settings: dict[str, Any], entries: Callable[[], Iterable[Entry]]
 ) -> list[Path]:
     """Return the paths of shards of `entries()`, which are written once for these versions of packages and settings."""

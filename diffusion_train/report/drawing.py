@@ -47,7 +47,7 @@ class Settings:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.false_alarm < 1:
-            raise ValueError(f"false_alarm must be a share between 0 and 1, got {self.false_alarm}")
+            raise ValueError(f"false_alarm must be a fraction between 0 and 1, got {self.false_alarm}")
         if self.max_images < MIN_IMAGES:
             raise ValueError(f"max_images must be at least {MIN_IMAGES}, got {self.max_images}")
 

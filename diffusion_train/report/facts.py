@@ -82,10 +82,10 @@ class GapClosed:
 
 @dataclass(frozen=True)
 class Swatch:
-    """One colour of a palette (CIELAB) and the share of the pixels that have it."""
+    """One colour of a palette (CIELAB) and the fraction of the pixels that have it."""
 
     lab: Sequence[float]
-    share: float
+    fraction: float
 
 
 @dataclass(frozen=True)

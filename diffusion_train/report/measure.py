@@ -147,7 +147,7 @@ def copying_facts(copying: Copying, audited: Audit, asked: float) -> CopyingFact
 
 def swatches(dominant: Palette) -> list[Swatch]:
     return [
-        Swatch(lab=[round(value, 2) for value in colour], share=round(fraction, 4))
+        Swatch(lab=[round(value, 2) for value in colour], fraction=round(fraction, 4))
         for colour, fraction in zip(dominant.colours.tolist(), dominant.fractions.tolist(), strict=True)
     ]
 

@@ -61,11 +61,11 @@ class TradeOff:
 
 
 def strip(swatches: Sequence[Swatch]) -> list[Stripe]:
-    """Return the stripes of a palette, each as wide as its colour's share."""
-    ends = accumulate(swatch.share for swatch in swatches)
+    """Return the stripes of a palette, each as wide as the fraction of its colour."""
+    ends = accumulate(swatch.fraction for swatch in swatches)
     colours = (lab_to_srgb(torch.tensor(swatch.lab)).tolist() for swatch in swatches)
     return [
-        Stripe(end - swatch.share, swatch.share, "#" + "".join(f"{round(255 * value):02x}" for value in colour))
+        Stripe(end - swatch.fraction, swatch.fraction, "#" + "".join(f"{round(255 * value):02x}" for value in colour))
         for swatch, end, colour in zip(swatches, ends, colours, strict=True)
     ]
 

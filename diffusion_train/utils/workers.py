@@ -36,7 +36,7 @@ class Workers:
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
         self._free: SimpleQueue[Connection] = SimpleQueue()
-        self._given: dict[Connection, Callable[..., Any]] = {}
+        self._functions: dict[Connection, Callable[..., Any]] = {}
         self._later: list[Future[None]] = []
 
     def __enter__(self) -> Self:
@@ -80,9 +80,9 @@ class Workers:
     def _call(self, function: Callable[[T], Any], task: T) -> Any:
         connection = self._free.get()
         try:
-            kept = self._given.get(connection) is function
-            connection.send((None if kept else function, task))
-            self._given[connection] = function
+            known = self._functions.get(connection) is function
+            connection.send((None if known else function, task))
+            self._functions[connection] = function
             result, error = connection.recv()
         except (EOFError, OSError) as gone:
             raise WorkerDied("a worker was killed, perhaps because memory ran out") from gone

@@ -10,7 +10,7 @@ import torch
 
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import OrderSpec
@@ -28,7 +28,9 @@ def _points(num_samples=20, batch_size=6, num_lanes=1, **options):
 @pytest.fixture
 def make_images(make_shards):
     def make(**options):
-        dataset = ShardDataset(make_shards(14, 4), View(ImageTransform(16, flip=True)), selection=Selection(holdout=2))
+        dataset = ShardDataset(
+            make_shards(14, 4), Preprocess(ImageTransform(16, flip=True)), selection=Selection(holdout=2)
+        )
         return DataModule(dataset, OrderSpec(partial(Order, seed=0, block_size=2, window=2)), 4, **options)
 
     return make
@@ -188,7 +190,7 @@ def make_wide_and_tall(make_tar, make_png):
     def make(world_size=1, rank=0, **options):
         ratios = AspectRatios(2, 4)
         order_spec = OrderSpec(partial(Order, seed=0, block_size=2, window=2), ratios=ratios, image_size=16)
-        dataset = ShardDataset(path, View(ImageTransform(16)))
+        dataset = ShardDataset(path, Preprocess(ImageTransform(16)))
         data = DataModule(dataset, order_spec, 4, resolution=Resolution([[0, 16], [9, 32]], ratios), **options)
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)

@@ -13,7 +13,7 @@ from diffusion_train.data.caption.csv_column import CsvColumn
 from diffusion_train.data.caption.source import JsonMember, TextMember
 from diffusion_train.data.caption.tags import Tags
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.resize import to_bytes
 from diffusion_train.data.image.transform import Downscale, ImageTransform
 from diffusion_train.data.order.order import Draw
@@ -25,7 +25,7 @@ from diffusion_train.data.shard.problem import DataError
 def make_dataset(make_shards):
     def make(num_samples=12, image_size=16, folder="shards", **options):
         shards = make_shards(num_samples, 5, folder)
-        return ShardDataset(shards, View(ImageTransform(image_size)), selection=Selection(**options))
+        return ShardDataset(shards, Preprocess(ImageTransform(image_size)), selection=Selection(**options))
 
     return make
 
@@ -86,7 +86,7 @@ def test_some_sources_alone(make_tar, make_png):
         )
 
     shards = {name: str(tar(name)) for name in "abc"}
-    dataset = ShardDataset(shards, View(ImageTransform(16)), selection=Selection(holdout=6))
+    dataset = ShardDataset(shards, Preprocess(ImageTransform(16)), selection=Selection(holdout=6))
     held_out = _keys(dataset.holdout())
     for sources in (["b"], ["c", "a"]):
         train, held = dataset.only(sources), dataset.holdout().only(sources)
@@ -99,13 +99,13 @@ def test_some_sources_alone(make_tar, make_png):
 
 def test_missing_captions_are_empty_where_asked_for(make_tar, make_png):
     path = make_tar([("a.png", make_png(0))])
-    dataset = ShardDataset(path, View(ImageTransform(8)), Captions(TextMember(), missing="empty"))
+    dataset = ShardDataset(path, Preprocess(ImageTransform(8)), Captions(TextMember(), missing="empty"))
     assert _read(dataset, 0)["caption"] == ""
 
 
 def test_aligned_tensors_travel_with_the_sample(make_shards):
     transform = ImageTransform(16, flip=True, aligned={"low_res": Downscale(8)})
-    dataset = ShardDataset(make_shards(3, 3), View(transform), selection=Selection(holdout=1))
+    dataset = ShardDataset(make_shards(3, 3), Preprocess(transform), selection=Selection(holdout=1))
     for samples in (dataset, dataset.holdout()):
         assert _read(samples, 0)["low_res"].shape == dataset.shape == (3, 16, 16)
 
@@ -117,7 +117,7 @@ def with_bad(make_tar, make_png):
     members = [(f"{key}.png", image[:-500] if key == "b" else image) for key in "abcd"]
     members += [(f"{key}.json", b"[" if key == "c" else b'{"caption": "of %s"}' % key.encode()) for key in "abcd"]
     captions = Captions(JsonMember())
-    return lambda **options: ShardDataset(make_tar(members), View(ImageTransform(16)), captions, **options)
+    return lambda **options: ShardDataset(make_tar(members), Preprocess(ImageTransform(16)), captions, **options)
 
 
 def test_a_bad_sample_is_named_and_replaced_always_by_the_same(with_bad):
@@ -139,7 +139,7 @@ def test_a_data_set_of_bad_samples_alone_is_an_error(make_tar, make_png):
         DataError,
         match=r"made.tar at byte \d+: sample 'a': damaged image .* 16 other samples tried as its substitute cannot be read either",
     ):
-        _read(ShardDataset(path, View(ImageTransform(16))), 0)
+        _read(ShardDataset(path, Preprocess(ImageTransform(16))), 0)
 
 
 def test_a_pickled_data_set_reads_the_same(make_dataset):
@@ -163,12 +163,12 @@ def test_a_pickled_data_set_reads_the_same(make_dataset):
 )
 def test_an_image_is_not_mirrored_for_any_of_its_texts_whichever_is_drawn(make_tar, make_png, text, options):
     path = make_tar([("a.png", make_png(0, 16, 16)), ("a.txt", text)])
-    view = View(ImageTransform(16, flip=True))
-    dataset = ShardDataset(path, view, Captions(TextMember(lines=True), **options))
+    preprocess = Preprocess(ImageTransform(16, flip=True))
+    dataset = ShardDataset(path, preprocess, Captions(TextMember(lines=True), **options))
     plain = _read(dataset, 0)["x"]
     assert all(torch.equal(_read(dataset, 0, epoch)["x"], plain) for epoch in range(40))
     free = make_tar([("a.png", make_png(0, 16, 16)), ("a.txt", b"a cat")], "free.tar")
-    others = ShardDataset(free, view, Captions(TextMember()))
+    others = ShardDataset(free, preprocess, Captions(TextMember()))
     assert not all(torch.equal(_read(others, 0, epoch)["x"], plain) for epoch in range(40))
 
 
@@ -176,7 +176,7 @@ def test_rows_and_samples_that_do_not_meet_are_told_with_examples(make_shards, t
     rows = [f"k{i:05d}.png,caption {i}" for i in range(2, 12)] + ["other/x.png,y"]
     (tmp_path / "captions.csv").write_text("\n".join(["key,caption", *rows]))
     captions = Captions(CsvColumn(str(tmp_path / "captions.csv")), missing="empty")
-    ShardDataset(make_shards(12, 5), View(ImageTransform(16)), captions)
+    ShardDataset(make_shards(12, 5), Preprocess(ImageTransform(16)), captions)
     assert "2 of 12 samples have no row of its key in" in caplog.text
     assert "captions.csv: k00000, k00001" in caplog.text
     assert "1 of 11 keys belong to no sample" in caplog.text
@@ -190,13 +190,13 @@ def test_a_table_that_fits_no_sample_is_an_error_that_shows_both(make_shards, tm
         with pytest.raises(
             DataError, match=r"look like 'k00000', but those in the table like 'images/k00000'.*source.key"
         ):
-            ShardDataset(make_shards(4, 4, missing), View(ImageTransform(16)), captions)
+            ShardDataset(make_shards(4, 4, missing), Preprocess(ImageTransform(16)), captions)
 
 
 def test_where_no_captions_can_be_listed_not_all_are_read_for_that(make_shards, monkeypatch, caplog):
     monkeypatch.setattr("diffusion_train.data.dataset._CHUNK", 4)
     dataset = ShardDataset(
-        make_shards(12, 12), View(ImageTransform(16)), Captions(TextMember(), tags=Tags(" ", shuffle=True))
+        make_shards(12, 12), Preprocess(ImageTransform(16)), Captions(TextMember(), tags=Tags(" ", shuffle=True))
     )
     read, sizes = dataset.storage.read, []
     monkeypatch.setattr(dataset.storage, "read", lambda ranges: sizes.append(len(ranges)) or read(ranges))

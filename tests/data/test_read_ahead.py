@@ -21,7 +21,7 @@ import torch
 from diffusion_train.callbacks.retries import Retries
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Order
 from diffusion_train.data.order.order_spec import OrderSpec
@@ -45,7 +45,7 @@ def make_data(make_shards, server):
     def make(num_workers=0, settings=QUICK, **options):
         storage = StorageByScheme(replace(settings, **options))
         urls = [server.url(f"/{path.name}") for path in paths]
-        dataset = ShardDataset(urls, View(ImageTransform(16, flip=True)), storage=storage)
+        dataset = ShardDataset(urls, Preprocess(ImageTransform(16, flip=True)), storage=storage)
         server.seen.clear()
         if folder := options.get("cache_folder"):
             shutil.rmtree(folder, ignore_errors=True)  # which making the index has filled
@@ -99,7 +99,7 @@ def test_coming_batches_are_asked_for_before_their_turn(make_data, server):
 def test_files_in_memory_are_read_in_their_turn_and_ahead_once_reading_has_waited(make_shards, monkeypatch):
     """To look up batches early would only take time."""
     data = DataModule(
-        ShardDataset(list(map(str, make_shards(24, 4))), View(ImageTransform(16))),
+        ShardDataset(list(map(str, make_shards(24, 4))), Preprocess(ImageTransform(16))),
         OrderSpec(partial(Order, seed=0)),
         4,
     )
@@ -240,7 +240,7 @@ def test_repeated_requests_are_counted_in_the_metrics(make_data, server, tmp_pat
 @pytest.mark.parametrize(("ahead_bytes", "first"), [(1 << 20, [0, 1, 2, 3, 4, 5, 6, 7, 8]), (0, [0])])
 def test_coming_batches_of_local_files_are_told_to_the_system(make_shards, monkeypatch, ahead_bytes, first):
     storage = StorageByScheme(StorageSettings(ahead_bytes=ahead_bytes))
-    dataset = ShardDataset(make_shards(100, 20), View(ImageTransform(16)), storage=storage)
+    dataset = ShardDataset(make_shards(100, 20), Preprocess(ImageTransform(16)), storage=storage)
     loader = DataModule(dataset, OrderSpec(partial(Order, 0)), 4).train_dataloader()
     told: list[int] = []
     monkeypatch.setattr(LocalStorage, "advise", lambda self, ranges: told.append(len(ranges)) or len(ranges))

@@ -9,7 +9,7 @@ import torch
 
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.shard.problem import DataError
 from diffusion_train.data.streaming import StreamModule
@@ -17,7 +17,7 @@ from diffusion_train.data.streaming import StreamModule
 
 def _stream(shards, **options):
     options = {"batch_size": 4, "shuffle": 0} | options
-    return StreamModule(shards, View(ImageTransform(16)), Captions(TextMember()), **options)
+    return StreamModule(shards, Preprocess(ImageTransform(16)), Captions(TextMember()), **options)
 
 
 def _take(data, count):

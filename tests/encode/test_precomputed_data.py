@@ -21,7 +21,7 @@ from diffusion_train.autoencoder.kl import KL
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.image.collate import collate
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Draw, Order
 from diffusion_train.data.order.order_spec import OrderSpec
@@ -65,7 +65,7 @@ def dataset(folder: Path, made: Sequence[dict[str, Any]] | None = None, **settin
     shard = folder / "data" / "a.tar"
     if made is not None or not shard.exists():
         write_shard(samples() if made is None else made, shard)
-    return ShardDataset(shard, View(ImageTransform(**{"image_size": 32, "flip": True, **settings})))
+    return ShardDataset(shard, Preprocess(ImageTransform(**{"image_size": 32, "flip": True, **settings})))
 
 
 def module(data: ShardDataset, ratio: float = 1, resolution: Resolution | None = None) -> DataModule:
@@ -140,7 +140,7 @@ def test_no_image_is_read(tmp_path: Path, out: Path, kl: KL, monkeypatch: pytest
     data = dataset(tmp_path)
     encode(out, data, kl)
     before = with_latents(out, data, kl)
-    monkeypatch.setattr(View, "__call__", None)
+    monkeypatch.setattr(Preprocess, "__call__", None)
     asked: list[str] = []
     begin = before.storage.begin
     monkeypatch.setattr(before.storage, "begin", lambda ranges: (asked.extend(r.url for r in ranges), begin(ranges))[1])

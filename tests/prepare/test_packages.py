@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_train.prepare.packages import draw_svg, kept_shards, require
+from diffusion_train.prepare.packages import cached_shards, draw_svg, require
 from diffusion_train.prepare.source.base import Entry, Record
 
 HALF_RED = '<svg viewBox="0 0 2 2" xmlns="http://www.w3.org/2000/svg"><rect width="1" height="2" fill="#f00"/></svg>'
@@ -31,7 +31,7 @@ def test_shards_are_made_once_for_the_same_versions_and_settings():
         calls.append(1)
         return [entry()]
 
-    paths = [kept_shards("x", ["pillow"], {"size": size}, make) for size in (4, 4, 5)]
+    paths = [cached_shards("x", ["pillow"], {"size": size}, make) for size in (4, 4, 5)]
     assert len(calls) == 2
     assert paths[0] == paths[1] != paths[2]
     assert all(path.is_file() for group in paths for path in group)
@@ -45,8 +45,8 @@ def test_an_interrupted_preparation_leaves_nothing_that_counts_as_made():
         return [entry(), Entry("b", fail)]
 
     with pytest.raises(KeyboardInterrupt):
-        kept_shards("x", ["pillow"], {}, interrupted)
-    assert len(kept_shards("x", ["pillow"], {}, lambda: [entry()])) == 1
+        cached_shards("x", ["pillow"], {}, interrupted)
+    assert len(cached_shards("x", ["pillow"], {}, lambda: [entry()])) == 1
 
 
 def test_a_missing_package_is_refused_with_its_remedy():

@@ -47,7 +47,7 @@ def report(**other: Any) -> dict[str, Any]:
         "train": 4,
         "measures": ["hash", "features", "thumbnail"],
     }
-    swatches = [{"lab": [50.0, 10.0, 10.0], "share": 0.75}, {"lab": [90.0, 0.0, 0.0], "share": 0.25}]
+    swatches = [{"lab": [50.0, 10.0, 10.0], "fraction": 0.75}, {"lab": [90.0, 0.0, 0.0], "fraction": 0.25}]
     rows = [
         {"axis": "scale", "value": value, "name": f"scale {value}", **close, "drift": value, "flagged": 0, "samples": 2}
         | {"chance": 1.0, "undominated": True, "chosen": value == 1}

@@ -78,7 +78,7 @@ def test_in_the_drawing_of_a_sweep_names_cover_nothing_and_low_values_stand_near
 
 
 def test_the_stripes_of_a_palette_stand_side_by_side() -> None:
-    stripes = strip([Swatch(lab=[0.0, 0.0, 0.0], share=0.25), Swatch(lab=[100.0, 0.0, 0.0], share=0.75)])
+    stripes = strip([Swatch(lab=[0.0, 0.0, 0.0], fraction=0.25), Swatch(lab=[100.0, 0.0, 0.0], fraction=0.75)])
     assert [(one.left, one.fraction, one.colour) for one in stripes] == [(0, 0.25, "#000000"), (0.25, 0.75, "#ffffff")]
 
 

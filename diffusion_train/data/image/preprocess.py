@@ -16,7 +16,7 @@ from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Draw
 
 
-class View:
+class Preprocess:
     """Decodes and transforms images. An image is not mirrored if `may_flip(text)` is False for any text of its sample.
 
     All texts of a sample count, so that mirroring does not depend on the caption that an epoch draws. With
@@ -37,11 +37,11 @@ class View:
         """The members that are read in addition to images."""
         return ("json",) if self.transform.crop == "focal" else ()
 
-    def without_augmentation(self) -> View:
-        return View(self.transform.without_augmentation(), self.may_flip, self.animated)
+    def without_augmentation(self) -> Preprocess:
+        return Preprocess(self.transform.without_augmentation(), self.may_flip, self.animated)
 
-    def oriented(self, mirrored: bool) -> View:
-        """Return a view in which every image is mirrored, or none."""
+    def oriented(self, mirrored: bool) -> Preprocess:
+        """Return the same steps with every image mirrored, or none."""
         other = copy.copy(self)
         other.orientation = mirrored
         return other
@@ -51,13 +51,13 @@ class View:
     ) -> dict[str, Tensor]:
         """Return the tensors of an encoded image; `texts` is only iterated over if needed. Raises ImageError."""
         decoded = {name: self.decode(data, draw) for name, data in others.items()}
-        return self.made(self.decode(image, draw), draw, texts, decoded, metadata)
+        return self.to_tensors(self.decode(image, draw), draw, texts, decoded, metadata)
 
     def decode(self, image: bytes, draw: Draw) -> Image.Image:
         """Decode an image, perhaps reduced, for the shape of `draw`. Raises ImageError."""
         return decode_image(image, self.transform.background, at_least=self.shape(draw), animated=self.animated)
 
-    def made(
+    def to_tensors(
         self,
         image: Image.Image,
         draw: Draw,

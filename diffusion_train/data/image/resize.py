@@ -24,7 +24,7 @@ def covering(height: int, width: int, shape: Sequence[int]) -> tuple[int, int]:
     return max(rows, _divide(height * columns, width)), columns
 
 
-def view(
+def resize_and_crop(
     image: Image.Image, size: Sequence[int], corner: Sequence[int], shape: Sequence[int], nearest: bool = False
 ) -> Tensor:
     """Return a view (3, H, W) uint8 of an RGB image resized to `size` (height, width).

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusion_train.data.image.decode import WHITE, Stored, stored
 from diffusion_train.data.image.header import ImageError
-from diffusion_train.data.image.resize import covering, to_bytes, view
+from diffusion_train.data.image.resize import covering, resize_and_crop, to_bytes
 from diffusion_train.utils.rng import key_seed
 
 Crop = Literal["center", "random", "focal"]
@@ -105,7 +105,7 @@ class ImageTransform:
         _check_same_view(original, images)
 
         def seen(whole: Image.Image, nearest: bool = False) -> Tensor:
-            pixels = view(whole, size, corner, shape, nearest)
+            pixels = resize_and_crop(whole, size, corner, shape, nearest)
             return (pixels.flip(-1) if flipped else pixels).contiguous()
 
         pixels, (top, left) = seen(image), corner

@@ -10,7 +10,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.precomputed.entries import Entries, address
 from diffusion_train.data.shard.catalog import Catalog, Located, Numbers
@@ -38,39 +38,44 @@ class PrecomputedLatents:
         """The catalogs that latents are read from: one, or none if there are no entries."""
         return [self.entries.catalog] if self.entries.catalog else []
 
-    def settings(self, view: View) -> dict[str, Any]:
+    def settings(self, preprocess: Preprocess) -> dict[str, Any]:
         """Return, as plain data by name, what determines the latents of an image besides the image and its shape."""
         return {
             "pixels": _PIXELS,
             "autoencoder": self.encoder,
-            "data.crop": view.transform.crop,
-            "data.background": list(view.transform.background),
-            "data.animated": view.animated,
+            "data.crop": preprocess.transform.crop,
+            "data.background": list(preprocess.transform.background),
+            "data.animated": preprocess.animated,
         }
 
     def addresses(
-        self, catalog: Catalog, numbers: Numbers, view: View, draws: Sequence[Draw], mirrored: bool
+        self, catalog: Catalog, numbers: Numbers, preprocess: Preprocess, draws: Sequence[Draw], mirrored: bool
     ) -> list[str]:
         """Return the addresses of samples `numbers` in the shapes of `draws`. Shards and captions do not matter."""
         images = catalog.identities(numbers, IMAGE_EXTENSIONS)
-        focal = catalog.identities(numbers, ("json",)) if view.transform.crop == "focal" else [""] * len(images)
-        how = sorted(self.settings(view).items())
+        focal = catalog.identities(numbers, ("json",)) if preprocess.transform.crop == "focal" else [""] * len(images)
+        how = sorted(self.settings(preprocess).items())
         return [
-            address("latents", how, tuple(view.shape(draw)), mirrored, image, point)
+            address("latents", how, tuple(preprocess.shape(draw)), mirrored, image, point)
             for draw, image, point in zip(draws, images, focal, strict=True)
         ]
 
-    def in_place(
-        self, located: Sequence[Located], catalog: Catalog, numbers: Numbers, view: View, draws: Sequence[Draw]
+    def substitute(
+        self,
+        located: Sequence[Located],
+        catalog: Catalog,
+        numbers: Numbers,
+        preprocess: Preprocess,
+        draws: Sequence[Draw],
     ) -> list[Located]:
         """Replace the image in `located` by its latents; an image without latents stays, because it may be a bad one.
 
         Whether an image may be mirrored depends on its texts, so if it is drawn to be, both orientations are read.
         """
-        turned = [index for index, draw in enumerate(draws) if view.flipped(draw)]
+        turned = [index for index, draw in enumerate(draws) if preprocess.flipped(draw)]
         some, drawn = [numbers[index] for index in turned], [draws[index] for index in turned]
-        plain = self.entries.find(self.addresses(catalog, numbers, view, draws, mirrored=False))
-        mirrored = self.entries.find(self.addresses(catalog, some, view, drawn, mirrored=True))
+        plain = self.entries.find(self.addresses(catalog, numbers, preprocess, draws, mirrored=False))
+        mirrored = self.entries.find(self.addresses(catalog, some, preprocess, drawn, mirrored=True))
         found = [{PLAIN: number} for number in plain]
         for index, number in zip(turned, mirrored, strict=True):
             found[index][MIRRORED] = number
@@ -86,15 +91,17 @@ class PrecomputedLatents:
         ]
 
     @staticmethod
-    def tensors(members: Mapping[str, bytes], view: View, draw: Draw, texts: Iterable[str]) -> dict[str, Tensor]:
+    def tensors(
+        members: Mapping[str, bytes], preprocess: Preprocess, draw: Draw, texts: Iterable[str]
+    ) -> dict[str, Tensor]:
         """Return the tensors of a view with "moments" (C, H, W), as integers, in place of "x"."""
-        name = MIRRORED if MIRRORED in members and view.flipped(draw, texts) else PLAIN
+        name = MIRRORED if MIRRORED in members and preprocess.flipped(draw, texts) else PLAIN
         tensors = load(members[name])
         moments = tensors["moments"]
         return {
             **tensors,
             "moments": moments.view(_AS_INTEGERS[moments.dtype]),
-            "target_size": torch.tensor(tuple(view.shape(draw))),
+            "target_size": torch.tensor(tuple(preprocess.shape(draw))),
         }
 
 

@@ -67,7 +67,7 @@ class Catalog:
     def shard(self, sample: int) -> int:
         return int(np.searchsorted(self.arrays["shard_ends"], sample, side="right"))
 
-    def shown_shard(self, sample: int) -> str:
+    def printable_shard(self, sample: int) -> str:
         """Return the URL of a sample's shard without secrets, as in Problem."""
         return redact_url(self.urls[self.shard(sample)])
 

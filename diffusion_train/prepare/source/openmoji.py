@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from diffusion_train.prepare.packages import draw_svg, kept_shards
+from diffusion_train.prepare.packages import cached_shards, draw_svg
 from diffusion_train.prepare.source.base import Entry, Record, require
 
 _SKIN_TONES = set(range(0x1F3FB, 0x1F400))
@@ -36,7 +36,7 @@ class OpenMoji:
 
     def __iter__(self) -> Iterator[str]:
         """Yield the paths of shards of png, txt (the caption) and json (licence, source, code points, title)."""
-        return iter(map(str, kept_shards("openmoji", self.packages, {"size": self.size}, self.entries)))
+        return iter(map(str, cached_shards("openmoji", self.packages, {"size": self.size}, self.entries)))
 
     def total(self) -> int:
         return len(_named_files())

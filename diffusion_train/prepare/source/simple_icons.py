@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from diffusion_train.prepare.packages import draw_svg, kept_shards
+from diffusion_train.prepare.packages import cached_shards, draw_svg
 from diffusion_train.prepare.source.base import Entry, Record, require
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class SimpleIcons:
         """Yield the paths of shards of png, txt (the caption) and json (licence, source, guidelines, title, colour)."""
         brand = {"brand": self.brand} if self.brand else {}
         settings = {"size": self.size, "allowed_licenses": sorted(self.allowed_licenses), **brand}
-        return iter(map(str, kept_shards("simple_icons", self.packages, settings, self._allowed)))
+        return iter(map(str, cached_shards("simple_icons", self.packages, settings, self._allowed)))
 
     def total(self) -> int:
         return len(of_brand(all_icons(), self.brand))

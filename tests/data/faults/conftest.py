@@ -16,7 +16,7 @@ from diffusion_train.command import cli
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.selection import Selection
@@ -94,9 +94,9 @@ def make_dataset() -> Callable[..., ShardDataset]:
     def make(shards: Any, missing: str = "error", animated: str = "first", **options: Any) -> ShardDataset:
         captions = options.pop("captions", None) or Captions(TextMember(), missing=missing)  # type: ignore[arg-type]
         transform = options.pop("transform", None) or ImageTransform(8)
-        view = View(transform, animated=animated)  # type: ignore[arg-type]
+        preprocess = Preprocess(transform, animated=animated)  # type: ignore[arg-type]
         verify, storage = options.pop("verify", True), options.pop("storage", None)
-        return ShardDataset(shards, view, captions, Selection(**options), storage, verify=verify)
+        return ShardDataset(shards, preprocess, captions, Selection(**options), storage, verify=verify)
 
     return make
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffusion_train.data.image.decode import decode_image, stored
-from diffusion_train.data.image.resize import covering, to_bytes, view
+from diffusion_train.data.image.resize import covering, resize_and_crop, to_bytes
 
 _SIDES = st.integers(1, 5000)
 
@@ -37,7 +37,7 @@ def test_a_view_is_a_part_of_the_resized_image(photo, shape, size):
     whole = photo.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     for corner in ((0, 0), (size[0] - shape[0], size[1] - shape[1]), ((size[0] - shape[0]) // 3, 0)):
         expected = to_bytes(whole)[:, corner[0] : corner[0] + shape[0], corner[1] : corner[1] + shape[1]]
-        difference = view(photo, size, corner, shape).int() - expected.int()
+        difference = resize_and_crop(photo, size, corner, shape).int() - expected.int()
         assert difference.abs().max() <= 2
         assert difference.abs().float().mean() < 0.02
 
@@ -45,7 +45,7 @@ def test_a_view_is_a_part_of_the_resized_image(photo, shape, size):
 def test_shrinking_is_antialiased():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    out = view(Image.fromarray(stripes), (16, 16), (0, 0), (16, 16))
+    out = resize_and_crop(Image.fromarray(stripes), (16, 16), (0, 0), (16, 16))
     assert (out[:, :, 2:-2].int() - 127).abs().max() <= 3
 
 
@@ -54,15 +54,15 @@ def test_a_long_thin_image_is_never_resized_whole():
     size = covering(1, 5000, (256, 256))
     assert size == (256, 1_280_000)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert view(image, size, (0, 600_000), (256, 256)).unique().tolist() == [0, 255]
+    assert resize_and_crop(image, size, (0, 600_000), (256, 256)).unique().tolist() == [0, 255]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
 
 def test_masks_keep_their_levels(photo):
     mask = photo.point(lambda level: 250 if level > 100 else 3)
-    levels = view(mask, (90, 90), (5, 7), (64, 64), nearest=True)
+    levels = resize_and_crop(mask, (90, 90), (5, 7), (64, 64), nearest=True)
     assert levels.unique().tolist() == [3, 250]
-    mixed = view(mask, (90, 90), (5, 7), (64, 64))
+    mixed = resize_and_crop(mask, (90, 90), (5, 7), (64, 64))
     assert ((levels > 126) == (mixed > 126)).float().mean() > 0.9
 
 
@@ -85,7 +85,7 @@ def test_a_reduced_jpeg_gives_the_same_view_as_the_whole_one(photo, size, orient
     assert stored(reduced)[:2] == stored(whole)[:2]
     covers = covering(whole.height, whole.width, shape)
     corner = (covers[0] - shape[0], covers[1] - shape[1])
-    views = [view(image, covers, corner, shape).float() for image in (whole, reduced)]
+    views = [resize_and_crop(image, covers, corner, shape).float() for image in (whole, reduced)]
     difference = (views[0] - views[1]).abs().mean()
     assert difference <= 2
     shifted = (views[0][:, 1:] - views[1][:, :-1]).abs().mean(), (views[0][..., 1:] - views[1][..., :-1]).abs().mean()
@@ -93,4 +93,4 @@ def test_a_reduced_jpeg_gives_the_same_view_as_the_whole_one(photo, size, orient
 
 
 def test_an_image_of_the_right_size_is_not_touched(photo):
-    assert torch.equal(view(photo, (426, 426), (10, 20), (300, 400)), to_bytes(photo)[:, 10:310, 20:420])
+    assert torch.equal(resize_and_crop(photo, (426, 426), (10, 20), (300, 400)), to_bytes(photo)[:, 10:310, 20:420])

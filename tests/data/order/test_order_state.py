@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.manifest import SampleManifest
 from diffusion_train.data.order.order import Order
@@ -46,7 +46,9 @@ def dataset(make_tar):
         for numbers in shards:
             members = [(f"{i:03d}.{ext}", data) for i in numbers for ext, data in (("png", _png(i)), ("txt", b"text"))]
             paths.append(str(make_tar(members, f"{len(paths)}-{min(numbers)}-{max(numbers)}-{len(numbers)}.tar")))
-        return ShardDataset({"a": paths[:-1], "b": paths[-1:]} if sources == 2 else paths, View(ImageTransform(16)))
+        return ShardDataset(
+            {"a": paths[:-1], "b": paths[-1:]} if sources == 2 else paths, Preprocess(ImageTransform(16))
+        )
 
     return make
 
@@ -164,7 +166,7 @@ def test_a_sample_whose_contents_changed_is_a_new_one(dataset, make_tar, tmp_pat
     members = [
         (f"{i:03d}.{ext}", data) for i in range(5) for ext, data in (("txt", b"text"), ("png", _png(i + (i == 3))))
     ]
-    after = ShardDataset(str(make_tar(members, "other.tar")), View(ImageTransform(16))).sample_ids()
+    after = ShardDataset(str(make_tar(members, "other.tar")), Preprocess(ImageTransform(16))).sample_ids()
     assert (before == after).tolist() == [True, True, True, False, True]
 
 

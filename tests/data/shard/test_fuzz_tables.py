@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.shard.catalog_builder import open_shards
@@ -73,7 +73,7 @@ def _records(number: np.ndarray) -> np.ndarray:
 
 
 def _dataset(storage: Numbers) -> ShardDataset:
-    return ShardDataset(storage.urls, View(ImageTransform(8)), storage=storage)
+    return ShardDataset(storage.urls, Preprocess(ImageTransform(8)), storage=storage)
 
 
 def _check(storage: Numbers, numbers: Sequence[int], whole: bool = True) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from diffusion_train.command import cli
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.shard.catalog_builder import open_shards
@@ -25,7 +25,7 @@ QUICK = StorageSettings(connect_timeout=1, read_timeout=0.5, deadline=2)
 
 
 def _dataset(shards: Sequence[str], **options) -> ShardDataset:
-    return ShardDataset(shards, View(ImageTransform(16)), storage=StorageByScheme(replace(QUICK, **options)))
+    return ShardDataset(shards, Preprocess(ImageTransform(16)), storage=StorageByScheme(replace(QUICK, **options)))
 
 
 @pytest.fixture

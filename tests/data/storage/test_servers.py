@@ -21,7 +21,7 @@ import pytest
 from botocore.config import Config
 
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.preprocess import View
+from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.storage.base import Changed, Denied, Missing, Range, StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
@@ -291,7 +291,7 @@ def test_elastic_resume_over_a_web_server_and_a_store(nginx, weed, as_user, make
     storage = as_user(*READER)
 
     def keys(shards: list[str], stages: list[tuple[int, int, int]]) -> list[list[str]]:
-        return global_batches(ShardDataset(shards, View(ImageTransform(16)), storage=storage), stages)
+        return global_batches(ShardDataset(shards, Preprocess(ImageTransform(16)), storage=storage), stages)
 
     expected = keys([str(path) for path in paths], [(1, 0, 9)])
     stages = [(2, 2, 3), (1, 0, 3), (4, 1, 3)]
