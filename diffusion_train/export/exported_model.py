@@ -42,7 +42,7 @@ class Model:
 
     @cached_property
     def version(self) -> str:
-        """sd1, sd2 or sdxl. 1 and 2 are told apart by their text encoder, OpenAI's CLIP or OpenCLIP."""
+        """sd1, sd2 or sdxl. Their text encoder distinguishes 1 and 2, OpenAI's CLIP or OpenCLIP."""
         text = json.loads((self.base / "text_encoder" / "config.json").read_text("utf-8"))
         return "sdxl" if self.family == "sdxl" else "sd1" if text.get("hidden_act") == "quick_gelu" else "sd2"
 
