@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from diffusion_train.training.checkpoint import AtomicCheckpointIO, read_facts
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization
 from diffusion_train.training.precision import shorten_frozen
-from diffusion_train.training.resume import check_same_base, check_same_settings, find_checkpoint
+from diffusion_train.training.resume import changed_settings, check_same_base, check_same_settings, find_checkpoint
 from diffusion_train.utils.launcher import num_started
 
 # What to give instead if Lightning rejects a setting of `trainer`.
@@ -62,15 +62,14 @@ class TrainingRun:
 def build_run(cfg: DictConfig) -> TrainingRun:
     """Build a training run. Raises ValueError if its data, weights, launcher and checkpoint do not fit together."""
     checkpoint = find_checkpoint(Path(cfg.run_dir), cfg.resume)
-    if checkpoint is not None:
-        _check_same_config(cfg, checkpoint)
+    changed = {} if checkpoint is None else _check_same_config(cfg, checkpoint)
     data = config.build(cfg.data)
     datamodule = data.datamodule()  # first, so that mistakes in the data are reported before a model is built
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg, datamodule.micro_batch_size)
     shorten_frozen(module.network, cfg.trainer.precision)
     check_image_shapes(data, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
-    trainer = build_trainer(cfg, checkpoint)
+    trainer = build_trainer(cfg, checkpoint, changed)
     check_launch(trainer.num_devices, trainer.num_nodes, getattr(trainer.strategy, "cluster_environment", None))
     if cfg.data.get("encoded") is not None:
         datamodule = use_precomputed(cfg.data.encoded, datamodule, module.conditioner, module.autoencoder)
@@ -85,10 +84,11 @@ def build_run(cfg: DictConfig) -> TrainingRun:
     return TrainingRun(cfg, datamodule, module, trainer, checkpoint)
 
 
-def _check_same_config(cfg: DictConfig, checkpoint: Path) -> None:
-    """Raises ValueError if the checkpoint has another base model or diffusion.
+def _check_same_config(cfg: DictConfig, checkpoint: Path) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ from the checkpoint's, with both values.
 
-    It is called before any weights are read.
+    Raises ValueError if the checkpoint has another base model, or other settings that decide how weights move. It is
+    called before any weights are read.
     """
     before = read_facts(checkpoint)["config"]
     check_same_base(
@@ -97,9 +97,9 @@ def _check_same_config(cfg: DictConfig, checkpoint: Path) -> None:
         cfg.get("base_record", {}).get("sha256"),
         cfg.pretrained,
     )
-    if "diffusion" not in cfg.allow_mismatch:
-        settings = (config.settings(part, "diffusion") for part in (before["diffusion"], config.redact(cfg.diffusion)))
-        check_same_settings("diffusion", *settings)
+    changed = changed_settings(config.settings(before, ""), config.settings(config.redact(cfg), ""))
+    check_same_settings(changed, cfg.allow_mismatch)
+    return changed
 
 
 def build_module(cfg: DictConfig, micro_batch_size: int | None = None) -> DiffusionModule:
@@ -127,10 +127,15 @@ def build_optimization(cfg: DictConfig) -> Optimization:
     return Optimization(optimizer, lr_schedule, cfg.clip_norm, cfg.adapter.get("text_encoder_lr"))
 
 
-def build_trainer(cfg: DictConfig, checkpoint: Path | None) -> pl.Trainer:
-    """Build the Trainer with the config's callbacks and loggers; a resumed run continues its W&B run."""
+def build_trainer(
+    cfg: DictConfig, checkpoint: Path | None, changed: Mapping[str, tuple[Any, Any]] | None = None
+) -> pl.Trainer:
+    """Build the Trainer with the config's callbacks and loggers; a resumed run continues its W&B run.
+
+    `changed` are the settings that differ from the checkpoint's, for the record.
+    """
     plain, run_dir = config.redact(cfg), Path(cfg.run_dir)
-    record = RunRecord(run_dir, plain, checkpoint)
+    record = RunRecord(run_dir, plain, checkpoint, changed or {})
     arguments: dict[str, dict[str, Any]] = {
         "checkpointing": {"description": {"config": plain}, "after_saving": record.write_data}
     }

@@ -20,6 +20,7 @@ from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.training.checkpoint import by_step, mismatch, peek, read_facts, step_name
 from diffusion_train.training.module import DiffusionModule
+from diffusion_train.training.resume import DECISIVE_GROUPS
 from diffusion_train.training.weights import (
     FORMAT,
     check_names_and_shapes,
@@ -30,8 +31,8 @@ from diffusion_train.training.weights import (
 from diffusion_train.utils.files import TEMPORARY, remove_strays
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # these determine which samples come next
-# The command compares "diffusion" before it builds a model.
-_MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", "diffusion")
+# The command compares the decisive groups before it builds a model.
+_MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", *DECISIVE_GROUPS)
 
 
 class NotSaved(StorageError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -50,7 +51,7 @@ class EMA:
     def __init__(self, profiles: Mapping[str, Profile]) -> None:
         self.profiles = dict(profiles)
         self._parameters: dict[str, nn.Parameter] = {}
-        self._shadows: list[dict[str, Tensor]] = []
+        self._shadows: list[dict[str, Tensor]] = [{} for _ in self.profiles]
 
     @property
     def names(self) -> list[str]:
@@ -62,11 +63,10 @@ class EMA:
         Raises ValueError if loaded averages have other parameters.
         """
         self._parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        if not self._shadows:
-            self._shadows = [
-                {name: p.detach().to(_wide(p), copy=True) for name, p in self._parameters.items()}
-                for _ in self.profiles
-            ]
+        copies = (
+            {name: p.detach().to(_wide(p), copy=True) for name, p in self._parameters.items()} for _ in self.profiles
+        )
+        self._shadows = [shadow or copy for shadow, copy in zip(self._shadows, copies, strict=True)]
         for shadow in self._shadows:
             if shadow.keys() != self._parameters.keys():
                 raise ValueError("the saved EMA averages other parameters than those that the network trains")
@@ -103,11 +103,14 @@ class EMA:
         return {"names": self.names, "averages": self._shadows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["names"] != self.names:
-            raise ValueError(
-                f"ema: the averages must be those of the checkpoint, {state['names']}, got {self.names} in the config"
+        """Continue the averages of the same name; others start from the weights, with a warning."""
+        saved = dict(zip(state["names"], state["averages"], strict=True))
+        self._shadows = [dict(saved.get(name, {})) for name in self.names]
+        if new := [name for name in self.names if name not in saved]:
+            warnings.warn(
+                f"ema: the checkpoint has the averages {state['names']}; {', '.join(new)} starts from the weights now",
+                stacklevel=2,
             )
-        self._shadows = [dict(shadow) for shadow in state["averages"]]
 
 
 def _move(averages: list[Tensor], weights: list[Tensor], fraction: Tensor) -> None:

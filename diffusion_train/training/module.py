@@ -53,6 +53,7 @@ class DiffusionModule(pl.LightningModule):
         self.micro_batch_size = micro_batch_size
         self.skipped_in_a_row = torch.zeros(())
         self.idle_since: float | None = None
+        self._saved_optimizer: str | None = None  # the class of the optimizer in the checkpoint
         for frozen in (autoencoder,) if conditioner.adapted else (autoencoder, conditioner):
             frozen.eval().requires_grad_(False)
 
@@ -67,6 +68,7 @@ class DiffusionModule(pl.LightningModule):
         self.ema.attach(self.trainable_modules)
 
     def on_train_start(self) -> None:
+        self._apply_optimizer_settings()
         self.network.train()
         self.conditioner.train(self.conditioner.adapted)
         self.autoencoder.eval()
@@ -147,6 +149,13 @@ class DiffusionModule(pl.LightningModule):
         self.skipped_in_a_row = torch.where(finite, 0.0, self.skipped_in_a_row.to(norm.device) + 1)
         return norm
 
+    def _apply_optimizer_settings(self) -> None:
+        """A resumed run has the configured settings; the state of an optimizer of another class is dropped."""
+        optimizer: Any = self.optimizers()
+        if self._saved_optimizer not in (None, type(optimizer.optimizer).__qualname__):
+            optimizer.optimizer.state.clear()
+        self.optimization.apply_settings(optimizer.optimizer, self.lr_schedulers())  # type: ignore[arg-type]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         prefix = "" if self.conditioner.adapted else "network."
         checkpoint["state_dict"] = {
@@ -154,6 +163,7 @@ class DiffusionModule(pl.LightningModule):
         }
         checkpoint["ema"] = self.ema.state_dict()
         checkpoint["skipped_in_a_row"] = self.skipped_in_a_row.cpu()
+        checkpoint["optimizer_class"] = type(self.trainer.optimizers[0]).__qualname__
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trainer.precision_plugin.convert_module(
@@ -162,6 +172,7 @@ class DiffusionModule(pl.LightningModule):
         load_exactly(self.trainable_modules, checkpoint_weights(checkpoint), trainable_state(self.trainable_modules))
         self.ema.load_state_dict(checkpoint["ema"])
         self.skipped_in_a_row = checkpoint["skipped_in_a_row"]
+        self._saved_optimizer = checkpoint.get("optimizer_class")
 
 
 def finite_rows(latents: Tensor) -> AsyncCopy:

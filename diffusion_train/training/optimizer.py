@@ -29,6 +29,7 @@ class Optimization:
             raise ValueError(f"clip_norm={clip_norm:g}: must be above 0, or null for no clipping")
         self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
         self.conditioner_lr = conditioner_lr
+        self._group_settings: list[dict[str, Any]] = []
 
     def configure(self, network: nn.Module, conditioner: nn.Module) -> tuple[list[Optimizer], list[LambdaLR]]:
         """Return optimizers and schedulers for Lightning. Raises ValueError if no weight of the network is trained."""
@@ -37,7 +38,18 @@ class Optimization:
             raise ValueError("adapter: no parameter of the network requires a gradient, so nothing would be trained")
         own = {} if self.conditioner_lr is None else {"lr": self.conditioner_lr}
         optimizer = self.optimizer([*groups, *(group | own for group in decay_groups(conditioner))])
-        return [optimizer], [LambdaLR(optimizer, self.lr_schedule)]
+        self._group_settings = [
+            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        ]
+        # a plain function: LambdaLR would save and restore the settings of an object
+        return [optimizer], [LambdaLR(optimizer, lambda step: self.lr_schedule(step))]
+
+    def apply_settings(self, optimizer: Optimizer, lr_schedule: LambdaLR) -> None:
+        """Give a restored optimizer and its learning rates the configured settings in place of the saved ones."""
+        lr_schedule.base_lrs = [settings["lr"] for settings in self._group_settings]
+        factor = self.lr_schedule(lr_schedule.last_epoch)
+        for group, settings in zip(optimizer.param_groups, self._group_settings, strict=True):
+            group.update(settings, initial_lr=settings["lr"], lr=settings["lr"] * factor)
 
     def clip(self, network: nn.Module) -> Tensor:
         """Clip the gradient to `clip_norm` and return its norm before clipping, a scalar."""

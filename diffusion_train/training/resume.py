@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.training.checkpoint import by_step, damage, mismatch, newest_whole
+
+# Groups of the config that decide how weights move. All other settings may change when a run resumes.
+DECISIVE_GROUPS = (
+    *("diffusion", "network", "conditioner", "autoencoder", "adapter", "condition_dropout"),
+    *("optimizer", "lr_schedule", "ema", "clip_norm"),
+)
+_HARMLESS = ("network.gradient_checkpointing", "conditioner.max_bytes")
+_WHERE = ("run_dir", "resume", "allow_mismatch", "pretrained", "base")
+_WHERE_IN_BASE = (".source", "network.model")  # folders of the base model, which is compared by its hash
 
 
 def find_checkpoint(run_dir: Path, resume: str) -> Path | None:
@@ -39,13 +48,33 @@ def check_same_base(checkpoint: Path, before: str | None, now: str | None, pretr
         )
 
 
-def check_same_settings(group: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ValueError that lists the settings of a group that differ from the checkpoint's.
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return dotted key -> (value in the checkpoint, value now) of every setting that differs.
 
-    Settings that only one of the two has are ignored: they come from another class or version.
+    Settings that only one of the two has are left out: they come from another class or version. So are those that only
+    say where the run and its base model are.
     """
-    if rows := {key: (before[key], now[key]) for key in before if key in now and before[key] != now[key]}:
-        raise mismatch(rows, [group])
+    of_base = _WHERE_IN_BASE if now.get("base_record.sha256") else ()
+    return {
+        key: (before[key], now[key])
+        for key in before
+        if key in now and before[key] != now[key] and not key.startswith(_WHERE) and not key.endswith(of_base)
+    }
+
+
+def check_same_settings(changed: Mapping[str, tuple[Any, Any]], allow_mismatch: Collection[str]) -> None:
+    """Raise ValueError if a changed setting is of a group that decides how weights move and that is not allowed."""
+    refused = {key: values for key, values in changed.items() if _decides(key) and _group(key) not in allow_mismatch}
+    if refused:
+        raise mismatch(refused, sorted({_group(key) for key in refused}))
+
+
+def _group(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _decides(key: str) -> bool:
+    return _group(key) in DECISIVE_GROUPS and key not in _HARMLESS
 
 
 def resume_hint(run_dir: Path, resume: str) -> str:

@@ -1,5 +1,6 @@
 """The commands as a user gives them, on points: seconds each."""
 
+import csv
 import json
 import os
 import re
@@ -156,6 +157,49 @@ def test_a_refused_restart_changes_nothing_in_its_folder(tmp_path: Path) -> None
         assert refused.returncode == 2, refused.stderr
         assert re.search(told, refused.stderr), refused.stderr
         assert content() == before
+
+
+DECISIVE = {
+    "optimizer": "optimizer.lr=1e-5",
+    "lr_schedule": "lr_schedule.warmup_steps=0",
+    "ema": "ema.relative_stds=[0.05]",
+    "clip_norm": "clip_norm=0.5",
+    "condition_dropout": "condition_dropout=0.1",
+    "network": "network.depth=2",
+    "diffusion": "diffusion.offset_noise=0.1",
+}
+APPLIED = {
+    "sampler.num_steps": 3,
+    "callbacks.samples.every.num_steps": 1,
+    "callbacks.checkpointing.every_n_steps": 2,
+    "callbacks.validation.num_levels": 2,
+}
+
+
+@pytest.mark.slow
+def test_a_setting_that_changes_is_applied_and_recorded_or_refused_by_name(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(run, "trainer.max_steps=2").returncode == 0
+    for group, override in DECISIVE.items():
+        done = train(run, "trainer.max_steps=3", override)
+        assert done.returncode == 2, override
+        assert f"allow_mismatch=[{group}]" in done.stderr
+    assert not (run / "changes.jsonl").exists()
+    done = train(run, "trainer.max_steps=3", *(f"{key}={value}" for key, value in APPLIED.items()))
+    assert done.returncode == 0, done.stderr
+    allowed = "allow_mismatch=[optimizer,lr_schedule,ema,clip_norm]"
+    given = [DECISIVE[group] for group in ("optimizer", "lr_schedule", "ema", "clip_norm")]
+    done = train(run, "trainer.max_steps=4", allowed, *given)
+    assert done.returncode == 0, done.stderr
+    assert "settings that differ from the checkpoint's, from step 4 on" in done.stderr
+    assert "optimizer.lr: 0.002 -> 1e-05" in done.stderr
+    rates = [float(row["train/lr"]) for row in csv.DictReader((run / "metrics.csv").open())]
+    assert rates[2] == pytest.approx(2e-3 * 4 / 51)
+    assert rates[3] == pytest.approx(1e-5)
+    first, second = (json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines())
+    assert (first["after_step"], second["after_step"]) == (2, 3)
+    assert APPLIED.items() <= {key: now for key, (_, now) in first["changed"].items()}.items()
+    assert second["changed"]["optimizer.lr"] == [2e-3, 1e-5]
 
 
 @pytest.mark.slow

@@ -81,9 +81,13 @@ def test_state_survives_a_restart() -> None:
     assert second.average()["weight"].min() == 3
 
 
-def test_other_decays_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"\['0\.9'\].*\['0\.99'\]"):
-        constant([0.99]).load_state_dict({"names": ["0.9"], "averages": []})
+def test_an_average_that_the_checkpoint_lacks_starts_from_the_weights() -> None:
+    first, second = constant([0.9]), constant([0.99, 0.9])
+    first.attach(linear(3.0))
+    with pytest.warns(UserWarning, match=r"\['0\.9'\]; 0\.99 starts from the weights"):
+        second.load_state_dict(first.state_dict())
+    second.attach(linear(1.0))
+    assert [second.average(number)["weight"].max() for number in (0, 1)] == [1, 3]
 
 
 @pytest.mark.parametrize("decays", [[], [1.0], [-0.1]])

@@ -171,5 +171,5 @@ def test_other_data_begins_its_first_epoch(tmp_path: Path, run_points) -> None:
 
 
 def test_what_cannot_be_allowed_to_differ_is_named(tmp_path: Path, run_points) -> None:
-    with pytest.raises(ValueError, match="allow_mismatch: unknown network"):
-        run_points(tmp_path, 1, allow_mismatch=("network",))
+    with pytest.raises(ValueError, match="allow_mismatch: unknown logger"):
+        run_points(tmp_path, 1, allow_mismatch=("logger",))
