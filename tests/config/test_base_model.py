@@ -259,7 +259,7 @@ def test_a_run_of_an_adapter_needs_what_it_was_trained_on(run, tmp_path):
     first.rename(tmp_path / "moved")
     [(where, text)] = mistakes(*RECIPE, f"pretrained={run}")
     assert where == f"pretrained={run}"
-    assert f"was read from {first}, which does not exist any more" in text
+    assert f"was read from {first}, which no longer exists" in text
 
 
 def test_a_run_that_adapts_text_encoders_is_refused(run):

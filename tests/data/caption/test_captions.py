@@ -132,7 +132,7 @@ def test_missing_captions(tmp_path):
         for missing in ("error", "drop"):
             captions = Captions(source, missing=missing)
             with pytest.raises(
-                MissingCaption, match=r"no caption \(txt\)|no a\.b in json|no row of its key in .*t\.csv"
+                MissingCaption, match=r"no caption \(txt\)|no a\.b in json|no row in .*t\.csv"
             ):
                 captions(members, "k", 0, 0)
             with pytest.raises(MissingCaption):

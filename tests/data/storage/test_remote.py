@@ -168,7 +168,7 @@ def test_a_range_beyond_the_object_is_an_error(server, place):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("whole", "sends application/x-tar as a whole: it does not support range requests"),
+        ("whole", "and the whole object (application/x-tar): it does not support range requests"),
         ("html", "sends text/html as a whole"),
         ("other_bytes", "sends bytes 1-1 for 0-0"),
     ],
