@@ -102,7 +102,8 @@ class StreamModule(pl.LightningDataModule):
 
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
         log.warning(
-            "data=stream cannot resume exactly: from step %d on, it draws other samples than a run without interruption",
+            "data=stream cannot resume exactly: from step %d on, it draws other samples than a run without "
+            "interruption",
             step,
         )
         self.stream.start = step

@@ -65,7 +65,8 @@ class Discrete(TimeSampler):
             return []
         conflict = (
             f"time sampler Discrete has num_steps={self.num_steps}, but diffusion.schedule.num_steps="
-            f"{schedule.num_steps}: they must be equal; set only diffusion.schedule.num_steps, which the sampler follows by default"
+            f"{schedule.num_steps}: they must be equal; set only diffusion.schedule.num_steps, which the "
+            "sampler follows by default"
         )
         return [conflict]
 

@@ -44,7 +44,10 @@ def _reason(error: Exception, name: str, revision: str) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, RevisionNotFoundError):
-        return f"{name} on the hub has no revision {revision}; leave the revision out, or give an existing branch, tag or commit"
+        return (
+            f"{name} on the hub has no revision {revision}; leave the revision out, or give an existing branch, tag or "
+            "commit"
+        )
     if isinstance(error, GatedRepoError):
         return f"the hub requires that you accept the terms of {name}; accept them there, then run: hf auth login"
     if isinstance(error, RepositoryNotFoundError):

@@ -137,7 +137,8 @@ def test_a_data_set_of_bad_samples_alone_is_an_error(make_tar, make_png):
     path = make_tar([("a.png", make_png(0, 200, 200)[:-500]), ("a.txt", b"")])
     with pytest.raises(
         DataError,
-        match=r"made.tar at byte \d+: sample 'a': damaged image .* 16 other samples were tried as substitutes and cannot be read either",
+        match=r"made.tar at byte \d+: sample 'a': damaged image .* 16 other samples were tried as substitutes and "
+        "cannot be read either",
     ):
         _read(ShardDataset(path, View(ImageTransform(16))), 0)
 
