@@ -146,13 +146,13 @@ def test_a_recipe_sets_what_is_no_part_of_the_model(sd1, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("diffusion=flow", "diffusion.schedule of pretrained="),
+        ("diffusion=flow", "whose diffusion.schedule is"),
         ("diffusion/schedule=cosine", "is ScaledLinear num_steps=1000"),
         ("diffusion/parameterization=v", "is Epsilon; leave it out"),
         ("diffusion.schedule.beta_end=0.02", "beta_end=0.012"),
-        ("network=dit", "network of pretrained="),
+        ("network=dit", "whose network is"),
         ("conditioner=packaged_text", None),
-        ("autoencoder=identity", "autoencoder of pretrained="),
+        ("autoencoder=identity", "whose autoencoder is"),
     ],
 )
 def test_what_contradicts_the_model_is_a_mistake(sd1, argument, said):

@@ -142,8 +142,8 @@ def test_a_fault_in_a_worker_reaches_the_user(make_images, tmp_path):
     ("options", "world_size", "message"),
     [
         ({"batch_size": 6}, 4, "data.batch_size=6: must be divisible by 4, for 4 .* use 4 or 8"),
-        ({"batch_size": 2}, 4, "data.batch_size=2 .* use 4$"),
-        ({"batch_size": 6, "num_lanes": 4}, 1, "data.batch_size=6 .*data.num_lanes=4: use 4 or 8"),
+        ({"batch_size": 2}, 4, "data.batch_size=2: .* use 4$"),
+        ({"batch_size": 6, "num_lanes": 4}, 1, "data.batch_size=6: .*data.num_lanes=4; use 4 or 8"),
         ({"batch_size": 0}, 1, "data.batch_size=0: must be at least 1"),
         ({"batch_size": 21}, 1, "data.batch_size=21 must be at most 20, the number of training samples"),
         ({"micro_batch_size": 0}, 1, "data.micro_batch_size=0"),

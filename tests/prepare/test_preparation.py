@@ -270,7 +270,7 @@ def test_notes_of_an_older_form_are_not_taken_for_ours(tmp_path, make_png, finis
 
 def test_other_settings_are_refused_by_name(tmp_path, make_png):
     write(tmp_path / "out", Given(make_png), settings={"prepare.max_side": 512, "same": 1})
-    with pytest.raises(ValueError, match=r"prepare\.max_side: 512 then, 1024 now"):
+    with pytest.raises(ValueError, match=r"prepare\.max_side: 512 before, 1024 now"):
         write(tmp_path / "out", Given(make_png), settings={"prepare.max_side": 1024, "same": 1})
 
 

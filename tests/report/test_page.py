@@ -166,7 +166,7 @@ def attributes_of(content: str) -> list[tuple[str, str]]:
 def test_a_flag_stands_beside_its_pair(folder: Path) -> None:
     cards = made_page(folder).split("<figure ")[1:]
     assert ["Close to a training image" in card for card in cards] == [True, False, False]
-    assert "25 % of the way" in cards[0]
+    assert "25 % of the distance to the second nearest" in cards[0]
     assert ["<details>" in card for card in cards] == [False, True, True]
 
 
