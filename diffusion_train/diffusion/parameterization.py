@@ -92,6 +92,6 @@ def sigma_data_conflicts(part: str, sigma_data: float, schedule: Schedule) -> li
         return []
     conflict = (
         f"diffusion.{part}.sigma_data={sigma_data:g} with diffusion.schedule.sigma_data={schedule.sigma_data:g}: "
-        f"they must be equal; set only diffusion.schedule.sigma_data, which the other follows by default"
+        "they must be equal; set only diffusion.schedule.sigma_data, which the other follows by default"
     )
     return [conflict]
