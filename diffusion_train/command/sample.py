@@ -82,7 +82,8 @@ def read_conditions(cfg: DictConfig) -> dict[str, Any]:
         return {"caption": prompts or [""]}
     if prompts and len(prompts) != len(images):
         raise ValueError(
-            f"prompts must have one entry for each of the {len(images)} images, got {len(prompts)}; give that many, or none"
+            f"prompts must have one entry for each of the {len(images)} images, got {len(prompts)}; give that many, or "
+            "none"
         )
     data = OmegaConf.merge(cfg.data, {"shards": ""})  # the shards are not read and may be missing
     transform = config.build(data).transform()
