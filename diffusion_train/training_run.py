@@ -195,7 +195,10 @@ def check_launch(num_devices: int, num_nodes: int, environment: Any) -> None:
     """
     started, asked = num_started(), num_devices * num_nodes
     if started != asked and (started > 1 or "TORCHELASTIC_RUN_ID" in os.environ):
-        problem = f"expected {num_nodes} x {num_devices} = {asked} processes, the launcher started {started}"
+        problem = (
+            f"must have {num_nodes} nodes x {num_devices} devices = {asked} processes, but the launcher started "
+            f"{started}"
+        )
         remedy = "give trainer=ddp trainer.devices=<processes of a node> trainer.num_nodes=<nodes>"
         config.raise_all([config.Mistake("trainer", problem, remedy)])
     unseen = environment is None or not environment.creates_processes_externally

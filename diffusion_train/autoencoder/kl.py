@@ -44,7 +44,9 @@ class KL(Autoencoder):
         self._held = [vae.eval().requires_grad_(False)]  # in a list, so that nn.Module does not register it
         config = vae.config
         if dtype == "float16" and config.get("force_upcast"):
-            raise ValueError("autoencoder.dtype=float16: this autoencoder overflows in it; use float32 or bfloat16")
+            raise ValueError(
+                "autoencoder.dtype=float16: this autoencoder overflows in float16; use float32 or bfloat16"
+            )
         self.scale, self.shift = config.scaling_factor, config.shift_factor or 0.0
         self.in_channels, self.channels = config.in_channels, config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
@@ -77,7 +79,7 @@ class KL(Autoencoder):
         """Return (channels, H / factor, W / factor) for (C, H, W). Raises ValueError if the sizes do not fit."""
         channels, height, width = shape
         if channels != self.in_channels:
-            raise ValueError(f"the data must have the {self.in_channels} channels of the autoencoder, got {channels}")
+            raise ValueError(f"the data must have {self.in_channels} channels for the autoencoder, got {channels}")
         if height % self.factor or width % self.factor:
             sides = sorted(
                 {side // self.factor * self.factor + more for side in (height, width) for more in (0, self.factor)}

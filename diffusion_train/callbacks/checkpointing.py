@@ -120,7 +120,9 @@ class Checkpointing(pl.Callback):
         if trainer.strategy.reduce_boolean_decision(fault is not None, all=False):
             if fault is not None and not isinstance(fault, OSError):
                 raise fault
-            raise NotSaved(_reason(fault) if fault else "the first process cannot save the run") from fault
+            raise NotSaved(
+                _reason(fault) if fault else "the first process cannot save the run; its message says why"
+            ) from fault
         self.saved_step, self.saved_last_step = trainer.global_step, trainer.max_steps
 
     def _write(self, trainer: pl.Trainer, module: Any) -> Exception | None:

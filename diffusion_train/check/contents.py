@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffusion_train.check.samples import Members, Samples, small_members
+from diffusion_train.data.caption.fault import MAX_BYTES as MAX_CAPTION
 from diffusion_train.data.caption.fault import CaptionError
 from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS
@@ -155,7 +156,7 @@ def _handled(header: Header) -> dict[str, str]:
         "exif-rotation": header.rotated and f"EXIF orientation {header.orientation}: turned upright when it is read",
         "transparent-image": header.alpha and "transparent parts show data.background",
         "animated-image": header.animated and "only its first frame is used",
-        "deep-image": header.bits > 8 and f"{header.bits} bits a channel are converted to 8",
+        "deep-image": header.bits > 8 and f"{header.bits} bits per channel are converted to 8",
     }
     return {rule: detail for rule, detail in details.items() if detail}
 
@@ -177,7 +178,11 @@ def _caption_faults(samples: Samples, members: Members, whole: dict[str, bytes],
     member = read[0] if read else ""
     for name in read:
         if members[name].intact and name not in whole:
-            yield name, "malformed-caption", f"{members[name].span.size} bytes are too many for a caption"
+            yield (
+                name,
+                "malformed-caption",
+                f"a caption must have at most {MAX_CAPTION} bytes, got {members[name].span.size}",
+            )
     if any(name not in whole for name in read):
         return
     for rule, detail in dict.fromkeys(captions.faults(whole, key)):

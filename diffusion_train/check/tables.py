@@ -89,7 +89,7 @@ def unsorted_members(catalog: Catalog) -> Iterator[Problem]:
     shard = np.searchsorted(catalog.arrays["shard_ends"], owner, side="right")
     owners = owner[np.lexsort((offsets, shard))]
     runs = np.bincount(owners[np.diff(owners, prepend=-1) != 0], minlength=len(catalog))
-    yield from problems_of(catalog, "unsorted-members", "members of other samples lie between its own", runs > 1)
+    yield from problems_of(catalog, "unsorted-members", "members of other samples lie between its members", runs > 1)
 
 
 def licenses(catalog: Catalog) -> Iterator[Problem]:

@@ -72,7 +72,11 @@ def check_settings(cfg: DictConfig) -> None:
         )
     if "://" in str(cfg.out):
         problem = "must be a local folder"
-        mistakes.append(config.Mistake(f"out={cfg.out}", problem, "give one, and copy its files there afterwards"))
+        mistakes.append(
+            config.Mistake(
+                f"out={cfg.out}", problem, "give a local folder, and copy its files to this address afterwards"
+            )
+        )
     elif others := sorted(path.name for path in Path(cfg.out).glob("*.tar") if not path.name.startswith(OWN)):
         problem = f"contains other shards ({others[0]})"
         mistakes.append(config.Mistake(f"out={cfg.out}", problem, "give a separate folder"))

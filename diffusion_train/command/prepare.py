@@ -1,6 +1,6 @@
-"""Make shards from a collection of images and captions, with an index, a dataset card and what is known of licences.
+"""Make shards from a collection of images and captions, with an index, a dataset card and the known licences.
 
-Run the same command again to resume one that was stopped or killed.
+Run the same command again to resume a preparation that was stopped or killed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run(cfg: DictConfig) -> int:
         except KeyboardInterrupt:
             return stopped(ledger, "stopped", Exit.STOPPED)
         except WorkerDied as error:
-            return stopped(ledger, f"{error}; prepare.num_workers sets the number of workers", Exit.STOPPED)
+            return stopped(ledger, f"{error}; lower prepare.num_workers to use less memory", Exit.STOPPED)
         except OSError as error:
             return stopped(ledger, f"{error.filename or out}: {error.strerror or error}", Exit.STORAGE)
     report(card, out, was_finished)
@@ -72,7 +72,9 @@ def parts(cfg: DictConfig) -> tuple[Source, Preparation]:
     """Build the source and the preparation. Raises ConfigError with the mistakes of both."""
     mistakes, built = [], []
     if cfg.path is not None and "path" not in cfg.source:
-        mistakes.append(config.Mistake(f"path={cfg.path}", "this source is a package and has no path", "leave it out"))
+        mistakes.append(
+            config.Mistake(f"path={cfg.path}", "this source is a package and reads no path", "leave it out")
+        )
     try:
         refuse_other_things(Path(cfg.out))
     except ValueError as error:
@@ -130,7 +132,7 @@ def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
     """Print what was written, what was left out, and the command to run next."""
     allowed = card["settings"]["allowed_licenses"] or ()
     lines = [
-        f"{out} was complete already" if was_finished else f"prepared {out}",
+        f"{out} was already complete" if was_finished else f"prepared {out}",
         *summary(card).splitlines(),
         *(f"  {'warning':<11}allowed_licenses: {line}" for line in mistyped(allowed, card["rights"]["licenses"])),
         f"  {'details':<11}{out / 'README.md'}, card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),

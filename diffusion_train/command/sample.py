@@ -81,7 +81,10 @@ def read_conditions(cfg: DictConfig) -> dict[str, Any]:
     if not images:
         return {"caption": prompts or [""]}
     if prompts and len(prompts) != len(images):
-        raise ValueError(f"prompts has {len(prompts)} entries for {len(images)} images; give one for each, or none")
+        raise ValueError(
+            f"prompts must have one entry for each of the {len(images)} images, got {len(prompts)}; give that many, or "
+            "none"
+        )
     data = OmegaConf.merge(cfg.data, {"shards": ""})  # the shards are not read and may be missing
     transform = config.build(data).transform()
     captions = prompts or [Path(image).stem for image in images]
@@ -128,4 +131,4 @@ def write(samples: Tensor, rows: list[tuple[str, int]], num_samples: int, facts:
         picture.save_png(picture.to_image(x), out / name, {"prompt": prompt, "seed": str(seed), **facts})
     grid = picture.grid(samples, [prompt for prompt, _ in rows], num_columns=num_samples)
     picture.save_png(grid, out / "grid.png", facts)
-    print(f"{len(samples)} samples in {out}, a grid of all in {out / 'grid.png'}")
+    print(f"wrote {len(samples)} samples to {out}, and a grid of them to {out / 'grid.png'}")

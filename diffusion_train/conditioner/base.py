@@ -54,7 +54,7 @@ class Conditioner(nn.Module, ABC):
         """
         raise ValueError(
             f"adapter.text_encoder: {type(self).__name__} has no text encoder that can be trained; leave it out, or "
-            "use Stable Diffusion 1, 2 or XL, whose text encoders can, as pretrained=<model>"
+            "give Stable Diffusion 1, 2 or XL as pretrained=<model>"
         )
 
     def warm_up(self, captions: Iterable[str]) -> None:
@@ -66,12 +66,14 @@ class Conditioner(nn.Module, ABC):
 
 def drop(cond: Cond, null: Cond, mask: Tensor) -> Cond:
     """Return `cond` with the rows where `mask` (B,) is false replaced by `null`; names that `null` lacks stay."""
-    assert null.keys() <= cond.keys(), f"null has {sorted(null)}, which must be among the conditions {sorted(cond)}"
+    assert null.keys() <= cond.keys(), (
+        f"the names in null must be among the conditions {sorted(cond)}, got {sorted(null)}"
+    )
     return cond | {name: torch.where(expand(mask, cond[name]), cond[name], value) for name, value in null.items()}
 
 
 def entry(values: Mapping[str, Any], key: str, reader: str) -> Any:
     """Return `values[key]`; raises ValueError that lists the keys if it is missing."""
     if key not in values:
-        raise ValueError(f"{reader} needs {key!r}, which is not among {', '.join(sorted(values))}")
+        raise ValueError(f"{reader} needs {key!r}, got only {', '.join(sorted(values))}")
     return values[key]

@@ -38,6 +38,7 @@ class Joint(Conditioner):
         merged: Cond = {}
         for part, cond in conds.items():
             if clash := merged.keys() & cond.keys():
-                raise ValueError(f"conditioner.parts.{part} returns {', '.join(sorted(clash))}, as another part does")
+                names = ", ".join(sorted(clash))
+                raise ValueError(f"conditioner.parts.{part} must not return {names}: another part returns it")
             merged |= cond
         return merged

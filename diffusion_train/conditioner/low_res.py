@@ -25,7 +25,7 @@ class LowRes(Conditioner):
         small = entry(batch, self.key, "LowRes").to(self.like)
         if small.shape[1] != self.channels:
             raise ValueError(
-                f"{self.key!r} must have conditioner.channels={self.channels}, got {small.shape[1]} channels"
+                f"{self.key!r} must have conditioner.channels={self.channels} channels, got {small.shape[1]}"
             )
         return {"concat": interpolate(small, (self.size, self.size), mode="bicubic", antialias=True).clamp(-1, 1)}
 

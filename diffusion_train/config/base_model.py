@@ -101,7 +101,7 @@ def _nodes_of_run(pretrained: str) -> dict[str, Any]:
     needs_base = _select(plain, "base_record.kind") in ("sd", "sdxl") or not adapter.endswith(".NoAdapter")
     if needs_base and not Path(str(folder)).exists():
         raise ValueError(
-            f"pretrained={pretrained}: its base model was read from {folder}, which does not exist any more; put it "
+            f"pretrained={pretrained}: its base model was read from {folder}, which no longer exists; put it "
             "back, or create a link to it there"
         )
     found = {path: _select(plain, path) for path in _NODES}
@@ -141,8 +141,8 @@ def _set(cfg: DictConfig, override: Override) -> list[Mistake]:
     line, key = str(override.input_line), override.key_or_group
     if override.type == OverrideType.CHANGE and is_unknown(key, cfg):
         own = [name for name in keys(cfg) if name.split(".")[0] == key.split(".")[0]]
-        remedy = did_you_mean(key, own) or f"a new key needs a plus: +{line}"
-        return [Mistake(line, f"the model's part has no key {key!r}", remedy)]
+        remedy = did_you_mean(key, own) or f"to add a new key, write +{line}"
+        return [Mistake(line, f"the pretrained model has no key {key!r}", remedy)]
     return set_value(cfg, override)
 
 
@@ -183,9 +183,13 @@ def _contradiction(override: Override, pretrained: str, path: str, node: dict[st
     settings = [f"{name}={value}" for name, value in node.items() if name != "_target_" and path in _EXACT]
     own = " ".join([node["_target_"].rpartition(".")[2], *settings])
     free = (
-        "; diffusion/weighting and diffusion/time_sampler may be chosen" if override.key_or_group == "diffusion" else ""
+        "; only diffusion/weighting and diffusion/time_sampler can be chosen"
+        if override.key_or_group == "diffusion"
+        else ""
     )
-    return Mistake(str(override.input_line), f"{path} of pretrained={pretrained} is {own}", f"leave it out{free}")
+    return Mistake(
+        str(override.input_line), f"must fit pretrained={pretrained}, whose {path} is {own}", f"leave it out{free}"
+    )
 
 
 def _covers(key: str, path: str) -> bool:

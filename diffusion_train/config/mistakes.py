@@ -85,10 +85,10 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
 def unknown_key(argument: str, key: str, names: Iterable[str], options: Sequence[str]) -> str:
     """Return the remedy for an unknown key; `options` are those of its group that have it."""
     if len(options) == 1:
-        return f"{options[0]} has it: {options[0]} {argument}"
+        return f"only {options[0]} has this key; write {options[0]} {argument}"
     if options:
-        return f"these have it: {listed(options)}"
-    return did_you_mean(key, names) or f"a new key needs a plus: +{argument}"
+        return f"options with this key: {listed(options)}"
+    return did_you_mean(key, names) or f"to add a new key, write +{argument}"
 
 
 def _likeness(word: str, candidate: str) -> float:

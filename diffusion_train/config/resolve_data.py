@@ -73,14 +73,14 @@ def _chosen(cfg: DictConfig) -> Sizes:
     data = build(with_stand_ins(cfg).data)
     if not isinstance(data, ShardData):
         remedy = "add data.image_size=<pixels> data.batch_size=<samples>"
-        raise ConfigError([Mistake("data", "must be images in indexed shards to choose sizes from", remedy)])
+        raise ConfigError([Mistake("data", "sizes can only be chosen from images in indexed shards", remedy)])
     with _silence("diffusion_train.data"):  # the data module that training builds gives the same warnings
         images = data.dataset()
     sizes = sizes_for(images.sizes(), len(images))
     if first_process():
         chosen = ", ".join(f"data.{name}={getattr(sizes, name)}" for name in left_open(cfg))
         about = _about_captions(cfg, images)
-        print(f"{cfg.name}: {len(images):,} images give {chosen}; {about}", file=sys.stderr)
+        print(f"{cfg.name}: {len(images):,} images; chose {chosen}; {about}", file=sys.stderr)
     return sizes
 
 
@@ -88,9 +88,9 @@ def _about_captions(cfg: DictConfig, images: ShardDataset) -> str:
     has_captions = any(caption.strip() for caption in islice(images.captions(), _NUM_CAPTIONS))
     reads_captions = getattr(locate(cfg.conditioner["_target_"]), "reads_captions", True)
     if has_captions == reads_captions:
-        return "trained with their captions" if has_captions else "they have no captions"
+        return "training uses their captions" if has_captions else "they have no captions"
     if has_captions:
-        return "trained without their captions, which experiment=own_images_with_text reads"
+        return "training ignores their captions; experiment=own_images_with_text uses them"
     return "they have no captions; experiment=own_images trains without captions"
 
 

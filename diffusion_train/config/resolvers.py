@@ -20,7 +20,7 @@ def environment(name: str, default: Any = None) -> Any:
     """Return an environment variable. Raises ValueError if it is not readable, or not set and without a default."""
     if name not in READABLE and not name.startswith(READABLE_PREFIXES):
         listed = ", ".join([*READABLE, *(f"{prefix}*" for prefix in READABLE_PREFIXES)])
-        raise ValueError(f"a config cannot read the environment variable {name}, only {listed}")
+        raise ValueError(f"a config can only read the environment variables {listed}, got {name}")
     value = os.environ.get(name, default)
     if value is None:
         raise ValueError(f"the environment variable {name} is not set")

@@ -16,7 +16,7 @@ def wrong_sizes(
     if batch_size < 1:
         yield f"data.batch_size={batch_size}: must be at least 1"
     if micro_batch_size is not None and micro_batch_size < 1:
-        yield f"data.micro_batch_size={micro_batch_size}: must be at least 1, or null for no division"
+        yield f"data.micro_batch_size={micro_batch_size}: must be at least 1, or null for the whole batch at once"
     if num_workers < 0:
         yield f"data.num_workers={num_workers}: must be at least 0"
     if num_repeated_batches is not None and num_repeated_batches < 1:
@@ -30,6 +30,6 @@ def indivisible(batch_size: int, world_size: int, num_lanes: int | None = None) 
         below, above = batch_size // multiple * multiple, (batch_size // multiple + 1) * multiple
         lanes = f" and data.num_lanes={num_lanes}" if num_lanes else ""
         yield (
-            f"data.batch_size={batch_size} is not divisible over {world_size} process(es){lanes}: "
+            f"data.batch_size={batch_size}: must be divisible by {multiple}, for {world_size} process(es){lanes}; "
             f"use {f'{below} or ' if below > 0 else ''}{above}"
         )

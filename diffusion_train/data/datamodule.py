@@ -39,7 +39,7 @@ class DataModule(pl.LightningDataModule):
     batches, which a network must be able to memorise.
     """
 
-    resume_policy = "samples that the current pass has not drawn yet and new samples come first, then complete passes"
+    resume_policy = "new samples and those that the current pass has not drawn yet come first, then complete passes"
 
     def __init__(
         self,

@@ -113,7 +113,7 @@ class ShardDataset:
             with suppress(BadSample):
                 [other] = self._begin([draw._replace(sample=index)], self.decoder.decode).finish()
                 return {**other, "bad": bad.line()}
-        raise DataError(f"{bad}; {_MAX_SUBSTITUTES} other samples tried as its substitute cannot be read either")
+        raise DataError(f"{bad}; {_MAX_SUBSTITUTES} other samples were tried as substitutes and cannot be read either")
 
     def lookahead(self, windows: Sequence[Window], fraction: float) -> Lookahead:
         """Return how far to read ahead: by bytes in memory, or by samples if there is a cache for remote shards."""
@@ -208,7 +208,7 @@ class ShardDataset:
     def only(self, sources: Sequence[str]) -> ShardDataset:
         """Return the data set of these sources. Raises ValueError for an unknown source."""
         if unknown := [name for name in sources if name not in self.sources]:
-            raise ValueError(f"sources: no source {unknown[0]!r}; the data have {', '.join(self.sources)}")
+            raise ValueError(f"sources: must be among {', '.join(self.sources)}, got {unknown[0]!r}")
         ends = self.catalog.source_ends()
         source = np.searchsorted(list(ends.values()), self.samples, side="right")
         return self._with(samples=self.samples[np.isin(source, [list(ends).index(name) for name in sources])])

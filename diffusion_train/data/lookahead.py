@@ -25,8 +25,8 @@ def for_cache(
     wanted = max(int(min(_WINDOWS * held, total / 0.9)), 1)
     if wanted > cache_bytes:
         log.warning(
-            "data.storage.cache_bytes=%d is too small for the current and next windows (%d of %d samples in total), so that "
-            "blocks are fetched repeatedly; set data.storage.cache_bytes=%d or a smaller data.window",
+            "data.storage.cache_bytes=%d is too small for the current and next windows (%d of %d samples in total), so "
+            "blocks are fetched repeatedly; set data.storage.cache_bytes=%d, or lower data.window",
             *(cache_bytes, len(windows), num_samples, wanted),
         )
     return Lookahead(num_samples=max(int(num_samples * min(1.0, cache_bytes / wanted)), 1))

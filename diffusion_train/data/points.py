@@ -29,7 +29,9 @@ class PointsDataset:
         if kind not in KINDS:
             raise ValueError(f"data.kind={kind}: must be one of {', '.join(KINDS)}")
         if num_samples < 1 or num_holdout < 0:
-            raise ValueError(f"data.num_samples={num_samples}, data.holdout={num_holdout}: must be at least 1 and 0")
+            raise ValueError(
+                f"data.num_samples={num_samples}: must be at least 1; data.holdout={num_holdout}: must be at least 0"
+            )
         self.kind = kind
         self.seed = seed
         self.num_holdout = num_holdout

@@ -101,7 +101,11 @@ class StreamModule(pl.LightningDataModule):
         """Do nothing: there are no manifests."""
 
     def resume(self, step: int, record: Mapping[str, Any], folder: Path) -> None:
-        log.warning("data=stream cannot resume exactly: from step %d on it draws other samples", step)
+        log.warning(
+            "data=stream cannot resume exactly: from step %d on, it draws other samples than a run without "
+            "interruption",
+            step,
+        )
         self.stream.start = step
 
     def check(self, world_size: int = 1) -> None:

@@ -38,8 +38,9 @@ class Epsilon(Parameterization):
         if not schedule.zero_terminal_snr:
             return []
         conflict = (
-            f"parameterization Epsilon cannot be used with schedule {type(schedule).__name__} of zero terminal SNR: at "
-            "t = 1 the noise says nothing about x0; use diffusion/parameterization=v (or flow, x0), or another schedule"
+            f"parameterization Epsilon cannot be used with schedule {type(schedule).__name__}, which has zero terminal "
+            "SNR: at t = 1 the noise says nothing about x0; use diffusion/parameterization=v (or flow, x0), or "
+            "another schedule"
         )
         return [conflict]
 
@@ -91,6 +92,6 @@ def sigma_data_conflicts(part: str, sigma_data: float, schedule: Schedule) -> li
         return []
     conflict = (
         f"diffusion.{part}.sigma_data={sigma_data:g} with diffusion.schedule.sigma_data={schedule.sigma_data:g}: "
-        f"they must be equal; set only the schedule's, which the {part}'s follows by default"
+        "they must be equal; set only diffusion.schedule.sigma_data, which the other follows by default"
     )
     return [conflict]

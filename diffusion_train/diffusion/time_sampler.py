@@ -65,7 +65,8 @@ class Discrete(TimeSampler):
             return []
         conflict = (
             f"time sampler Discrete has num_steps={self.num_steps}, but diffusion.schedule.num_steps="
-            f"{schedule.num_steps}: they must be equal; set only the schedule's, which the sampler's follows by default"
+            f"{schedule.num_steps}: they must be equal; set only diffusion.schedule.num_steps, which the "
+            "sampler follows by default"
         )
         return [conflict]
 
@@ -95,8 +96,8 @@ class LogNormal(TimeSampler):
         if torch.equal(self.schedule.log_snr(t), schedule.log_snr(t)):
             return []
         conflict = (
-            f"time sampler LogNormal was made for another schedule ({type(self.schedule).__name__}) than the process's "
-            f"({type(schedule).__name__}); leave diffusion.time_sampler.schedule=${{diffusion.schedule}}"
+            f"time sampler LogNormal must have the schedule of the process, {type(schedule).__name__}, got "
+            f"{type(self.schedule).__name__}; use diffusion.time_sampler.schedule=${{diffusion.schedule}}"
         )
         return [conflict]
 

@@ -98,8 +98,8 @@ def check_complete(
             except NoLatents as error:
                 height, width = views.shape
                 raise ValueError(
-                    f"data.encoded={where}: {total:,} images have no latents for their contents, settings and "
-                    f"autoencoder ({len(views.samples):,} of them at {width} x {height} pixels"
+                    f"data.encoded={where}: {total:,} images have no latents that fit their contents, the settings and "
+                    f"the autoencoder ({len(views.samples):,} of them at {width} x {height} pixels"
                     f"{', mirrored' if views.mirrored else ''}); to add them, run `diffusion-train encode` with the "
                     f"same overrides and out={where}"
                 ) from error

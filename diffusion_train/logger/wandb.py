@@ -99,7 +99,7 @@ def start(init: Mapping[str, Any], timeout_s: float) -> Any:
             problem = f"{type(error).__name__}: {error}"
             wandb.teardown()  # a second init beside the failed one would wait for it
     if problem:
-        warnings.warn(f"W&B: {problem}; the run is logged offline, for `wandb sync` later", stacklevel=2)
+        warnings.warn(f"W&B: {problem}; the run is logged offline; upload it later with `wandb sync`", stacklevel=2)
     return wandb.init(**init, mode="offline", settings=settings)
 
 

@@ -65,7 +65,7 @@ def join(x: Tensor, concat: Tensor | None, concat_channels: int) -> Tensor:
     concat = required("concat", concat, f"concat_channels={concat_channels}")
     if concat.shape[1] != concat_channels:
         raise ValueError(
-            f"`concat` must have network.concat_channels={concat_channels}, got {concat.shape[1]} channels"
+            f"`concat` must have network.concat_channels={concat_channels} channels, got {concat.shape[1]}"
         )
     return torch.cat([x, concat.to(x.dtype)], 1)
 

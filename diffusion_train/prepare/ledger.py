@@ -158,7 +158,7 @@ def refuse_other_things(out: Path) -> None:
 def _refuse_change(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if changed:
-        changes = "\n".join(f"    {name}: {before.get(name)} then, {now.get(name)} now" for name in changed)
+        changes = "\n".join(f"    {name}: {before.get(name)} before, {now.get(name)} now" for name in changed)
         raise ValueError(
-            f"out={out} was begun with other settings; use those, give another out, or delete it\n{changes}"
+            f"out={out} was started with other settings; use those, give another out, or delete it\n{changes}"
         )

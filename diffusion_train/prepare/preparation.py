@@ -64,7 +64,7 @@ class Preparation:
             f"mib_per_shard={mib}: must be at least 1": mib < 1,
             f"num_workers={workers}: must be at least 0": workers is not None and workers < 0,
             f"max_bad_share={fraction}: must be a fraction from 0 to 1": not 0 <= fraction <= 1,
-            f"name={self.name}: must be a name without dots, slashes, braces and wildcards": not self.name
+            f"name={self.name}: must be a name without dots, slashes, braces or wildcards": not self.name
             or set(self.name) & set("/{}*?[]."),
         }
         refuse("prepare", mistakes)
@@ -123,7 +123,7 @@ def unchanged(entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
         for start in known:
             entry = next(entries, None)
             if entry is None:
-                raise changed(ledger.out, f"its end, after {start // STATE:,} entries of {len(known):,}")
+                raise changed(ledger.out, f"its end, after {start // STATE:,} of {len(known):,} entries")
             if entry.state() != states[start : start + STATE]:
                 raise changed(ledger.out, entry.name)
             bar.update()
@@ -133,8 +133,8 @@ def unchanged(entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
 def changed(out: Path, first: str) -> ValueError:
     """Return the error for a source that has changed; `first` is the first entry that differs."""
     return ValueError(
-        f"the source has changed since out={out} was begun, first at {first}: a file was added, removed or modified; "
-        "delete out, or give another"
+        f"the source has changed since out={out} was started: a file was added, removed or modified, first at {first}; "
+        "delete the folder, or give another out"
     )
 
 

@@ -69,7 +69,7 @@ def renamed(name: str, model: Any, settings: dict[str, Any], tensors: Mapping[st
         try:
             return dict(to_diffusers(dict(tensors), settings))
         except KeyError as error:
-            return {f"{error} (in the file's own names)": None}
+            return {f"{error} (named as in the file)": None}
     prefix = _prefix(name, tensors)
     if prefix.endswith("model."):
         found = original.convert_open_clip_checkpoint(model, dict(tensors), prefix)

@@ -90,4 +90,4 @@ def _remedy(folder: Path) -> str:
         return f"did you mean {inside[0].parent}?"
     if files := sorted(folder.glob("*.safetensors")):
         return f"give a file in it: pretrained={files[0]}"
-    return "give a folder as diffusers saves one, a run folder of ours, or a single .safetensors file"
+    return "give a folder in diffusers' layout, a run folder, or a single .safetensors file"

@@ -44,7 +44,10 @@ def _reason(error: Exception, name: str, revision: str) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, RevisionNotFoundError):
-        return f"the hub's {name} has no revision {revision}; leave it out, or give an existing branch, tag or commit"
+        return (
+            f"{name} on the hub has no revision {revision}; leave the revision out, or give an existing branch, tag or "
+            "commit"
+        )
     if isinstance(error, GatedRepoError):
         return f"the hub requires that you accept the terms of {name}; accept them there, then run: hf auth login"
     if isinstance(error, RepositoryNotFoundError):
@@ -52,6 +55,6 @@ def _reason(error: Exception, name: str, revision: str) -> str:
     at = f" --revision {revision}" if revision else ""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"no such local folder, and the hub cannot be reached ({first}); on a machine that reaches it, run\n"
+        f"no such local folder, and the hub cannot be reached ({first}); on a machine with access to it, run\n"
         f"      hf download {name}{at} --local-dir <folder>\n    and give that folder"
     )

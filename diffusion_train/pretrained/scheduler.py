@@ -73,7 +73,8 @@ def _parameterization(settings: Nodes, source: str, prediction: str | None) -> N
     ours = _OURS[prediction_type]
     if prediction not in (None, ours):
         raise ValueError(
-            f"base.prediction={prediction}, but scheduler_config.json of pretrained={source} says {ours}; leave it out"
+            f"base.prediction={prediction}, but scheduler_config.json of pretrained={source} states {ours}; leave "
+            "base.prediction out"
         )
     if ours == "epsilon" and settings.get("rescale_betas_zero_snr"):
         raise ValueError(

@@ -54,7 +54,9 @@ def identify(path: Path, prediction: str | None = None) -> Model:
     if prediction not in (None, "epsilon", "v"):
         raise ValueError(f"base.prediction={prediction}: must be epsilon or v")
     if stated and prediction not in (None, stated):
-        raise ValueError(f"base.prediction={prediction}, but pretrained={path} states {stated}; leave it out")
+        raise ValueError(
+            f"base.prediction={prediction}, but pretrained={path} states {stated}; leave base.prediction out"
+        )
     predicts = prediction or stated or {"sd1": "epsilon", "sdxl": "epsilon"}.get(kind)
     if predicts is None:
         raise ValueError(
@@ -110,15 +112,15 @@ def _kind(path: Path, shapes: Mapping[str, Sequence[int]]) -> str:
 
 def _guess(names: Collection[str]) -> str:
     if any("lora_" in name for name in names):
-        return " (but those of a LoRA)"
+        return ", but those of a LoRA"
     if any(
         name.startswith(("conditioner.embedders.0.model.", "double_blocks.", "model.diffusion_model.double_blocks."))
         or "joint_blocks." in name
         for name in names
     ):
-        return " (but those of SDXL's refiner, Stable Diffusion 3 or FLUX)"
+        return ", but those of SDXL's refiner, Stable Diffusion 3 or FLUX"
     if any(name.startswith(("down_blocks.", "encoder.", "text_model.")) for name in names):
-        return " (but those of a single part)"
+        return ", but those of a single part of a model"
     return ""
 
 

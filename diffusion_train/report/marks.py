@@ -34,7 +34,7 @@ class Mark:
 def read_marks(file: Path) -> list[Mark]:
     """Return the marks of a file that the page saved. Raises ValueError if the file is not valid."""
     if not file.is_file():
-        raise ValueError(f"marks={file}: no such file; the report's button Save marks makes one")
+        raise ValueError(f'marks={file}: no such file; the button "Save marks" of the report writes it')
     if file.stat().st_size > _MAX_BYTES:
         raise ValueError(f"marks={file}: a file of marks must have at most {_MAX_BYTES} bytes")
     try:

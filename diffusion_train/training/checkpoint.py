@@ -87,7 +87,7 @@ def damage(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             record = archive.testzip()
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        return f"not a whole checkpoint ({error})"
+        return f"damaged or incomplete ({error})"
     return f"record {record} fails its checksum" if record else None
 
 

@@ -69,7 +69,9 @@ class EMA:
         self._shadows = [shadow or copy for shadow, copy in zip(self._shadows, copies, strict=True)]
         for shadow in self._shadows:
             if shadow.keys() != self._parameters.keys():
-                raise ValueError("the saved EMA averages other parameters than those that the network trains")
+                raise ValueError(
+                    "the saved EMA must average the parameters that the network trains, but averages others"
+                )
             for name, p in self._parameters.items():
                 shadow[name] = shadow[name].to(p.device, _wide(p))
 

@@ -34,7 +34,7 @@ def find_checkpoint(run_dir: Path, resume: str) -> Path | None:
     if "://" in resume or not Path(resume).is_file():
         raise ValueError(f"resume={resume}: no such checkpoint file; give a path, auto or never")
     if problem := damage(Path(resume)):
-        raise ValueError(f"resume={resume}: {problem}; resume=auto uses the newest undamaged one of run_dir")
+        raise ValueError(f"resume={resume}: {problem}; resume=auto uses the newest undamaged checkpoint of run_dir")
     return Path(resume)
 
 
@@ -43,8 +43,8 @@ def check_same_base(checkpoint: Path, before: str | None, now: str | None, pretr
     if before != now:
         was, are = (f"weights of SHA-256 {digest[:12]}..." if digest else "none" for digest in (before, now))
         raise ValueError(
-            f"pretrained={pretrained}: {checkpoint} began with another model ({was}, now {are}); give that one, or "
-            "start again in another run_dir"
+            f"pretrained={pretrained}: {checkpoint} began with another model ({was} then, {are} now); give that model, "
+            "or start again in another run_dir"
         )
 
 
@@ -82,4 +82,4 @@ def resume_hint(run_dir: Path, resume: str) -> str:
     again = " ".join([f"the same command with run_dir={run_dir}", *(["resume=auto"] if resume != "auto" else [])])
     if saved := by_step(RunFolder(run_dir).checkpoints):
         return f"{again} resumes from step {int(saved[0].stem.removeprefix('step_'))}, the last one saved"
-    return "no step of this run is saved: the same command begins where this one did"
+    return "no step of this run was saved; the same command starts where this one did"

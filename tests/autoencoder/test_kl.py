@@ -93,7 +93,7 @@ def test_bfloat16_on_demand(folder, kl):
 def test_sides_that_the_factor_does_not_divide_are_a_mistake_with_a_remedy(kl):
     with pytest.raises(ValueError, match=r"data\.image_size: .* multiples of 8 .* 60 x 64 pixels; .* 56, 64"):
         kl.latent_shape((3, 60, 64))
-    with pytest.raises(ValueError, match="must have the 3 channels of the autoencoder, got 1"):
+    with pytest.raises(ValueError, match="must have 3 channels for the autoencoder, got 1"):
         kl.latent_shape((1, 64, 64))
     with pytest.raises(ValueError, match="multiples of 8"):
         kl.encode(X[..., :-1])
@@ -102,7 +102,7 @@ def test_sides_that_the_factor_does_not_divide_are_a_mistake_with_a_remedy(kl):
 def test_precisions_that_cannot_be_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match=r"autoencoder\.dtype=half: must be one of float32"):
         KL(str(folder), "half")
-    with pytest.raises(ValueError, match="overflows in it; use float32 or bfloat16"):
+    with pytest.raises(ValueError, match="overflows in float16; use float32 or bfloat16"):
         KL(str(tiny_pipelines.sdxl(tmp_path)), "float16")
 
 

@@ -33,7 +33,7 @@ def test_a_folder_is_trained_on_and_the_same_command_resumes(photos: Path, make_
     done = train(*arguments, "trainer.max_steps=2")
     assert done.returncode == 0, done.stderr
     assert "5 images, 0 of them with a caption" in done.stderr
-    assert "own_images: 5 images give data.image_size=24, data.batch_size=4; they have no captions" in done.stderr
+    assert "own_images: 5 images; chose data.image_size=24, data.batch_size=4; they have no captions" in done.stderr
     done = train(*arguments, "trainer.max_steps=3")
     assert done.returncode == 0, done.stderr
     assert "resuming from step_00000002.ckpt" in done.stderr
@@ -52,4 +52,4 @@ def test_the_processes_of_a_run_prepare_once_and_agree(photos: Path, tmp_path: P
     done = train(f"data.folder='{photos}'", f"run_dir={tmp_path / 'run'}", "trainer.max_steps=1", "trainer=ddp_cpu")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("preparing its images") == 1
-    assert done.stderr.count("5 images give") == 1
+    assert done.stderr.count("5 images; chose") == 1

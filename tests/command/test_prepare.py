@@ -91,11 +91,11 @@ def test_the_same_command_again_changes_nothing(photos, tmp_path, capsys):
     assert prepare(*command) == 0
     again = capsys.readouterr().out
     assert again.splitlines()[1:] == first.splitlines()[1:]
-    assert "complete already" in again
+    assert "already complete" in again
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
     (photos / "4.txt").write_text("a new caption under the old name")
     assert prepare(*command) == Exit.WRONG
-    assert "first at 4.png: a file was added, removed or modified" in capsys.readouterr().err
+    assert "a file was added, removed or modified, first at 4.png" in capsys.readouterr().err
 
 
 @pytest.mark.slow

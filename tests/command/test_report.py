@@ -133,7 +133,10 @@ def test_mistakes_are_told_with_their_remedy(runs: Path, tmp_path: Path) -> None
     weights = runs / "first" / "weights.safetensors"
     for arguments, told in (
         ([f"run={runs / 'first'}", "false_alarm=0"], "a share between 0 and 1"),
-        ([f"run={runs / 'first'}", f"marks={tmp_path / 'none.json'}"], "the report's button Save marks makes one"),
+        (
+            [f"run={runs / 'first'}", f"marks={tmp_path / 'none.json'}"],
+            'the button "Save marks" of the report writes it',
+        ),
         ([f"run={weights}"], "must be a run folder, into which the report is written"),
         ([f"run={runs / 'second'}", f"pretrained={tmp_path / 'gone'}"], "pretrained="),
     ):

@@ -135,7 +135,7 @@ def test_a_signal_before_the_first_step(tmp_path: Path, trainer: str, number: in
     patch = IN_FIT.format(number=int(number)) + SLOW_END_OF_LOGGERS
     done = train(tmp_path, patch, f"trainer={trainer}", "trainer.max_steps=5")
     assert done.returncode == code, done.stderr
-    assert "interrupted\nno step of this run is saved: the same command begins where this one did" in done.stderr
+    assert "interrupted\nno step of this run was saved; the same command starts where this one did" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -200,7 +200,7 @@ def test_a_disk_that_takes_no_more_ends_with_4_and_a_line(tmp_path: Path, traine
     patch = "import resource\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (40_000, -1))"
     done = train(tmp_path, patch, f"trainer={trainer}", "network.width=64", "trainer.max_steps=4")
     assert done.returncode == 4, done.stderr
-    assert "step_00000002.ckpt: File too large\nno step of this run is saved" in done.stderr
+    assert "step_00000002.ckpt: File too large\nno step of this run was saved" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
 
@@ -217,7 +217,7 @@ def test_a_sweep_of_two_processes_starts_them_for_every_run(tmp_path: Path) -> N
 def test_processes_that_were_not_asked_for_are_refused(tmp_path: Path) -> None:
     done = train(tmp_path, "", "trainer=cpu", WORLD_SIZE="2", RANK="1", LOCAL_RANK="1")
     assert done.returncode == 2, done.stderr
-    assert "expected 1 x 1 = 1 processes, the launcher started 2;" in done.stderr
+    assert "must have 1 nodes x 1 devices = 1 processes, but the launcher started 2;" in done.stderr
 
 
 class Environment(NamedTuple):

@@ -144,7 +144,8 @@ def test_a_run_goes_on_with_shards_added_and_taken_away(shards: list[Path], tmp_
     refused = go("run", 4)
     assert refused.returncode == 2
     assert (
-        "or resume anyway with allow_mismatch=[data]: samples that the current pass has not drawn yet" in refused.stderr
+        "or resume anyway with allow_mismatch=[data]: new samples and those that the current pass has not drawn yet"
+        in refused.stderr
     )
     assert "Traceback" not in refused.stderr
     shutil.copytree(tmp_path / "run", tmp_path / "stopped")

@@ -74,14 +74,14 @@ def test_labels_come_from_the_batch_or_from_captions():
             id="word",
         ),
         pytest.param(lambda: Label(2)({"label": torch.tensor([3])}), r"labels must be in 0 ... 2, got", id="number"),
-        pytest.param(
-            lambda: Precomputed(TEXT)({"x": 0, "caption": 1}), "'text', which is not among caption, x", id="missing"
-        ),
+        pytest.param(lambda: Precomputed(TEXT)({"x": 0, "caption": 1}), "'text', got only caption, x", id="missing"),
         pytest.param(lambda: Precomputed({"text": [3, 5]})(text_batch(2)), r"shape \(3, 4\)", id="shape"),
-        pytest.param(lambda: LowRes(8)({"low_res": torch.rand(1, 1, 4, 4)}), "1 channels", id="channels"),
+        pytest.param(
+            lambda: LowRes(8)({"low_res": torch.rand(1, 1, 4, 4)}), "channels=3 channels, got 1", id="channels"
+        ),
         pytest.param(
             lambda: Joint({"a": Label(5), "b": Label(6)})({"caption": ["1"]}),
-            "parts.b returns label, as another part does",
+            "parts.b must not return label: another part returns it",
             id="clash",
         ),
     ],

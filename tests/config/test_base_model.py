@@ -146,13 +146,13 @@ def test_a_recipe_sets_what_is_no_part_of_the_model(sd1, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("diffusion=flow", "diffusion.schedule of pretrained="),
+        ("diffusion=flow", "whose diffusion.schedule is"),
         ("diffusion/schedule=cosine", "is ScaledLinear num_steps=1000"),
         ("diffusion/parameterization=v", "is Epsilon; leave it out"),
         ("diffusion.schedule.beta_end=0.02", "beta_end=0.012"),
-        ("network=dit", "network of pretrained="),
+        ("network=dit", "whose network is"),
         ("conditioner=packaged_text", None),
-        ("autoencoder=identity", "autoencoder of pretrained="),
+        ("autoencoder=identity", "whose autoencoder is"),
     ],
 )
 def test_what_contradicts_the_model_is_a_mistake(sd1, argument, said):
@@ -259,7 +259,7 @@ def test_a_run_of_an_adapter_needs_what_it_was_trained_on(run, tmp_path):
     first.rename(tmp_path / "moved")
     [(where, text)] = mistakes(*RECIPE, f"pretrained={run}")
     assert where == f"pretrained={run}"
-    assert f"was read from {first}, which does not exist any more" in text
+    assert f"was read from {first}, which no longer exists" in text
 
 
 def test_a_run_that_adapts_text_encoders_is_refused(run):

@@ -146,7 +146,7 @@ def test_parts_of_the_data_that_are_wrong_hide_no_mistakes_of_the_others() -> No
     with pytest.raises(config.ConfigError) as refused:
         validate(composed("experiment=ddpm_cifar_style", "data.shards=x.tar", "trainer=cpu", *wrong))
     assert {mistake.where for mistake in refused.value.mistakes} == {
-        "data.buckets.max_ratio=0.5, divisor=64",
+        "data.buckets.max_ratio=0.5, data.buckets.divisor=64",
         "data.holdout=-1",
         "data.captions.templates",
         "data.image_size=30",

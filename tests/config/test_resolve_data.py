@@ -48,7 +48,8 @@ def test_they_are_set_before_anything_is_built_and_what_is_given_stays(make_shar
     assert (cfg.data.image_size, cfg.data.batch_size) == (16, 4)
     assert config.build(cfg.data).transform().image_size == 16
     assert (
-        "5 images give data.image_size=16, data.batch_size=4; trained without their captions" in capsys.readouterr().err
+        "5 images; chose data.image_size=16, data.batch_size=4; training ignores their captions"
+        in capsys.readouterr().err
     )
     chosen = composed(pattern, "data.image_size=24", f"run_dir={tmp_path / 'run'}")
     resolve_data(chosen)

@@ -148,7 +148,9 @@ def test_of_another_file_of_a_run_the_folder_is_named(run, name):
 def test_a_key_of_another_option_of_the_group_names_that_option(run, conf, write):
     write(conf, {"guidance/strong.yaml": "scale: 3\n", "guidance/none.yaml": f"_target_: {NO_GUIDANCE}\n"})
     (run / "config.yaml").write_text(yaml.safe_dump(SAVED | {"guidance": {"_target_": NO_GUIDANCE}}))
-    with pytest.raises(ConfigError, match=r"no key 'guidance.scale'; guidance=strong has it: guidance=strong guidance"):
+    with pytest.raises(
+        ConfigError, match=r"no key 'guidance.scale'; only guidance=strong has this key; write guidance=strong guidance"
+    ):
         config.compose_run(run, ["guidance.scale=3"], [conf])
 
 

@@ -143,9 +143,9 @@ def test_a_fault_in_a_worker_reaches_the_user(make_images, tmp_path):
 @pytest.mark.parametrize(
     ("options", "world_size", "message"),
     [
-        ({"batch_size": 6}, 4, "data.batch_size=6 is not divisible over 4 .* use 4 or 8"),
-        ({"batch_size": 2}, 4, "data.batch_size=2 .* use 4$"),
-        ({"batch_size": 6, "num_lanes": 4}, 1, "data.batch_size=6 .*data.num_lanes=4: use 4 or 8"),
+        ({"batch_size": 6}, 4, "data.batch_size=6: must be divisible by 4, for 4 .* use 4 or 8"),
+        ({"batch_size": 2}, 4, "data.batch_size=2: .* use 4$"),
+        ({"batch_size": 6, "num_lanes": 4}, 1, "data.batch_size=6: .*data.num_lanes=4; use 4 or 8"),
         ({"batch_size": 0}, 1, "data.batch_size=0: must be at least 1"),
         ({"batch_size": 21}, 1, "data.batch_size=21 must be at most 20, the number of training samples"),
         ({"micro_batch_size": 0}, 1, "data.micro_batch_size=0"),
@@ -231,4 +231,4 @@ def test_a_bucket_smaller_than_a_batch_is_told(make_wide_and_tall, caplog):
     assert not caplog.text
     small = DataModule(data.dataset, OrderSpec(partial(Order, seed=0), ratios=AspectRatios(2, 4), image_size=16), 20)
     assert len(small.occupancy()) == 3
-    assert "fewer than data.batch_size=20, so a batch has some of them 2 times" in caplog.text
+    assert "fewer than data.batch_size=20, so a batch contains some of them 2 times" in caplog.text

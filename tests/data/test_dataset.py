@@ -93,7 +93,7 @@ def test_some_sources_alone(make_tar, make_png):
         assert _keys(train) == [key for key in _keys(dataset) if key[0] in sources]
         assert _keys(held) == [key for key in held_out if key[0] in sources]
         assert {name for name, count in train.sources.items() if count} == set(sources)
-    with pytest.raises(ValueError, match="no source 'd'; the data have a, b, c"):
+    with pytest.raises(ValueError, match="sources: must be among a, b, c, got 'd'"):
         dataset.only(["a", "d"])
 
 
@@ -137,7 +137,8 @@ def test_a_data_set_of_bad_samples_alone_is_an_error(make_tar, make_png):
     path = make_tar([("a.png", make_png(0, 200, 200)[:-500]), ("a.txt", b"")])
     with pytest.raises(
         DataError,
-        match=r"made.tar at byte \d+: sample 'a': damaged image .* 16 other samples tried as its substitute cannot be read either",
+        match=r"made.tar at byte \d+: sample 'a': damaged image .* 16 other samples were tried as substitutes and "
+        "cannot be read either",
     ):
         _read(ShardDataset(path, Preprocess(ImageTransform(16))), 0)
 
@@ -177,9 +178,9 @@ def test_rows_and_samples_that_do_not_meet_are_told_with_examples(make_shards, t
     (tmp_path / "captions.csv").write_text("\n".join(["key,caption", *rows]))
     captions = Captions(CsvColumn(str(tmp_path / "captions.csv")), missing="empty")
     ShardDataset(make_shards(12, 5), Preprocess(ImageTransform(16)), captions)
-    assert "2 of 12 samples have no row of its key in" in caplog.text
+    assert "2 of 12 samples have no row in" in caplog.text
     assert "captions.csv: k00000, k00001" in caplog.text
-    assert "1 of 11 keys belong to no sample" in caplog.text
+    assert "1 of 11 keys with a row in" in caplog.text
     assert "other/x" in caplog.text
 
 
@@ -188,7 +189,7 @@ def test_a_table_that_fits_no_sample_is_an_error_that_shows_both(make_shards, tm
     for missing in ("error", "empty", "drop"):
         captions = Captions(CsvColumn(str(tmp_path / "captions.csv")), missing=missing)
         with pytest.raises(
-            DataError, match=r"look like 'k00000', but those in the table like 'images/k00000'.*source.key"
+            DataError, match=r"look like 'k00000', but keys in the table look like 'images/k00000'.*source.key"
         ):
             ShardDataset(make_shards(4, 4, missing), Preprocess(ImageTransform(16)), captions)
 

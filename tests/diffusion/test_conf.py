@@ -68,5 +68,5 @@ def test_stratified_wraps_any_other_sampler() -> None:
 
 
 def test_an_illegal_pair_is_refused() -> None:
-    with pytest.raises(Exception, match="Epsilon cannot be used with schedule Linear of zero terminal SNR"):
+    with pytest.raises(Exception, match="Epsilon cannot be used with schedule Linear, which has zero terminal SNR"):
         build("ddpm", "diffusion.schedule.zero_terminal_snr=true")

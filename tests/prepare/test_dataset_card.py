@@ -102,7 +102,7 @@ def test_the_page_and_the_lines_tell_what_matters(card):
         "2 images in 1 group",
     ):
         assert words in lines
-    assert "2 are longer than the 2 tokens that MiniLM takes" in page
+    assert "Captions longer than the 2 tokens that MiniLM takes: 2" in page
     assert "2 are longer than the 2 tokens that MiniLM takes" in lines
     assert "| n.x | 1 |" in page
 

@@ -175,7 +175,7 @@ def test_a_file_written_again_under_its_name_is_told(tmp_path, make_png, finish,
         (out / "images-000002.tar").unlink()
     before = bytes_of(out)
     (photos / "7.txt").write_text("another caption")
-    with pytest.raises(ValueError, match=r"has changed since out=.* was begun, first at 7\.png: "):
+    with pytest.raises(ValueError, match=r"has changed since out=.* was started: .*, first at 7\.png; "):
         write(out, source)
     assert bytes_of(out) == before
 
@@ -251,7 +251,7 @@ def test_a_source_that_has_ended_early_says_after_how_many(tmp_path, make_png, f
     write(tmp_path / "out", Given(make_png), finish=finish)
     if not finish:
         (tmp_path / "out" / "images-000005.tar").unlink()
-    with pytest.raises(ValueError, match=r"its end, after 3 entries of \d+"):
+    with pytest.raises(ValueError, match=r"its end, after 3 of \d+"):
         write(tmp_path / "out", Given(make_png, 3))
 
 
@@ -270,7 +270,7 @@ def test_notes_of_an_older_form_are_not_taken_for_ours(tmp_path, make_png, finis
 
 def test_other_settings_are_refused_by_name(tmp_path, make_png):
     write(tmp_path / "out", Given(make_png), settings={"prepare.max_side": 512, "same": 1})
-    with pytest.raises(ValueError, match=r"prepare\.max_side: 512 then, 1024 now"):
+    with pytest.raises(ValueError, match=r"prepare\.max_side: 512 before, 1024 now"):
         write(tmp_path / "out", Given(make_png), settings={"prepare.max_side": 1024, "same": 1})
 
 

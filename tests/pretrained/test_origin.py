@@ -68,7 +68,7 @@ def test_a_folder_without_an_index_names_the_one_inside(folder, tmp_path):
     with pytest.raises(ValueError, match=rf"holds no model_index\.json; did you mean {folder}\?"):
         origin.folder(str(tmp_path), weights=False)
     (folder / "model_index.json").unlink()
-    with pytest.raises(ValueError, match=r"holds no model_index\.json; give a folder as diffusers saves one"):
+    with pytest.raises(ValueError, match=r"holds no model_index\.json; give a folder in diffusers' layout"):
         origin.folder(str(folder), weights=False)
 
 
@@ -150,7 +150,7 @@ class _Hub(BaseHTTPRequestHandler):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("some/model@v9", "has no revision v9; leave it out"),
+        ("some/model@v9", "has no revision v9; leave the revision out"),
         ("no/model", "neither a local folder nor a model of the hub"),
     ],
 )

@@ -165,8 +165,8 @@ def attributes_of(content: str) -> list[tuple[str, str]]:
 
 def test_a_flag_stands_beside_its_pair(folder: Path) -> None:
     cards = made_page(folder).split("<figure ")[1:]
-    assert ["Near to a training image" in card for card in cards] == [True, False, False]
-    assert "25 % of the way" in cards[0]
+    assert ["Close to a training image" in card for card in cards] == [True, False, False]
+    assert "25 % of the distance to the second nearest" in cards[0]
     assert ["<details>" in card for card in cards] == [False, True, True]
 
 
@@ -178,7 +178,7 @@ def test_marks_stand_beside_the_image_that_they_are_of_wherever_it_is_shown(fold
 
 def test_a_run_without_a_base_or_held_out_images_says_so(folder: Path) -> None:
     content = made_page(folder, **without_a_base())
-    assert "starting from nothing" in content
+    assert "starting from random weights" in content
     assert "copying cannot be distinguished" in content
     assert "What changed elsewhere" not in content
     assert ">before<" not in content
@@ -187,7 +187,7 @@ def test_a_run_without_a_base_or_held_out_images_says_so(folder: Path) -> None:
 def test_one_held_out_image_is_too_few_to_compare_with(folder: Path) -> None:
     data = {**report()["data"], "held_out": 1, "held_out_seen": 1, "reference": "training images"}
     content = made_page(folder, data=data)
-    assert "1 more image of the brand was never shown" in content
+    assert "1 more image of the brand was held out: training never used it." in content
     assert "are compared with 4 training images" in content
 
 

@@ -49,7 +49,7 @@ def test_a_checkpoint_that_is_named_and_cut_off_is_refused(tmp_path: Path) -> No
     torch.save({"diffusion_train": {"format": 1}}, tmp_path / "a.ckpt")
     assert find_checkpoint(tmp_path, str(tmp_path / "a.ckpt")) == tmp_path / "a.ckpt"
     (tmp_path / "a.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes()[:300])
-    with pytest.raises(ValueError, match=r"a\.ckpt: not a whole checkpoint .*; resume=auto"):
+    with pytest.raises(ValueError, match=r"a\.ckpt: damaged or incomplete .*; resume=auto"):
         find_checkpoint(tmp_path, str(tmp_path / "a.ckpt"))
 
 

@@ -95,7 +95,7 @@ class Text(Conditioner):
             self.store.save()
             self.encoder.unload()
         if self._precomputed is not None and num_embedded:
-            log.warning("data.encoded has no embeddings of %d captions; embedded them now", num_embedded)
+            log.warning("data.encoded has no embeddings of %d captions; computed them now", num_embedded)
         self.long_captions.report()
 
     def _stored(self, captions: Collection[str]) -> dict[str, Embedding]:

@@ -52,7 +52,7 @@ def _part_mistakes(key: str, value: dict[str, Any], annotation: Any) -> Iterator
     if origin not in (None, types.UnionType, typing.Union) or builtin or not inspect.isclass(part):
         return
     if not issubclass(part, wanted):
-        yield Mistake(key, f"expected {wanted[0].__name__}, got {part.__name__}")
+        yield Mistake(key, f"must be a {wanted[0].__name__}, got {part.__name__}")
 
 
 def fits(value: object, annotation: Any) -> bool:

@@ -92,7 +92,13 @@ def hydra_mistakes(cfg: DictConfig, overrides: Sequence[Override]) -> list[Mista
             mistakes += forbidden({"_target_": value}, path.rpartition(".")[0])
     given = any(o.key_or_group.startswith("hydra.job.env_set") for o in overrides)
     if node["job"].get("env_set") and not given:
-        mistakes.append(Mistake("hydra.job.env_set", "sets environment variables", "give it on the command line only"))
+        mistakes.append(
+            Mistake(
+                "hydra.job.env_set",
+                "cannot be set in a config file, because it sets environment variables",
+                "give it on the command line",
+            )
+        )
     return mistakes
 
 

@@ -92,9 +92,13 @@ def read_call(command: str, arguments: Sequence[str]) -> Call:
     flags = get_args_parser().parse_intermixed_args(list(arguments))
     mistakes = []
     if flags.experimental_rerun is not None:
-        mistakes.append(Mistake("--experimental-rerun", "loads a pickle, which can run code"))
+        mistakes.append(
+            Mistake("--experimental-rerun", "is not allowed, because it loads a pickle, which can run code")
+        )
     if flags.config_path is not None:
-        mistakes.append(Mistake("--config-path", "would hide the package's groups", "use --config-dir"))
+        mistakes.append(
+            Mistake("--config-path", "is not allowed, because it would hide the package's groups", "use --config-dir")
+        )
     user = [Path(flags.config_dir).resolve()] if flags.config_dir else []
     if user and not user[0].is_dir():
         mistakes.append(Mistake(f"--config-dir {flags.config_dir}", "no such folder"))

@@ -34,7 +34,7 @@ class CsvColumn:
 
     def __init__(self, path: str, column: str = "caption", key: str = "key", several: bool = False) -> None:
         self._file, self._column, self._key, self._several = Path(path), column, key, several
-        self.name = f"row of its key in {self._file}"
+        self.name = f"row in {self._file}"
 
     @cached_property
     def settings(self) -> str:
@@ -79,7 +79,7 @@ def check_keys(captions: Captions, catalog: Catalog) -> None:
     rows = np.flatnonzero(~np.isin(of_rows, of_samples))
     some = catalog.keys(samples[:_SHOWN_UNMATCHED])
     if len(samples) == len(catalog):
-        row = f"those in the table like {printable(keys[0])!r}" if keys else "the table has no rows"
+        row = f"keys in the table look like {printable(keys[0])!r}" if keys else "the table has no rows"
         raise DataError(
             f"no sample has a {captions.source.name}: keys of samples look like {printable(some[0])!r}, but {row}; "
             "set data.captions.source.key to the column of keys or file names"
@@ -95,7 +95,7 @@ def check_keys(captions: Captions, catalog: Catalog) -> None:
     if len(rows):
         unused = [keys[row] for row in rows[:_SHOWN_UNMATCHED]]
         log.warning(
-            "%d of %d keys belong to no sample (%s): %s",
+            "%d of %d keys with a %s belong to no sample: %s",
             len(rows),
             len(keys),
             captions.source.name,

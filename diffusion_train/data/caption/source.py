@@ -42,7 +42,7 @@ class Member(ABC):
     def __init__(self, extension: str) -> None:
         if not extension or extension != extension.lower().lstrip(".") or "/" in extension:
             raise ValueError(
-                f"data.captions.source.extension={extension}: must be in lower case and without dot, such as txt"
+                f"data.captions.source.extension={extension}: must be in lower case without a dot, such as txt"
             )
         self.extensions: tuple[str, ...] = (extension,)
 

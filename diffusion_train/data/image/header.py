@@ -48,7 +48,7 @@ class Header(NamedTuple):
 def image_header(data: bytes) -> Header:
     """Return the header of an image. Raises ImageError if it is not one of FORMATS or has more than MAX_BYTES."""
     if len(data) > MAX_BYTES:
-        raise ImageError(f"{len(data)} bytes, more than {MAX_BYTES}")
+        raise ImageError(f"an image must have at most {MAX_BYTES} bytes, got {len(data)}")
     try:
         header = _reader(data)(data)
     except (IndexError, KeyError, ValueError, struct.error) as error:
@@ -56,7 +56,7 @@ def image_header(data: bytes) -> Header:
             raise
         raise ImageError("the header is truncated or damaged") from error
     if not header.width or not header.height:
-        raise ImageError(f"{header.width} x {header.height} pixels")
+        raise ImageError(f"an image must have at least one pixel, got {header.width} x {header.height}")
     return header._replace(width=header.height, height=header.width) if header.orientation >= 5 else header
 
 

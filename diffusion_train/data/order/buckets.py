@@ -36,11 +36,15 @@ class Occupancy:
     def __str__(self) -> str:
         height, width = self.shape
         text = (
-            f"{width}x{height}: {self.num_samples:,} samples, {self.batches_a_cycle:,.4g} batches a pass over the data"
+            f"{width}x{height}: {self.num_samples:,} samples, {self.batches_a_cycle:,.4g} batches per pass over the "
+            "data"
         )
         if self.copies == 1:
             return text
-        return f"{text}; fewer than data.batch_size={self.batch_size}, so a batch has some of them {self.copies} times"
+        return (
+            f"{text}; fewer than data.batch_size={self.batch_size}, so a batch contains some of them {self.copies} "
+            "times"
+        )
 
 
 class Buckets:

@@ -74,6 +74,6 @@ class SampleManifest:
             )
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{path}: cannot be read ({error}); it lists the samples that the run has drawn; copy it from the "
-                "checkpoints of the run folder in which it was written"
+                f"{path}: cannot be read ({error}); this file lists the samples that the run has drawn; copy it "
+                "from the checkpoints of the run folder that wrote it"
             ) from error

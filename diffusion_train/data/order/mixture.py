@@ -37,7 +37,7 @@ class Mix(Draws):
         if self.epoch_size >= MAX_SLOTS * self.num_lanes:
             raise ValueError(
                 f"an epoch of the mix has {float(self.epoch_size):.3g} draws, too many for data.num_lanes="
-                f"{self.num_lanes}: lower data.repeats in proportion, or use more lanes"
+                f"{self.num_lanes}: lower data.repeats in proportion, or raise data.num_lanes"
             )
 
     def at(self, position: I64) -> tuple[I64, I64]:

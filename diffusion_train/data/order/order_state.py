@@ -87,7 +87,8 @@ class OrderState:
         indices = self._roster().indices_in(old)
         kept = np.count_nonzero(indices >= 0)
         text = (
-            "%d samples are new, %d are gone; samples that the current pass has not drawn come first, then whole passes"
+            "%d samples are new, %d are gone; new samples and those that the current pass has not drawn yet come "
+            "first, then complete passes"
         )
         log.warning(text, len(indices) - kept, len(old.sample_ids) - kept)
         self._begin(self._id(record["id"], position, batch_size), carry_over(newest, indices))

@@ -26,7 +26,8 @@ class AspectRatios:
     def __post_init__(self) -> None:
         if self.max_ratio < 1 or self.divisor < 1:
             raise ValueError(
-                f"data.buckets.max_ratio={self.max_ratio}, divisor={self.divisor}: must be at least 1 (1: only squares)"
+                f"data.buckets.max_ratio={self.max_ratio}, data.buckets.divisor={self.divisor}: both must be at least "
+                "1; max_ratio=1 gives only squares"
             )
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  frozen and small
@@ -69,7 +70,8 @@ class Resolution:
         self.settings = f"resolution {schedule}"
         if self.steps[:1] != [0] or self.steps != sorted(set(self.steps)):
             raise ValueError(
-                f"data.resolution={schedule}: the first step must be 0, and each one later than the one before"
+                f"data.resolution={schedule}: the first step must be 0, and each step must be larger than the one "
+                "before"
             )
         if min(self.sizes) < 1:
             raise ValueError(f"data.resolution={schedule}: sizes must be at least 1 pixel")

@@ -40,7 +40,8 @@ def check_shapes(size: int, resolution: Resolution, factor: int, latent_shape: L
         use = next(side for side in range(divisor, 2**16) if takes_square(side))
         wrong.append(
             f"data.buckets.divisor={divisor}: gives images of {listed}{', ...' if len(stretched) > 3 else ''}, but the "
-            f"network needs images (or latents) with sides divisible by {factor}; use {use}, and multiples of it as sizes"
+            f"network needs images (or latents) with sides divisible by {factor}; use data.buckets.divisor={use}, "
+            "and image sizes that are multiples of it"
         )
     if wrong:
         raise ValueError("\n".join(wrong))

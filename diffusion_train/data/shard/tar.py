@@ -82,7 +82,7 @@ def _walk(file: BinaryIO, offset: int, file_size: int) -> Iterator[Member]:
         data = offset + BLOCK
         if header.type in _EXTENDED:
             if header.size > _MAX_EXTENDED:
-                raise TarError(offset, f"an extended header of {header.size} bytes")
+                raise TarError(offset, f"an extended header must have at most {_MAX_EXTENDED} bytes, got {header.size}")
             payload = _read(file, data, file_size, header.size, "extended header")
             if header.type == XGLTYPE:
                 pax_global |= _parse_pax(payload, data)
@@ -107,7 +107,7 @@ def _walk(file: BinaryIO, offset: int, file_size: int) -> Iterator[Member]:
         pax = {}
         offset = _after(data, member.size)
     if pax:
-        raise TarError(offset, "an extended header describes no member")
+        raise TarError(offset, "no member follows an extended header")
     _verify_end(file, offset, file_size)
 
 
@@ -170,7 +170,9 @@ def _verify_end(file: BinaryIO, offset: int, file_size: int) -> None:
     while chunk := file.read(1 << 20):
         if rest := chunk.lstrip(b"\0"):
             first = file.tell() - len(rest)
-            raise TarError(first, "data after the end of the archive: joined or damaged tars", "trailing-data")
+            raise TarError(
+                first, "data after the end of the archive: tars were joined, or this one is damaged", "trailing-data"
+            )
 
 
 def _read(file: BinaryIO, offset: int, file_size: int, size: int, what: str) -> bytes:

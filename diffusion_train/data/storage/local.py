@@ -131,7 +131,7 @@ def _rest(descriptor: int, url: str, offset: int, size: int, data: bytes) -> byt
 def local_error(url: str, error: OSError) -> StorageError:
     """Return the StorageError that corresponds to an OSError of a file."""
     if isinstance(error, FileNotFoundError):
-        return Missing(f"{url}: {'a link to nothing' if os.path.islink(local_path(url)) else 'no such file'}")
+        return Missing(f"{url}: {'a broken link' if os.path.islink(local_path(url)) else 'no such file'}")
     if isinstance(error, PermissionError):
         return Denied(f"{url}: {error.strerror} for user {_user()}")
     return StorageError(f"{url}: {error.strerror or error}")

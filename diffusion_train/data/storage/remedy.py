@@ -36,7 +36,7 @@ def _local(error: StorageError) -> str:
         return "local files: the user who trains must have permission to read them and to enter their folders (chmod, chown)"
     if isinstance(error, Missing):
         return spelling()
-    return "local files: data.shards must name tar files; for those of a folder give 'folder/*.tar'"
+    return "local files: data.shards must name tar files; for all tars of a folder give 'folder/*.tar'"
 
 
 def spelling() -> str:
@@ -47,5 +47,7 @@ def _endpoint(scheme: str) -> str:
     """Return which S3 endpoint and region are used, as the end of a message; "" for other schemes."""
     if scheme == "s3":
         named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return f"; AWS_ENDPOINT_URL is {'set' if named else 'not set, so Amazon is used'}, AWS_REGION names the region"
+        return (
+            f"; AWS_ENDPOINT_URL is {'set' if named else 'not set, so Amazon is used'}, and AWS_REGION sets the region"
+        )
     return ""

@@ -51,5 +51,5 @@ def read_whole(storage: Storage, url: str, at_most: int) -> bytes | None:
     except (Missing, Denied):
         return None
     if size > at_most:
-        raise StorageError(f"{redact_url(url)}: {size} bytes, more than {at_most}")
+        raise StorageError(f"{redact_url(url)}: must have at most {at_most} bytes, got {size}")
     return storage.read([Range(url, version, 0, size)])[0]

@@ -53,7 +53,7 @@ REASONS = {
     "named-twice": Reason("a file or member that was listed before; the first one is used"),
     "no-image": Reason("a caption or a row without an image"),
     "torn-shard": Reason("a damaged tar: what comes after the damage is lost"),
-    "address": Reason("an address in place of a file; nothing is downloaded, use img2dataset for that"),
+    "address": Reason("an address instead of a file; prepare downloads nothing, use img2dataset for that"),
     "not-downloaded": Reason("img2dataset could not download it", False),
     "not-a-sample": Reason("neither image nor caption", False),
     "too-small": Reason("a side shorter than prepare.min_side", False),

@@ -58,7 +58,7 @@ class Folder:
                 f"path={self.path}: {'is a file; for tables use source=csv or parquet' if is_file else 'no such folder'}"
             )
         if wrong := [kind for kind in self.captions if kind not in PLACES]:
-            raise ValueError(f"source.captions: must be of {', '.join(PLACES)}, got {', '.join(wrong)}")
+            raise ValueError(f"source.captions: must be among {', '.join(PLACES)}, got {', '.join(wrong)}")
         _ = self._table  # read now, so that mistakes in tables are reported before images are read
 
     def total(self) -> int:
@@ -180,7 +180,7 @@ class _Table:
                 continue
             path = _same_name(os.path.normpath(os.path.join(folder, str(values.get(chosen.image or "")))))
             if path in self.rows:
-                again = LeftOut("named-twice", f"{path[:200]} again, first in {self.rows[path].where}")
+                again = LeftOut("named-twice", f"{path[:200]} is listed twice, first in {self.rows[path].where}")
                 self.faults.append(Entry(where, again))
                 continue
             self.rows[path] = Row(where, caption_of(values, chosen) or "", chosen.facts(values), state)

@@ -86,7 +86,7 @@ def _samples(path: Path, name: str) -> Iterator[Entry]:
             match = KEY.fullmatch(member.name)
             if not member.regular or not match:
                 left_out.append(
-                    Entry(f"{name}: {member.name}", LeftOut("not-a-sample", "not a regular file with a key"))
+                    Entry(f"{name}: {member.name}", LeftOut("not-a-sample", "must be a regular file with a key"))
                 )
                 continue
             key, extension = match["key"], match["ext"].lower()
@@ -110,7 +110,9 @@ def read_members(path: Path, members: Members) -> Record:
     """Read a sample from the members of a tar. Raises LeftOut."""
     images = [kind for kind in members if kind in IMAGE_EXTENSIONS]
     if len(images) != 1:
-        raise LeftOut("no-image", f"{len(images)} images among the members {', '.join(members)}"[:200])
+        raise LeftOut(
+            "no-image", f"a sample must have one image, got {len(images)} among the members {', '.join(members)}"[:200]
+        )
     try:
         with path.open("rb") as file:
             facts = parse_metadata(_read(file, members["json"], MAX_METADATA)) if "json" in members else {}

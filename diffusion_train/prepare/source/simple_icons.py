@@ -55,7 +55,7 @@ class SimpleIcons:
     def _allowed(self) -> Iterator[Entry]:
         icons, dropped = by_license(self.allowed_licenses)
         counts = ", ".join(f"{license} {count}" for license, count in dropped.most_common())
-        log.info("%d logos; %d dropped for their licence: %s", len(icons), dropped.total(), counts or "none")
+        log.info("%d logos; %d left out because of their licence: %s", len(icons), dropped.total(), counts or "none")
         return (_entry(icon, self.size) for icon in of_brand(icons, self.brand))
 
 

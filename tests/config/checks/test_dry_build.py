@@ -26,7 +26,7 @@ def test_every_part_tells_its_mistakes_and_those_around_it_are_not_made():
         },
         selection={"_target_": "diffusion_train.data.selection.Selection", "holdout": -1},
     )
-    wanted = [("data.buckets.max_ratio=0.5, divisor=64", "must be at"), ("data.holdout=-1", "must be a ")]
+    wanted = [("data.buckets.max_ratio=0.5, data.buckets.divisor=64", "both must "), ("data.holdout=-1", "must be a ")]
     assert sorted(_told(cfg, groups=["data"])) == wanted
     assert ("ema.decays=[2]", "give one o") in _told(cfg)
     cfg.data.resolution.ratios.max_ratio = 1

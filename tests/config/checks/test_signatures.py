@@ -39,7 +39,7 @@ def test_a_right_config_passes():
         ({"num_step": 3}, "sampler.num_step\n    Heun has no such setting; did you mean num_steps?"),
         ({"num_steps": "many"}, "sampler.num_steps\n    must be int, got 'many'"),
         ({"num_steps": "???"}, "sampler.num_steps\n    Heun needs this setting"),
-        ({"grid": {"_target_": "diffusion_train.diffusion.parameterization.V"}}, "expected Grid, got V"),
+        ({"grid": {"_target_": "diffusion_train.diffusion.parameterization.V"}}, "must be a Grid, got V"),
         ({"_target_": "diffusion_train.sampler.heun.Hen"}, "cannot be imported"),
         ({"_target_": "diffusion_train.sampler.hen.Heun"}, "cannot be imported"),
     ],

@@ -19,7 +19,7 @@ def test_another_number_of_ranks_or_workers_at_resume(shards, make_dataset, glob
     assert global_batches(dataset, [(2, 2, 2), (1, 0, 2), (4, 1, 2)]) == whole
     run = train(shards, "data.batch_size=6", "trainer=ddp_cpu", "trainer.devices=4")
     assert run.code == Exit.WRONG
-    assert "data.batch_size=6 is not divisible over 4 process(es) and data.num_lanes=1: use 4 or 8" in run.told
+    assert "data.batch_size=6: must be divisible by 4, for 4 process(es) and data.num_lanes=1; use 4 or 8" in run.told
 
 
 @pytest.mark.slow

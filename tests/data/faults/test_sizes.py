@@ -97,4 +97,4 @@ def test_an_unreadable_shard_or_folder_or_a_dangling_link(make_shards, tmp_path)
     assert f"{file}: Permission denied for user {user}" in done.stderr
     assert f"{inside}: Permission denied for user {user}" in done.stderr
     assert f"{inside.parent}/*.tar: {inside.parent}: Permission denied for user {user}" in done.stderr
-    assert f"{link}: a link to nothing" in done.stderr
+    assert f"{link}: a broken link" in done.stderr

@@ -136,9 +136,9 @@ def test_another_batch_size_goes_on_with_each_bucket_within_a_few_batches(before
 
 def test_the_report_names_buckets_smaller_than_a_batch():
     large, small = map(str, _buckets([1000, 6]).occupancy(16))
-    assert large == "8x8: 1,000 samples, 62.5 batches a pass over the data"
-    assert small.startswith("8x16: 6 samples, 0.375 batches a pass over the data; fewer than data.batch_size=16")
-    assert small.endswith("a batch has some of them 3 times")
+    assert large == "8x8: 1,000 samples, 62.5 batches per pass over the data"
+    assert small.startswith("8x16: 6 samples, 0.375 batches per pass over the data; fewer than data.batch_size=16")
+    assert small.endswith("a batch contains some of them 3 times")
     buckets = _buckets([1000, 6])
     small = next(draws for draws in _steps(buckets, 16, 400) if _bucket(draws) == 1)
     assert max(Counter(draw.sample for draw in small).values()) == 3

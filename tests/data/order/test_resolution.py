@@ -78,7 +78,7 @@ def test_draws_are_shaped_by_bucket_and_step():
     [
         ([], {}, r"data.resolution=\[\]: the first step must be 0"),
         ([(5, 64)], {}, "the first step must be 0"),
-        ([(0, 64), (0, 32)], {}, "each one later than the one before"),
+        ([(0, 64), (0, 32)], {}, "each step must be larger than the one before"),
         ([(0, 0)], {}, "at least 1 pixel"),
         (100, {"max_ratio": 2}, "100 must be a multiple of data.buckets.divisor=64"),
         (64, {"max_ratio": 0.5}, "data.buckets.max_ratio=0.5"),

@@ -144,7 +144,7 @@ def test_absent_files_say_where_they_were_looked_for(make_shards):
         open_shards(["absent.tar", str(path), str(path.parent)])
     assert error.value.__notes__ == [
         f"local files: check the spelling of data.shards; relative paths start in {os.getcwd()}",
-        "local files: data.shards must name tar files; for those of a folder give 'folder/*.tar'",
+        "local files: data.shards must name tar files; for all tars of a folder give 'folder/*.tar'",
     ]
 
 

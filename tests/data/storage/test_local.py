@@ -177,7 +177,7 @@ def test_a_range_beyond_the_file_is_refused(make_files, place):
 def test_a_dangling_link_is_named(tmp_path):
     link = tmp_path / "a.tar"
     link.symlink_to(tmp_path / "gone.tar")
-    for path, message in ((link, "a link to nothing"), (tmp_path / "b.tar", "no such file")):
+    for path, message in ((link, "a broken link"), (tmp_path / "b.tar", "no such file")):
         with pytest.raises(Missing, match=f"^{path}: {message}"):
             LocalStorage().stat(str(path))
 

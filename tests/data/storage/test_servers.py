@@ -198,7 +198,7 @@ def test_a_slow_server_is_waited_for_and_one_below_the_lowest_speed_is_not(nginx
     slow, crawl = (_ranges(storage, f"{nginx[1]}/{place}/a.tar", [(0, 2_500_000)]) for place in ("slow", "crawl"))
     assert storage.read(slow) == _wanted(slow)
     start = time.monotonic()
-    with pytest.raises(StorageError, match=r"(slower than 50000 bytes a second|no response in time); gave up"):
+    with pytest.raises(StorageError, match=r"(slower than 50000 bytes per second|no response in time); gave up"):
         storage.read(crawl)
     assert time.monotonic() - start < 10
 

@@ -113,7 +113,7 @@ def test_nothing_is_passed_over_in_silence(write, read):
         "b.txt": ("not-a-sample", "no image of this name"),
         "film.mp4": ("not-a-sample", ""),
         "captions.csv line 3": ("no-image", "gone.jpg does not exist"),
-        "captions.csv line 4": ("named-twice", "a.jpg again, first in captions.csv line 2"),
+        "captions.csv line 4": ("named-twice", "a.jpg is listed twice, first in captions.csv line 2"),
         "captions.csv line 5": ("bad-row", "3 fields, but the header has 2; quote text with separators"),
     }
 
@@ -163,7 +163,7 @@ def test_the_order_is_that_of_folders_and_names(write):
     ("settings", "message"),
     [
         ({"path": "nowhere"}, "no such folder"),
-        ({"captions": ["text"]}, "must be of txt, table, json, name, prompt, got text"),
+        ({"captions": ["text"]}, "must be among txt, table, json, name, prompt, got text"),
         (
             {"columns": Columns(caption="titel")},
             r"caption=titel: no such column\n.*captions.csv: image, title",

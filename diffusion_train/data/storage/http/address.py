@@ -71,7 +71,7 @@ def _bucket_and_key(url: str) -> tuple[str, str]:
     bucket, _, key = url.partition("://")[2].partition("/")
     if not _BUCKET.fullmatch(bucket) or not key or not key.isprintable():
         raise ValueError(
-            f"{redact_url(url)!r}: write {scheme_of(url)}://bucket/name; credentials come from the environment"
+            f"{redact_url(url)!r}: must be {scheme_of(url)}://bucket/name; credentials come from the environment"
         )
     return bucket, key
 

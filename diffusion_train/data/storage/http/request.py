@@ -102,7 +102,7 @@ class RangeRequest:
         if version != self.version:
             raise Changed("changed since it was indexed; restart to index it again")
         if (start, end) != (self._next, self.span.end):
-            raise StorageError(f"the server sends bytes {start}-{end - 1} for {self._next}-{self.span.end - 1}")
+            raise StorageError(f"the server must send bytes {self._next}-{self.span.end - 1}, got {start}-{end - 1}")
         return True
 
     async def _error_body(self, response: aiohttp.ClientResponse) -> bytes:
@@ -122,7 +122,7 @@ class RangeRequest:
 
     def _check_speed(self, seconds: float, received: int) -> None:
         if seconds > self._settings.read_timeout + received / self._settings.min_speed:
-            raise TryAgainError(f"slower than {self._settings.min_speed:.0f} bytes a second")
+            raise TryAgainError(f"slower than {self._settings.min_speed:.0f} bytes per second")
 
     async def _pause(self, fault: TryAgainError, failures: int, elapsed: float) -> None:
         """Wait before the next attempt. Raises StorageError if that would be after the deadline."""

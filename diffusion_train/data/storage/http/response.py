@@ -38,7 +38,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
         return StorageError(f"{said}: {f'set AWS_DEFAULT_REGION={region}' if region else 'the object is elsewhere'}")
     if 200 <= status < 300:
         kind = headers.get("Content-Type", "something")
-        return NoRanges(f"{said} and sends {kind} as a whole: it does not support range requests")
+        return NoRanges(f"{said} and the whole object ({kind}): it does not support range requests")
     return StorageError(said)
 
 
