@@ -195,7 +195,7 @@ def test_a_setting_that_changes_is_applied_and_recorded_or_refused_by_name(tmp_p
     assert "optimizer.lr: 0.002 -> 1e-05" in done.stderr
     rates = [float(row["train/lr"]) for row in csv.DictReader((run / "metrics.csv").open())]
     assert rates[2] == pytest.approx(2e-3 * 4 / 51)
-    assert rates[3] == pytest.approx(1e-5)
+    assert rates[3] == pytest.approx(1e-5, rel=1e-3)
     first, second = (json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines())
     assert (first["after_step"], second["after_step"]) == (2, 3)
     assert APPLIED.items() <= {key: now for key, (_, now) in first["changed"].items()}.items()
