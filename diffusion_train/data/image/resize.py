@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,8 +52,17 @@ def _whole(image: Image.Image, size: Sequence[int]) -> Tensor:
     pixels = to_bytes(image)[None]
     if (right, bottom) == image.size:
         return functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True)[0]
-    scale = (height / bottom, width / right)  # of the stored image, which ends within the last pixels
+    # of the stored image, which ends within the last pixels
+    scale = (_scale(height, bottom, image.height), _scale(width, right, image.width))
     return functional.interpolate(pixels, scale_factor=scale, mode="bicubic", antialias=True)[0, :, :height, :width]
+
+
+def _scale(wanted: int, end: float, side: int) -> float:
+    """Return wanted / end, made greater by as little as is needed to give `side` pixels at least `wanted`."""
+    scale = wanted / end
+    while math.floor(side * scale) < wanted:
+        scale = math.nextafter(scale, math.inf)
+    return scale
 
 
 def _part(

@@ -92,5 +92,13 @@ def test_a_reduced_jpeg_gives_the_same_view_as_the_whole_one(photo, size, orient
     assert difference < 0.5 * min(shifted)
 
 
+def test_no_size_of_a_jpeg_gives_a_pixel_too_few(photo):
+    """Of the sizes that end inside the last pixels of a reduced image: rounding once made 63 columns of 428 x 434."""
+    for width in range(300, 500):
+        image = decode_image(_jpeg(photo.resize((width, width + 6), Image.Resampling.NEAREST), 1), at_least=(64, 64))
+        resized = resize_and_crop(image, covering(width + 6, width, (64, 64)), (0, 0), (64, 64))
+        assert resized.shape == (3, 64, 64), width
+
+
 def test_an_image_of_the_right_size_is_not_touched(photo):
     assert torch.equal(resize_and_crop(photo, (426, 426), (10, 20), (300, 400)), to_bytes(photo)[:, 10:310, 20:420])
