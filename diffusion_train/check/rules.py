@@ -34,6 +34,7 @@ RULES = {
     # images
     "missing-image": Rule("error", "Add the image, or leave the sample out."),
     "several-images": Rule("error", "Keep one; further images of a sample need a longer extension, such as edge.png, and an entry in data.images."),
+    "unused-image": Rule("warning", "Rename it: by WebDataset's rule the key ends at the first dot; or read it with data.images, or convert it."),
     "undecodable-image": Rule("error", "Replace the image, or leave the sample out."),
     "huge-image": Rule("error", "Shrink it, for instance with prepare.max_side."),
     "further-image": Rule("error", "Add or replace the member that data.images names: it must show the same view as the image."),

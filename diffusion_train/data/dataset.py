@@ -62,7 +62,7 @@ class ShardDataset:
         self.storage, captions = storage or StorageByScheme(), captions or Captions(TextMember())
         self.catalog = open_shards(shards, self.storage)
         check_keys(captions, self.catalog)
-        self.chosen = (selection or Selection()).choose(self.catalog, captions)
+        self.chosen = (selection or Selection()).choose(self.catalog, captions, set((images or {}).values()))
         self.samples, self.fingerprint = self._numbered(self.chosen.train)
         self.decoder = SampleDecoder(preprocess, captions, dict(images or {}), verify)
         side = preprocess.transform.image_size

@@ -14,12 +14,18 @@ from PIL import Image
 from diffusion_train.data.image.header import Header, ImageError, image_header
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
+OTHER_IMAGES = ("avif", "bmp", "heic", "heif", "jp2", "jxl", "psd", "svg", "tif", "tiff")  # not supported
 MAX_PIXELS = 1 << 26  # 8192 x 8192
 WHITE = (255, 255, 255)
 # A JPEG that is reduced while it is decoded keeps at least this many times the wanted side. At 1.5 the resized image
 # differs by less than 2/255 from one resized from the full JPEG, on average over sharp photographs; at 1.0 by more.
 MARGIN = 1.5
 Animated = Literal["first", "refuse"]
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a name or extension, such as "v2.png", is that of an image, of a supported format or of another one."""
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS + OTHER_IMAGES
 
 
 class Stored(NamedTuple):

@@ -52,6 +52,7 @@ REASONS = {
     "bad-row": Reason("a row that does not fit its table"),
     "named-twice": Reason("a file or member that was listed before; the first one is used"),
     "no-image": Reason("a caption or a row without an image"),
+    "unused-image": Reason("an image in a tar that no sample uses: keys end at the first dot, rename it or convert it"),
     "torn-shard": Reason("a damaged tar: what comes after the damage is lost"),
     "address": Reason("an address in place of a file; nothing is downloaded, use img2dataset for that"),
     "not-downloaded": Reason("img2dataset could not download it", False),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from diffusion_train.data.caption.table_rows import MAX_METADATA, SUFFIXES, column_names, table_rows
-from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, decode_caption
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, OTHER_IMAGES, decode_caption
 from diffusion_train.license import both
 from diffusion_train.prepare.rights import rights_of
 from diffusion_train.prepare.source.base import (
@@ -30,7 +30,6 @@ from diffusion_train.prepare.source.table import USUAL, USUAL_COLUMNS, Columns, 
 
 PLACES = ("txt", "table", "json", "name", "prompt")
 TABLES = tuple(f"{name}{suffix}" for name in ("captions", "metadata") for suffix in SUFFIXES)
-_OTHER_IMAGES = ("avif", "bmp", "heic", "heif", "jp2", "jxl", "psd", "svg", "tif", "tiff")
 _SIDE_FILES = (".txt", ".json")
 _DRAWN = {"run", "weights", "sampler", "guidance"}  # texts in every PNG of sample.py; in its samples also their prompt
 Facts = dict[str, Any]
@@ -218,7 +217,7 @@ def _sorted(path: str, names: Sequence[str]) -> _Files:
 
 
 def _other(folder: _Files, name: str) -> Entry:
-    if _kind(name) in _OTHER_IMAGES:
+    if _kind(name) in OTHER_IMAGES:
         reason = LeftOut("unknown-format", f"{_kind(name)}; supported are {', '.join(IMAGE_EXTENSIONS)}")
     else:
         reason = LeftOut("not-a-sample", "no image of this name" if name.lower().endswith(_SIDE_FILES) else "")

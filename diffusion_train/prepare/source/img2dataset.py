@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from diffusion_train.data.caption.table_rows import MAX_METADATA
-from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, decode_caption
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, decode_caption, is_image_name
 from diffusion_train.data.image.header import MAX_BYTES
 from diffusion_train.data.shard import tar
 from diffusion_train.prepare.source.base import (
@@ -102,6 +102,8 @@ def _samples(path: Path, name: str) -> Iterator[Entry]:
     for key, members in found.items():
         if key not in lost:
             yield Entry(f"{name}: {key}", partial(read_members, path, members), key, opened=[state])
+        unused = (kind for kind in members if kind not in IMAGE_EXTENSIONS and is_image_name(kind))
+        left_out += [Entry(f"{name}: {key}.{kind}", LeftOut("unused-image")) for kind in unused]
     yield from left_out
     yield from (Entry(name, LeftOut("torn-shard", str(fault)[:200])) for fault in faults)
 
