@@ -45,6 +45,8 @@ RULES = {
     "below-min-side": Rule("warning", "It is left out because of data.min_side."),
     "above-max-aspect": Rule("warning", "It is left out because of data.max_aspect."),
     "exif-rotation": Rule("note", "It is turned upright when it is read."),
+    "colour-profile": Rule("note", "Its colours are converted to sRGB when it is read."),
+    "unusable-profile": Rule("warning", "It is broken or of another colour space than the image, and ignored: save the image as sRGB."),
     "transparent-image": Rule("note", "Transparent parts show data.background."),
     "animated-image": Rule("note", "Only the first frame is used; data.animated=refuse makes it a bad sample."),
     "deep-image": Rule("note", "It is converted to 8 bits a channel."),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS, is_image_name
 from diffusion_train.data.shard.catalog import Catalog
+from diffusion_train.data.shard.index import Traits
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.license import decide, mistyped
 from diffusion_train.utils.text import printable
@@ -80,6 +81,9 @@ class Selection:
             log.warning("%d of %d samples are left out: %s", count, len(kept), reason)
         if ignored := catalog.meta["num_ignored"]:
             log.warning("%d members of the shards are ignored: links, folders, hidden files", ignored)
+        ignored_profiles = int((catalog.arrays["members"]["traits"] & Traits.PROFILE_IGNORED > 0).sum())
+        if ignored_profiles:
+            log.warning("%d images have an unusable colour profile, which is ignored", ignored_profiles)
         if unused := list(unused_images(catalog, further_images)):
             shown = ", ".join(printable(name) for _, name, _ in unused[:_SHOWN]) + ", ..." * (len(unused) > _SHOWN)
             log.warning("%d images are not trained on: %s (%s)", len(unused), shown, UNUSED_IMAGE)

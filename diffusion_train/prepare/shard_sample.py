@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from diffusion_train.data.image.decode import decode_image
+from diffusion_train.data.image.decode import WHITE, decode_image
 from diffusion_train.data.image.header import Header, ImageError, image_header
+from diffusion_train.data.image.profile import profile_use
 from diffusion_train.license import UNKNOWN, decide, normalise
 from diffusion_train.metric.near_duplicates import signature
 from diffusion_train.prepare.rights import NO_RIGHTS, Rights, rights_of
@@ -60,6 +61,7 @@ class Measures(NamedTuple):
     is_animated: bool
     is_transparent: bool
     is_rotated: bool
+    profile_use: str
     was_shrunk: bool
     license: str
     has_author: bool
@@ -94,6 +96,7 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
         raise LeftOut("no-caption")
     try:
         data, header = record.image, image_header(record.image)
+        original = header
         _refuse_size(header, rules)
         looks = signature(decode_image(data, at_least=(_THUMBNAIL, _THUMBNAIL)))
         if rules.max_side and max(header.width, header.height) > rules.max_side:
@@ -112,6 +115,7 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
         is_animated=header.animated,
         is_transparent=header.alpha,
         is_rotated=header.rotated,
+        profile_use=profile_use(original),
         was_shrunk=data is not record.image,
         license=license,
         has_author="author" in facts,
@@ -124,23 +128,18 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
 def shrink(data: bytes, header: Header, max_side: int) -> bytes:
     """Return the first frame, upright, with a longer side of `max_side` pixels. Raises ImageError.
 
-    JPEG and opaque WebP become JPEG; everything else becomes PNG.
+    JPEG and opaque WebP become JPEG; everything else becomes PNG. The pixels are sRGB, so no colour profile stays.
     """
-    with Image.open(io.BytesIO(data), formats=(header.format,)) as image:
-        profile = image.info.get("icc_profile")
-        if header.alpha and header.bits <= 8:
-            pixels = ImageOps.exif_transpose(image).convert("RGBA")
-        else:
-            pixels = decode_image(data)
+    pixels = decode_image(data, background=None if header.alpha else WHITE)
     scale = max_side / max(pixels.size)
     small = pixels.resize(
         (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))), Image.Resampling.LANCZOS
     )
     out = io.BytesIO()
     if header.format in ("JPEG", "WEBP") and small.mode == "RGB":
-        small.save(out, "JPEG", quality=95, subsampling=0, icc_profile=profile)
+        small.save(out, "JPEG", quality=95, subsampling=0)
     else:
-        small.save(out, "PNG", icc_profile=profile)
+        small.save(out, "PNG")
     return out.getvalue()
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from colour_profiles import ONLY_BLACK_INK, WIDE
 from PIL import Image
 
 from diffusion_train.check.rules import RULES
@@ -170,6 +171,8 @@ PLANTED = {
     "below-min-side": Plant(bad(picture(2, 20, 15)), ["data.min_side=16"]),
     "above-max-aspect": Plant(bad(picture(2, 60, 20)), ["data.max_aspect=2"]),
     "exif-rotation": Plant(bad(rotated(), kind="jpg")),
+    "colour-profile": Plant(bad(picture(2, icc_profile=WIDE))),
+    "unusable-profile": Plant(bad(picture(2, icc_profile=ONLY_BLACK_INK))),
     "transparent-image": Plant(bad(picture(2, mode="RGBA"))),
     "animated-image": Plant(bad(picture(2, kind="webp", **ANIMATED), kind="webp")),
     "deep-image": Plant(bad(picture(2, mode="I;16"))),

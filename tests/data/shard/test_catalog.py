@@ -8,6 +8,8 @@ import sys
 
 import numpy as np
 import pytest
+from colour_profiles import ONLY_BLACK_INK, SRGB, WIDE, encoded
+from PIL import Image
 
 from diffusion_train.data.shard import catalog_builder
 from diffusion_train.data.shard.catalog_builder import open_shards
@@ -193,3 +195,13 @@ def test_an_identity_stands_for_the_bytes_of_the_image_alone(make_tar):
     assert a == c != b
     assert catalog.identities([1], ["json"]) == [""]
     assert a == hashlib.blake2b(b"one", digest_size=16).hexdigest()
+
+
+def test_an_identity_tells_what_changes_the_pixels_besides_the_bytes(make_tar):
+    """So that latents of an image whose colours were not converted are not used, and those of all others still are."""
+    profiles = {"plain": None, "srgb": SRGB, "wide": WIDE, "inks": ONLY_BLACK_INK}
+    images = {key: encoded(Image.new("RGB", (16, 16), "teal"), icc_profile=icc) for key, icc in profiles.items()}
+    catalog = open_shards([make_tar([(f"{key}.png", image) for key, image in images.items()])])
+    of_bytes = [hashlib.blake2b(image, digest_size=16).hexdigest() for image in images.values()]
+    of_catalog = catalog.identities(range(4), ["png"])
+    assert [one == other for one, other in zip(of_catalog, of_bytes, strict=True)] == [True, True, False, True]
