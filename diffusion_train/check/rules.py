@@ -54,7 +54,7 @@ RULES = {
     "missing-caption": Rule("error", "Add the caption; data.captions.missing=empty trains without one, drop leaves the sample out."),
     "without-caption": Rule("warning", "Trained with an empty caption or left out, depending on data.captions.missing: add a caption."),
     "blank-caption": Rule("warning", "Trained with an empty caption, or a bad sample with data.captions.missing=drop: write a caption."),
-    "caption-not-utf8": Rule("warning", "Bytes that are not UTF-8 become U+FFFD: store the caption as UTF-8."),
+    "caption-not-utf8": Rule("warning", "It has U+FFFD in place of bytes that are not UTF-8: store it as UTF-8, or prepare it with source.encoding."),
     "malformed-caption": Rule("error", "Store the caption as text, or as text in JSON, of at most 1 MiB."),
     "long-caption": Rule("warning", "The text encoder cuts it off: shorten it, or raise conditioner.encoder.max_length."),
     # json and rights

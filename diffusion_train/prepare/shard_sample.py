@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -18,6 +17,7 @@ from diffusion_train.license import UNKNOWN, decide, normalise
 from diffusion_train.metric.near_duplicates import signature
 from diffusion_train.prepare.rights import NO_RIGHTS, Rights, rights_of
 from diffusion_train.prepare.source.base import Entry, LeftOut, Record, refuse
+from diffusion_train.utils.text import clean_text, is_damaged
 
 MissingCaption = Literal["drop", "empty"]
 _THUMBNAIL = 64  # pixels a side from which a signature is computed, if the image has as many
@@ -91,6 +91,8 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
     license = facts.get("license", UNKNOWN)
     if rules.allowed_licenses is not None and not decide(license, rules.allowed_licenses):
         raise LeftOut("licence", license[:200])
+    if is_damaged(record.caption or ""):
+        raise LeftOut("not-utf8", clean_text(record.caption or "")[:200])
     caption = clean_text(record.caption or "").strip()
     if not caption and rules.missing_caption == "drop":
         raise LeftOut("no-caption")
@@ -170,11 +172,6 @@ def with_rights(facts: dict[str, Any], default: Rights = NO_RIGHTS) -> dict[str,
         if value:
             plain[name] = value
     return plain
-
-
-def clean_text(text: str) -> str:
-    """Return text that can be encoded as UTF-8; bytes that were not UTF-8 become U+FFFD."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def _plain(value: Any) -> Any:

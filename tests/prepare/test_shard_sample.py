@@ -99,8 +99,9 @@ def test_missing_and_blank_captions(caption):
 
 
 def test_captions_that_are_no_utf8():
-    """Bytes, as tables give them, and lone surrogates, as JSON may."""
-    assert made(caption="caf\udce9 \ud800").sample["txt"] == "caf\ufffd \ufffd"
+    """Bytes that could not be decoded, and lone surrogates, which JSON may hold."""
+    assert left_out(caption="caf\udce9") == "not-utf8"
+    assert made(caption="caf\ud800").sample["txt"] == "caf\ufffd"
 
 
 def test_long_and_hostile_captions_stay_as_they_are():

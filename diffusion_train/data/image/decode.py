@@ -1,4 +1,4 @@
-"""Decode untrusted bytes to RGB images and captions. Colours become sRGB, by a colour profile if there is one."""
+"""Decode untrusted bytes to RGB images. Colours become sRGB, by a colour profile if there is one."""
 
 from __future__ import annotations
 
@@ -69,11 +69,6 @@ def stored(image: Image.Image) -> Stored:
     """Return how an image of `decode_image` is stored. Any other image, or a modified one, counts as full size."""
     size, found = image.info.get("stored", (None, None))
     return found if size == image.size else Stored(image.height, image.width, (0, 0, image.width, image.height))
-
-
-def decode_caption(data: bytes) -> str:
-    """Decode UTF-8 without byte order mark and surrounding white space; invalid bytes become U+FFFD."""
-    return data.decode("utf-8", "replace").removeprefix("\ufeff").strip()
 
 
 def _reduction(header: Header, at_least: Sequence[int]) -> int:

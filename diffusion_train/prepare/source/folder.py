@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from diffusion_train.data.caption.table_rows import MAX_METADATA, SUFFIXES, column_names, table_rows
-from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, OTHER_IMAGES, decode_caption
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, OTHER_IMAGES
 from diffusion_train.license import both
 from diffusion_train.prepare.rights import rights_of
 from diffusion_train.prepare.source.base import (
@@ -22,15 +22,18 @@ from diffusion_train.prepare.source.base import (
     FileState,
     LeftOut,
     Record,
+    caption_from,
+    check_encoding,
     file_state,
     parse_metadata,
     read_file,
 )
-from diffusion_train.prepare.source.table import USUAL, USUAL_COLUMNS, Columns, caption_of
+from diffusion_train.prepare.source.table import USUAL, USUAL_COLUMNS, Columns
+from diffusion_train.utils.text import decode_text
 
-PLACES = ("txt", "table", "json", "name", "prompt")
+PLACES = ("txt", "caption", "table", "json", "name", "prompt")
 TABLES = tuple(f"{name}{suffix}" for name in ("captions", "metadata") for suffix in SUFFIXES)
-_SIDE_FILES = (".txt", ".json")
+_SIDE_FILES = ("txt", "caption", "json")
 _DRAWN = {"run", "weights", "sampler", "guidance"}  # texts in every PNG of sample.py; in its samples also their prompt
 Facts = dict[str, Any]
 
@@ -39,18 +42,20 @@ Facts = dict[str, Any]
 class Folder:
     """Images in the order of their folders and names, without hidden ones.
 
-    `captions` lists where captions are looked for, in order of preference: txt and json are files beside the image
-    (img.txt or img.jpg.txt), table is captions.csv or metadata.csv (or .tsv, .jsonl) of any folder, with paths relative
+    `captions` lists where captions are looked for, in order of preference: txt, caption and json are files beside the
+    image (img.txt or img.jpg.txt), table is captions.csv or metadata.csv (or .tsv, .jsonl) of any folder, with paths relative
     to it, name is the file's own name, and prompt is the prompt in a PNG of sample.py. Metadata comes from json and
     table, whichever gives the caption. The folder `ignore` is skipped. Raises ValueError for wrong settings.
     """
 
     path: str
-    captions: Sequence[str] = ("txt", "table", "json")
+    captions: Sequence[str] = ("txt", "caption", "table", "json")
     columns: Columns = USUAL_COLUMNS
     ignore: str | None = None
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
+        check_encoding(self.encoding)
         if not Path(self.path).is_dir():
             is_file = Path(self.path).is_file()
             raise ValueError(
@@ -80,11 +85,12 @@ class Folder:
 
     def _image(self, folder: _Files, name: str) -> Entry:
         path = folder.below(name)
-        txt, json = (folder.beside(name, end) for end in _SIDE_FILES)
-        row = self._table.rows.get(_same_name(path), _NO_ROW)
+        found = {kind: folder.beside(name, kind) for kind in _SIDE_FILES if kind in (*self.captions, "json")}
         root = Path(self.path)
-        read = partial(read_image, root, path, txt, json, row, tuple(self.captions), self.columns.caption)
-        files = [root / file for file in (path, txt if "txt" in self.captions else None, json) if file]
+        beside = {kind: root / file for kind, file in found.items() if file}
+        row = self._table.rows.get(_same_name(path), _NO_ROW)
+        read = partial(read_image, root, path, beside, row, tuple(self.captions), self.columns.caption, self.encoding)
+        files = [root / path, *beside.values()]
         return Entry(path, read, os.path.splitext(path)[0], files, row.table)
 
     @cached_property
@@ -98,7 +104,7 @@ class Folder:
         if "table" in self.captions:
             for folder in self._folders:
                 for name in folder.tables:
-                    table.add(Path(self.path), folder.below(name), folder.path, self.columns)
+                    table.add(Path(self.path), folder.below(name), folder.path, self.columns, self.encoding)
         return table
 
 
@@ -106,7 +112,7 @@ class Row(NamedTuple):
     """The row of an image in a table; `where` names table and line."""
 
     where: str
-    caption: str
+    caption: object
     facts: Facts
     table: tuple[FileState, ...]
 
@@ -115,12 +121,19 @@ _NO_ROW = Row("", "", {}, ())
 
 
 def read_image(
-    root: Path, path: str, txt: str | None, json: str | None, row: Row, order: Sequence[str], caption_field: str | None
+    root: Path,
+    path: str,
+    beside: Mapping[str, Path],
+    row: Row,
+    order: Sequence[str],
+    caption_field: str | None,
+    encoding: str | None,
 ) -> Record:
-    """Read an image and its caption; `path`, `txt` and `json` are relative to `root`. Raises LeftOut."""
-    facts = parse_metadata(read_file(root / json, MAX_METADATA)) if json else {}
-    captions = {
-        "txt": decode_caption(read_file(root / txt, MAX_METADATA)) if txt else "",
+    """Read an image and its caption; `path` is relative to `root`, `beside` are its side files. Raises LeftOut."""
+    data = {kind: read_file(file, MAX_METADATA) for kind, file in beside.items()}
+    facts = parse_metadata(data["json"], encoding) if "json" in data else {}
+    captions: dict[str, object] = {
+        **{kind: decode_text(data.get(kind, b""), encoding).strip() for kind in ("txt", "caption")},
         "table": row.caption,
         "json": _caption(facts, (caption_field,) if caption_field else USUAL["caption"]),
         "name": os.path.splitext(os.path.basename(path))[0].replace("_", " "),
@@ -130,7 +143,8 @@ def read_image(
     if texts.keys() >= _DRAWN and "prompt" not in texts:
         raise LeftOut("not-a-sample", "a grid of samples by sample.py")
     captions["prompt"] = texts.get("prompt", "")
-    caption = next((captions[kind] for kind in order if captions[kind].strip()), None)
+    texts_in_order = (caption_from(captions[kind]) for kind in order)
+    caption = next((text for text in texts_in_order if text and text.strip()), None)
     return Record(image, caption, _together(facts, row.facts) | {"file": path})
 
 
@@ -155,9 +169,9 @@ class _Files(NamedTuple):
     def below(self, name: str) -> str:
         return f"{self.path}/{name}" if self.path else name
 
-    def beside(self, image: str, end: str) -> str | None:
-        """Return the path of img<end> or img.jpg<end>, relative to the root, or None."""
-        found = (name for name in _names_beside(image, end) if name in self.side_files)
+    def beside(self, image: str, kind: str) -> str | None:
+        """Return the path of img.<kind> or img.jpg.<kind>, relative to the root, or None."""
+        found = (name for name in _names_beside(image, kind) if name in self.side_files)
         return next((self.below(name) for name in found), None)
 
 
@@ -168,11 +182,11 @@ class _Table:
     rows: dict[str, Row] = field(default_factory=dict)
     faults: list[Entry] = field(default_factory=list)
 
-    def add(self, root: Path, table: str, folder: str, columns: Columns) -> None:
+    def add(self, root: Path, table: str, folder: str, columns: Columns, encoding: str | None) -> None:
         """Add the rows of a table. Raises ValueError if a column is missing."""
         state = (file_state(root / table),)
-        chosen = columns.among(column_names(root / table), table, needed=("image",))
-        for line, values, fault in table_rows(root / table):
+        chosen = columns.among(column_names(root / table, encoding), table, needed=("image",))
+        for line, values, fault in table_rows(root / table, encoding):
             where = f"{table} line {line}"
             if fault:
                 self.faults.append(Entry(where, LeftOut("bad-row", fault)))
@@ -182,7 +196,7 @@ class _Table:
                 again = LeftOut("named-twice", f"{path[:200]} again, first in {self.rows[path].where}")
                 self.faults.append(Entry(where, again))
                 continue
-            self.rows[path] = Row(where, caption_of(values, chosen) or "", chosen.facts(values), state)
+            self.rows[path] = Row(where, values.get(chosen.caption or ""), chosen.facts(values), state)
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -208,7 +222,7 @@ def _walk(root: Path, path: str, seen: set[tuple[int, int]]) -> Iterator[_Files]
 
 def _sorted(path: str, names: Sequence[str]) -> _Files:
     images = [name for name in names if _kind(name) in IMAGE_EXTENSIONS]
-    possible = {beside for image in images for end in _SIDE_FILES for beside in _names_beside(image, end)}
+    possible = {beside for image in images for kind in _SIDE_FILES for beside in _names_beside(image, kind)}
     side_files = possible & set(names)
     tables = [name for name in names if name.lower() in TABLES]
     known = {*images, *side_files, *tables}
@@ -220,12 +234,12 @@ def _other(folder: _Files, name: str) -> Entry:
     if _kind(name) in OTHER_IMAGES:
         reason = LeftOut("unknown-format", f"{_kind(name)}; supported are {', '.join(IMAGE_EXTENSIONS)}")
     else:
-        reason = LeftOut("not-a-sample", "no image of this name" if name.lower().endswith(_SIDE_FILES) else "")
+        reason = LeftOut("not-a-sample", "no image of this name" if _kind(name) in _SIDE_FILES else "")
     return Entry(folder.below(name), reason)
 
 
-def _names_beside(image: str, end: str) -> list[str]:
-    return [name + written for written in (end, end.upper()) for name in (image, os.path.splitext(image)[0])]
+def _names_beside(image: str, kind: str) -> list[str]:
+    return [f"{name}.{written}" for written in (kind, kind.upper()) for name in (image, os.path.splitext(image)[0])]
 
 
 def _kind(name: str) -> str:
@@ -245,9 +259,8 @@ def _png_texts(image: bytes) -> dict[str, str]:
         return {}
 
 
-def _caption(facts: Facts, names: Sequence[str]) -> str:
-    """Return the first of these fields that is not empty: a text, or the first of a list of texts."""
+def _caption(facts: Facts, names: Sequence[str]) -> object:
+    """Return the first of these fields that is not empty."""
     by_name = {name.casefold(): value for name, value in facts.items()}
-    value = next((by_name[name.casefold()] for name in names if by_name.get(name.casefold())), "")
-    first = value[0] if isinstance(value, list) else value
-    return first if isinstance(first, str) else ""
+    values = (by_name.get(name.casefold()) for name in names)
+    return next((value for value in values if value not in (None, "", [])), None)
