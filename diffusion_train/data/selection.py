@@ -95,9 +95,7 @@ class Selection:
         faulty = np.any([mask for _, _, mask in found], axis=0)
         problems = [*catalog.problems, *(one for fault in found for one in problems_of(catalog, *fault))]
         if problems and self.faults == "strict":
-            error = DataError.listing(problems)
-            error.add_note("data.faults=tolerant trains on the intact samples and records the faults")
-            raise error
+            raise strict_error(problems)
         if problems:
             log.warning("%d faults in the shards; bad_samples.jsonl of the run folder lists them", len(problems))
         return ~faulty, problems
@@ -153,6 +151,13 @@ class Selection:
         if count >= len(usable):
             raise ValueError(f"data.holdout={self.holdout:g} holds out all {len(usable)} samples; use a smaller value")
         return usable[np.sort(by_hash[count:])], usable[by_hash[:count]]
+
+
+def strict_error(problems: Sequence[Problem]) -> DataError:
+    """Return the error for faults that data.faults=strict refuses."""
+    error = DataError.listing(problems)
+    error.add_note("data.faults=tolerant trains on the intact samples and records the faults")
+    return error
 
 
 def sizes(catalog: Catalog) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,7 +5,7 @@ Dropping the whole caption, which guidance needs, is done by `condition_dropout`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar, get_args
 
 from diffusion_train.data.caption.fault import BlankCaption, CaptionError, Fault, MissingCaption
@@ -52,6 +52,7 @@ class Captions:
         self.sources = {path: source if path == CAPTION else JsonField(".".join(path)) for path in paths}
         read = dict.fromkeys(name for named in self.sources.values() for name in named.extensions)
         self.extensions: tuple[str, ...] = tuple(read)
+        self.check: Callable[[str], object] | None = None  # raises ValueError for a caption that the model cannot use
         self._settings = f"choose={choose}, templates={list(templates)}, trigger={trigger!r}, tags=({tags.settings}), missing={missing}"
 
     @property
@@ -69,6 +70,15 @@ class Captions:
 
     def __call__(self, members: Members, key: str, epoch: int, sample: int) -> str:
         """Return the caption of a sample in an epoch. Raises CaptionError."""
+        caption = self._compose(members, key, epoch, sample)
+        if self.check:
+            try:
+                self.check(caption)
+            except ValueError as error:
+                raise CaptionError(str(error)) from None
+        return caption
+
+    def _compose(self, members: Members, key: str, epoch: int, sample: int) -> str:
         drawn = (self.seed, epoch, sample)
         if self.is_plain:
             found = self.source.texts(members, key)
