@@ -20,7 +20,6 @@ from omegaconf import DictConfig
 
 from diffusion_train import config
 from diffusion_train.assembly import build_token_counter
-from diffusion_train.config.command_line.arguments import for_shell, quoted
 from diffusion_train.license import mistyped
 from diffusion_train.prepare.dataset_card import make_card, readme, summary
 from diffusion_train.prepare.ledger import FOLDER, Ledger, refuse_other_things
@@ -29,6 +28,7 @@ from diffusion_train.prepare.source.base import Source
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import atomic_file
 from diffusion_train.utils.lock import locked
+from diffusion_train.utils.text import for_shell, quoted
 from diffusion_train.utils.workers import WorkerDied
 
 SUMMARY = "make shards from a folder, a table, a download or a packaged collection"

@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.training.checkpoint import by_step, damage, mismatch, newest_whole
+from diffusion_train.utils.text import argument
 
 
 def find_checkpoint(run_dir: Path, resume: str) -> Path | None:
@@ -50,7 +51,9 @@ def check_same_settings(group: str, before: Mapping[str, Any], now: Mapping[str,
 
 def resume_hint(run_dir: Path, resume: str) -> str:
     """Return how to resume once the error is fixed, for messages."""
-    again = " ".join([f"the same command with run_dir={run_dir}", *(["resume=auto"] if resume != "auto" else [])])
+    again = " ".join(
+        [f"the same command with {argument('run_dir', run_dir)}", *(["resume=auto"] if resume != "auto" else [])]
+    )
     if saved := by_step(RunFolder(run_dir).checkpoints):
         return f"{again} resumes from step {int(saved[0].stem.removeprefix('step_'))}, the last one saved"
     return "no step of this run is saved: the same command begins where this one did"

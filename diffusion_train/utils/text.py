@@ -1,9 +1,10 @@
-"""Decode untrusted text, and make it safe for terminals and logs."""
+"""Decode untrusted text, and make it safe for terminals, logs and printed commands."""
 
 from __future__ import annotations
 
 import codecs
 import re
+import shlex
 from itertools import accumulate
 
 _MARKS = {  # of a longer one first: that of UTF-32 begins with that of UTF-16
@@ -42,6 +43,22 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(ESCAPE, _escape)
+
+
+def quoted(value: str) -> str:
+    """Quote any text for Hydra's override grammar."""
+    return "'" + value.replace("'", "\\'") + "'"
+
+
+def for_shell(argument: str) -> str:
+    """Quote an argument as one word of a shell."""
+    return shlex.quote(argument) if re.search(r'[$`"\\!]', argument) else f'"{argument}"'
+
+
+def argument(key: str, value: object) -> str:
+    """Return key=value as one word of a shell that Hydra's override grammar reads as this very text."""
+    plain = re.fullmatch(r"[\w./@%+-]+", str(value), re.ASCII)
+    return f"{key}={value}" if plain else for_shell(f"{key}={quoted(str(value))}")
 
 
 def printable(text: str, length: int = 80) -> str:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import pytest
+import shlex
 
-from diffusion_train.utils.text import clean_text, decode_text, is_damaged, printable
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from diffusion_train.utils.text import argument, clean_text, decode_text, is_damaged, printable
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,25 @@ def test_bytes_that_cannot_be_decoded_are_known(data, encoding, cleaned):
     assert is_damaged(text)
     assert clean_text(text) == cleaned
     assert not is_damaged(cleaned)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "runs/openmoji/2026-12-01_10-00-00",
+        "run=1,lr=1e-3",
+        "a b",
+        "v[12]",
+        "{x}",
+        "it's",
+        'the "best"',
+        "a$b",
+        "ünï",
+        "a:b",
+        "(1)",
+        "~x",
+    ],
+)
+def test_a_printed_argument_is_read_as_it_was_meant(path):
+    (word,) = shlex.split(argument("run", path))
+    assert OverridesParser.create().parse_override(word).value() == path

@@ -12,7 +12,7 @@ def read_prompts(prompts: str | Iterable[object]) -> list[str]:
     """Return the prompts of a list or file. Raises ValueError if the file is missing, empty or not UTF-8."""
     if not isinstance(prompts, str):
         return [str(prompt) for prompt in prompts]
-    file = Path(prompts)
+    file = Path(prompts).expanduser()
     if not file.is_file():
         raise ValueError(f"""prompts={file}: no such file; give one, or a list: prompts='["{file}"]'""")
     try:

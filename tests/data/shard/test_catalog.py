@@ -125,6 +125,21 @@ def test_patterns_name_files(tmp_path, patterns, names):
     assert ([os.path.basename(url) for url in urls], problems) == (names, [])
 
 
+@pytest.mark.parametrize("folder", ["[drafts]", "v[12]", "{a,b}", "what?", "x*", "run=1,lr=1e-3"])
+@pytest.mark.parametrize("shards", ["a.tar", "*.tar", "{a,b}.tar", "sub[0]/*.tar", "s*/c.tar"])
+def test_what_exists_by_its_name_is_meant_by_it(tmp_path, folder, shards):
+    for name in (folder, "v1", "d", "a", "whats", "xy"):
+        for path in ("a.tar", "b.tar", "sub[0]/c.tar", "sub0/wrong.tar"):
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).touch()
+    found = {"a.tar": ["a.tar"], "sub[0]/*.tar": ["sub[0]/c.tar"], "s*/c.tar": ["sub[0]/c.tar"]}
+    urls, problems = find_shards(f"{tmp_path}/{folder}/{shards}")
+    assert ([os.path.relpath(url, tmp_path / folder) for url in urls], problems) == (
+        found.get(shards, ["a.tar", "b.tar"]),
+        [],
+    )
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
