@@ -73,4 +73,6 @@ class ImageFolder:
         print(f"    {len(captions):,} images, {sum(map(bool, captions)):,} of them with a caption", file=sys.stderr)
         if left_out := reasons(ledger.details()):
             print(f"    left out:\n{left_out}", file=sys.stderr)
+        if repeats := source.repeats():
+            print(repeats, file=sys.stderr)
         ledger.finish()

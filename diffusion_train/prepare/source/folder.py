@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from diffusion_train.prepare.source.base import (
     read_file,
 )
 from diffusion_train.prepare.source.table import USUAL, USUAL_COLUMNS, Columns
-from diffusion_train.utils.text import decode_text
+from diffusion_train.utils.text import argument, decode_text
 
 PLACES = ("txt", "caption", "table", "json", "name", "prompt")
 TABLES = tuple(f"{name}{suffix}" for name in ("captions", "metadata") for suffix in SUFFIXES)
@@ -82,6 +83,23 @@ class Folder:
             if path not in images:
                 yield Entry(row.where, LeftOut("no-image", f"{path[:200]} does not exist"))
         yield from self._table.faults
+
+    def repeats(self) -> str:
+        """Return commands that repeat the images of folders called 10_word as kohya's scripts do; "" if all are alike."""
+        counts: dict[str, int] = {}
+        words = []
+        for folder in self._folders:
+            if folder.images and (match := re.fullmatch(r"(\d+)_(.+)", folder.path)):
+                word = re.sub(r"\W+", "_", match[2]) + "_" * (match[2] in counts)
+                counts[word] = int(match[1])
+                out = argument("out", f"prepared_{word}")
+                words.append(f"diffusion-train prepare {argument('path', Path(self.path) / folder.path)} {out}")
+        if len(set(counts.values())) < 2:
+            return ""
+        shards = ", ".join(f"{word}: 'prepared_{word}/*.tar'" for word in counts)
+        repeats = ", ".join(f"{word}: {count}" for word, count in counts.items())
+        words.append(f'python train.py "data.shards={{{shards}}}" "data.repeats={{{repeats}}}"')
+        return "folders called 10_word are not repeated; to repeat them as kohya's scripts do:\n  " + "\n  ".join(words)
 
     def _image(self, folder: _Files, name: str) -> Entry:
         path = folder.below(name)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import unicodedata
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from diffusion_train.command.sample import write as write_samples
+from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.picture import save_png
 from diffusion_train.prepare.rights import rights_of
 from diffusion_train.prepare.source.base import LeftOut
@@ -114,6 +116,18 @@ def test_captions_as_kohya_keeps_them(write, read):
     before = [entry.state() for entry in Folder(root).entries()]
     (root / "a.caption").write_text("another cat")
     assert [entry.state() for entry in Folder(root).entries()] != before
+
+
+def test_repeats_of_kohya_are_offered_as_commands(write):
+    root = write({"10_a dog/a.png": b"1", "1_reg/b.png": b"1", "2_empty/c.txt": "x", "other/d.png": b"1"}, "my images")
+    first, second, train = map(shlex.split, Folder(str(root)).repeats().splitlines()[1:])
+    values = [[override.value() for override in parse(words[2:])[0]] for words in (first, second, train)]
+    assert values[0] == [str(root / "10_a dog"), "prepared_a_dog"]
+    assert values[1] == [str(root / "1_reg"), "prepared_reg"]
+    shards, repeats = values[2]
+    assert shards == {"reg": "prepared_reg/*.tar", "a_dog": "prepared_a_dog/*.tar"}
+    assert repeats == {"reg": 1, "a_dog": 10}
+    assert Folder(str(root / "10_a dog")).repeats() == ""
 
 
 @pytest.mark.parametrize("kind", ["txt", "caption", "json", "csv", "jsonl"])
