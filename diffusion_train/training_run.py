@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from diffusion_train.callbacks.checkpointing import check_same_run
 from diffusion_train.callbacks.run_record import RunRecord
 from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.data.base import TrainingData
-from diffusion_train.data.data_settings import DataSettings, ImageData
+from diffusion_train.data.data_settings import DataSettings, ImageData, ShardData
+from diffusion_train.data.datamodule import DataModule
+from diffusion_train.data.dataset import ShardDataset
 from diffusion_train.data.order.shape_check import LatentShape, check_shapes
+from diffusion_train.data.selection import strict_error
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.encode.precomputed_data import use_precomputed
 from diffusion_train.network.layout import set_memory_format
@@ -69,6 +72,7 @@ def build_run(cfg: DictConfig) -> TrainingRun:
     module = build_module(cfg, datamodule.micro_batch_size)
     shorten_frozen(module.network, cfg.trainer.precision)
     check_image_shapes(data, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
+    check_captions(cfg, data, datamodule, module.conditioner.caption_check())
     trainer = build_trainer(cfg, checkpoint, changed)
     check_launch(trainer.num_devices, trainer.num_nodes, getattr(trainer.strategy, "cluster_environment", None))
     if cfg.data.get("encoded") is not None:
@@ -186,6 +190,28 @@ def check_image_shapes(data: DataSettings, factor: int, latent_shape: LatentShap
     """Raises ValueError for images of a shape that the network or the autoencoder does not accept."""
     if isinstance(data, ImageData):
         check_shapes(data.image_size, data.image_sizes(), factor, latent_shape)
+
+
+def check_captions(
+    cfg: DictConfig, data: DataSettings, datamodule: TrainingData, check: Callable[[str], object] | None
+) -> None:
+    """Let `check` decide which captions the model can use. A sample with another one is a bad sample from now on.
+
+    Raises ValueError for prompts of the sample grids that are unusable, and DataError with every sample whose caption is,
+    if faults are strict and the captions can be listed.
+    """
+    if check is None or not isinstance(data, ImageData):
+        return
+    data.captions.check = check
+    for prompt in grid_prompts(cfg):
+        try:
+            check(prompt)
+        except ValueError as error:
+            raise ValueError(f"callbacks.samples.prompts: {error}") from None
+    if isinstance(data, ShardData) and data.faults == "strict" and isinstance(datamodule, DataModule):
+        parts = [part for part in (datamodule.dataset, datamodule.holdout) if isinstance(part, ShardDataset)]
+        if problems := [problem for part in parts for problem in part.unusable_captions(check)]:
+            raise strict_error(problems)
 
 
 def check_launch(num_devices: int, num_nodes: int, environment: Any) -> None:

@@ -19,6 +19,7 @@ from diffusion_train.data.caption.fault import CaptionError
 from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS
 from diffusion_train.data.image.header import Header, ImageError, image_header
+from diffusion_train.data.image.profile import profile_use
 from diffusion_train.data.image.transform import AlignedError
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.selection import Mask
@@ -152,8 +153,11 @@ def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, byt
 
 
 def _handled(header: Header) -> dict[str, str]:
+    profile = profile_use(header)
     details = {
         "exif-rotation": header.rotated and f"EXIF orientation {header.orientation}: turned upright when it is read",
+        "colour-profile": profile == "converted" and "its colour profile is not sRGB",
+        "unusable-profile": profile == "ignored" and "its colour profile cannot be used",
         "transparent-image": header.alpha and "transparent parts show data.background",
         "animated-image": header.animated and "only its first frame is used",
         "deep-image": header.bits > 8 and f"{header.bits} bits per channel are converted to 8",

@@ -34,6 +34,7 @@ RULES = {
     # images
     "missing-image": Rule("error", "Add the image, or leave the sample out."),
     "several-images": Rule("error", "Keep one; further images of a sample need a longer extension, such as edge.png, and an entry in data.images."),
+    "unused-image": Rule("warning", "Rename it: by WebDataset's rule the key ends at the first dot; or read it with data.images, or convert it."),
     "undecodable-image": Rule("error", "Replace the image, or leave the sample out."),
     "huge-image": Rule("error", "Shrink it, for instance with prepare.max_side."),
     "further-image": Rule("error", "Add or replace the member that data.images names: it must show the same view as the image."),
@@ -44,6 +45,8 @@ RULES = {
     "below-min-side": Rule("warning", "It is left out because of data.min_side."),
     "above-max-aspect": Rule("warning", "It is left out because of data.max_aspect."),
     "exif-rotation": Rule("note", "It is turned upright when it is read."),
+    "colour-profile": Rule("note", "Its colours are converted to sRGB when it is read."),
+    "unusable-profile": Rule("warning", "It is broken or of another colour space than the image, and ignored: save the image as sRGB."),
     "transparent-image": Rule("note", "Transparent parts show data.background."),
     "animated-image": Rule("note", "Only the first frame is used; data.animated=refuse makes it a bad sample."),
     "deep-image": Rule("note", "It is converted to 8 bits per channel."),
@@ -51,7 +54,7 @@ RULES = {
     "missing-caption": Rule("error", "Add the caption; data.captions.missing=empty trains without one, drop leaves the sample out."),
     "without-caption": Rule("warning", "It is trained with an empty caption or left out, depending on data.captions.missing: add a caption."),
     "blank-caption": Rule("warning", "It is trained with an empty caption, or is a bad sample if data.captions.missing=drop: write a caption."),
-    "caption-not-utf8": Rule("warning", "Bytes that are not UTF-8 become U+FFFD: store the caption as UTF-8."),
+    "caption-not-utf8": Rule("warning", "It has U+FFFD in place of bytes that are not UTF-8: store it as UTF-8, or prepare it with source.encoding."),
     "malformed-caption": Rule("error", "Store the caption as text, or as text in JSON, of at most 1 MiB."),
     "long-caption": Rule("warning", "The text encoder cuts it off: shorten it, or raise conditioner.encoder.max_length."),
     # json and rights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.order.buckets import Buckets, Occupancy
 from diffusion_train.data.order.order_spec import OrderSpec
 from diffusion_train.data.selection import (
+    UNUSED_IMAGE,
     Indices,
     Mask,
     Selection,
@@ -18,6 +19,7 @@ from diffusion_train.data.selection import (
     problems_of,
     sample_faults,
     sizes,
+    unused_images,
     without_caption,
 )
 from diffusion_train.data.shard.catalog import Catalog
@@ -80,6 +82,12 @@ def duplicate_keys(catalog: Catalog) -> Iterator[Problem]:
     again = np.ones(len(hashes), bool)
     again[np.unique(hashes, return_index=True)[1]] = False
     yield from problems_of(catalog, "duplicate-key", "an earlier shard has a sample with this key", again)
+
+
+def unused(catalog: Catalog, further_images: Collection[str]) -> Iterator[Problem]:
+    """Yield a problem for each image that no sample uses; `further_images` are the members that data.images names."""
+    for sample, name, offset in unused_images(catalog, further_images):
+        yield Problem("unused-image", catalog.printable_shard(sample), f"{name}: {UNUSED_IMAGE}", None, offset)
 
 
 def unsorted_members(catalog: Catalog) -> Iterator[Problem]:

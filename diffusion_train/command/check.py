@@ -127,6 +127,7 @@ def looked_at(
     occupancy = tables.occupancy(catalog, train, order_spec, data.batch_size)
     problems = [
         *tables.of_samples(catalog, captions, selection, data.image_size, cfg.max_aspect),
+        *tables.unused(catalog, samples.images.values()),
         *tables.thin_buckets(occupancy),
     ]
     contents = of_contents(samples, tokens, cfg.num_workers)

@@ -33,6 +33,7 @@ from diffusion_train.utils.launcher import first_process
 from diffusion_train.utils.lock import locked
 from diffusion_train.utils.quiet import quiet_libraries
 from diffusion_train.utils.redact import redact_text
+from diffusion_train.utils.text import argument
 
 SUMMARY = "compute a run's latents and text embeddings once"
 EXAMPLE = """\
@@ -128,4 +129,12 @@ def stopped(reason: str, code: Exit) -> Exit:
 def summary(counts: Mapping[str, Mapping[str, int]], out: Path) -> str:
     shards = sorted(out.glob("*.tar"))
     num_bytes = sum(shard.stat().st_size for shard in shards)
-    return plain("diffusion_train.encode", "encoded.txt", counts=counts, out=out, shards=shards, num_bytes=num_bytes)
+    return plain(
+        "diffusion_train.encode",
+        "encoded.txt",
+        counts=counts,
+        out=out,
+        argument=argument("data.encoded", out),
+        shards=shards,
+        num_bytes=num_bytes,
+    )

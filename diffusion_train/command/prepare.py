@@ -20,15 +20,16 @@ from omegaconf import DictConfig
 
 from diffusion_train import config
 from diffusion_train.assembly import build_token_counter
-from diffusion_train.config.command_line.arguments import for_shell, quoted
 from diffusion_train.license import mistyped
 from diffusion_train.prepare.dataset_card import make_card, readme, summary
 from diffusion_train.prepare.ledger import FOLDER, Ledger, refuse_other_things
 from diffusion_train.prepare.preparation import LEFT_OUT, Preparation
 from diffusion_train.prepare.source.base import Source
+from diffusion_train.prepare.source.folder import Folder
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import atomic_file
 from diffusion_train.utils.lock import locked
+from diffusion_train.utils.text import for_shell, quoted
 from diffusion_train.utils.workers import WorkerDied
 
 SUMMARY = "make shards from a folder, a table, a download or a packaged collection"
@@ -65,6 +66,8 @@ def run(cfg: DictConfig) -> int:
         except OSError as error:
             return stopped(ledger, f"{error.filename or out}: {error.strerror or error}", Exit.STORAGE)
     report(card, out, was_finished)
+    if isinstance(source, Folder) and (repeats := source.repeats()):
+        print(repeats)
     return Exit.DONE
 
 

@@ -45,6 +45,7 @@ from diffusion_train.utils.lock import locked
 from diffusion_train.utils.process_group import own_process_group
 from diffusion_train.utils.quiet import quiet_libraries
 from diffusion_train.utils.redact import redact_text
+from diffusion_train.utils.text import argument
 
 SUMMARY = "train a model"
 EXAMPLE = "python train.py experiment=openmoji trainer.max_steps=500 run_dir=runs/short"
@@ -179,7 +180,7 @@ def report(run: TrainingRun, code: Exit) -> None:
     farewell(run)
     if not (run.cfg.report and run.is_done):
         return
-    left = f"the run is done, but its report is not written; run: diffusion-train report run={run.run_dir}"
+    left = f"the run is done, but its report is not written; run: diffusion-train report {argument('run', run.run_dir)}"
     if code == Exit.STOPPED:
         print(left, file=sys.stderr)
         return
@@ -199,8 +200,8 @@ def farewell(run: TrainingRun) -> None:
 
 
 def sample_command(cfg: DictConfig, run_dir: Path) -> str:
-    words = ["python", "sample.py", f"run={run_dir}"]
+    words = ["python", "sample.py", argument("run", run_dir)]
     if chosen := [prompt for prompt in grid_prompts(cfg) if prompt][:3]:
         listed = ", ".join('"' + prompt.replace('"', '\\"') + '"' for prompt in chosen)
-        words += [f"prompts=[{listed}]"]
-    return shlex.join([*words, "num_samples=4"])
+        words.append(shlex.quote(f"prompts=[{listed}]"))
+    return " ".join([*words, "num_samples=4"])

@@ -43,6 +43,10 @@ class Conditioner(nn.Module, ABC):
         cond: Cond = self({"caption": [""] * n})
         return cond
 
+    def caption_check(self) -> Callable[[str], object] | None:
+        """Return a function, which can be pickled, that raises ValueError for an unusable caption; None accepts all."""
+        return None
+
     def texts(self) -> list[FrozenText]:
         """Return the parts that embed captions with a frozen encoder."""
         return []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -27,6 +28,10 @@ class Joint(Conditioner):
     def null(self, n: int) -> Cond:
         return self._merged({name: part.null(n) for name, part in self._parts.items()})
 
+    def caption_check(self) -> Callable[[str], object] | None:
+        checks = [check for part in self._parts.values() if (check := part.caption_check())]
+        return partial(_check_all, checks) if checks else None
+
     def texts(self) -> list[FrozenText]:
         return [text for part in self._parts.values() for text in part.texts()]
 
@@ -42,3 +47,8 @@ class Joint(Conditioner):
                 raise ValueError(f"conditioner.parts.{part} must not return {names}: another part returns it")
             merged |= cond
         return merged
+
+
+def _check_all(checks: Sequence[Callable[[str], object]], caption: str) -> None:
+    for check in checks:
+        check(caption)

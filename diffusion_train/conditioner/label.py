@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,15 +33,18 @@ class Label(Conditioner):
         if "label" in batch:
             label = torch.as_tensor(batch["label"])
         else:
-            label = torch.tensor([self._number(caption) for caption in batch["caption"]])
+            label = torch.tensor([class_number(self.numbers, caption) for caption in batch["caption"]])
         if label.numel() and not 0 <= int(label.min()) <= int(label.max()) <= self.num_classes:
             raise ValueError(f"labels must be in 0 ... {self.num_classes}, got {label.tolist()}")
         return {"label": to_device(label, self.like.device, torch.int64)}
 
-    def _number(self, caption: str) -> int:
-        if caption.strip() not in self.numbers:
-            known = [name for name in self.numbers if name]
-            raise ValueError(
-                f"{caption!r} is not a class; classes are {', '.join(known[:20])}{' ...' * (len(known) > 20)}"
-            )
-        return self.numbers[caption.strip()]
+    def caption_check(self) -> Callable[[str], object]:
+        return partial(class_number, self.numbers)
+
+
+def class_number(numbers: Mapping[str, int], caption: str) -> int:
+    """Return the number of the class that a caption names. Raises ValueError."""
+    if caption.strip() not in numbers:
+        known = [name for name in numbers if name]
+        raise ValueError(f"{caption!r} is not a class; classes are {', '.join(known[:20])}{' ...' * (len(known) > 20)}")
+    return numbers[caption.strip()]

@@ -15,6 +15,7 @@ from diffusion_train.config.run import load_run_config
 from diffusion_train.config.secrets import escape
 from diffusion_train.pretrained import diffusers_folder, origin, parts
 from diffusion_train.run_folder import weights_file
+from diffusion_train.utils.text import argument
 
 # Nodes that the model determines; the command line may choose others for those of the second line.
 _ENFORCED = ("network", "autoencoder", "conditioner", "diffusion.schedule", "diffusion.parameterization")
@@ -96,7 +97,7 @@ def _nodes_of_run(pretrained: str) -> dict[str, Any]:
     if _select(plain, "adapter.text_encoder"):
         raise ValueError(
             f"pretrained={pretrained}: a run with adapted text encoders cannot be a base model; export it with "
-            f"`diffusion-train export run={pretrained} format=diffusers out=<folder>` and give that folder"
+            f"`diffusion-train export {argument('run', pretrained)} format=diffusers out=<folder>` and give that folder"
         )
     needs_base = _select(plain, "base_record.kind") in ("sd", "sdxl") or not adapter.endswith(".NoAdapter")
     if needs_base and not Path(str(folder)).exists():

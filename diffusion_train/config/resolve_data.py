@@ -38,12 +38,10 @@ class Sizes(NamedTuple):
 
 
 def resolve_data(cfg: DictConfig) -> None:
-    """Make `data.folder` absolute, expand `~` in `data.shards`, and set image size and batch size if they are null.
+    """Make `data.folder` absolute, and set image size and batch size if they are null.
 
     A resumed run keeps the values that it began with. Raises ValueError if the data cannot be read.
     """
-    if isinstance(shards := cfg.data.get("shards"), str) and shards.startswith("~"):
-        cfg.data.shards = str(Path(shards).expanduser())
     if folder := cfg.data.get("folder"):
         cfg.data.folder = str(Path(folder).expanduser().absolute())  # the run may be opened from another directory
     names = left_open(cfg)

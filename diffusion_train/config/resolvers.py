@@ -14,6 +14,7 @@ READABLE_PREFIXES = ("SLURM_", "DIFFUSION_TRAIN_")
 
 def install() -> None:
     OmegaConf.register_new_resolver("oc.env", environment, replace=True)
+    OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
 
 
 def environment(name: str, default: Any = None) -> Any:

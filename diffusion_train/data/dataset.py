@@ -62,7 +62,7 @@ class ShardDataset:
         self.storage, captions = storage or StorageByScheme(), captions or Captions(TextMember())
         self.catalog = open_shards(shards, self.storage)
         check_keys(captions, self.catalog)
-        self.chosen = (selection or Selection()).choose(self.catalog, captions)
+        self.chosen = (selection or Selection()).choose(self.catalog, captions, set((images or {}).values()))
         self.samples, self.fingerprint = self._numbered(self.chosen.train)
         self.decoder = SampleDecoder(preprocess, captions, dict(images or {}), verify)
         side = preprocess.transform.image_size
@@ -175,18 +175,36 @@ class ShardDataset:
 
     def captions(self) -> Iterator[str]:
         """Yield every caption that samples can have; ends at a chunk of samples of which none can be listed."""
+        return (caption for _, caption in self._listed_captions())
+
+    def unusable_captions(self, check: Callable[[str], object]) -> Iterator[Problem]:
+        """Yield a problem for each sample with a caption for which `check` raises ValueError.
+
+        Only captions that can be listed are checked, and only of local shards: reading all of a remote one takes long.
+        """
+        if not all(map(is_local, self.catalog.urls)):
+            return
+        for sample, caption in self._listed_captions():
+            try:
+                check(caption)
+            except ValueError as error:
+                shard, key = self.catalog.printable_shard(sample), self.catalog.key(sample)
+                yield Problem("malformed-caption", shard, str(error), key)
+
+    def _listed_captions(self) -> Iterator[tuple[int, str]]:
+        """Yield (sample of the catalog, caption)."""
         captions = self.decoder.captions
         for start in range(0, len(self), _CHUNK):
             numbers = self.samples[start : start + _CHUNK]
             located = self.catalog.members_of(numbers, captions.extensions)
             parts = iter(self.storage.read([range_ for members in located for range_, _ in members.values()]))
             listed = False
-            for key, members in zip(self.catalog.keys(numbers), located, strict=True):
+            for number, key, members in zip(numbers.tolist(), self.catalog.keys(numbers), located, strict=True):
                 texts = {name: next(parts) for name in members}
                 with suppress(ValueError):  # a bad sample, reported when it is read
                     for caption in captions.every(texts, key):
                         listed = True
-                        yield caption
+                        yield number, caption
             if not listed:
                 return  # as with shuffled tags; reading a huge data set for a few captions would take long
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -12,12 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_train.data.caption.captions import Captions
-from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS, is_image_name
 from diffusion_train.data.shard.catalog import Catalog
+from diffusion_train.data.shard.index import Traits
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.license import decide, mistyped
+from diffusion_train.utils.text import printable
 
 log = logging.getLogger(__name__)
+
+UNUSED_IMAGE = "an image that no sample uses, because its name has further dots or it has an unsupported format"
+_SHOWN = 3  # names in a message
 
 Faults = Literal["strict", "tolerant"]
 Indices = NDArray[np.int64]
@@ -60,8 +65,11 @@ class Selection:
         self.allowed_licenses = allowed_licenses
         self.faults = faults
 
-    def choose(self, catalog: Catalog, captions: Captions) -> Chosen:
-        """Select samples, and log how many are left out. Raises DataError for faults ("strict") or if none is left."""
+    def choose(self, catalog: Catalog, captions: Captions, further_images: Collection[str] = ()) -> Chosen:
+        """Select samples, and log what is left out. `further_images` are the members that data.images names.
+
+        Raises DataError for faults ("strict") or if no sample is left.
+        """
         whole, problems = self._whole(catalog, captions)
         kept, left_out = self.choose_whole(catalog, captions, whole)
         left_out["faulty"] = int((~whole).sum())
@@ -73,6 +81,13 @@ class Selection:
             log.warning("%d of %d samples are left out: %s", count, len(kept), reason)
         if ignored := catalog.meta["num_ignored"]:
             log.warning("%d members of the shards are ignored: links, folders, hidden files", ignored)
+        ignored_profiles = int((catalog.arrays["members"]["traits"] & Traits.PROFILE_IGNORED > 0).sum())
+        if ignored_profiles:
+            log.warning("%d images have an unusable colour profile, which is ignored", ignored_profiles)
+        if unused := list(unused_images(catalog, further_images)):
+            shown = ", ".join(printable(name) for _, name, _ in unused[:_SHOWN]) + ", ..." * (len(unused) > _SHOWN)
+            log.warning("%d images are not trained on: %s (%s)", len(unused), shown, UNUSED_IMAGE)
+            left_out[UNUSED_IMAGE] = len(unused)
         return Chosen(*self.split(catalog, usable), problems, +left_out)
 
     def _whole(self, catalog: Catalog, captions: Captions) -> tuple[Mask, list[Problem]]:
@@ -80,9 +95,7 @@ class Selection:
         faulty = np.any([mask for _, _, mask in found], axis=0)
         problems = [*catalog.problems, *(one for fault in found for one in problems_of(catalog, *fault))]
         if problems and self.faults == "strict":
-            error = DataError.listing(problems)
-            error.add_note("data.faults=tolerant trains on the intact samples and records the faults")
-            raise error
+            raise strict_error(problems)
         if problems:
             log.warning("%d faults in the shards; bad_samples.jsonl of the run folder lists them", len(problems))
         return ~faulty, problems
@@ -140,6 +153,13 @@ class Selection:
         return usable[np.sort(by_hash[count:])], usable[by_hash[:count]]
 
 
+def strict_error(problems: Sequence[Problem]) -> DataError:
+    """Return the error for faults that data.faults=strict refuses."""
+    error = DataError.listing(problems)
+    error.add_note("data.faults=tolerant trains on the intact samples and records the faults")
+    return error
+
+
 def sizes(catalog: Catalog) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return width (n,) and height (n,) of every sample's image in pixels; 0 if it is missing or cannot be read."""
     _, rows = catalog.first_rows(IMAGE_EXTENSIONS)
@@ -178,6 +198,20 @@ def sample_faults(catalog: Catalog, captions: Captions) -> list[tuple[str, str, 
         )
         faults.append(("missing-caption", detail, without_caption(catalog, captions)))
     return faults
+
+
+def unused_images(catalog: Catalog, further_images: Collection[str]) -> Iterator[tuple[int, str, int]]:
+    """Yield (sample, name of the member, its offset) for each image that no sample uses.
+
+    By WebDataset's rule shoe.v1.png and shoe.v2.png are members v1.png and v2.png of one sample, which reads neither.
+    """
+    read = {*IMAGE_EXTENSIONS, *further_images}
+    names = catalog.meta["extensions"]
+    unused = [number for number, name in enumerate(names) if name not in read and is_image_name(name)]
+    members, starts = catalog.arrays["members"], catalog.arrays["starts"]
+    for row in np.flatnonzero(np.isin(members["ext"], unused)).tolist() if unused else ():
+        sample = int(np.searchsorted(starts, row, side="right")) - 1
+        yield sample, f"{catalog.key(sample)}.{names[members['ext'][row]]}", int(members["offset"][row])
 
 
 def problems_of(catalog: Catalog, rule: str, detail: str | Callable[[int], str], samples: Mask) -> Iterator[Problem]:

@@ -24,10 +24,11 @@ from diffusion_train.data.base import Batch, Sample
 from diffusion_train.data.batch_size import indivisible, wrong_sizes
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.image.collate import collate, to_levels
-from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, is_image_name
 from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.loader import process
 from diffusion_train.data.order.order import Draw
+from diffusion_train.data.selection import UNUSED_IMAGE
 from diffusion_train.data.shard.patterns import Patterns, find_shards
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.data.storage.urls import local_path, scheme_of
@@ -35,6 +36,7 @@ from diffusion_train.data.synchronized_loader import together
 from diffusion_train.utils.interruption import leave_signals_to_the_parent
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
+from diffusion_train.utils.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +147,7 @@ class StreamModule(pl.LightningDataModule):
 class _Stream(IterableDataset[Sample]):
     """Yields samples without end. A sample carries the problems of those skipped before it, in "bad"."""
 
-    rank, start = 0, 0
+    rank, start, has_warned = 0, 0, False
 
     def __init__(self, urls: Sequence[str], preprocess: Preprocess, captions: Captions, shuffle: int) -> None:
         self.urls, self.preprocess, self.captions, self.shuffle = list(urls), preprocess, captions, shuffle
@@ -174,6 +176,10 @@ class _Stream(IterableDataset[Sample]):
     def _made(self, sample: dict[str, Any], index: int, faults: list[Problem]) -> Sample | None:
         key = sample["__key__"]
         images = [name for name in sample if name in IMAGE_EXTENSIONS]
+        unused = [f"{key}.{name}" for name in sample if is_image_name(name) and name not in images]
+        if unused and not self.has_warned:
+            self.has_warned = True
+            log.warning("images are not trained on, such as %s (%s)", printable(unused[0]), UNUSED_IMAGE)
         try:
             if len(images) != 1:
                 raise ValueError(f"{len(images)} images")

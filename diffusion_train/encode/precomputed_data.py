@@ -22,6 +22,7 @@ from diffusion_train.data.shard.problem import DataError
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.encode.image_latents import chunks, missing_views, shard_dataset
+from diffusion_train.utils.text import argument
 
 
 def use_precomputed(
@@ -101,5 +102,5 @@ def check_complete(
                     f"data.encoded={where}: {total:,} images have no latents that fit their contents, the settings and "
                     f"the autoencoder ({len(views.samples):,} of them at {width} x {height} pixels"
                     f"{', mirrored' if views.mirrored else ''}); to add them, run `diffusion-train encode` with the "
-                    f"same overrides and out={where}"
+                    f"same overrides and {argument('out', where)}"
                 ) from error

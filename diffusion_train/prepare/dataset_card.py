@@ -44,7 +44,7 @@ def make_card(source: Card, shards: Sequence[Done], details: Iterable[Details], 
     signatures, left_out = bytearray(), Counter[str]()
     for part in details:
         for name, values in zip(Measures._fields, zip(*part.measures, strict=True), strict=False):
-            columns[name] += map(intern, values) if name in ("format", "license") else values
+            columns[name] += map(intern, values) if name in ("format", "license", "profile_use") else values
         signatures += bytes.fromhex("".join(columns["signature"]))
         columns["signature"].clear()
         for _, reason, _, count in part.left_out:
@@ -99,6 +99,8 @@ def _images(columns: Columns) -> Card:
         "animated": sum(columns["is_animated"]),
         "transparent": sum(columns["is_transparent"]),
         "rotated_by_exif": sum(columns["is_rotated"]),
+        "profile_converted": columns["profile_use"].count("converted"),
+        "profile_ignored": columns["profile_use"].count("ignored"),
         "shrunk": sum(columns["was_shrunk"]),
     }
 

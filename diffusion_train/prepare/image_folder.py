@@ -18,7 +18,7 @@ from diffusion_train.utils.files import cache_folder
 from diffusion_train.utils.lock import wait_for_lock
 from diffusion_train.utils.workers import available
 
-_FORMAT = 1  # increase it when the same images would give other samples
+_FORMAT = 2  # increase it when the same images would give other samples
 _FEW = 64  # with fewer entries, starting other processes takes longer than the work
 
 
@@ -73,4 +73,6 @@ class ImageFolder:
         print(f"    {len(captions):,} images, {sum(map(bool, captions)):,} of them with a caption", file=sys.stderr)
         if left_out := reasons(ledger.details()):
             print(f"    left out:\n{left_out}", file=sys.stderr)
+        if repeats := source.repeats():
+            print(repeats, file=sys.stderr)
         ledger.finish()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from diffusion_train.data.image.decode import decode_image
+from diffusion_train.data.image.decode import WHITE, decode_image
 from diffusion_train.data.image.header import Header, ImageError, image_header
+from diffusion_train.data.image.profile import profile_use
 from diffusion_train.license import UNKNOWN, decide, normalise
 from diffusion_train.metric.near_duplicates import signature
 from diffusion_train.prepare.rights import NO_RIGHTS, Rights, rights_of
 from diffusion_train.prepare.source.base import Entry, LeftOut, Record, refuse
+from diffusion_train.utils.text import clean_text, is_damaged
 
 MissingCaption = Literal["drop", "empty"]
 _THUMBNAIL = 64  # pixels a side from which a signature is computed, if the image has as many
@@ -60,6 +61,7 @@ class Measures(NamedTuple):
     is_animated: bool
     is_transparent: bool
     is_rotated: bool
+    profile_use: str
     was_shrunk: bool
     license: str
     has_author: bool
@@ -89,11 +91,14 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
     license = facts.get("license", UNKNOWN)
     if rules.allowed_licenses is not None and not decide(license, rules.allowed_licenses):
         raise LeftOut("licence", license[:200])
+    if is_damaged(record.caption or ""):
+        raise LeftOut("not-utf8", clean_text(record.caption or "")[:200])
     caption = clean_text(record.caption or "").strip()
     if not caption and rules.missing_caption == "drop":
         raise LeftOut("no-caption")
     try:
         data, header = record.image, image_header(record.image)
+        original = header
         _refuse_size(header, rules)
         looks = signature(decode_image(data, at_least=(_THUMBNAIL, _THUMBNAIL)))
         if rules.max_side and max(header.width, header.height) > rules.max_side:
@@ -112,6 +117,7 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
         is_animated=header.animated,
         is_transparent=header.alpha,
         is_rotated=header.rotated,
+        profile_use=profile_use(original),
         was_shrunk=data is not record.image,
         license=license,
         has_author="author" in facts,
@@ -124,23 +130,18 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
 def shrink(data: bytes, header: Header, max_side: int) -> bytes:
     """Return the first frame, upright, with a longer side of `max_side` pixels. Raises ImageError.
 
-    JPEG and opaque WebP become JPEG; everything else becomes PNG.
+    JPEG and opaque WebP become JPEG; everything else becomes PNG. The pixels are sRGB, so no colour profile stays.
     """
-    with Image.open(io.BytesIO(data), formats=(header.format,)) as image:
-        profile = image.info.get("icc_profile")
-        if header.alpha and header.bits <= 8:
-            pixels = ImageOps.exif_transpose(image).convert("RGBA")
-        else:
-            pixels = decode_image(data)
+    pixels = decode_image(data, background=None if header.alpha else WHITE)
     scale = max_side / max(pixels.size)
     small = pixels.resize(
         (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))), Image.Resampling.LANCZOS
     )
     out = io.BytesIO()
     if header.format in ("JPEG", "WEBP") and small.mode == "RGB":
-        small.save(out, "JPEG", quality=95, subsampling=0, icc_profile=profile)
+        small.save(out, "JPEG", quality=95, subsampling=0)
     else:
-        small.save(out, "PNG", icc_profile=profile)
+        small.save(out, "PNG")
     return out.getvalue()
 
 
@@ -171,11 +172,6 @@ def with_rights(facts: dict[str, Any], default: Rights = NO_RIGHTS) -> dict[str,
         if value:
             plain[name] = value
     return plain
-
-
-def clean_text(text: str) -> str:
-    """Return text that can be encoded as UTF-8; bytes that were not UTF-8 become U+FFFD."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def _plain(value: Any) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
+
+from diffusion_train.utils.text import argument
 
 INDEX = "model_index.json"
 # The kind of model of each pipeline, and for each kind the subfolders with weights.
@@ -49,7 +50,7 @@ def weight_files(folder: Path, source: str) -> dict[str, Path]:
 
 def unpickle_command(path: Path, out: Path) -> str:
     """Return the command line that writes the tensors of a pickle to `out`."""
-    return shlex.join(["diffusion-train", "unpickle", f"path={path}", f"out={out}"])
+    return f"diffusion-train unpickle {argument('path', path)} {argument('out', out)}"
 
 
 def read_json(file: Path, source: str) -> dict[str, Any]:

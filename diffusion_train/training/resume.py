@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.training.checkpoint import by_step, damage, mismatch, newest_whole
+from diffusion_train.utils.text import argument
 
 # Groups of the config that decide how weights move. All other settings may change when a run resumes.
 DECISIVE_GROUPS = (
@@ -79,7 +80,9 @@ def _decides(key: str) -> bool:
 
 def resume_hint(run_dir: Path, resume: str) -> str:
     """Return how to resume once the error is fixed, for messages."""
-    again = " ".join([f"the same command with run_dir={run_dir}", *(["resume=auto"] if resume != "auto" else [])])
+    again = " ".join(
+        [f"the same command with {argument('run_dir', run_dir)}", *(["resume=auto"] if resume != "auto" else [])]
+    )
     if saved := by_step(RunFolder(run_dir).checkpoints):
         return f"{again} resumes from step {int(saved[0].stem.removeprefix('step_'))}, the last one saved"
     return "no step of this run was saved; the same command starts where this one did"

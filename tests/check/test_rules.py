@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from colour_profiles import ONLY_BLACK_INK, WIDE
 from PIL import Image
 
 from diffusion_train.check.rules import RULES
@@ -156,6 +157,7 @@ PLANTED = {
     "ignored-members": Plant([*GOOD, (link(), b"")], key=None),
     "missing-image": Plant([*GOOD, ("bad.txt", b"x"), ("bad.json", RIGHTS)]),
     "several-images": Plant([*bad(), ("bad.jpg", picture(3, kind="jpeg"))]),
+    "unused-image": Plant([*bad(), ("bad.v2.png", picture(3))], key=None),
     "undecodable-image": Plant(bad(picture(2)[:-30])),
     "huge-image": Plant(bad(huge())),
     "further-image": Plant(bad(), ["data.images={mask: mask.png}"]),
@@ -169,6 +171,8 @@ PLANTED = {
     "below-min-side": Plant(bad(picture(2, 20, 15)), ["data.min_side=16"]),
     "above-max-aspect": Plant(bad(picture(2, 60, 20)), ["data.max_aspect=2"]),
     "exif-rotation": Plant(bad(rotated(), kind="jpg")),
+    "colour-profile": Plant(bad(picture(2, icc_profile=WIDE))),
+    "unusable-profile": Plant(bad(picture(2, icc_profile=ONLY_BLACK_INK))),
     "transparent-image": Plant(bad(picture(2, mode="RGBA"))),
     "animated-image": Plant(bad(picture(2, kind="webp", **ANIMATED), kind="webp")),
     "deep-image": Plant(bad(picture(2, mode="I;16"))),
@@ -204,7 +208,10 @@ def test_a_planted_fault_is_found_and_nothing_else(rule, make_tar, check):
     plant = PLANTED[rule]
     if plant.needs and not find_spec(plant.needs):
         pytest.skip(f"{plant.needs} is not installed")
-    sound, shard = make_tar(SOUND, "sound.tar"), make_tar(plant.members, "faulty.tar")
+    sound, shard = (
+        make_tar([one for one in members if rule == "further-image" or ".mask." not in str(one[0])], name)
+        for members, name in ((SOUND, "sound.tar"), (plant.members, "faulty.tar"))
+    )
     if plant.damage:
         plant.damage(shard)
     code, report = check([sound, shard], *plant.settings)

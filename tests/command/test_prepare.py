@@ -187,7 +187,7 @@ def test_nothing_left_is_an_error_that_says_why(photos, tmp_path, capsys):
         ("path={0}/empty", "contains no image with a name in .jpg"),
         ("source=csv path={0}", "is a folder; for the images in it use source=folder"),
         ("path={0}/list.csv", "a file; for tables use source=csv or parquet"),
-        ("source=csv path={0}/list.csv", "is written in UTF-16; save it as UTF-8"),
+        ("source=csv path={0}/list.csv source.encoding=ansi2", "source.encoding=ansi2: unknown"),
         ("source=csv path={0}/none.csv", "none.csv: the table has no rows"),
         ("source=img2dataset path={0}/nowhere", "no such folder"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,8 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train.command.encode import check_settings
 from diffusion_train.command.sample import file_names, refuse, refuse_older
+from diffusion_train.command.train import sample_command
 from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.config import ConfigError
+from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.data.caption.prompt_list import read_prompts
 
 ASK = {"num_samples": 1, "batch_size": None, "seed": 0, "out": "out", "prompts": [], "images": []} | {
@@ -106,3 +109,12 @@ class OfAUser(Conditioner):
 def test_a_conditioner_of_a_user_is_given_what_is_asked_for(monkeypatch):
     monkeypatch.setattr("diffusion_train.assembly.locate", lambda target: OfAUser)
     refuse(asked(prompts=["red"], images=["a.png"], negative_prompt=2024))
+
+
+def test_the_command_that_training_prints_runs_as_printed(tmp_path):
+    folder = tmp_path / "run=1,lr=1e-3" / "it's [a] {b}"
+    cfg = OmegaConf.create({"callbacks": {"samples": {"prompts": ["a cat", 'the "best" $1']}}})
+    words = shlex.split(sample_command(cfg, folder))
+    overrides, mistakes = parse(words[2:])
+    assert not mistakes
+    assert [override.value() for override in overrides] == [str(folder), ["a cat", 'the "best" $1'], 4]

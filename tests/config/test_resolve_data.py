@@ -79,6 +79,13 @@ def test_a_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     cfg = composed("experiment=ddpm_cifar_style", "data.shards='~/x-{0..3}.tar'", "run_dir=somewhere")
     resolve_data(cfg)
     assert cfg.data.shards == str(tmp_path / "x-{0..3}.tar")
+    listed = composed(
+        "experiment=openmoji", "data=shards", "data.shards={a: '~/a.tar', b: ['~/b.tar']}", "data.encoded='~/e'"
+    )
+    assert listed.data.shards == {"a": str(tmp_path / "a.tar"), "b": [str(tmp_path / "b.tar")]}
+    assert listed.data.encoded == str(tmp_path / "e")
+    texts = composed("experiment=openmoji", "callbacks.samples.prompts=['~/a']", "run_dir=somewhere")
+    assert texts.callbacks.samples.prompts == ["~/a"]
     (tmp_path / "photos").mkdir()
     cfg = composed("experiment=ddpm_cifar_style", "data.folder='~/photos'", "run_dir=somewhere")
     resolve_data(cfg)

@@ -4,7 +4,7 @@ import pytest
 
 from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.source import TextMember
-from diffusion_train.data.selection import Selection
+from diffusion_train.data.selection import UNUSED_IMAGE, Selection, unused_images
 from diffusion_train.data.shard.catalog_builder import open_shards
 from diffusion_train.data.shard.problem import DataError
 
@@ -84,6 +84,16 @@ def test_what_is_left_out_is_counted_by_reason(make_tar, make_png, caplog):
     assert "SPDX" not in caplog.text
     assert _choose(path, allowed_licenses=["unknown", "BY-BY"])[0] == ["c"]
     assert "data.allowed_licenses: 'BY-BY' is not an SPDX name, and no sample has this licence" in caplog.text
+
+
+def test_every_image_that_no_sample_uses_is_counted_and_named(make_tar, make_png, caplog):
+    dotted = [(f"shoe.v{number}.{kind}", make_png(number)) for number, kind in ((1, "png"), (2, "JPG"), (3, "tiff"))]
+    path = make_tar([("shoe.png", make_png(0)), ("shoe.txt", b""), *dotted, ("shoe.edge.png", make_png(4))])
+    catalog = open_shards(path)
+    chosen = Selection().choose(catalog, Captions(TextMember()), further_images=["edge.png"])
+    assert chosen.left_out == {UNUSED_IMAGE: 3}
+    assert "3 images are not trained on: shoe.v1.png, shoe.v2.jpg, shoe.v3.tiff" in caplog.text
+    assert [name for _, name, _ in unused_images(catalog, ["edge.png", "v1.png"])] == ["shoe.v2.jpg", "shoe.v3.tiff"]
 
 
 def test_nothing_left_is_an_error_that_says_why(make_tar, make_png):

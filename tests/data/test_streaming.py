@@ -49,6 +49,12 @@ def test_a_torn_shard_never_pairs_one_image_with_the_caption_of_another(make_tar
     assert told == {"torn-shard", "bad-sample"}
 
 
+def test_images_that_are_not_read_are_named_once(make_tar, make_png, caplog):
+    shard = make_tar([("a.png", make_png(1)), ("a.txt", b"one"), ("a.v2.png", make_png(2))])
+    _take(_stream([str(shard)]), 4)
+    assert caplog.text.count("such as a.v2.png") == 1
+
+
 def test_shards_of_nothing_usable_are_an_error_not_a_hang(make_tar, make_png):
     with pytest.raises(DataError, match=r"no caption"):
         _take(_stream([str(make_tar([("a.png", make_png(0))]))]), 1)

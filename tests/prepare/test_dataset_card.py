@@ -19,7 +19,7 @@ def measures(key, caption, width=100, height=50, license="MIT", bits=0, **others
     plain = dict.fromkeys(
         ("is_animated", "is_transparent", "is_rotated", "was_shrunk", "has_author", "has_source"), False
     )
-    given = {"format": "jpg", "signature": signature.tobytes().hex()}
+    given = {"format": "jpg", "profile_use": "", "signature": signature.tobytes().hex()}
     return Measures(key=key, caption=caption, width=width, height=height, license=license, **plain | given | others)
 
 
@@ -27,8 +27,8 @@ def measures(key, caption, width=100, height=50, license="MIT", bits=0, **others
 def card():
     samples = [
         measures("a", "one two", bits=0),
-        measures("b", "one two three", 30, 60, "CC-BY-NC-SA-4.0", bits=3),
-        measures("c", "", license="unknown", bits=2**63 - 1, is_transparent=True),
+        measures("b", "one two three", 30, 60, "CC-BY-NC-SA-4.0", bits=3, profile_use="converted"),
+        measures("c", "", license="unknown", bits=2**63 - 1, is_transparent=True, profile_use="ignored"),
         measures(
             "d", "caf\ufffd " * 90, 2048, 2048, "see <b>LICENSE</b>", bits=0xFFFF0000, format="png", has_author=True
         ),
@@ -48,7 +48,7 @@ def test_counts_sizes_and_spreads(card):
     assert {name: n for name, n in side["histogram"].items() if n} == {"below 32": 1, "32 to 63": 2, "2048 and more": 1}
     aspects = {name: n for name, n in images["aspect"]["histogram"].items() if n}
     assert aspects == {"0.5 to 0.67": 1, "0.8 to 1.25": 1, "2.0 and more": 2}
-    assert images["transparent"] == 1
+    assert (images["transparent"], images["profile_converted"], images["profile_ignored"]) == (1, 1, 1)
 
 
 def test_captions_and_those_that_an_encoder_cuts(card):

@@ -7,9 +7,10 @@ import json
 
 import numpy as np
 import pytest
+from colour_profiles import ONLY_BLACK_INK, WIDE
 from PIL import Image
 
-from diffusion_train.data.image.decode import decode_image
+from diffusion_train.data.image.decode import WHITE, decode_image
 from diffusion_train.prepare.rights import Rights
 from diffusion_train.prepare.shard_sample import Made, Rules, make
 from diffusion_train.prepare.source.base import Entry, LeftOut, Record, parse_metadata
@@ -98,8 +99,9 @@ def test_missing_and_blank_captions(caption):
 
 
 def test_captions_that_are_no_utf8():
-    """Bytes, as tables give them, and lone surrogates, as JSON may."""
-    assert made(caption="caf\udce9 \ud800").sample["txt"] == "caf\ufffd \ufffd"
+    """Bytes that could not be decoded, and lone surrogates, which JSON may hold."""
+    assert left_out(caption="caf\udce9") == "not-utf8"
+    assert made(caption="caf\ud800").sample["txt"] == "caf\ufffd"
 
 
 def test_long_and_hostile_captions_stay_as_they_are():
@@ -199,6 +201,22 @@ def test_other_kinds_of_pixels_look_the_same_when_shrunk(image, kind):
     assert (name, small.size) == (kind, (50, 25))
     expected = decode_image(data).resize((50, 25), Image.Resampling.LANCZOS)
     assert np.abs(np.asarray(small.convert("RGB")).astype(int) - np.asarray(expected)).mean() < 2
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize(("icc", "use"), [(WIDE, "converted"), (ONLY_BLACK_INK, "ignored"), (None, "")])
+def test_a_shrunk_image_is_srgb_and_has_no_profile(mode, icc, use):
+    image = Image.new(mode, (200, 100), {"RGB": (20, 150, 90), "RGBA": (20, 150, 90, 128)}.get(mode, (250, 80, 9, 0)))
+    data = saved(image, "JPEG" if mode == "CMYK" else "PNG", icc_profile=icc)
+    result = made(data, max_side=50)
+    _, small = image_of(result)
+    assert "icc_profile" not in small.info
+    assert small.mode == ("RGB" if mode == "CMYK" else mode)
+    expected = decode_image(data, background=None if mode == "RGBA" else WHITE).resize((50, 25))
+    assert np.abs(np.asarray(small).astype(int) - np.asarray(expected)).max() <= 2
+    if mode == "CMYK":
+        use = {WIDE: "ignored", ONLY_BLACK_INK: "converted"}.get(icc, "")
+    assert result.measures.profile_use == use
 
 
 def test_an_animation_gives_its_first_frame_when_shrunk():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,6 +10,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from diffusion_train.config.mistakes import Mistake, first_lines
+from diffusion_train.utils.text import for_shell, quoted
 
 _PARSER = OverridesParser.create()
 
@@ -84,22 +84,12 @@ def _parsed(argument: str) -> Override | None:
         return None
 
 
-def quoted(value: str) -> str:
-    """Quote any text for the override grammar."""
-    return "'" + value.replace("'", "\\'") + "'"
-
-
 def _quoted_items(value: str) -> str:
     """Quote the items of a list: [x-{0..9}.tar, y.tar] -> ['x-{0..9}.tar','y.tar']."""
     if not (value.startswith("[") and value.endswith("]")):
         return quoted(value)
     items = [item.strip() for item in re.split(r",(?![^{]*\})", value[1:-1])]
     return "[" + ",".join(item if item[:1] in "'\"" else quoted(item) for item in items) + "]"
-
-
-def for_shell(argument: str) -> str:
-    """Quote an argument as one word of a shell."""
-    return shlex.quote(argument) if re.search(r'[$`"\\!]', argument) else f'"{argument}"'
 
 
 def first_word(argument: str) -> str:

@@ -99,7 +99,7 @@ def read_call(command: str, arguments: Sequence[str]) -> Call:
         mistakes.append(
             Mistake("--config-path", "is not allowed, because it would hide the package's groups", "use --config-dir")
         )
-    user = [Path(flags.config_dir).resolve()] if flags.config_dir else []
+    user = [Path(flags.config_dir).expanduser().resolve()] if flags.config_dir else []
     if user and not user[0].is_dir():
         mistakes.append(Mistake(f"--config-dir {flags.config_dir}", "no such folder"))
     trusting = [argument for argument in flags.overrides if argument.startswith("allow_targets=")]

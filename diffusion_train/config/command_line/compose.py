@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from diffusion_train.config import resolvers
 from diffusion_train.config.base_model import named, overlay, sets_part
@@ -19,6 +21,7 @@ from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, first_lines, no_option, unknown_key
 
+_TEXTS = ("prompts", "negative_prompt", "templates", "trigger", "hydra")
 Refusal = tuple[Override, Exception]
 
 
@@ -53,6 +56,7 @@ class Composer:
         known = [o for o in values if o not in unknown]
         mistakes += [m for o in known for m in set_value(cfg, o, self.groups)]
         mistakes += overlay(cfg, [*choices, *known, *brought])
+        _expand_home(cfg)
         if not (refused or unknown):
             mistakes += unresolved(cfg)
         return cfg, mistakes + hydra_mistakes(cfg, overrides)
@@ -117,6 +121,18 @@ class Composer:
         line, key = str(override.input_line), override.key_or_group
         remedy = unknown_key(line, key, names, options_with(key, self.folders))
         return Mistake(line, f"there is no key or group {key!r}", remedy)
+
+
+def _expand_home(node: Any) -> None:
+    """Expand `~` at the start of every path; texts that a model reads stay."""
+    for key in list(node) if OmegaConf.is_dict(node) else range(len(node)):
+        if key in _TEXTS or OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
+            continue
+        if isinstance(node[key], str) and node[key].startswith("~"):
+            with read_write(node):
+                node[key] = os.path.expanduser(node[key])
+        elif OmegaConf.is_config(node[key]):
+            _expand_home(node[key])
 
 
 def _mention(override: Override) -> str:

@@ -33,7 +33,11 @@ Body = Callable[[DictConfig], int]
 
 # Hydra writes no files of its own and leaves logging and the working directory alone.
 _QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.job.chdir=false")
-_IN_RUN_DIR = ("hydra.run.dir=${run_dir}", "hydra.sweep.dir=${run_dir}", "hydra.sweep.subdir=${hydra.job.num}")
+_IN_RUN_DIR = (
+    "hydra.run.dir=${run_dir}",
+    "hydra.sweep.dir='${home:${run_dir}}'",
+    "hydra.sweep.subdir=${hydra.job.num}",
+)
 
 
 class _Ended(BaseException):

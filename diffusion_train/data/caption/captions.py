@@ -5,12 +5,12 @@ Dropping the whole caption, which guidance needs, is done by `condition_dropout`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar, get_args
 
 from diffusion_train.data.caption.fault import BlankCaption, CaptionError, Fault, MissingCaption
 from diffusion_train.data.caption.metadata import Path
-from diffusion_train.data.caption.source import JsonMember, Members, Source
+from diffusion_train.data.caption.source import JsonField, Members, Source
 from diffusion_train.data.caption.tags import Tags
 from diffusion_train.data.caption.template import CAPTION, Template
 from diffusion_train.utils.rng import key_seed
@@ -49,9 +49,10 @@ class Captions:
         is_bare = [template.parts for template in self.templates] == [[CAPTION]]
         self.is_plain = is_bare and not (tags.shuffle or tags.dropout)  # the caption is one of the captions, unchanged
         paths = dict.fromkeys(path for template in self.templates for path in template.paths)
-        self.sources = {path: source if path == CAPTION else JsonMember(".".join(path)) for path in paths}
+        self.sources = {path: source if path == CAPTION else JsonField(".".join(path)) for path in paths}
         read = dict.fromkeys(name for named in self.sources.values() for name in named.extensions)
         self.extensions: tuple[str, ...] = tuple(read)
+        self.check: Callable[[str], object] | None = None  # raises ValueError for a caption that the model cannot use
         self._settings = f"choose={choose}, templates={list(templates)}, trigger={trigger!r}, tags=({tags.settings}), missing={missing}"
 
     @property
@@ -69,6 +70,15 @@ class Captions:
 
     def __call__(self, members: Members, key: str, epoch: int, sample: int) -> str:
         """Return the caption of a sample in an epoch. Raises CaptionError."""
+        caption = self._compose(members, key, epoch, sample)
+        if self.check:
+            try:
+                self.check(caption)
+            except ValueError as error:
+                raise CaptionError(str(error)) from None
+        return caption
+
+    def _compose(self, members: Members, key: str, epoch: int, sample: int) -> str:
         drawn = (self.seed, epoch, sample)
         if self.is_plain:
             found = self.source.texts(members, key)
@@ -155,8 +165,8 @@ def _faults(source: Source, members: Members, key: str) -> Iterator[Fault]:
         yield Fault(MissingCaption.rule, f"no {source.name}")
     elif not _not_blank(found):
         yield Fault(BlankCaption.rule, f"{source.name} is blank")
-    if found and not source.is_utf8(members, key):
-        yield Fault("caption-not-utf8", f"{source.name} has bytes that are not UTF-8; they become U+FFFD")
+    if any("\ufffd" in text for text in found):
+        yield Fault("caption-not-utf8", f"{source.name} has U+FFFD in place of bytes that are not UTF-8")
 
 
 def _not_blank(texts: list[str]) -> list[str]:

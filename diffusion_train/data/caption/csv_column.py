@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_train.data.caption.captions import Captions
-from diffusion_train.data.caption.fault import decode, is_utf8
+from diffusion_train.data.caption.fault import CaptionError, caption_text, decode
 from diffusion_train.data.caption.table_rows import column_names, table_rows
 from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.shard.problem import DataError
 from diffusion_train.utils.files import file_sha256
-from diffusion_train.utils.text import printable
+from diffusion_train.utils.text import clean_text, printable
 
 log = logging.getLogger(__name__)
 _SHOWN = 5  # keys in a message
@@ -23,7 +23,7 @@ _SHOWN_UNMATCHED = 3
 
 
 class CsvColumn:
-    """Captions in column `column` of a table (CSV or JSON lines in UTF-8); column `key` has the key of the sample.
+    """Captions in column `column` of a table (CSV or JSON lines); column `key` has the key of the sample.
 
     A key may have the extension of its image: `cats/0001.jpg` is the sample `cats/0001`. The table is read on first use and
     kept in memory. Raises ValueError for a damaged table, and for a key in several rows unless `several` is set, which
@@ -61,9 +61,6 @@ class CsvColumn:
 
     def texts(self, members: Mapping[str, bytes], key: str) -> list[str]:
         return [decode(text) for text in self._rows.get(key, ())]
-
-    def is_utf8(self, members: Mapping[str, bytes], key: str) -> bool:
-        return all(map(is_utf8, self._rows.get(key, ())))
 
 
 def check_keys(captions: Captions, catalog: Catalog) -> None:
@@ -104,17 +101,20 @@ def check_keys(captions: Captions, catalog: Catalog) -> None:
 
 
 def _rows(file: Path, column: str, key: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (key of the sample, caption as bytes of the file)."""
+    """Yield (key of the sample, caption in UTF-8) of each row with a caption."""
     try:
         names = column_names(file)
         if missing := [name for name in (key, column) if name not in names]:
             raise ValueError(f"{file} has no column {missing[0]!r}; its columns: {printable(', '.join(names))}")
         for line, row, fault in table_rows(file):
-            values = [row.get(key), row.get(column)]
-            if fault or not all(isinstance(value, str) for value in values):
-                raise ValueError(f"{file} line {line}: {fault or f'{key} and {column} must both be text'}")
-            name, text = (str(value).encode("utf-8", "surrogateescape") for value in values)
-            yield sample_key(name.decode("utf-8", "replace")), text
+            try:
+                name, text = caption_text(row.get(key)), caption_text(row.get(column))
+            except CaptionError as error:
+                fault = f"{key} and {column}: {error}"
+            if fault or not name:
+                raise ValueError(f"{file} line {line}: {fault or f'{key} must not be empty'}")
+            if text is not None:
+                yield sample_key(clean_text(name)), clean_text(text).encode()
     except OSError as error:
         raise ValueError(f"data.captions.source.path={file}: {error.strerror or error}") from error
 

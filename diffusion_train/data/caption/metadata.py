@@ -23,13 +23,19 @@ def parse_path(field: str, key: str) -> Path:
     return path
 
 
-def field_texts(data: bytes, path: Path) -> list[str]:
-    """Return the texts at a path of a JSON document; lists on the path contribute all their items, and null is skipped.
+class _Fraction(str):
+    """A number that is not whole, as it is written."""
 
-    Numbers become text as they are written. Raises CaptionError.
+
+def field_texts(data: bytes, path: Path, any_number: bool = False) -> list[str]:
+    """Return the texts at a path of a JSON document; lists on the path contribute all items, null and NaN are skipped.
+
+    Whole numbers become text as they are written, others only with `any_number`. Raises CaptionError.
     """
     found = _follow(_parse(data), path)
     for value in found:
+        if isinstance(value, _Fraction) and not any_number:
+            raise CaptionError(f"{'.'.join(path)} must be text or a whole number, got {value}")
         if not isinstance(value, str):
             raise CaptionError(f"{'.'.join(path)} must be text, got {_KINDS[type(value)]}")
     return found
@@ -40,11 +46,15 @@ def _parse(data: bytes) -> Any:
     text = decode(data)
     try:
         # str, because Python is slow for integers with many digits, or rejects them
-        return json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
+        return json.loads(text, parse_int=str, parse_float=_Fraction, parse_constant=_constant)
     except RecursionError:
         raise CaptionError("JSON is nested too deeply") from None
     except ValueError as error:
         raise CaptionError(f"malformed JSON: {error}") from None
+
+
+def _constant(name: str) -> str | None:
+    return None if name == "NaN" else _Fraction(name)
 
 
 def _follow(value: Any, path: Path) -> list[Any]:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from diffusion_train.data.caption.fault import decode, is_utf8
+from diffusion_train.data.caption.fault import decode
 from diffusion_train.data.caption.metadata import field_texts, parse_path
 
 Members = Mapping[str, bytes]  # extension -> contents
@@ -33,8 +33,6 @@ class Source(Protocol):
     def texts(self, members: Members, key: str) -> list[str]:
         """Return all captions unchanged, blank ones too; empty if there are none. Raises CaptionError."""
 
-    def is_utf8(self, members: Members, key: str) -> bool: ...
-
 
 class Member(ABC):
     """A source that reads one member of each sample, `key.<extension>`."""
@@ -59,9 +57,6 @@ class Member(ABC):
     @abstractmethod
     def read(self, data: bytes) -> list[str]:
         """Return the captions in the contents of the member. Raises CaptionError."""
-
-    def is_utf8(self, members: Members, key: str) -> bool:
-        return is_utf8(members.get(self.extensions[0], b""))
 
 
 class TextMember(Member):
@@ -92,3 +87,10 @@ class JsonMember(Member):
 
     def read(self, data: bytes) -> list[str]:
         return field_texts(data, self.path)
+
+
+class JsonField(JsonMember):
+    """A field that a template names. It may be any number, written as it is."""
+
+    def read(self, data: bytes) -> list[str]:
+        return field_texts(data, self.path, any_number=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
+
+from diffusion_train.utils.text import ESCAPE, encoding_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 MAX_METADATA = 1 << 20  # bytes of a JSON object or a field of a row
@@ -21,16 +22,13 @@ class TableRow(NamedTuple):
     fault: str = ""
 
 
-def column_names(path: Path) -> list[str]:
-    """Return the names of the columns. Raises ValueError if there are none, two are equal, or the text is UTF-16."""
-    with path.open("rb") as start:
-        if start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise ValueError(f"{path} is written in UTF-16; save it as UTF-8")
+def column_names(path: Path, encoding: str | None = None) -> list[str]:
+    """Return the names of the columns. Raises ValueError if there are none or two are equal."""
     if path.suffix.lower() == ".jsonl":
-        names = list(next((row.values for row in table_rows(path) if not row.fault), {}))
+        names = list(next((row.values for row in table_rows(path, encoding) if not row.fault), {}))
     else:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            names = next(csv.reader(file, delimiter=_delimiter(path)), [])
+        with _open(path, encoding) as file:
+            names = next(csv.reader(file, delimiter=_delimiter(path, encoding)), [])
     if not any(names):
         raise ValueError(f"{path} has no header; its first line must name the columns")
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
@@ -38,17 +36,20 @@ def column_names(path: Path) -> list[str]:
     return names
 
 
-def table_rows(path: Path) -> Iterator[TableRow]:
-    """Yield the rows of a table. Raises ValueError for an unclosed quote, and as `column_names` for a CSV file."""
-    return _json_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
+def table_rows(path: Path, encoding: str | None = None) -> Iterator[TableRow]:
+    """Yield the rows of a table in `encoding`, by default UTF-8 or that of its byte order mark.
+
+    Raises ValueError for an unclosed quote, and as `column_names` for a CSV file.
+    """
+    return _json_rows(path, encoding) if path.suffix.lower() == ".jsonl" else _csv_rows(path, encoding)
 
 
-def json_object(data: bytes) -> dict[str, Any]:
-    """Parse a JSON object. Raises ValueError for anything else and for more than MAX_METADATA bytes."""
-    if len(data) > MAX_METADATA:
-        raise ValueError(f"JSON must have at most {MAX_METADATA} bytes, got {len(data)}")
+def json_object(text: str) -> dict[str, Any]:
+    """Parse a JSON object. Raises ValueError for anything else and for more than MAX_METADATA characters."""
+    if len(text) > MAX_METADATA:
+        raise ValueError(f"JSON must have at most {MAX_METADATA} characters, got {len(text)}")
     try:
-        found = json.loads(data.decode("utf-8-sig", "replace"))
+        found = json.loads(text)
         json.dumps(found)
     except RecursionError as error:
         raise ValueError(str(error)) from None
@@ -57,9 +58,9 @@ def json_object(data: bytes) -> dict[str, Any]:
     return found
 
 
-def _json_rows(path: Path) -> Iterator[TableRow]:
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_METADATA + 2), b""), 1):
+def _json_rows(path: Path, encoding: str | None) -> Iterator[TableRow]:
+    with _open(path, encoding, newline="\n") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_METADATA + 2), ""), 1):
             if line.strip():
                 try:
                     yield TableRow(number, json_object(line))
@@ -67,12 +68,12 @@ def _json_rows(path: Path) -> Iterator[TableRow]:
                     yield TableRow(number, {}, str(error)[:200])
 
 
-def _csv_rows(path: Path) -> Iterator[TableRow]:
+def _csv_rows(path: Path, encoding: str | None) -> Iterator[TableRow]:
     csv.field_size_limit(MAX_METADATA)
-    names = column_names(path)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    names = column_names(path, encoding)
+    with _open(path, encoding) as file:
         # strict: otherwise an unclosed quote would absorb the rows after it
-        reader = csv.reader(file, delimiter=_delimiter(path), strict=True)
+        reader = csv.reader(file, delimiter=_delimiter(path, encoding), strict=True)
         try:
             next(reader)
             for values in filter(None, reader):
@@ -85,8 +86,14 @@ def _csv_rows(path: Path) -> Iterator[TableRow]:
             raise ValueError(f"{path} line {reader.line_num}: {error}; is a quote not closed?") from error
 
 
-def _delimiter(path: Path) -> str:
+def _open(path: Path, encoding: str | None, newline: str = "") -> TextIO:
+    with path.open("rb") as file:
+        start = file.read(4)
+    return path.open(encoding=encoding_of(start, encoding), errors=ESCAPE, newline=newline)
+
+
+def _delimiter(path: Path, encoding: str | None) -> str:
     """Return the separator that occurs most often in the header."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+    with _open(path, encoding) as file:
         line = file.readline(MAX_METADATA)
     return max(",;\t", key=line.count)

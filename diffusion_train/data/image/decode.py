@@ -1,4 +1,4 @@
-"""Decode untrusted bytes to RGB images and captions. Colours are treated as sRGB; colour profiles are ignored."""
+"""Decode untrusted bytes to RGB images. Colours become sRGB, by a colour profile if there is one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ import simplejpeg
 from PIL import Image
 
 from diffusion_train.data.image.header import Header, ImageError, image_header
+from diffusion_train.data.image.profile import to_srgb
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
+OTHER_IMAGES = ("avif", "bmp", "heic", "heif", "jp2", "jxl", "psd", "svg", "tif", "tiff")  # not supported
 MAX_PIXELS = 1 << 26  # 8192 x 8192
 WHITE = (255, 255, 255)
 # A JPEG that is reduced while it is decoded keeps at least this many times the wanted side. At 1.5 the resized image
 # differs by less than 2/255 from one resized from the full JPEG, on average over sharp photographs; at 1.0 by more.
 MARGIN = 1.5
 Animated = Literal["first", "refuse"]
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a name or extension, such as "v2.png", is that of an image, of a supported format or of another one."""
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS + OTHER_IMAGES
 
 
 class Stored(NamedTuple):
@@ -35,11 +42,14 @@ class Stored(NamedTuple):
 
 
 def decode_image(
-    data: bytes, background: Sequence[int] = WHITE, at_least: Sequence[int] = (0, 0), animated: Animated = "first"
+    data: bytes,
+    background: Sequence[int] | None = WHITE,
+    at_least: Sequence[int] = (0, 0),
+    animated: Animated = "first",
 ) -> Image.Image:
     """Decode the first frame as RGB, upright, with transparent parts over `background`; `stored` returns its full size.
 
-    A JPEG that is much larger than `at_least` (height, width) may be reduced; by default nothing is. Raises ImageError.
+    Without a background the image is RGBA and stays transparent. A JPEG that is much larger than `at_least` (height, width) may be reduced; by default nothing is. Raises ImageError.
     """
     header = image_header(data)
     if header.width * header.height > MAX_PIXELS:
@@ -50,7 +60,8 @@ def decode_image(
         raise ImageError("damaged image (its end is missing)")
     factor = _reduction(header, at_least)
     with _pillow_errors():
-        image = _fast_jpeg(data, header, factor) or _over(_open(data, header, factor), header, background)
+        image = _fast_jpeg(data, header, factor)
+        image = to_srgb(image, header) if image else _over(_open(data, header, factor), header, background)
     return _upright(image, header, factor)
 
 
@@ -58,11 +69,6 @@ def stored(image: Image.Image) -> Stored:
     """Return how an image of `decode_image` is stored. Any other image, or a modified one, counts as full size."""
     size, found = image.info.get("stored", (None, None))
     return found if size == image.size else Stored(image.height, image.width, (0, 0, image.width, image.height))
-
-
-def decode_caption(data: bytes) -> str:
-    """Decode UTF-8 without byte order mark and surrounding white space; invalid bytes become U+FFFD."""
-    return data.decode("utf-8", "replace").removeprefix("\ufeff").strip()
 
 
 def _reduction(header: Header, at_least: Sequence[int]) -> int:
@@ -99,16 +105,16 @@ def _open(data: bytes, header: Header, factor: int) -> Image.Image:
     return image
 
 
-def _over(image: Image.Image, header: Header, background: Sequence[int]) -> Image.Image:
-    """Convert to RGB, with transparent parts over `background`."""
+def _over(image: Image.Image, header: Header, background: Sequence[int] | None) -> Image.Image:
+    """Convert to RGB, with transparent parts over `background`, or to RGBA without one."""
     image = _to_eight_bits(image, header)
-    if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, (*background, 255))
-        image = Image.alpha_composite(canvas, image.convert("RGBA"))
-    image = image.convert("RGB")
+    image = to_srgb(image.convert("RGBA") if image.has_transparency_data else image, header)
+    if background and image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
+    image = image.convert("RGB" if background else "RGBA")
     if header.frame is None:
         return image
-    canvas = Image.new("RGB", image.size, tuple(background))
+    canvas = Image.new(image.mode, image.size, tuple(background or (0, 0, 0, 0)))
     canvas.paste(image.crop(header.frame), header.frame)
     return canvas
 

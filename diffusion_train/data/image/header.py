@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from diffusion_train.data.image.orientation import orientation
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_BYTES = 1 << 26
+_MAX_INFLATED = 1 << 22  # bytes of a compressed text or profile
 Box = tuple[int, int, int, int]
 
 
@@ -18,7 +23,8 @@ class ImageError(ValueError):
 class Header(NamedTuple):
     """The header of an image: width and height in pixels, upright, and a mode of L, RGB, CMYK, P, LA and RGBA.
 
-    `orientation` is that of EXIF, 1 if it is missing or invalid. `alpha` means that parts may be transparent. `frame` is
+    `orientation` is that of EXIF or XMP, 1 if it is missing or invalid; `unusual_orientation` means that it is neither in
+    JPEG's or WebP's EXIF nor in PNG's eXIf. `profile` is the ICC profile, None if there is none. `alpha` means that parts may be transparent. `frame` is
     the box (left, top, right, bottom) of a first frame that does not fill the image. `cut` means that the end of a PNG is
     missing, perhaps with its orientation.
     """
@@ -33,6 +39,8 @@ class Header(NamedTuple):
     animated: bool = False
     frame: Box | None = None
     cut: bool = False
+    profile: bytes | None = None
+    unusual_orientation: bool = False
 
     @property
     def rotated(self) -> bool:
@@ -78,17 +86,32 @@ def _reader(data: bytes) -> Callable[[bytes], Header]:
     raise ImageError(f"not a {', '.join(FORMATS)} image: starts with {data[:12]!r}" if data else "empty")
 
 
+_XMP_IN_JPEG, _ICC_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+
+
 def _jpeg(data: bytes) -> Header:
-    frame, exif = None, None
+    frame, exif, xmp, profile = None, None, None, []
     for marker, start, end in _jpeg_segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             frame = frame or struct.unpack_from(">BHHB", data, start)
         elif marker == 0xE1 and exif is None and data.startswith(b"Exif\0\0", start):
             exif = data[start + 6 : end]
+        elif marker == 0xE1 and data.startswith(_XMP_IN_JPEG, start):
+            xmp = data[start + len(_XMP_IN_JPEG) : end]
+        elif marker == 0xE2 and data.startswith(_ICC_IN_JPEG, start):
+            profile.append(data[start + len(_ICC_IN_JPEG) : end])
     if frame is None:
         raise ImageError("a JPEG without a frame")
     bits, height, width, components = frame
-    return Header("JPEG", width, height, {1: "L", 3: "RGB", 4: "CMYK"}[components], bits, _orientation(exif))
+    mode = {1: "L", 3: "RGB", 4: "CMYK"}[components]
+    header = _oriented(Header("JPEG", width, height, mode, bits), exif, xmp)
+    return header._replace(profile=_joined(profile)) if profile else header
+
+
+def _joined(parts: list[bytes]) -> bytes:
+    """Return the profile in parts, which start with number and count; an incomplete one is b"", which is broken."""
+    whole = all(part[:2] == bytes([number, len(parts)]) for number, part in enumerate(sorted(parts)[:255], 1))
+    return b"".join(part[2:] for part in sorted(parts)) if whole else b""
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -113,7 +136,8 @@ def _png(data: bytes) -> Header:
     if (length, name) != (13, b"IHDR"):
         raise ImageError("a PNG that does not start with its header")
     mode = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}[kind]
-    alpha, frames, exif = mode.endswith("A"), 1, None
+    alpha, frames, exif, profile = mode.endswith("A"), 1, None, None
+    texts: dict[str, bytes] = {}
     offset = 33
     while name != b"IEND" and offset + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, offset)
@@ -123,8 +147,55 @@ def _png(data: bytes) -> Header:
             (frames,) = struct.unpack_from(">I", data, offset + 8)
         elif name == b"eXIf" and exif is None:  # it may come after the pixels
             exif = data[offset + 8 : offset + 8 + length]
+        elif name == b"iCCP" and profile is None:
+            profile = _inflated(data[offset + 8 : offset + 8 + length].partition(b"\0")[2][1:])
+        elif name in (b"tEXt", b"zTXt", b"iTXt"):
+            key, _, text = data[offset + 8 : offset + 8 + length].partition(b"\0")
+            if key in _TEXTS and (found := _text(name, text)):
+                texts[_TEXTS[key]] = found
         offset += length + 12
-    return Header("PNG", width, height, mode, bits, _orientation(exif), alpha, frames > 1, cut=name != b"IEND")
+    header = Header("PNG", width, height, mode, bits, 1, alpha, frames > 1, None, name != b"IEND", profile)
+    return _oriented(header, exif, texts.get("xmp"), texts.get("exif"))
+
+
+# Texts of a PNG that hold metadata, and which; ImageMagick writes "raw profiles" as hexadecimal digits.
+_TEXTS = {b"Raw profile type exif": "exif", b"Raw profile type xmp": "xmp", b"XML:com.adobe.xmp": "xmp"}
+
+
+def _text(chunk: bytes, text: bytes) -> bytes:
+    """Return the contents of a text chunk of a PNG after its key; empty if it is damaged."""
+    compressed = chunk == b"zTXt" or text[:1] == b"\1"
+    if chunk == b"iTXt":
+        text = text[2:].split(b"\0", 2)[-1]  # after language and translated key
+    elif chunk == b"zTXt":
+        text = text[1:]
+    text = _inflated(text) if compressed and chunk != b"tEXt" else text
+    raw = _RAW_PROFILE.match(text)
+    try:
+        return bytes.fromhex(text[raw.end() :].decode("ascii")).removeprefix(b"Exif\0\0") if raw else text
+    except ValueError:
+        return b""
+
+
+_RAW_PROFILE = re.compile(rb"\s*\w+\s+\d+\s+(?=[0-9a-fA-F\s]*$)")  # its kind and its length in bytes
+
+
+def _inflated(data: bytes) -> bytes:
+    """Return decompressed data; empty if they are damaged or too large."""
+    inflater = zlib.decompressobj()
+    try:
+        inflated = inflater.decompress(data, _MAX_INFLATED)
+    except zlib.error:
+        return b""
+    return b"" if inflater.unconsumed_tail else inflated
+
+
+def _oriented(header: Header, exif: bytes | None, xmp: bytes | None, other_exif: bytes | None = None) -> Header:
+    """Return the header with its orientation. `other_exif` is EXIF in another than its usual container."""
+    if not (exif or xmp or other_exif):
+        return header
+    found = orientation(exif or other_exif, xmp)
+    return header._replace(orientation=found, unusual_orientation=found != orientation(exif))
 
 
 def _webp(data: bytes) -> Header:
@@ -143,13 +214,17 @@ def _webp(data: bytes) -> Header:
 
 def _extended_webp(data: bytes) -> Header:
     flags, width, height = data[20], _three_bytes(data, 24) + 1, _three_bytes(data, 27) + 1
-    frames, exif, offset = [], None, 12
+    frames, exif, xmp, profile, offset = [], None, None, None, 12
     while offset + 8 <= len(data):
         name, length = struct.unpack_from("<4sI", data, offset)
         if name == b"ANMF":
             frames.append(offset + 8)
         elif name == b"EXIF" and exif is None:
             exif = data[offset + 8 : offset + 8 + length].removeprefix(b"Exif\0\0")
+        elif name == b"XMP " and xmp is None:
+            xmp = data[offset + 8 : offset + 8 + length]
+        elif name == b"ICCP" and profile is None:
+            profile = data[offset + 8 : offset + 8 + length]
         offset += 8 + length + length % 2
     moving, frame = bool(flags & 0x02), None
     if moving and frames:
@@ -158,7 +233,8 @@ def _extended_webp(data: bytes) -> Header:
         frame = _unless_whole((left, top, left + across, top + down), width, height)
     alpha = bool(flags & 0x10) or frame is not None
     mode, animated = "RGBA" if flags & 0x10 else "RGB", moving and len(frames) > 1
-    return Header("WEBP", width, height, mode, 8, _orientation(exif), alpha, animated, frame)
+    header = Header("WEBP", width, height, mode, 8, 1, alpha, animated, frame, profile=profile)
+    return _oriented(header, exif, xmp)
 
 
 def _three_bytes(data: bytes, offset: int) -> int:
@@ -204,20 +280,3 @@ def _after_blocks(data: bytes, offset: int) -> int:
     while size := data[offset]:
         offset += size + 1
     return offset + 1
-
-
-def _orientation(exif: bytes | None) -> int:
-    if not exif or exif[:4] not in (b"II*\0", b"MM\0*"):
-        return 1
-    order = "<" if exif[:1] == b"I" else ">"
-    try:
-        (table,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, table)
-        for entry in range(table + 2, table + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", exif, entry)
-            if tag == 0x0112:
-                (value,) = struct.unpack_from(order + ("I" if kind == 4 else "H"), exif, entry + 8)
-                return value if 1 <= value <= 8 else 1
-    except struct.error:
-        pass  # EXIF is often damaged; the image is used all the same
-    return 1

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_train.data.order.permutation import mix
+from diffusion_train.data.shard.index import Traits
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.data.shard.table_cache import tables
 from diffusion_train.data.storage.base import Range
@@ -103,12 +104,17 @@ class Catalog:
         return found
 
     def identities(self, samples: Numbers, extensions: Container[str]) -> list[str]:
-        """Return a hash of the contents of each sample's first member with these extensions; "" if it has none."""
+        """Return a hash of the contents of each sample's first member with these extensions; "" if it has none.
+
+        An image whose traits change its pixels has them in the hash.
+        """
         rows, counts = self._rows(np.asarray(samples, np.int64))
         wanted = {number for number, name in enumerate(self.meta["extensions"]) if name in extensions}
-        members = zip(rows["ext"].tolist(), rows["digest"].tolist(), strict=True)
+        changed = (rows["traits"] & (Traits.CONVERTED | Traits.TURNED)).tolist()
+        members = zip(rows["ext"].tolist(), rows["digest"].tolist(), changed, strict=True)
         samples_members = (list(islice(members, count)) for count in counts.tolist())
-        return [next((digest.hex() for kind, digest in its if kind in wanted), "") for its in samples_members]
+        firsts = (next((its for its in some if its[0] in wanted), None) for some in samples_members)
+        return ["" if its is None else its[1].hex() + f"+{its[2]}" * (its[2] > 0) for its in firsts]
 
     def _rows(self, chosen: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
         """Return the members of the samples, one after the other, and how many each sample has (m,)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from diffusion_train.data.shard.problem import Problem
 
 # `crc` is compared whenever a member is read; `digest` is a longer hash, which identifies the contents elsewhere.
+# `traits` are the Traits of an image.
 MEMBER = np.dtype(
     [
         ("ext", "<i4"),
@@ -19,8 +21,17 @@ MEMBER = np.dtype(
         ("width", "<i4"),
         ("height", "<i4"),
         ("digest", "V16"),
+        ("traits", "u1"),
     ]
 )
+
+
+class Traits(IntFlag):
+    """What an image needs besides decoding: its colours converted, its profile ignored, or a turn that EXIF lacks."""
+
+    CONVERTED = 1
+    PROFILE_IGNORED = 2
+    TURNED = 4
 
 
 @dataclass(frozen=True, eq=False)

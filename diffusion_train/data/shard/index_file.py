@@ -23,7 +23,7 @@ from diffusion_train.data.storage.urls import is_local, local_path
 from diffusion_train.utils.files import atomic_file, cache_folder
 from diffusion_train.utils.redact import redact_url
 
-FORMAT = 4
+FORMAT = 5
 SUFFIX = ".index.npz"
 _MAX_SIDECAR = 1 << 32
 _ARRAYS = ("keys", "key_ends", "starts", "members", "license")

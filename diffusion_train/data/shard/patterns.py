@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from braceexpand import braceexpand
 
@@ -40,10 +40,9 @@ def _expand(pattern: str) -> tuple[list[str], list[Problem]]:
     if scheme and (scheme[1] or scheme[2]) not in SCHEMES:
         detail = f"{scheme[0]} cannot be read; shards must be local files or {', '.join(SCHEMES)} addresses"
         return [], [Problem("unreadable-shard", redact_url(pattern), detail)]
-    if not scheme and os.path.exists(pattern):
-        return [pattern], []
     try:
-        names = list(braceexpand(pattern, escape=False))
+        literal, rest = ("", pattern) if scheme else _literal(pattern)
+        names = [literal + name for name in braceexpand(rest, escape=False)] if rest else [literal]
     except ValueError:
         return [], [Problem("missing-shard", redact_url(pattern), "braces do not match")]
     return (names, []) if scheme and scheme[1] != "file" else _local_files(pattern, names)
@@ -53,11 +52,29 @@ def _local_files(pattern: str, names: Iterable[str]) -> tuple[list[str], list[Pr
     paths, problems = [], []
     for name in (name.removeprefix("file://") for name in names):
         wild = glob.has_magic(name) and not os.path.exists(name)
-        found = sorted(glob.glob(name)) if wild else [name] * _may_be_there(name)
+        found = sorted(_matching(name)) if wild else [name] * _may_be_there(name)
         paths += found
         if not found:
             problems.append(_absent(name, pattern, plain=name == pattern and not wild))
     return paths, problems
+
+
+def _literal(pattern: str) -> tuple[str, str]:
+    """Split off the folders at the start that exist by this very name, even if it has braces or wildcards."""
+    parts = re.split("(?<=/)(?=[^/])", pattern)
+    count = next((n for n in range(len(parts), 0, -1) if os.path.exists("".join(parts[:n]))), 0)
+    return "".join(parts[:count]), "".join(parts[count:])
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    """Yield the paths that match wildcards; a folder or file that exists by the name in the pattern is meant literally."""
+    literal, rest = _literal(pattern)
+    first, slash, further = rest.partition("/")
+    if not rest:
+        yield literal
+        return
+    for found in glob.glob(glob.escape(literal) + first + slash):
+        yield from _matching(found + further) if further else [found]
 
 
 def _may_be_there(path: str) -> bool:

@@ -17,9 +17,10 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.image.header import MAX_BYTES, ImageError, image_size
+from diffusion_train.data.image.header import MAX_BYTES, ImageError, image_header
+from diffusion_train.data.image.profile import profile_use
 from diffusion_train.data.shard import tar
-from diffusion_train.data.shard.index import MEMBER, ShardIndex
+from diffusion_train.data.shard.index import MEMBER, ShardIndex, Traits
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.data.storage.base import Stat, Storage
 from diffusion_train.data.storage.by_scheme import StorageByScheme
@@ -30,7 +31,8 @@ from diffusion_train.utils.redact import redact_url
 
 _KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<ext>[^/]*)", re.DOTALL)
 _CHUNK = 1 << 20
-_Row = tuple[int, int, int, int, int, int, bytes]  # of MEMBER
+_Row = tuple[int, int, int, int, int, int, bytes, int]  # of MEMBER
+_Looks = tuple[int, int, int]  # width, height and traits of an image; 0 if they cannot be read
 _MAX_JSON = 1 << 20
 _COMPRESSED = "compressed-shard", "compressed with {}: decompress it, samples are read by their position in the file"
 _OTHER = "not-a-tar", "not a tar but {}"
@@ -103,16 +105,16 @@ class _Found:
             self.problem("duplicate-member", detail, key, member.header)
             self.ambiguous.add(key)
             return
-        crc, digest, width, height = self._contents(file, member, key, extension)
+        crc, digest, (width, height, traits) = self._contents(file, member, key, extension)
         number = self.extensions.setdefault(extension, len(self.extensions))
-        group[extension] = (number, member.offset, member.size, crc, width, height, digest)
+        group[extension] = (number, member.offset, member.size, crc, width, height, digest, traits)
         self.digest.update(json.dumps([member.name, member.size, crc]).encode())
 
     def problem(self, rule: str, detail: str, key: str | None = None, offset: int | None = None) -> None:
         self.problems.append(Problem(rule, redact_url(self.url), detail, key, offset))
 
-    def _contents(self, file: BinaryIO, member: tar.Member, key: str, extension: str) -> tuple[int, bytes, int, int]:
-        """Return checksum and hash of a member, and width and height of an image, 0 if they cannot be read."""
+    def _contents(self, file: BinaryIO, member: tar.Member, key: str, extension: str) -> tuple[int, bytes, _Looks]:
+        """Return checksum and hash of a member, and how an image looks."""
         file.seek(member.offset)
         limits = {**dict.fromkeys(IMAGE_EXTENSIONS, MAX_BYTES), "json": _MAX_JSON}
         is_read = member.size <= limits.get(extension, -1)
@@ -122,11 +124,11 @@ class _Found:
             digest.update(data)
         if is_read and extension == "json" and (license := _license(data)):
             self.license_of[key] = license
-        width, height = 0, 0
+        looks = 0, 0, 0
         if is_read and extension != "json":
             with suppress(ImageError):
-                width, height = image_size(data)
-        return crc, digest.digest(), width, height
+                looks = _looks(data)
+        return crc, digest.digest(), looks
 
     def index(self, stat: Stat) -> ShardIndex:
         groups = {key: group for key, group in self.groups.items() if key not in self.ambiguous}
@@ -149,6 +151,13 @@ class _Found:
             members=np.array(rows, MEMBER),
             license=np.array([index_of.get(self.license_of.get(key, ""), -1) for key in groups], np.int32),
         )
+
+
+def _looks(data: bytes) -> _Looks:
+    """Raises ImageError."""
+    header = image_header(data)
+    traits = {"": 0, "converted": Traits.CONVERTED, "ignored": Traits.PROFILE_IGNORED}[profile_use(header)]
+    return header.width, header.height, traits | header.unusual_orientation * Traits.TURNED
 
 
 def _license(data: bytes) -> str | None:

@@ -13,8 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
+from diffusion_train.data.caption.fault import CaptionError, caption_text
 from diffusion_train.data.caption.table_rows import json_object
 from diffusion_train.data.image.header import MAX_BYTES
+from diffusion_train.utils.text import decode_text
 
 STATE = 8
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
@@ -48,10 +50,13 @@ REASONS = {
         "no caption, or only white space (source.captions and source.columns.caption set where captions are; "
         "prepare.missing_caption=empty keeps images without)"
     ),
+    "not-utf8": Reason("a caption that is not UTF-8; source.encoding names another encoding, such as cp1252"),
+    "bad-caption": Reason("a caption that is neither text nor a whole number"),
     "bad-metadata": Reason("metadata that is not a JSON object"),
     "bad-row": Reason("a row that does not fit its table"),
     "named-twice": Reason("a file or member that was listed before; the first one is used"),
     "no-image": Reason("a caption or a row without an image"),
+    "unused-image": Reason("an image in a tar that no sample uses: keys end at the first dot, rename it or convert it"),
     "torn-shard": Reason("a damaged tar: what comes after the damage is lost"),
     "address": Reason("an address instead of a file; prepare downloads nothing, use img2dataset for that"),
     "not-downloaded": Reason("img2dataset could not download it", False),
@@ -146,9 +151,25 @@ def read_file(path: Path, most: int = MAX_BYTES) -> bytes:
         raise LeftOut("unreadable", getattr(error, "strerror", None) or str(error)) from None
 
 
-def parse_metadata(data: bytes) -> dict[str, Any]:
+def caption_from(value: object) -> str | None:
+    """Return the caption that a value of a table or of JSON stands for, None for none. Raises LeftOut."""
+    try:
+        return caption_text(value)
+    except CaptionError as error:
+        raise LeftOut("bad-caption", str(error)) from None
+
+
+def check_encoding(encoding: str | None) -> None:
+    """Raises ValueError for an encoding that Python does not know."""
+    try:
+        "".encode(encoding or "utf-8")
+    except LookupError:
+        raise ValueError(f"source.encoding={encoding}: unknown; use null for UTF-8, or a name such as cp1252") from None
+
+
+def parse_metadata(data: bytes, encoding: str | None = None) -> dict[str, Any]:
     """Parse a JSON object. Raises LeftOut for anything else."""
     try:
-        return json_object(data)
+        return json_object(decode_text(data, encoding))
     except ValueError as error:
         raise LeftOut("bad-metadata", str(error)[:200]) from None

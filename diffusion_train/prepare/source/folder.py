@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from diffusion_train.data.caption.table_rows import MAX_METADATA, SUFFIXES, column_names, table_rows
-from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, decode_caption
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, OTHER_IMAGES
 from diffusion_train.license import both
 from diffusion_train.prepare.rights import rights_of
 from diffusion_train.prepare.source.base import (
@@ -22,16 +23,18 @@ from diffusion_train.prepare.source.base import (
     FileState,
     LeftOut,
     Record,
+    caption_from,
+    check_encoding,
     file_state,
     parse_metadata,
     read_file,
 )
-from diffusion_train.prepare.source.table import USUAL, USUAL_COLUMNS, Columns, caption_of
+from diffusion_train.prepare.source.table import USUAL, USUAL_COLUMNS, Columns
+from diffusion_train.utils.text import argument, decode_text
 
-PLACES = ("txt", "table", "json", "name", "prompt")
+PLACES = ("txt", "caption", "table", "json", "name", "prompt")
 TABLES = tuple(f"{name}{suffix}" for name in ("captions", "metadata") for suffix in SUFFIXES)
-_OTHER_IMAGES = ("avif", "bmp", "heic", "heif", "jp2", "jxl", "psd", "svg", "tif", "tiff")
-_SIDE_FILES = (".txt", ".json")
+_SIDE_FILES = ("txt", "caption", "json")
 _DRAWN = {"run", "weights", "sampler", "guidance"}  # texts in every PNG of sample.py; in its samples also their prompt
 Facts = dict[str, Any]
 
@@ -40,18 +43,20 @@ Facts = dict[str, Any]
 class Folder:
     """Images in the order of their folders and names, without hidden ones.
 
-    `captions` lists where captions are looked for, in order of preference: txt and json are files beside the image
-    (img.txt or img.jpg.txt), table is captions.csv or metadata.csv (or .tsv, .jsonl) of any folder, with paths relative
+    `captions` lists where captions are looked for, in order of preference: txt, caption and json are files beside the
+    image (img.txt or img.jpg.txt), table is captions.csv or metadata.csv (or .tsv, .jsonl) of any folder, with paths relative
     to it, name is the file's own name, and prompt is the prompt in a PNG of sample.py. Metadata comes from json and
     table, whichever gives the caption. The folder `ignore` is skipped. Raises ValueError for wrong settings.
     """
 
     path: str
-    captions: Sequence[str] = ("txt", "table", "json")
+    captions: Sequence[str] = ("txt", "caption", "table", "json")
     columns: Columns = USUAL_COLUMNS
     ignore: str | None = None
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
+        check_encoding(self.encoding)
         if not Path(self.path).is_dir():
             is_file = Path(self.path).is_file()
             raise ValueError(
@@ -79,13 +84,31 @@ class Folder:
                 yield Entry(row.where, LeftOut("no-image", f"{path[:200]} does not exist"))
         yield from self._table.faults
 
+    def repeats(self) -> str:
+        """Return commands that repeat the images of folders called 10_word as kohya's scripts do; "" if all are alike."""
+        counts: dict[str, int] = {}
+        words = []
+        for folder in self._folders:
+            if folder.images and (match := re.fullmatch(r"(\d+)_(.+)", folder.path)):
+                word = re.sub(r"\W+", "_", match[2]) + "_" * (match[2] in counts)
+                counts[word] = int(match[1])
+                out = argument("out", f"prepared_{word}")
+                words.append(f"diffusion-train prepare {argument('path', Path(self.path) / folder.path)} {out}")
+        if len(set(counts.values())) < 2:
+            return ""
+        shards = ", ".join(f"{word}: 'prepared_{word}/*.tar'" for word in counts)
+        repeats = ", ".join(f"{word}: {count}" for word, count in counts.items())
+        words.append(f'python train.py "data.shards={{{shards}}}" "data.repeats={{{repeats}}}"')
+        return "folders called 10_word are not repeated; to repeat them as kohya's scripts do:\n  " + "\n  ".join(words)
+
     def _image(self, folder: _Files, name: str) -> Entry:
         path = folder.below(name)
-        txt, json = (folder.beside(name, end) for end in _SIDE_FILES)
-        row = self._table.rows.get(_same_name(path), _NO_ROW)
+        found = {kind: folder.beside(name, kind) for kind in _SIDE_FILES if kind in (*self.captions, "json")}
         root = Path(self.path)
-        read = partial(read_image, root, path, txt, json, row, tuple(self.captions), self.columns.caption)
-        files = [root / file for file in (path, txt if "txt" in self.captions else None, json) if file]
+        beside = {kind: root / file for kind, file in found.items() if file}
+        row = self._table.rows.get(_same_name(path), _NO_ROW)
+        read = partial(read_image, root, path, beside, row, tuple(self.captions), self.columns.caption, self.encoding)
+        files = [root / path, *beside.values()]
         return Entry(path, read, os.path.splitext(path)[0], files, row.table)
 
     @cached_property
@@ -99,7 +122,7 @@ class Folder:
         if "table" in self.captions:
             for folder in self._folders:
                 for name in folder.tables:
-                    table.add(Path(self.path), folder.below(name), folder.path, self.columns)
+                    table.add(Path(self.path), folder.below(name), folder.path, self.columns, self.encoding)
         return table
 
 
@@ -107,7 +130,7 @@ class Row(NamedTuple):
     """The row of an image in a table; `where` names table and line."""
 
     where: str
-    caption: str
+    caption: object
     facts: Facts
     table: tuple[FileState, ...]
 
@@ -116,12 +139,19 @@ _NO_ROW = Row("", "", {}, ())
 
 
 def read_image(
-    root: Path, path: str, txt: str | None, json: str | None, row: Row, order: Sequence[str], caption_field: str | None
+    root: Path,
+    path: str,
+    beside: Mapping[str, Path],
+    row: Row,
+    order: Sequence[str],
+    caption_field: str | None,
+    encoding: str | None,
 ) -> Record:
-    """Read an image and its caption; `path`, `txt` and `json` are relative to `root`. Raises LeftOut."""
-    facts = parse_metadata(read_file(root / json, MAX_METADATA)) if json else {}
-    captions = {
-        "txt": decode_caption(read_file(root / txt, MAX_METADATA)) if txt else "",
+    """Read an image and its caption; `path` is relative to `root`, `beside` are its side files. Raises LeftOut."""
+    data = {kind: read_file(file, MAX_METADATA) for kind, file in beside.items()}
+    facts = parse_metadata(data["json"], encoding) if "json" in data else {}
+    captions: dict[str, object] = {
+        **{kind: decode_text(data.get(kind, b""), encoding).strip() for kind in ("txt", "caption")},
         "table": row.caption,
         "json": _caption(facts, (caption_field,) if caption_field else USUAL["caption"]),
         "name": os.path.splitext(os.path.basename(path))[0].replace("_", " "),
@@ -131,7 +161,8 @@ def read_image(
     if texts.keys() >= _DRAWN and "prompt" not in texts:
         raise LeftOut("not-a-sample", "a grid of samples by sample.py")
     captions["prompt"] = texts.get("prompt", "")
-    caption = next((captions[kind] for kind in order if captions[kind].strip()), None)
+    texts_in_order = (caption_from(captions[kind]) for kind in order)
+    caption = next((text for text in texts_in_order if text and text.strip()), None)
     return Record(image, caption, _together(facts, row.facts) | {"file": path})
 
 
@@ -156,9 +187,9 @@ class _Files(NamedTuple):
     def below(self, name: str) -> str:
         return f"{self.path}/{name}" if self.path else name
 
-    def beside(self, image: str, end: str) -> str | None:
-        """Return the path of img<end> or img.jpg<end>, relative to the root, or None."""
-        found = (name for name in _names_beside(image, end) if name in self.side_files)
+    def beside(self, image: str, kind: str) -> str | None:
+        """Return the path of img.<kind> or img.jpg.<kind>, relative to the root, or None."""
+        found = (name for name in _names_beside(image, kind) if name in self.side_files)
         return next((self.below(name) for name in found), None)
 
 
@@ -169,11 +200,11 @@ class _Table:
     rows: dict[str, Row] = field(default_factory=dict)
     faults: list[Entry] = field(default_factory=list)
 
-    def add(self, root: Path, table: str, folder: str, columns: Columns) -> None:
+    def add(self, root: Path, table: str, folder: str, columns: Columns, encoding: str | None) -> None:
         """Add the rows of a table. Raises ValueError if a column is missing."""
         state = (file_state(root / table),)
-        chosen = columns.among(column_names(root / table), table, needed=("image",))
-        for line, values, fault in table_rows(root / table):
+        chosen = columns.among(column_names(root / table, encoding), table, needed=("image",))
+        for line, values, fault in table_rows(root / table, encoding):
             where = f"{table} line {line}"
             if fault:
                 self.faults.append(Entry(where, LeftOut("bad-row", fault)))
@@ -183,7 +214,7 @@ class _Table:
                 again = LeftOut("named-twice", f"{path[:200]} is listed twice, first in {self.rows[path].where}")
                 self.faults.append(Entry(where, again))
                 continue
-            self.rows[path] = Row(where, caption_of(values, chosen) or "", chosen.facts(values), state)
+            self.rows[path] = Row(where, values.get(chosen.caption or ""), chosen.facts(values), state)
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -209,7 +240,7 @@ def _walk(root: Path, path: str, seen: set[tuple[int, int]]) -> Iterator[_Files]
 
 def _sorted(path: str, names: Sequence[str]) -> _Files:
     images = [name for name in names if _kind(name) in IMAGE_EXTENSIONS]
-    possible = {beside for image in images for end in _SIDE_FILES for beside in _names_beside(image, end)}
+    possible = {beside for image in images for kind in _SIDE_FILES for beside in _names_beside(image, kind)}
     side_files = possible & set(names)
     tables = [name for name in names if name.lower() in TABLES]
     known = {*images, *side_files, *tables}
@@ -218,15 +249,15 @@ def _sorted(path: str, names: Sequence[str]) -> _Files:
 
 
 def _other(folder: _Files, name: str) -> Entry:
-    if _kind(name) in _OTHER_IMAGES:
+    if _kind(name) in OTHER_IMAGES:
         reason = LeftOut("unknown-format", f"{_kind(name)}; supported are {', '.join(IMAGE_EXTENSIONS)}")
     else:
-        reason = LeftOut("not-a-sample", "no image of this name" if name.lower().endswith(_SIDE_FILES) else "")
+        reason = LeftOut("not-a-sample", "no image of this name" if _kind(name) in _SIDE_FILES else "")
     return Entry(folder.below(name), reason)
 
 
-def _names_beside(image: str, end: str) -> list[str]:
-    return [name + written for written in (end, end.upper()) for name in (image, os.path.splitext(image)[0])]
+def _names_beside(image: str, kind: str) -> list[str]:
+    return [f"{name}.{written}" for written in (kind, kind.upper()) for name in (image, os.path.splitext(image)[0])]
 
 
 def _kind(name: str) -> str:
@@ -246,9 +277,8 @@ def _png_texts(image: bytes) -> dict[str, str]:
         return {}
 
 
-def _caption(facts: Facts, names: Sequence[str]) -> str:
-    """Return the first of these fields that is not empty: a text, or the first of a list of texts."""
+def _caption(facts: Facts, names: Sequence[str]) -> object:
+    """Return the first of these fields that is not empty."""
     by_name = {name.casefold(): value for name, value in facts.items()}
-    value = next((by_name[name.casefold()] for name in names if by_name.get(name.casefold())), "")
-    first = value[0] if isinstance(value, list) else value
-    return first if isinstance(first, str) else ""
+    values = (by_name.get(name.casefold()) for name in names)
+    return next((value for value in values if value not in (None, "", [])), None)

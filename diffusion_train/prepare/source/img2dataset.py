@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from diffusion_train.data.caption.table_rows import MAX_METADATA
-from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, decode_caption
+from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, is_image_name
 from diffusion_train.data.image.header import MAX_BYTES
 from diffusion_train.data.shard import tar
 from diffusion_train.prepare.source.base import (
     Entry,
     LeftOut,
     Record,
+    check_encoding,
     file_state,
     parse_metadata,
     read_file,
 )
 from diffusion_train.prepare.source.folder import Folder
+from diffusion_train.utils.text import decode_text
 
 Span = tuple[int, int]  # offset and size in a tar
 Members = dict[str, Span]  # by extension
@@ -42,8 +44,10 @@ class Img2dataset:
 
     path: str
     ignore: str | None = None
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
+        check_encoding(self.encoding)
         if not Path(self.path).is_dir():
             raise ValueError(f"path={self.path}: no such folder")
         if not self._tars and not any(item.is_dir() and item.name.isdigit() for item in Path(self.path).iterdir()):
@@ -56,9 +60,9 @@ class Img2dataset:
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
         for path in self._tars:
-            yield from _samples(path, path.relative_to(self.path).as_posix())
+            yield from _samples(path, path.relative_to(self.path).as_posix(), self.encoding)
         if not self._tars:
-            for entry in Folder(self.path, captions=("txt",), ignore=self.ignore).entries():
+            for entry in Folder(self.path, captions=("txt",), ignore=self.ignore, encoding=self.encoding).entries():
                 if not entry.name.endswith(("_stats.json", ".parquet")):
                     yield entry
         for stats in sorted(Path(self.path).rglob("*_stats.json")):
@@ -70,7 +74,7 @@ class Img2dataset:
         return sorted(path for path in Path(self.path).rglob("*.tar") if ignored not in path.resolve().parents)
 
 
-def _samples(path: Path, name: str) -> Iterator[Entry]:
+def _samples(path: Path, name: str, encoding: str | None) -> Iterator[Entry]:
     """Yield the entries of one tar; members are grouped by key, wherever they are in the file.
 
     Samples next to damage are left out, because they may lack a member.
@@ -101,12 +105,14 @@ def _samples(path: Path, name: str) -> Iterator[Entry]:
         lost.add(last)
     for key, members in found.items():
         if key not in lost:
-            yield Entry(f"{name}: {key}", partial(read_members, path, members), key, opened=[state])
+            yield Entry(f"{name}: {key}", partial(read_members, path, members, encoding), key, opened=[state])
+        unused = (kind for kind in members if kind not in IMAGE_EXTENSIONS and is_image_name(kind))
+        left_out += [Entry(f"{name}: {key}.{kind}", LeftOut("unused-image")) for kind in unused]
     yield from left_out
     yield from (Entry(name, LeftOut("torn-shard", str(fault)[:200])) for fault in faults)
 
 
-def read_members(path: Path, members: Members) -> Record:
+def read_members(path: Path, members: Members, encoding: str | None = None) -> Record:
     """Read a sample from the members of a tar. Raises LeftOut."""
     images = [kind for kind in members if kind in IMAGE_EXTENSIONS]
     if len(images) != 1:
@@ -115,10 +121,12 @@ def read_members(path: Path, members: Members) -> Record:
         )
     try:
         with path.open("rb") as file:
-            facts = parse_metadata(_read(file, members["json"], MAX_METADATA)) if "json" in members else {}
+            facts = parse_metadata(_read(file, members["json"], MAX_METADATA), encoding) if "json" in members else {}
             if facts.get("status", "success") != "success":
                 raise LeftOut("not-downloaded", str(facts.get("error_message"))[:200])
-            caption = decode_caption(_read(file, members["txt"], MAX_METADATA)) if "txt" in members else None
+            caption = (
+                decode_text(_read(file, members["txt"], MAX_METADATA), encoding).strip() if "txt" in members else None
+            )
             return Record(_read(file, members[images[0]], MAX_BYTES), caption, facts)
     except OSError as error:
         raise LeftOut("unreadable", error.strerror or str(error)) from None

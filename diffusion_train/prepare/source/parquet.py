@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_train.data.image.header import MAX_BYTES
-from diffusion_train.prepare.source.base import Entry, LeftOut, Record, file_state, require
-from diffusion_train.prepare.source.table import USUAL_COLUMNS, Columns, caption_of, table_entry
+from diffusion_train.prepare.source.base import Entry, LeftOut, Record, caption_from, file_state, require
+from diffusion_train.prepare.source.table import USUAL_COLUMNS, Columns, table_entry
 
 _ROWS_AT_ONCE = 32  # rows whose images are in memory at a time
 
@@ -61,9 +61,11 @@ class Parquet:
             facts |= {"path": image.get("path")}
             image = image.get("bytes")
         key = str(row.get(columns.key or "") or f"{file.stem}/{number:08d}")
+        if not isinstance(image, bytes) and (row.get("status") or "success") != "success":  # as img2dataset writes it
+            return Entry(where, LeftOut("not-downloaded", str(row.get("error_message") or row["status"])[:200]), key)
         if not isinstance(image, bytes):
             return Entry(where, LeftOut("no-image", f"column {columns.image} has no image"), key)
-        return Entry(where, partial(embedded_image, image, caption_of(row, columns), facts), key)
+        return Entry(where, partial(embedded_image, image, row.get(columns.caption or ""), facts), key)
 
     def _files(self) -> list[Path]:
         path = Path(self.path)
@@ -74,11 +76,11 @@ class Parquet:
         return self.columns.among(_open(file).schema_arrow.names, str(file))
 
 
-def embedded_image(image: bytes, caption: str | None, facts: dict[str, Any]) -> Record:
+def embedded_image(image: bytes, caption: object, facts: dict[str, Any]) -> Record:
     """Return the record of an image in a row. Raises LeftOut if it is too large."""
     if len(image) > MAX_BYTES:
         raise LeftOut("too-many-bytes", f"{len(image)} bytes")
-    return Record(image, caption, facts)
+    return Record(image, caption_from(caption), facts)
 
 
 def _rows(table: Any, group: int, without: str | None) -> Iterator[dict[str, Any]]:

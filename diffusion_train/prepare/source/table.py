@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.data.caption.table_rows import SUFFIXES, column_names, table_rows
+from diffusion_train.data.caption.table_rows import SUFFIXES, TableRow, column_names, table_rows
 from diffusion_train.prepare.rights import AUTHOR_FIELDS, LICENSE_FIELDS, SOURCE_FIELDS
 from diffusion_train.prepare.source.base import (
     Entry,
     LeftOut,
     Record,
+    caption_from,
+    check_encoding,
     file_state,
     read_file,
 )
@@ -77,14 +79,6 @@ class Columns:
 USUAL_COLUMNS = Columns()
 
 
-def caption_of(row: dict[str, Any], columns: Columns) -> str | None:
-    """Return the caption of a row, of a list the first that is not blank. An object is not a caption."""
-    caption = row.get(columns.caption or "")
-    if isinstance(caption, list):
-        caption = next((text for text in caption if isinstance(text, str) and text.strip()), None)
-    return None if caption is None or isinstance(caption, dict) else str(caption)
-
-
 @dataclass(frozen=True)
 class Csv:
     """A table (CSV or JSON lines) whose rows name image files, relative to `images`, by default the table's folder.
@@ -95,33 +89,38 @@ class Csv:
     path: str
     images: str | None = None
     columns: Columns = USUAL_COLUMNS
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
+        check_encoding(self.encoding)
         path = Path(self.path)
         if path.is_dir():
             raise ValueError(f"path={self.path}: is a folder; for the images in it use source=folder")
         if not path.is_file() or path.suffix.lower() not in SUFFIXES:
             problem = f"must end in {', '.join(SUFFIXES)}" if path.is_file() else "no such file"
             raise ValueError(f"path={self.path}: {problem}")
-        if next(table_rows(path), None) is None:
+        if next(self._rows(), None) is None:
             raise ValueError(f"path={self.path}: the table has no rows")
         self._columns()
 
     def total(self) -> int:
-        return sum(1 for _ in table_rows(Path(self.path)))
+        return sum(1 for _ in self._rows())
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
         state = file_state(Path(self.path))
         columns, folder = self._columns(), Path(self.images or Path(self.path).parent)
-        for line, row, fault in table_rows(Path(self.path)):
+        for line, row, fault in self._rows():
             where = f"{Path(self.path).name} line {line}"
             if fault:
                 yield Entry(where, LeftOut("bad-row", fault))
             else:
                 yield table_entry(row, columns, folder, where)._replace(opened=[state])
 
+    def _rows(self) -> Iterator[TableRow]:
+        return table_rows(Path(self.path), self.encoding)
+
     def _columns(self) -> Columns:
-        return self.columns.among(column_names(Path(self.path)), self.path)
+        return self.columns.among(column_names(Path(self.path), self.encoding), self.path)
 
 
 def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str) -> Entry:
@@ -133,9 +132,9 @@ def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str)
         return Entry(where, LeftOut("address", file[:200]))
     key = str(row.get(columns.key or "") or "") or str(Path(file).with_suffix(""))
     facts = {"file": file} | columns.facts(row)
-    read = partial(read_row, folder / file, caption_of(row, columns), facts)
+    read = partial(read_row, folder / file, row.get(columns.caption or ""), facts)
     return Entry(f"{where}: {file}", read, key, [folder / file])
 
 
-def read_row(file: Path, caption: str | None, facts: dict[str, Any]) -> Record:
-    return Record(read_file(file), caption, facts)
+def read_row(file: Path, caption: object, facts: dict[str, Any]) -> Record:
+    return Record(read_file(file), caption_from(caption), facts)

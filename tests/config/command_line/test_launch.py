@@ -54,6 +54,15 @@ def test_one_run_in_its_folder(start, tmp_path, conf):
     assert not (tmp_path / "my runs" / "a=b{1}").exists()  # empty folders are removed again
 
 
+def test_a_home_is_expanded_in_the_path_of_a_run_and_of_a_sweep(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    _, [(one, _)] = start("run_dir='~/runs/one'")
+    assert one["run_dir"] == str(tmp_path / "home" / "runs" / "one")
+    _, several = start("-m", "run_dir='~/sweep'", "seed=1,2")
+    assert [cfg["run_dir"] for cfg, _ in several] == [str(tmp_path / "home" / "sweep" / job) for job in "01"]
+    assert not (tmp_path / "~").exists()
+
+
 def test_processes_that_lightning_starts_share_the_folder(start):
     folders = []
     _, [(parent, argv)] = start(

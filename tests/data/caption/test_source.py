@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_train.data.caption.csv_column import CsvColumn
 from diffusion_train.data.caption.fault import MAX_BYTES, CaptionError
-from diffusion_train.data.caption.source import JsonMember, TextMember
+from diffusion_train.data.caption.source import JsonField, JsonMember, TextMember
 
 
 def texts(source, data):
@@ -32,8 +32,8 @@ def test_what_is_not_utf8_becomes_the_replacement_character_and_is_told():
     assert texts(source, "café".encode("latin-1")) == ["caf\ufffd"]
     assert texts(source, b"\xed\xa0\x80") == ["\ufffd" * 3]
     assert texts(source, "\ufeffa\0b\ufeff".encode()) == ["a\0b\ufeff"]
-    assert not source.is_utf8({"txt": "café".encode("latin-1")}, "k")
-    assert source.is_utf8({"txt": "café".encode()}, "k")
+    assert texts(source, "café".encode("utf-16")) == texts(source, "café".encode("utf-32")) == ["café"]
+    assert texts(JsonMember(), '{"caption": "café"}'.encode("utf-16")) == ["café"]
 
 
 def test_a_member_too_large_to_be_a_caption_is_refused():
@@ -70,13 +70,16 @@ def test_lists_in_lists_are_one_list_however_deep():
 def test_numbers_are_text_as_they_are_written_however_many_digits():
     digits = "9" * 100_000
     start = time.perf_counter()
-    assert texts(JsonMember("n"), b'{"n": [1.50, 1e400, NaN, %s]}' % digits.encode()) == [
-        "1.50",
-        "1e400",
-        "NaN",
-        digits,
-    ]
+    assert texts(JsonField("n"), b'{"n": [1.50, 1e400, NaN, %s]}' % digits.encode()) == ["1.50", "1e400", digits]
+    assert texts(JsonMember("n"), b'{"n": [-7, %s]}' % digits.encode()) == ["-7", digits]
     assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("value", ["1.50", "1e400", "Infinity", "true", "{}"])
+def test_a_caption_in_json_is_text_or_a_whole_number(value):
+    assert texts(JsonMember("n"), b'{"n": NaN}') == texts(JsonMember("n"), b'{"n": null}') == []
+    with pytest.raises(CaptionError, match="n must be text"):
+        texts(JsonMember("n"), b'{"n": %s}' % value.encode())
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,18 @@ def test_bytes_of_a_table_that_are_not_utf8(table):
     source = table(b"key,caption\n1,caf\xe9\n2,caf\xc3\xa9\n")
     assert source.texts({}, "1") == ["caf\ufffd"]
     assert source.texts({}, "2") == ["café"]
-    assert [source.is_utf8({}, key) for key in "12"] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_table_is_read_by_its_byte_order_mark(table, name, encoding):
+    text = (
+        "key,caption\n1,café\n2,z\n"
+        if name == "t.csv"
+        else '{"key": 1, "caption": "café"}\n{"key": 2, "caption": "z"}\n'
+    )
+    source = table(text.encode(encoding), name)
+    assert (source.texts({}, "1"), source.texts({}, "2")) == (["café"], ["z"])
 
 
 def test_keys_in_several_rows_are_reported_or_several_captions(table):
@@ -162,9 +176,13 @@ def test_a_table_that_is_not_whole_is_refused(table, content, reason):
         table(content).keys()
 
 
-def test_a_caption_in_json_lines_must_be_text(table):
-    with pytest.raises(ValueError, match="line 2: key and caption must both be text"):
-        table('{"key": "1", "caption": "a"}\n{"key": "2", "caption": 5}\n', "t.jsonl").keys()
+def test_a_caption_in_json_lines_is_text_or_a_whole_number(table):
+    lines = ['{"key": "1", "caption": 5}', '{"key": "2", "caption": null}', '{"key": "3", "caption": NaN}']
+    source = table("\n".join(lines), "t.jsonl")
+    assert source.texts({}, "1") == ["5"]
+    assert [source.has(key) for key in "123"] == [True, False, False]
+    with pytest.raises(ValueError, match="line 1: key and caption: a caption must be text or a whole number, got true"):
+        table('{"key": "1", "caption": true}\n', "t.jsonl").keys()
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path):

@@ -147,3 +147,27 @@ def test_malformed_json_huge_numbers_and_deep_nesting(with_captions, make_datase
     told = [json.loads(sample["bad"]) for sample in samples if sample["bad"]]
     assert [(one["rule"], one["key"]) for one in told] == [("malformed-caption", key) for key in MALFORMED]
     assert "nested too deeply" in told[0]["detail"]
+
+
+LABELS = ("conditioner=label", "conditioner.num_classes=3", "network.num_labels=3")
+
+
+@pytest.fixture
+def labelled(with_captions):
+    return with_captions({f"k{i}": b"7" if i == 5 else str(i % 3).encode() for i in range(12)})
+
+
+def test_a_label_outside_the_classes_is_found_at_the_start(labelled, train):
+    run = train(labelled, *LABELS)
+    assert run.code == Exit.WRONG
+    assert "sample 'k5': '7' is not a class; classes are 0, 1, 2" in run.told
+    assert "data.faults=tolerant" in run.told
+    run = train(labelled, *LABELS, "callbacks.samples.prompts=['3']", "callbacks.samples.num_samples=1")
+    assert run.code == Exit.WRONG
+    assert "callbacks.samples.prompts: '3' is not a class" in run.told
+
+
+def test_a_label_that_is_tolerated_is_a_bad_sample(labelled, train):
+    run = train(labelled, *LABELS, "data.faults=tolerant")
+    assert run.code == Exit.DONE
+    assert [(one["rule"], one["key"]) for one in run.bad] == [("malformed-caption", "k5")]

@@ -250,10 +250,37 @@ def _turned() -> dict[str, Picture]:
             "png-behind": raw_png(stored, 2, 8, after=[(b"tEXt", b"a\0b"), (b"eXIf", big)]),
             "webp": extended_webp(webp, 8, 24, 16, (b"EXIF", little)),
             "webp-with-jpegs-prefix": extended_webp(webp, 8, 24, 16, (b"EXIF", b"Exif\0\0" + big)),
+            **_unusual(stored, jpeg, webp, orientation),
         }.items():
             found[f"exif-{orientation}-{name}"] = Picture(data, shows, 4 if "jpeg" in name else 0)
     damaged = jpeg_with(jpeg, 0xE1, b"Exif\0\0" + exif(6)[:20])
     return {**found, "exif-damaged": Picture(damaged, stored, 4)}
+
+
+def _unusual(stored: np.ndarray, jpeg: bytes, webp: bytes, orientation: int) -> dict[str, bytes]:
+    """The orientation in texts of a PNG, as ImageMagick writes them, or in XMP alone."""
+    digits = (b"Exif\0\0" + exif(orientation)).hex()
+    raw = f"\nexif\n{len(digits) // 2:8d}\n{digits[:72]}\n{digits[72:]}\n".encode()
+    attribute = b'<rdf:Description tiff:Orientation="%d"/>' % orientation
+    element = b"<rdf:Description><tiff:Orientation>%d</tiff:Orientation></rdf:Description>" % orientation
+    zipped, key = zlib.compress(attribute), b"XML:com.adobe.xmp\0"
+    texts = {
+        "raw-profile": (b"tEXt", b"Raw profile type exif\0" + raw),
+        "raw-profile-zipped": (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw)),
+        "xmp": (b"iTXt", key + b"\0\0en\0key\0" + element),
+        "xmp-zipped": (b"iTXt", key + b"\1\0\0\0" + zipped),
+    }
+    return {
+        **{f"png-{name}": raw_png(stored, 2, 8, [chunk]) for name, chunk in texts.items()},
+        "jpeg-xmp": jpeg_with(jpeg, 0xE1, b"http://ns.adobe.com/xap/1.0/\0" + attribute),
+        "webp-xmp": extended_webp(webp, 4, 24, 16, (b"XMP ", element)),
+        "png-exif-before-xmp": raw_png(
+            stored, 2, 8, [(b"eXIf", exif(orientation)), (b"iTXt", key + b"\0\0\0\0" + _XMP_3)]
+        ),
+    }
+
+
+_XMP_3 = b'<rdf:Description tiff:Orientation="3"/>'
 
 
 # EXIF 2.32, tag 0112: which side of the stored picture is up, and which left

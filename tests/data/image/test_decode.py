@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffusion_train.data.image.decode import decode_caption, decode_image, stored
+from diffusion_train.data.image.decode import decode_image, stored
 from diffusion_train.data.image.header import ImageError, image_size
 
 
@@ -170,21 +170,3 @@ def test_a_changed_image_is_taken_for_what_it_is(photo):
     assert stored(small).width == 426
     assert stored(small.resize((20, 10))) == (10, 20, (0, 0, 20, 10))
     assert stored(photo) == (426, 426, (0, 0, 426, 426))
-
-
-@pytest.mark.parametrize(
-    ("data", "caption"),
-    [
-        (b"ein Apfel\n", "ein Apfel"),
-        (b"\xef\xbb\xbfapple", "apple"),
-        ("Türkiye".encode("latin-1"), "T\ufffdrkiye"),
-        (b"a\x00b", "a\x00b"),
-        (b"\xed\xa0\x80", "\ufffd" * 3),
-        (b" \t\n", ""),
-        (b"", ""),
-        (b"<b>{x}</b> $(rm)", "<b>{x}</b> $(rm)"),
-    ],
-    ids=["utf-8", "byte-order-mark", "latin-1", "nul", "lone-surrogate", "white-space", "empty", "markup"],
-)
-def test_captions_survive_any_bytes(data, caption):
-    assert decode_caption(data) == caption

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import io
 import struct
+import time
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from diffusion_train.data.image.decode import decode_image
 from diffusion_train.data.image.header import MAX_BYTES, ImageError, image_header, image_size
@@ -66,6 +70,32 @@ def test_an_orientation_that_means_nothing_is_none(pictures, value):
     assert image_header(data).orientation == 6
     damaged = data.replace(entry + struct.pack("<H", 6), entry + struct.pack("<H", value))
     assert image_header(damaged).orientation == 1
+
+
+def test_an_orientation_is_applied_wherever_pillow_applies_it(picture):
+    with Image.open(io.BytesIO(picture.data)) as image:
+        assert image_header(picture.data).orientation == image.getexif().get(0x0112, 1)
+
+
+def _with_chunk(png, name, body):
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return png[:33] + chunk + png[33:]
+
+
+@pytest.mark.parametrize("text", [b"\nexif\n 3\nzz", b"", b"\0" * 9, b"\nexif\n    2\nabc"])
+@pytest.mark.parametrize("chunk", [b"tEXt", b"zTXt", b"iTXt"])
+def test_a_damaged_text_is_ignored(pictures, chunk, text):
+    data = pictures["png"].data
+    damaged = _with_chunk(data, chunk, b"Raw profile type exif\0" + text)
+    assert image_header(damaged).orientation == 1
+
+
+def test_a_text_that_is_a_zip_bomb_is_ignored(pictures):
+    data = pictures["png"].data
+    bomb = _with_chunk(data, b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(1 << 28)))
+    start = time.perf_counter()
+    assert image_header(bomb).orientation == 1
+    assert time.perf_counter() - start < 0.5
 
 
 def test_too_many_bytes_are_refused():

@@ -8,6 +8,8 @@ import sys
 
 import numpy as np
 import pytest
+from colour_profiles import ONLY_BLACK_INK, SRGB, WIDE, encoded
+from PIL import Image
 
 from diffusion_train.data.shard import catalog_builder
 from diffusion_train.data.shard.catalog_builder import open_shards
@@ -123,6 +125,21 @@ def test_patterns_name_files(tmp_path, patterns, names):
     assert ([os.path.basename(url) for url in urls], problems) == (names, [])
 
 
+@pytest.mark.parametrize("folder", ["[drafts]", "v[12]", "{a,b}", "what?", "x*", "run=1,lr=1e-3"])
+@pytest.mark.parametrize("shards", ["a.tar", "*.tar", "{a,b}.tar", "sub[0]/*.tar", "s*/c.tar"])
+def test_what_exists_by_its_name_is_meant_by_it(tmp_path, folder, shards):
+    for name in (folder, "v1", "d", "a", "whats", "xy"):
+        for path in ("a.tar", "b.tar", "sub[0]/c.tar", "sub0/wrong.tar"):
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).touch()
+    found = {"a.tar": ["a.tar"], "sub[0]/*.tar": ["sub[0]/c.tar"], "s*/c.tar": ["sub[0]/c.tar"]}
+    urls, problems = find_shards(f"{tmp_path}/{folder}/{shards}")
+    assert ([os.path.relpath(url, tmp_path / folder) for url in urls], problems) == (
+        found.get(shards, ["a.tar", "b.tar"]),
+        [],
+    )
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
@@ -193,3 +210,13 @@ def test_an_identity_stands_for_the_bytes_of_the_image_alone(make_tar):
     assert a == c != b
     assert catalog.identities([1], ["json"]) == [""]
     assert a == hashlib.blake2b(b"one", digest_size=16).hexdigest()
+
+
+def test_an_identity_tells_what_changes_the_pixels_besides_the_bytes(make_tar):
+    """So that latents of an image whose colours were not converted are not used, and those of all others still are."""
+    profiles = {"plain": None, "srgb": SRGB, "wide": WIDE, "inks": ONLY_BLACK_INK}
+    images = {key: encoded(Image.new("RGB", (16, 16), "teal"), icc_profile=icc) for key, icc in profiles.items()}
+    catalog = open_shards([make_tar([(f"{key}.png", image) for key, image in images.items()])])
+    of_bytes = [hashlib.blake2b(image, digest_size=16).hexdigest() for image in images.values()]
+    of_catalog = catalog.identities(range(4), ["png"])
+    assert [one == other for one, other in zip(of_catalog, of_bytes, strict=True)] == [True, True, False, True]

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import unicodedata
 
 import pytest
@@ -8,11 +11,13 @@ import torch
 from PIL import Image
 
 from diffusion_train.command.sample import write as write_samples
+from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.picture import save_png
 from diffusion_train.prepare.rights import rights_of
 from diffusion_train.prepare.source.base import LeftOut
 from diffusion_train.prepare.source.folder import Folder
 from diffusion_train.prepare.source.table import Columns
+from diffusion_train.utils.text import is_damaged
 
 
 def reasons(found):
@@ -91,6 +96,81 @@ def test_a_caption_field_can_be_named(write, read):
     assert read(Folder(root))["b"].caption == "first"
 
 
+def test_captions_as_kohya_keeps_them(write, read):
+    files = {
+        "a.png": b"1",
+        "a.caption": "a cat\n",
+        "b.png": b"2",
+        "b.caption": "no",
+        "b.txt": "yes",
+        "c.caption": "lost",
+    }
+    root = write(files)
+    found = read(Folder(root))
+    assert (found["a"].caption, found["b"].caption, found["c.caption"].detail) == (
+        "a cat",
+        "yes",
+        "no image of this name",
+    )
+    assert read(Folder(root, captions=["caption", "txt"]))["b"].caption == "no"
+    before = [entry.state() for entry in Folder(root).entries()]
+    (root / "a.caption").write_text("another cat")
+    assert [entry.state() for entry in Folder(root).entries()] != before
+
+
+def test_repeats_of_kohya_are_offered_as_commands(write):
+    root = write({"10_a dog/a.png": b"1", "1_reg/b.png": b"1", "2_empty/c.txt": "x", "other/d.png": b"1"}, "my images")
+    first, second, train = map(shlex.split, Folder(str(root)).repeats().splitlines()[1:])
+    values = [[override.value() for override in parse(words[2:])[0]] for words in (first, second, train)]
+    assert values[0] == [str(root / "10_a dog"), "prepared_a_dog"]
+    assert values[1] == [str(root / "1_reg"), "prepared_reg"]
+    shards, repeats = values[2]
+    assert shards == {"reg": "prepared_reg/*.tar", "a_dog": "prepared_a_dog/*.tar"}
+    assert repeats == {"reg": 1, "a_dog": 10}
+    assert Folder(str(root / "10_a dog")).repeats() == ""
+
+
+@pytest.mark.parametrize("kind", ["txt", "caption", "json", "csv", "jsonl"])
+def test_the_encoding_of_captions_can_be_named(write, read, kind):
+    texts = {
+        "json": '{"caption": "Grüße – bald"}',
+        "csv": "image,caption\na.png,Grüße – bald\n",
+        "jsonl": '{"image": "a.png", "caption": "Grüße – bald"}\n',
+    }
+    name = "a" if kind not in ("csv", "jsonl") else "captions"
+    data = texts.get(kind, "Grüße – bald").encode("cp1252")
+    root = write({"a.png": b"1", f"{name}.{kind}": data})
+    assert read(Folder(root, encoding="cp1252"))["a"].caption == "Grüße – bald"
+    assert is_damaged(read(Folder(root))["a"].caption)
+    with pytest.raises(ValueError, match=r"source\.encoding=ansi2: unknown"):
+        Folder(root, encoding="ansi2")
+
+
+@pytest.mark.parametrize(
+    ("value", "caption"), [(7, "7"), (3.0, "3"), (None, None), (float("nan"), None), (["", "x"], "x")]
+)
+def test_values_that_are_captions_or_none(write, read, value, caption):
+    table = json.dumps({"file_name": "a.png", "text": value})
+    assert read(Folder(write({"a.png": b"1", "metadata.jsonl": table})))["a"].caption == caption
+    assert read(Folder(write({"b.png": b"1", "b.json": json.dumps({"text": value})}, "json")))["b"].caption == caption
+
+
+@pytest.mark.parametrize("value", [True, False, 0.5, float("inf"), {"en": "x"}, [True]])
+def test_values_that_are_no_captions_are_refused_by_name(write, read, value):
+    table = json.dumps({"file_name": "a.png", "text": value})
+    files = {"a.png": b"1", "metadata.jsonl": table, "b.png": b"1", "b.json": json.dumps({"text": value})}
+    found = reasons(read(Folder(write(files))))
+    assert found["a"] == found["b"]
+    assert found["a"][0] == "bad-caption"
+    assert re.search("got (true|false|0.5|Infinity|a value of type dict)", found["a"][1])
+
+
+def test_in_csv_only_an_empty_cell_is_no_caption(write, read):
+    table = "image,caption\na.png,nan\nb.png,\nc.png,true\nd.png,1.5\n"
+    found = read(Folder(write({**{f"{name}.png": b"1" for name in "abcd"}, "metadata.csv": table})))
+    assert {name: record.caption for name, record in found.items()} == {"a": "nan", "b": None, "c": "true", "d": "1.5"}
+
+
 def test_nothing_is_passed_over_in_silence(write, read):
     files = {
         "a.jpg": b"1",
@@ -163,7 +243,7 @@ def test_the_order_is_that_of_folders_and_names(write):
     ("settings", "message"),
     [
         ({"path": "nowhere"}, "no such folder"),
-        ({"captions": ["text"]}, "must be among txt, table, json, name, prompt, got text"),
+        ({"captions": ["text"]}, "must be among txt, caption, table, json, name, prompt, got text"),
         (
             {"columns": Columns(caption="titel")},
             r"caption=titel: no such column\n.*captions.csv: image, title",

@@ -47,6 +47,16 @@ def test_failed_downloads_are_counted_by_their_reason(write):
     assert failed == [("not-downloaded", "HTTP Error 404: Not Found", 2), ("not-downloaded", "timeout", 1)]
 
 
+def test_images_that_share_a_key_with_another_are_listed(write, read):
+    tar = archive([*members("shoe"), ("shoe.v2.jpg", b"2"), ("shoe.v2.txt", b"second"), ("shoe.v3.tif", b"3")])
+    found = read(Img2dataset(str(write({"00000.tar": tar}))))
+    assert found["shoe"].image == b"shoe"
+    assert [(name, found[name].reason) for name in list(found)[1:]] == [
+        ("00000.tar: shoe.v2.jpg", "unused-image"),
+        ("00000.tar: shoe.v3.tif", "unused-image"),
+    ]
+
+
 def test_the_files_format(write, read):
     key = "000000000"
     files = {f"00000/{key}.jpg": b"1", f"00000/{key}.txt": "a caption", f"00000/{key}.json": facts(key)}

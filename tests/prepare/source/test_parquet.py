@@ -47,6 +47,25 @@ def test_a_list_of_captions(tmp_path, read):
         assert (record.caption, record.facts["text"]) == ("x", ["x", "y"])
 
 
+def test_values_of_other_types(tmp_path, read):
+    for values, captions in (([1.0, float("nan"), 0.5], ["1", None, "bad-caption"]), ([7, None, 8], ["7", None, "8"])):
+        file = save(tmp_path / "p.parquet", {"image": [b"1"] * 3, "text": values})
+        found = read(Parquet(str(file))).values()
+        assert [one.reason if isinstance(one, LeftOut) else one.caption for one in found] == captions
+    file = save(tmp_path / "q.parquet", {"image": ["a.jpg"], "text": [True]})
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    assert read(Parquet(str(file)))["a"].detail == "a caption must be text or a whole number, got true"
+
+
+def test_what_img2dataset_could_not_download_is_no_fault(tmp_path, read):
+    columns = {"jpg": [b"1", None, None], "caption": ["a", "b", "c"], "status": ["success", "failed_to_download", None]}
+    file = save(tmp_path / "00000.parquet", {**columns, "error_message": [None, "HTTP Error 404", None]})
+    first, second, third = read(Parquet(str(file))).values()
+    assert first.image == b"1"
+    assert (second.reason, second.detail, second.is_fault) == ("not-downloaded", "HTTP Error 404", False)
+    assert third.reason == "no-image"
+
+
 def test_images_as_paths(tmp_path, read):
     (tmp_path / "a.jpg").write_bytes(b"1")
     file = save(tmp_path / "p.parquet", {"image": ["a.jpg", "gone.jpg", "http://x/a.jpg"], "caption": ["a", "b", "c"]})

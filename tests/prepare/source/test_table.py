@@ -33,7 +33,8 @@ def test_of_several_captions_the_first_is_taken_and_all_are_kept(write, read):
     lines = [json.dumps({"image": f"{number}.jpg", "text": text}) for number, text in enumerate(lists)]
     files = {"t.jsonl": "\n".join(lines), **{f"{number}.jpg": b"1" for number in range(len(lists))}}
     found = read(Csv(str(write(files) / "t.jsonl")))
-    assert [record.caption for record in found.values()] == ["a 1", None, None, None]
+    assert [found[number].caption for number in "012"] == ["a 1", None, "5"]
+    assert found["3"].reason == "bad-caption"
     assert found["0"].facts["text"] == ["", "a 1", "b 1"]
 
 
@@ -72,6 +73,10 @@ def test_bytes_that_are_no_utf8_reach_the_file_and_the_caption(write, read):
     (record,) = read(Csv(str(root / "t.csv"))).values()
     assert record.image == b"1"
     assert record.caption == "caf\udce9"
+    (record,) = read(
+        Csv(str(root / "t.csv"), encoding="latin-1", images=str(write({"ÿ.jpg": b"2"}, "images")))
+    ).values()
+    assert (record.image, record.caption) == (b"2", "café")
 
 
 @pytest.mark.parametrize(
