@@ -43,6 +43,8 @@ class RunRecord(pl.Callback):
         num_trained = sum(p.numel() for p in module.trainable_modules.parameters() if p.requires_grad)
         say(f"{self.config['name']}: {data.description}, {num_trained:,} trained parameters, {trainer.precision}")
         say(f"run folder {self.folder.path}" + (f", resuming from {self.checkpoint.name}" if self.checkpoint else ""))
+        for note in module.diffusion.notes():
+            say(f"note: {note}")
         if self.config["compile"]:
             say("compile=true: the first step takes a minute or more")
 

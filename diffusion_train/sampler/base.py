@@ -55,7 +55,8 @@ class Sampler(ABC):
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
         """Step noise (B, ...) through the decreasing `times` (num_steps + 1,); return x / alpha (B, ...) at the last.
 
-        That is x0 if the last time is 0. Implementations must not call `predict` at the last time.
+        That is x0 if the last time is 0. Implementations must not call `predict` at the last time, which may be
+        below the schedule's smallest.
         """
 
 
