@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
 from diffusion_train.adapter.none import NoAdapter
@@ -71,6 +72,8 @@ def points_run(
     conditioner_lr: float | None = None,
     accelerator: str = "cpu",
     strategy: str = "auto",
+    optimizer: Callable[..., Any] = adamw,
+    float16: bool = False,
 ) -> tuple[DiffusionModule, Recorder]:
     torch.manual_seed(seed)
     data = DataModule(
@@ -84,7 +87,7 @@ def points_run(
         GaussianDiffusion(Cosine(), V(), Output(), Uniform()),
         conditioner or NoCondition(),
         Identity(),
-        Optimization(functools.partial(adamw, lr=lr), lr_schedule.Cosine(20, 2), conditioner_lr=conditioner_lr),
+        Optimization(functools.partial(optimizer, lr=lr), lr_schedule.Cosine(20, 2), conditioner_lr=conditioner_lr),
         ema.constant([0.3, 0.9]),
         condition_dropout,
         seed,
@@ -97,7 +100,7 @@ def points_run(
         devices=1,
         max_steps=max_steps,
         max_epochs=-1,
-        precision=precision,
+        precision=None if float16 else precision,
         log_every_n_steps=1,
         callbacks=[
             Scalars(max_skipped_steps=3),
@@ -106,7 +109,7 @@ def points_run(
             *callbacks,
         ],
         logger=MetricsFile(run_dir),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([MixedPrecision("16-mixed", "cpu")] if float16 else [])],
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -54,6 +54,8 @@ class RunRecord(pl.Callback):
         say(f"run folder {self.folder.path}" + (f", resuming from {self.checkpoint.name}" if self.checkpoint else ""))
         if self.changed:
             self._record_changes(trainer.global_step)
+        for note in module.diffusion.notes():
+            say(f"note: {note}")
         if self.config["compile"]:
             say("compile=true: the first step takes a minute or more")
 

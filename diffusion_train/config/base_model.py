@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_train.config.checks.values import is_unknown, keys, set_value, settings
 from diffusion_train.config.mistakes import ConfigError, Mistake, did_you_mean
-from diffusion_train.config.run import load_run_config
+from diffusion_train.config.run import load_run_config, takes_model_grid
 from diffusion_train.config.secrets import escape
 from diffusion_train.pretrained import diffusers_folder, origin, parts
 from diffusion_train.run_folder import weights_file
@@ -71,7 +71,8 @@ def overlay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
     chosen = {o.key_or_group.replace("/", ".") for o in arguments}
     with open_dict(cfg):
         for path, node in model.nodes.items():
-            if not (path in _CHOOSABLE and any(_covers(key, path) for key in chosen)):
+            is_chosen = path in _CHOOSABLE and any(_covers(key, path) for key in chosen)
+            if not (is_chosen or (path == "sampler.grid" and not takes_model_grid(cfg.sampler))):
                 _overlay_part(cfg, path, node)
         cfg.base_record = {"kind": model.kind, "folder": pretrained}
         mistakes += _settings(cfg, chosen)

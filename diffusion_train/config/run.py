@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,15 @@ def _exchange_parts(cfg: DictConfig, choices: Sequence[Override], folders: Seque
         part = OmegaConf.select(parts, path)
         if part is None or OmegaConf.select(cfg, path) is None:
             raise HydraException(f"group {group!r} is not a part of this run")
-        OmegaConf.update(cfg, path, OmegaConf.to_container(part, resolve=False), merge=False)
+        plain: Any = OmegaConf.to_container(part, resolve=False)
+        if path == "sampler" and takes_model_grid(plain) and "grid" in cfg.sampler and "sampler/grid" not in chosen:
+            plain["grid"] = cfg.sampler.grid
+        OmegaConf.update(cfg, path, plain, merge=False)
+
+
+def takes_model_grid(sampler: Mapping[str, Any]) -> bool:
+    """Whether the grid of a sampler's node is the plain Uniform of our options, which the model's grid replaces."""
+    return bool(sampler.get("grid") == {"_target_": "diffusion_train.sampler.grid.Uniform"})
 
 
 def _set(

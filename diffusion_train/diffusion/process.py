@@ -68,8 +68,20 @@ class GaussianDiffusion:
         self.schedule = schedule
         self.parameterization = parameterization
         self.weighting = weighting
-        self.time_sampler = time_sampler
+        self.time_sampler = time_sampler.on(schedule)
         self.offset_noise = offset_noise
+
+    def notes(self) -> list[str]:
+        """Return what is allowed but may be unwanted in training, each with its remedy."""
+        alpha, sigma, _, _, det = self._mix(torch.ones(1))
+        if not self.schedule.zero_terminal_snr or self.weighting(alpha, sigma, det).item() != 0:
+            return []
+        note = (
+            f"weighting {type(self.weighting).__name__} gives t = 1 no weight, because schedule "
+            f"{type(self.schedule).__name__} has zero terminal SNR: the prediction that sampling starts with is not "
+            "trained; use diffusion/weighting=output (or edm, velocity)"
+        )
+        return [note]
 
     def loss(self, network: Network, x0: Tensor, rng: Rng, **cond: Tensor) -> Loss:
         """Return the training loss of x0 (B, ...); all randomness comes from `rng`."""

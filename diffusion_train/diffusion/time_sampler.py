@@ -16,6 +16,8 @@ from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule
 from diffusion_train.utils.rng import Rng
 from diffusion_train.utils.tensor import to_device
 
+SMALLEST = 1e-7  # smallest time: the squares of smaller noise levels are 0 in float32
+
 
 class TimeSampler(ABC):
     """Distribution of the training times, given by its inverse distribution function."""
@@ -32,21 +34,31 @@ class TimeSampler(ABC):
         """
         return to_device(self(rng.uniform("time").double()).float(), device)
 
+    def on(self, schedule: Schedule) -> TimeSampler:
+        """Return this sampler with the settings that it takes from `schedule`, if they are not given."""
+        return self
+
     def conflicts(self, schedule: Schedule) -> list[str]:
         """Return why this part cannot be used with `schedule`, each with its remedy; empty if it can."""
         return []
 
 
 class Uniform(TimeSampler):
-    """Times uniform in [t_min, 1]."""
+    """Times uniform in [t_min, 1]; without `t_min`, from the smallest time of the process's schedule."""
 
-    def __init__(self, t_min: float = 1e-3) -> None:
-        if not 0 < t_min < 1:
-            raise ValueError(f"Uniform: t_min={t_min:g} must lie between 0 and 1; at t = 0 there is no noise")
+    def __init__(self, t_min: float | None = None) -> None:
+        if t_min is not None and not SMALLEST <= t_min < 1:
+            raise ValueError(
+                f"Uniform: t_min={t_min:g} must lie between {SMALLEST:g} and 1; at t = 0 there is no noise"
+            )
         self.t_min = t_min
 
     def __call__(self, u: Tensor) -> Tensor:
-        return self.t_min + (1 - self.t_min) * u
+        t_min = Schedule.t_min if self.t_min is None else self.t_min
+        return t_min + (1 - t_min) * u
+
+    def on(self, schedule: Schedule) -> TimeSampler:
+        return Uniform(schedule.t_min) if self.t_min is None else self
 
 
 class Discrete(TimeSampler):
@@ -78,7 +90,7 @@ class LogitNormal(TimeSampler):
         self.mean, self.std = mean, _check_std("LogitNormal", std)
 
     def __call__(self, u: Tensor) -> Tensor:
-        return torch.sigmoid(self.mean + self.std * _normal_quantile(u))
+        return torch.sigmoid(self.mean + self.std * _normal_quantile(u)).clamp(min=SMALLEST)
 
 
 class LogNormal(TimeSampler):
@@ -113,6 +125,9 @@ class Stratified(TimeSampler):
 
     def draw(self, rng: Rng, device: torch.device | str = "cpu") -> Tensor:
         return to_device(self(rng.stratified("time").double()).float(), device)
+
+    def on(self, schedule: Schedule) -> TimeSampler:
+        return Stratified(self.time_sampler.on(schedule))
 
     def conflicts(self, schedule: Schedule) -> list[str]:
         return self.time_sampler.conflicts(schedule)

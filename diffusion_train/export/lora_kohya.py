@@ -47,7 +47,8 @@ def write(model: Model, folder: Path) -> Path:
 
 
 def _layers(model: Model) -> Iterator[tuple[str, Any]]:
-    names = unet_names(model.adapters, model.unet.config.layers_per_block) if model.family == "sdxl" else {}
+    modules = [name for name, _ in model.unet.named_modules()] if model.family == "sdxl" else []
+    names = unet_names(modules, model.unet.config.layers_per_block)
     for name, layer in model.adapters.items():
         yield f"lora_unet_{names.get(name, name)}", layer
     for encoder, layers in model.text_adapters.items():

@@ -59,6 +59,7 @@ _OPEN_CLIP = {
 def unet_names(names: Iterable[str], num_layers: int) -> dict[str, str]:
     """Return the original name for each name of a weight or layer in a UNet2DConditionModel.
 
+    `names` must be those of the whole network, because upsamplers are named by whether their block has attention.
     `num_layers` is the number of residual blocks per level.
     """
     names = list(names)

@@ -22,7 +22,9 @@ class ClassifierFree(Guidance):
     """Classifier-free guidance, null + scale * (cond - null): scale 1 is conditional, scale 0 unconditional.
 
     `interval` holds the first and last time t to guide at; outside of it the conditional prediction is used, at half
-    the cost. `rescale` in [0, 1] moves the standard deviation of each row back to that of the conditional prediction.
+    the cost. `rescale` in [0, 1] moves the standard deviation of v of each row back to that of the conditional
+    prediction, as in the paper, whatever the network predicts. diffusers rescales the network's output, which is another
+    result for networks that predict the noise.
     """
 
     def __init__(self, scale: float, interval: Sequence[float] = (0.0, 1.0), rescale: float = 0.0) -> None:
@@ -75,6 +77,7 @@ def _with_contrast_of(reference: Prediction, p: Prediction, xt: Tensor, alpha: T
     alpha, sigma = expand(alpha, xt), expand(sigma, xt)
     v = alpha * p.noise - sigma * p.x0
     v_reference = alpha * reference.noise - sigma * reference.x0
-    v = v * expand(v_reference.flatten(1).std(1) / v.flatten(1).std(1), v)
+    std, std_reference = (values.flatten(1).std(1, correction=0) for values in (v, v_reference))
+    v = v * expand(torch.where(std > 0, std_reference / std, 1.0), v)  # a constant v has no contrast to change
     r2 = alpha**2 + sigma**2
     return Prediction(x0=(alpha * xt - sigma * v) / r2, noise=(sigma * xt + alpha * v) / r2)

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
+from scipy.special import bdtrc
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -65,44 +67,42 @@ def without_itself(distances: Tensor) -> Tensor:
     return distances.double().masked_fill(torch.eye(len(distances), dtype=torch.bool), math.inf)
 
 
-def p_values(distances: Tensor, references: Tensor) -> Tensor:
-    """Return p values (N,) of distances (N,) among those (n,) of images not trained on; small for close samples."""
+def ranks(distances: Tensor, references: Tensor) -> Tensor:
+    """Return the rank (N,), from 1, of each of distances (N,) among those (n,) of images not trained on."""
     nearer = torch.searchsorted(references.double().sort().values, distances.double().contiguous(), right=True)
-    return (1 + nearer) / (len(references) + 1)
+    return 1 + nearer
 
 
 def audit(distances: Mapping[str, Tensor], references: Mapping[str, Tensor], false_alarm: float) -> Audit:
     """Flag samples that are too close to a training image.
 
     By the name of the measure, `distances` (N,) are those of the samples to the nearest training image, `references`
-    (n,) those of held-out images.
+    (n,) those of held-out images. Ranks are compared as whole numbers, because rounded p values miss the rate itself.
     """
-    num_references = len(next(iter(references.values())))
-    rate = max(false_alarm, len(distances) / (num_references + 1))
-    p = torch.stack([p_values(distances[name], references[name]) for name in distances]).min(0).values
-    p = (p * len(distances)).clamp(max=1.0)
-    thresholds = {name: threshold(references[name], rate / len(distances)) for name in distances}
-    return Audit(p, p <= rate + 1e-12, thresholds, rate, num_references)
+    num_measures, num_references = len(distances), len(next(iter(references.values())))
+    rate = max(_exact(false_alarm), Fraction(num_measures, num_references + 1))
+    last_flagged = math.floor(rate * (num_references + 1) / num_measures)
+    rank = torch.stack([ranks(distances[name], references[name]) for name in distances]).min(0).values
+    p = (rank.double() * num_measures / (num_references + 1)).clamp(max=1.0)
+    thresholds = {name: threshold(references[name], last_flagged) for name in distances}
+    return Audit(p, rank <= last_flagged, thresholds, float(rate), num_references)
 
 
-def threshold(references: Tensor, rate: float) -> float:
-    """Return the distance below which samples are flagged.
-
-    It is the k-th smallest of n references, k = rate (n + 1), and infinite if k > n.
-    """
-    rank = math.floor(rate * (len(references) + 1) + 1e-9)
+def threshold(references: Tensor, rank: int) -> float:
+    """Return the distance below which a sample has at most this rank among references (n,): infinite if rank > n."""
     return float(references.double().sort().values[rank - 1]) if rank <= len(references) else math.inf
 
 
 def references_needed(false_alarm: float, num_measures: int) -> int:
     """Return the smallest number of references with which a sample can be flagged at this rate."""
-    return math.ceil(num_measures / false_alarm - 1e-9) - 1
+    return math.ceil(num_measures / _exact(false_alarm)) - 1
 
 
 def chance(num_flagged: int, num_samples: int, false_alarm: float) -> float:
     """Return the probability of `num_flagged` or more false alarms of independent samples: a binomial tail."""
-    terms = (
-        math.comb(num_samples, k) * false_alarm**k * (1 - false_alarm) ** (num_samples - k)
-        for k in range(num_flagged, num_samples + 1)
-    )
-    return min(1.0, math.fsum(terms))
+    return float(bdtrc(num_flagged - 1, num_samples, false_alarm))
+
+
+def _exact(rate: float) -> Fraction:
+    """Return the decimal number that a rate was written as: 0.05 is 1/20, which no float is."""
+    return Fraction(str(rate))

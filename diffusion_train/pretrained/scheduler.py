@@ -35,7 +35,7 @@ def nodes(file: Path, source: str, prediction: str | None = None) -> Nodes:
     return {
         "diffusion.schedule": _schedule(settings, source),
         "diffusion.parameterization": _parameterization(settings, source, prediction),
-        "sampler.grid": _grid(name, settings, source),
+        "sampler.grid": _grids(name, settings, source),
     }
 
 
@@ -82,6 +82,19 @@ def _parameterization(settings: Nodes, source: str, prediction: str | None) -> N
             "correct prediction_type or rescale_betas_zero_snr"
         )
     return {"_target_": f"diffusion_train.diffusion.parameterization.{PREDICTIONS[ours]}"}
+
+
+def _grids(name: str, settings: Nodes, source: str) -> Nodes:
+    """Return the grids of the model's own scheduler and of the one that diffusers makes from its settings.
+
+    That is a multistep solver for a scheduler that is none, and DDIM for one that is.
+    """
+    is_multistep = name.startswith(_MULTISTEP)
+    return {
+        "_target_": "diffusion_train.sampler.grid.BySampler",
+        "single_step": _grid("DDIMScheduler" if is_multistep else name, settings, source),
+        "multistep": _grid(name if is_multistep else "DPMSolverMultistepScheduler", settings, source),
+    }
 
 
 def _grid(name: str, settings: Nodes, source: str) -> Nodes:

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,14 +28,18 @@ Predict = Callable[[Tensor, Tensor], Prediction]  # (xt (B, ...), t (B,)) -> x0 
 class Sampler(ABC):
     """Turns noise into data in `num_steps` steps over the times of `grid`, by default equal steps in t.
 
+    `multistep` says that steps extrapolate from the predictions of earlier steps, for which a grid may hold other times.
     `clip_x0` clamps every predicted x0 to [-1, 1]; use it for models of pixels, never for latents.
     """
+
+    multistep: ClassVar[bool] = False
 
     def __init__(self, num_steps: int, grid: Grid | None = None, clip_x0: bool = False) -> None:
         if num_steps < 1:
             raise ValueError(f"sampler.num_steps={num_steps}: must be at least 1")
         self.num_steps = num_steps
-        self.grid = grid or Uniform()
+        grid = grid or Uniform()
+        self.grid = grid.for_multistep() if self.multistep else grid
         self.clip_x0 = clip_x0
 
     @torch.no_grad()
@@ -50,7 +55,8 @@ class Sampler(ABC):
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
         """Step noise (B, ...) through the decreasing `times` (num_steps + 1,); return x / alpha (B, ...) at the last.
 
-        That is x0 if the last time is 0. Implementations must not call `predict` at the last time.
+        That is x0 if the last time is 0. Implementations must not call `predict` at the last time, which may be
+        below the schedule's smallest.
         """
 
 

@@ -24,8 +24,11 @@ from diffusion_train.utils.rng import Rng
 class DPMSolver(Sampler):
     """Second-order sampler with one prediction per step.
 
-    A step is first order if it is the first one, the one after a start from pure noise (alpha = 0), or ends at t = 0.
+    A step is first order if it is the first one, the one after a start from pure noise (alpha = 0), ends at t = 0, or
+    is more than twice as long as the one before (h > 2 h_before).
     """
+
+    multistep = True
 
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
         levels = noise_levels(schedule, times, noise.device)
@@ -41,10 +44,18 @@ class DPMSolver(Sampler):
 def midpoint(x0: Tensor, x0_before: Tensor, before: Level, t: Level, s: Level) -> Tensor:
     """Return x0 (B, ...) in the middle of the step t -> s, extrapolated linearly in lambda from the last two levels.
 
-    It is x0 at t if lambda is infinite at t, s or `before`, that is, if one of them is pure noise or data.
+    It is x0 at t if the step is first order.
     """
     h = s.half_log_snr - t.half_log_snr
     h_before = t.half_log_snr - before.half_log_snr
-    if not math.isfinite(h) or not math.isfinite(h_before):
+    if is_first_order(h, h_before):
         return x0
     return x0 + 0.5 * h / h_before * (x0 - x0_before)
+
+
+def is_first_order(h: float, h_before: float) -> bool:
+    """Return whether a step of length h in lambda has nothing to extrapolate from, or would extrapolate too far.
+
+    Lengths are infinite for steps from pure noise or to data.
+    """
+    return not math.isfinite(h) or not math.isfinite(h_before) or h > 2 * h_before

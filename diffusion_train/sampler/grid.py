@@ -27,6 +27,10 @@ class Grid(ABC):
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
         """Return strictly decreasing times (num_steps + 1,); all but the last must be at least the schedule's t_min."""
 
+    def for_multistep(self) -> Grid:
+        """Return the grid for a sampler that extrapolates from the predictions of earlier steps."""
+        return self
+
 
 class Uniform(Grid):
     """Equal steps in t from 1 to `last`."""
@@ -47,6 +51,23 @@ class Uniform(Grid):
         return times.float()
 
 
+class BySampler(Grid):
+    """The grid `multistep` for multistep samplers, and `single_step` for all others, as diffusers has them.
+
+    Multistep samplers need steps of similar size in lambda, also at the end.
+    """
+
+    def __init__(self, single_step: Grid, multistep: Grid) -> None:
+        self.single_step, self.multistep = single_step, multistep
+        self.unit_start, self.as_is = single_step.unit_start, single_step.as_is
+
+    def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
+        return self.single_step(schedule, num_steps)
+
+    def for_multistep(self) -> Grid:
+        return self.multistep
+
+
 class Levels(Grid):
     """A subset of the `num_levels` discrete training levels; index i is the time (i + 1) / num_levels.
 
@@ -64,8 +85,11 @@ class Levels(Grid):
         self.as_is = self.end_at_level = end_at_level
 
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
-        if num_steps > self.num_levels:
-            raise ValueError(f"sampler.num_steps={num_steps} must be at most the grid's num_levels={self.num_levels}")
+        if num_steps + self.skip_last > self.num_levels:
+            raise ValueError(
+                f"sampler.num_steps={num_steps} must be at most {self.num_levels - self.skip_last} on a grid with "
+                f"num_levels={self.num_levels}; use fewer steps"
+            )
         indices = self.indices(num_steps + self.skip_last)[:num_steps].double()
         if indices[0] >= self.num_levels:
             raise ValueError(f"sampler.num_steps={num_steps} is too large for a grid with an offset; use fewer steps")

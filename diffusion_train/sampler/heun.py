@@ -29,7 +29,7 @@ from diffusion_train.utils.rng import Rng
 
 
 class Heun(Sampler):
-    """Second-order sampler with two predictions per step; a step to t = 0 is Euler's and needs only one."""
+    """Second-order sampler with two predictions per step; the last step is Euler's and needs only one."""
 
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
         levels = noise_levels(schedule, times, noise.device)
@@ -37,7 +37,7 @@ class Heun(Sampler):
         for t, s in pairwise(levels):
             p = predict_at(predict, x, t)
             x = s.alpha * p.x0 + s.sigma * p.noise
-            if s.sigma > 0:
+            if s is not levels[-1]:
                 q = predict_at(predict, x, s)
                 change = (q.noise - q.x0) - (p.noise - p.x0)
                 x = x + 0.5 * (s.alpha + s.sigma) * (_tau(s) - _tau(t)) * change

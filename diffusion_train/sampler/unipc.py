@@ -20,12 +20,17 @@ from torch import Tensor
 
 from diffusion_train.diffusion.schedule.base import Schedule
 from diffusion_train.sampler.base import Level, Predict, Sampler, move, noise_levels, predict_at
-from diffusion_train.sampler.dpm_solver import midpoint
+from diffusion_train.sampler.dpm_solver import is_first_order, midpoint
 from diffusion_train.utils.rng import Rng
 
 
 class UniPC(Sampler):
-    """Third-order sampler with one prediction per step; the last step is the predictor alone."""
+    """Third-order sampler with one prediction per step; the last step is the predictor alone.
+
+    Steps are first order where those of `DPMSolver` are.
+    """
+
+    multistep = True
 
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
         levels = noise_levels(schedule, times, noise.device)
@@ -45,12 +50,13 @@ def mean_over_step(x0: Tensor, x0_before: Tensor, x0_after: Tensor, before: Leve
     """Return the mean of x0 (B, ...) over the step t -> s, on the parabola in lambda through three levels.
 
     The mean is over d(alpha / sigma), that is exp(h * u) du with u from 0 at t to 1 at s; `u` and `u2` below are the
-    first two moments. It is the mean of the two ends if lambda is infinite at t, s or `before`.
+    first two moments. It is the mean of the two ends if the step is first order.
     """
     h = s.half_log_snr - t.half_log_snr
-    r = (before.half_log_snr - t.half_log_snr) / h
-    if not math.isfinite(h) or not math.isfinite(r):
+    h_before = t.half_log_snr - before.half_log_snr
+    if is_first_order(h, h_before):
         return 0.5 * (x0 + x0_after)
+    r = -h_before / h
     u = -1 / math.expm1(-h) - 1 / h
     u2 = -1 / math.expm1(-h) - 2 / h * u
     weight_before = (u - u2) / (1 - r)  # solves w_before + w_after = u and r * w_before + w_after = u2

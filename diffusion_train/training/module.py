@@ -11,12 +11,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from diffusion_train.autoencoder.base import Autoencoder
 from diffusion_train.conditioner.base import Conditioner, drop
 from diffusion_train.diffusion.process import GaussianDiffusion, Loss
 from diffusion_train.training.ema import EMA
-from diffusion_train.training.optimizer import Optimization
+from diffusion_train.training.optimizer import Optimization, is_fused, step_back
 from diffusion_train.training.weights import checkpoint_weights, load_exactly, trainable_modules, trainable_state
 from diffusion_train.utils.rng import Rng, key_seed
 from diffusion_train.utils.tensor import AsyncCopy
@@ -51,7 +52,8 @@ class DiffusionModule(pl.LightningModule):
         self.diffusion, self.optimization, self.ema = diffusion, optimization, ema
         self.condition_dropout, self.seed = condition_dropout, seed
         self.micro_batch_size = micro_batch_size
-        self.skipped_in_a_row = torch.zeros(())
+        self._count_skips(torch.zeros(()))
+        self.grad_norm = torch.zeros(())
         self.idle_since: float | None = None
         self._saved_optimizer: str | None = None  # the class of the optimizer in the checkpoint
         for frozen in (autoencoder,) if conditioner.adapted else (autoencoder, conditioner):
@@ -92,12 +94,12 @@ class DiffusionModule(pl.LightningModule):
                 self.manual_backward(loss.loss.sum() / rows)
             losses.append(loss)
         check_latents(batch["key"], (row for rows in whole for row in rows.tolist()))
-        norm = self._optimizer_step()
+        self._optimizer_step()
         return {
             "loss": torch.cat([loss.loss.detach() for loss in losses]),
             "noise_mse": torch.cat([loss.noise_mse.detach() for loss in losses]),
             "t": torch.cat([loss.t for loss in losses]),
-            "grad_norm": norm,
+            "grad_norm": self.grad_norm,
         }
 
     def loss(self, x0: Tensor, cond: dict[str, Tensor], rng: Rng) -> Loss:
@@ -131,23 +133,33 @@ class DiffusionModule(pl.LightningModule):
         model = self.trainer.strategy.model
         return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
-    def _optimizer_step(self) -> Tensor:
-        """Step the optimizer; return the gradient norm before clipping. If it is not finite, no weight changes."""
+    def _optimizer_step(self) -> None:
+        """Step the optimizer, the learning rate and the averages; if the gradient is not finite, none of them moves."""
         optimizer: Any = self.optimizers()
         lr_schedule: Any = self.lr_schedulers()
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None:
-            scaler.unscale_(optimizer.optimizer)
-        norm = self.optimization.clip(self.trainable_modules)
-        finite = torch.isfinite(norm)
-        if scaler is None:
-            self.optimization.skip_unless(optimizer.optimizer, finite)
+        if self._skips.tolist():  # of the step before: waiting for this step's would leave a GPU idle
+            step_back(lr_schedule)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         lr_schedule.step()
+        finite = torch.isfinite(self.grad_norm)
         self.ema.update(self.global_step, finite)
-        self.skipped_in_a_row = torch.where(finite, 0.0, self.skipped_in_a_row.to(norm.device) + 1)
-        return norm
+        self._count_skips(torch.where(finite, 0.0, self.skipped_in_a_row.to(finite.device) + 1))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradient and note its norm before that. If it is not finite, the step changes no weight.
+
+        By now Lightning has divided the gradients of float16 by their scale, except those of fused optimizers.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and is_fused(optimizer):
+            scaler.unscale_(optimizer)
+        self.grad_norm = self.optimization.clip(self.trainable_modules)
+        if scaler is None:
+            self.optimization.skip_unless(optimizer, torch.isfinite(self.grad_norm))
+
+    def _count_skips(self, skipped_in_a_row: Tensor) -> None:
+        self.skipped_in_a_row, self._skips = skipped_in_a_row, AsyncCopy(skipped_in_a_row)
 
     def _apply_optimizer_settings(self) -> None:
         """A resumed run has the configured settings; the state of an optimizer of another class is dropped."""
@@ -171,7 +183,7 @@ class DiffusionModule(pl.LightningModule):
         )  # Lightning converts only after restoring: float64 would be rounded
         load_exactly(self.trainable_modules, checkpoint_weights(checkpoint), trainable_state(self.trainable_modules))
         self.ema.load_state_dict(checkpoint["ema"])
-        self.skipped_in_a_row = checkpoint["skipped_in_a_row"]
+        self._count_skips(checkpoint["skipped_in_a_row"])
         self._saved_optimizer = checkpoint.get("optimizer_class")
 
 

@@ -62,10 +62,21 @@ class Optimization:
         Fused optimizers read the flag on the device, as they do for torch.amp.GradScaler. For others the gradients are
         set to None, which needs a synchronization.
         """
-        if getattr(optimizer, "_step_supports_amp_scaling", False):
+        if is_fused(optimizer):
             optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         elif not finite:
             optimizer.zero_grad(set_to_none=True)
+
+
+def is_fused(optimizer: Optimizer) -> bool:
+    """Whether the optimizer reads on the device that a step is to be skipped, as torch.amp.GradScaler supports it."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def step_back(lr_schedule: LambdaLR) -> None:
+    """Undo the last step of a learning rate schedule."""
+    lr_schedule.last_epoch -= 2
+    lr_schedule.step()
 
 
 def decay_groups(network: nn.Module) -> list[dict[str, Any]]:

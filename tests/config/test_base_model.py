@@ -74,6 +74,11 @@ def composed(*arguments: str):
     return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
 
+def grids(cfg) -> tuple[str, str]:
+    """The classes of the model's grids for samplers of single steps and of several."""
+    return tuple(cfg.sampler.grid[name]._target_.rpartition(".")[2] for name in ("single_step", "multistep"))
+
+
 def mistakes(*arguments: str) -> list[tuple[str, str]]:
     with pytest.raises(ConfigError) as error:
         composed(*arguments)
@@ -93,7 +98,8 @@ def test_stable_diffusions_parts_and_sizes_are_its_own(sd1):
     assert cfg.data.image_size == 512
     assert (cfg.diffusion.schedule.beta_start, cfg.diffusion.schedule.beta_end) == (0.00085, 0.012)
     assert cfg.diffusion.parameterization._target_.endswith(".Epsilon")
-    assert (cfg.sampler.grid._target_.rpartition(".")[2], cfg.sampler.grid.offset) == ("Leading", 1)
+    assert grids(cfg) == ("Leading", "Linspace")
+    assert cfg.sampler.grid.single_step.offset == 1
     assert (cfg.base_record.kind, cfg.base_record.folder) == ("sd", str(sd1))
 
 
@@ -108,7 +114,7 @@ def test_v_prediction_and_zero_terminal_snr_are_read(sd2):
     cfg = composed(*RECIPE, f"pretrained={sd2}")
     assert cfg.diffusion.parameterization._target_.endswith(".V")
     assert cfg.diffusion.schedule.zero_terminal_snr is True
-    assert cfg.sampler.grid._target_.endswith(".Trailing")
+    assert grids(cfg) == ("Trailing", "Trailing")
     assert cfg.data.image_size == 768
 
 
@@ -124,10 +130,35 @@ def test_the_command_line_sets_what_is_free(sd1):
     cfg = composed(*RECIPE, f"pretrained={sd1}", *chosen, "diffusion/weighting=min_snr", "autoencoder.dtype=bfloat16")
     config.check(cfg, read=SETTINGS)
     assert (cfg.sampler._target_.rpartition(".")[2], cfg.guidance.scale, cfg.data.image_size) == ("Heun", 3, 256)
-    assert cfg.sampler.grid._target_.endswith(".Leading")
+    assert grids(cfg) == ("Leading", "Linspace")
     assert cfg.network.gradient_checkpointing is True
     assert cfg.diffusion.weighting._target_.endswith(".MinSNR")
     assert cfg.autoencoder.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("option", ["dpm_solver", "unipc", "ddim"])
+def test_a_sampler_takes_the_grid_of_the_model_in_training_and_when_sampling(sd1, tmp_path, option):
+    trained = composed(*RECIPE, f"pretrained={sd1}", f"sampler={option}")
+    config.save_config(composed(*RECIPE, f"pretrained={sd1}"), tmp_path / "run" / "config.yaml")
+    for cfg in (trained, config.compose_run(tmp_path / "run", [f"sampler={option}"], [ROOT / "conf"])):
+        sampler = config.build(cfg.sampler)
+        levels = sampler.grid(config.build(cfg.diffusion.schedule), 10)[:-1] * 1000
+        assert levels[-1] == (2 if option == "ddim" else 101)
+        assert sampler.grid.as_is == (option == "ddim")
+
+
+@pytest.mark.parametrize("chosen", ["by value", "by an option"])
+def test_a_grid_chosen_by_hand_stays(sd1, tmp_path, chosen):
+    karras = "{_target_: diffusion_train.sampler.grid.Karras, rho: 5.0}"
+    own = tmp_path / "own" / "sampler"
+    own.mkdir(parents=True)
+    head = "_target_: diffusion_train.sampler.dpm_solver.DPMSolver\nnum_steps: 9\nclip_x0: false"
+    (own / "mine.yaml").write_text(f"{head}\ngrid: {karras}\n")
+    arguments = ["sampler=mine"] if chosen == "by an option" else ["sampler=dpm_solver", f"sampler.grid={karras}"]
+    trained = composed(*RECIPE, f"pretrained={sd1}", *arguments, "--config-dir", str(own.parent))
+    config.save_config(composed(*RECIPE, f"pretrained={sd1}"), tmp_path / "run" / "config.yaml")
+    for cfg in (trained, config.compose_run(tmp_path / "run", arguments, [ROOT / "conf", own.parent])):
+        assert config.build(cfg.sampler).grid.rho == 5
 
 
 def test_a_recipe_sets_what_is_no_part_of_the_model(sd1, tmp_path):

@@ -15,7 +15,7 @@ from diffusion_train.diffusion.schedule.edm import EDM
 from diffusion_train.diffusion.schedule.linear import Linear
 from diffusion_train.diffusion.schedule.rectified_flow import RectifiedFlow
 from diffusion_train.diffusion.time_sampler import Discrete, LogitNormal, LogNormal, Stratified, TimeSampler, Uniform
-from diffusion_train.diffusion.weighting import EDMWeight, Noise, Output, Weighting
+from diffusion_train.diffusion.weighting import EDMWeight, MinSNR, Noise, Output, Velocity, Weighting
 from diffusion_train.utils.rng import Rng
 from diffusion_train.utils.tensor import expand
 
@@ -284,3 +284,29 @@ def test_unusual_but_legal_parts_train(
     losses = process.loss(lambda xt, label: xt, torch.ones(8, 2), Rng.at_step(0, 0, range(8), 8))
     assert (losses.loss > 0).all()
     assert losses.loss.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "weighting", "noted"),
+    [
+        (Cosine(zero_terminal_snr=True), MinSNR(), True),
+        (Cosine(zero_terminal_snr=True), Output(), False),
+        (Cosine(), MinSNR(), False),
+        (RectifiedFlow(), Noise(), True),
+        (RectifiedFlow(), Velocity(), False),
+        (EDM(), MinSNR(), False),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_a_weighting_that_leaves_the_start_of_sampling_untrained_is_noted(
+    schedule: Schedule, weighting: Weighting, noted: bool
+) -> None:
+    """The gradient at t = 1 is zero there, and only there."""
+    diffusion = GaussianDiffusion(schedule, V(), weighting, Uniform())
+    scale = torch.ones((), requires_grad=True)
+    at = torch.ones(1)
+    diffusion.loss_at(lambda x, label: scale * x, torch.ones(1, 3), torch.full((1, 3), 2.0), at).loss.sum().backward()
+    assert scale.grad is not None
+    assert (scale.grad.item() == 0) == noted
+    assert len(diffusion.notes()) == noted
+    assert all(f"{type(weighting).__name__} gives t = 1 no weight" in note for note in diffusion.notes())

@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusion_train.diffusion.parameterization import X0, Flow, V
+from diffusion_train.diffusion.process import GaussianDiffusion
 from diffusion_train.diffusion.schedule.edm import EDM
 from diffusion_train.diffusion.schedule.linear import Linear
+from diffusion_train.diffusion.schedule.rectified_flow import RectifiedFlow
 from diffusion_train.diffusion.time_sampler import Discrete, LogitNormal, LogNormal, Stratified, TimeSampler, Uniform
+from diffusion_train.diffusion.weighting import Output, Velocity
 from diffusion_train.utils.rng import Rng
 
 MEMBERS = [
@@ -17,6 +21,7 @@ MEMBERS = [
     pytest.param(Discrete(1000), id="discrete"),
     pytest.param(LogitNormal(), id="logit_normal"),
     pytest.param(LogitNormal(mean=1, std=3), id="logit_normal_wide"),
+    pytest.param(LogitNormal(mean=-3, std=10), id="logit_normal_widest"),
     pytest.param(LogNormal(EDM()), id="log_normal"),
     pytest.param(LogNormal(Linear()), id="log_normal_linear"),
     pytest.param(Stratified(LogitNormal()), id="stratified"),
@@ -35,6 +40,29 @@ def test_times_rise_with_u_and_stay_in_range(sampler: TimeSampler) -> None:
 
 def test_uniform_is_uniform_from_t_min_to_one() -> None:
     assert Uniform(t_min=0.2)(torch.tensor([0.0, 0.5, 1.0])).tolist() == pytest.approx([0.2, 0.6, 1])
+
+
+@pytest.mark.parametrize("num_steps", [2, 50, 1000, 4000])
+def test_uniform_begins_at_the_least_noisy_level_of_its_schedule(num_steps: int) -> None:
+    schedule = Linear(num_steps)
+    for sampler, first in ((Uniform(), 1 / num_steps), (Stratified(Uniform()), 1 / num_steps), (Uniform(0.6), 0.6)):
+        t = GaussianDiffusion(schedule, V(), Output(), sampler).time_sampler(torch.zeros(1))
+        assert t.item() == pytest.approx(first)
+        assert schedule.label(t).item() == pytest.approx(first * num_steps - 1, abs=1e-4)
+
+
+@pytest.mark.parametrize("parameterization", [X0(), V(), Flow()], ids=["x0", "v", "flow"])
+@pytest.mark.parametrize("weighting", [Output(), Velocity(1.0, 20.0)], ids=["output", "velocity"])
+@pytest.mark.parametrize("std", [5.0, 10.0])
+def test_the_loss_is_finite_at_every_time_of_a_wide_logit_normal(
+    parameterization: Any, weighting: Any, std: float
+) -> None:
+    diffusion = GaussianDiffusion(RectifiedFlow(), parameterization, weighting, LogitNormal(std=std))
+    t = diffusion.time_sampler(torch.tensor([0.0, 2**-24, 0.01, 0.99, 1 - 2**-24]))
+    noise = torch.ones(5, 2)
+    loss = diffusion.loss_at(lambda x, label: 0.5 * x, torch.zeros(5, 2), noise, t)
+    assert loss.loss.isfinite().all()
+    assert loss.noise_mse[:-1].isfinite().all()
 
 
 @pytest.mark.parametrize("num_steps", [1, 3, 1000, 1025])

@@ -22,6 +22,7 @@ from diffusion_train.export.proof import difference
 
 LORA = ("adapter=lora", "adapter.rank=4", "adapter.alpha=6")
 ALL = "adapter.targets='.*'"
+CONVOLUTIONS = r"adapter.targets='.*\.(conv|conv1|conv2|conv_shortcut)'"  # those of each block, and between levels
 TEXT = "adapter.text_encoder=true"
 # A network of random weights lets rounding grow with each guided step: 1e-6 of its output becomes 2e-2 in ten.
 CALM = ("proof.num_steps=4", "proof.guidance_scale=1.5")
@@ -64,6 +65,7 @@ def differences(output: str) -> list[float]:
         ("sd2_zero_snr", "single_file", LORA),
         ("sdxl", "lora_peft", (*LORA, ALL)),
         ("sdxl", "lora_kohya", (*LORA, ALL)),
+        *((base, "lora_kohya", (*LORA, CONVOLUTIONS)) for base in ("sd15", "sdxl")),
         ("sdxl", "single_file", LORA),
         *((base, form, (*LORA, TEXT)) for base in ("sd15", "sdxl") for form in FORMATS),
         ("sd2_v", "lora_kohya", (*LORA, TEXT)),

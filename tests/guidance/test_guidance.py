@@ -129,6 +129,17 @@ def test_rescale_is_diffusers_rescale_of_v(schedule):
     torch.testing.assert_close(v_of(p, schedule), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(1,), (2, 4, 4)], ids=["one number", "an image"])
+def test_rescale_leaves_a_constant_alone(shape, schedule):
+    """A row without contrast, or of one number, has no standard deviation to divide by."""
+    xt = torch.full((3, *shape), 0.7)
+    plain, rescaled = (
+        ClassifierFree(6.0, rescale=rescale)(Predictor(schedule), schedule, COND, NULL)(xt, T) for rescale in (0.0, 0.7)
+    )
+    torch.testing.assert_close(rescaled.x0, plain.x0)
+    torch.testing.assert_close(rescaled.noise, plain.noise, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

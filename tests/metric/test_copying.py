@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from diffusion_train.metric.copying import (
     chance,
     cosine_distance,
     nearest,
-    p_values,
+    ranks,
     references_needed,
     relative,
     threshold,
@@ -45,10 +46,28 @@ def test_relative_nearness_is_low_for_a_copy_and_near_one_between_twins() -> Non
     assert found.row.tolist() == [0, 1, 0]
 
 
-def test_p_values_are_ranks_and_ties_count_for_the_sample() -> None:
+def test_ties_count_for_the_sample() -> None:
     references = torch.tensor([4.0, 1.0, 2.0, 2.0])
-    found = p_values(torch.tensor([0.5, 1.0, 1.5, 2.0, 9.0]), references)
-    torch.testing.assert_close(found, torch.tensor([1, 2, 2, 4, 5]) / 5)
+    assert ranks(torch.tensor([0.5, 1.0, 1.5, 2.0, 9.0]), references).tolist() == [1, 2, 2, 4, 5]
+
+
+@pytest.mark.parametrize("num_measures", [1, 2, 3])
+@pytest.mark.parametrize("rate", ["0.01", "0.05", "0.1", "0.3"])
+def test_flags_are_those_of_rational_arithmetic(rate: str, num_measures: int) -> None:
+    """One sample of each rank, for every number of references that can hold the rate; a copy is always flagged."""
+    needed = references_needed(float(rate), num_measures)
+    for n in (needed - 1, needed, *range(needed + 1, 301, 6), 59, 119, 179, 239, 299):
+        references, distances = torch.arange(1.0, n + 1), torch.arange(0.5, n + 1)
+        measures = [str(number) for number in range(num_measures)]
+        found = audit(dict.fromkeys(measures, distances), dict.fromkeys(measures, references), float(rate))
+        p = [min(Fraction(1), Fraction(num_measures * (1 + row), n + 1)) for row in range(n + 1)]
+        exact = [value <= max(Fraction(rate), Fraction(num_measures, n + 1)) for value in p]
+        assert found.flagged.tolist() == exact, n
+        assert found.p.tolist() == [float(value) for value in p]
+        assert [distance < found.thresholds["0"] for distance in distances.tolist()] == exact
+        if n >= needed:
+            assert found.flagged[0]
+            assert found.false_alarm == float(rate)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
@@ -86,11 +105,21 @@ def test_with_too_few_references_only_what_is_nearer_than_all_is_flagged_and_the
 
 
 def test_a_threshold_beyond_the_references_is_infinite() -> None:
-    assert threshold(torch.tensor([1.0, 2.0]), 1.0) == math.inf
-    assert threshold(torch.tensor([1.0, 2.0, 3.0]), 0.25) == 1.0
+    assert threshold(torch.tensor([1.0, 2.0]), 3) == math.inf
+    assert threshold(torch.tensor([3.0, 1.0, 2.0]), 1) == 1.0
 
 
 def test_chance_is_the_tail_of_a_binomial() -> None:
     assert chance(0, 10, 0.05) == pytest.approx(1)
     assert chance(10, 10, 0.5) == pytest.approx(0.5**10)
     assert chance(1, 20, 0.05) == pytest.approx(1 - 0.95**20)
+
+
+@pytest.mark.parametrize("num_samples", [40, 1030, 3000])
+@pytest.mark.parametrize("rate", ["0.05", "0.5", "1"])
+def test_chance_is_exact_for_any_number_of_samples(num_samples: int, rate: str) -> None:
+    p = Fraction(rate)
+    for num_flagged in (0, 1, 30):
+        below = sum(math.comb(num_samples, k) * p**k * (1 - p) ** (num_samples - k) for k in range(num_flagged))
+        assert chance(num_flagged, num_samples, float(rate)) == pytest.approx(float(1 - below), rel=1e-9)
+    assert chance(num_samples, num_samples, float(rate)) == pytest.approx(float(rate) ** num_samples)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from itertools import pairwise
 
 import hydra
 import pytest
 import torch
 
+from diffusion_train.diffusion.process import Prediction
 from diffusion_train.pretrained.scheduler import nodes
+from diffusion_train.sampler.base import noise_levels
+from diffusion_train.sampler.dpm_solver import DPMSolver
+from diffusion_train.sampler.unipc import UniPC
+from diffusion_train.utils.rng import Rng
 
 diffusers = pytest.importorskip("diffusers")
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -19,6 +26,10 @@ KINDS = [
     "DPMSolverMultistepScheduler",
     "UniPCMultistepScheduler",
 ]
+MULTISTEP = {"DPMSolverMultistepScheduler": DPMSolver, "UniPCMultistepScheduler": UniPC}
+SD15 = {"_class_name": "PNDMScheduler", "set_alpha_to_one": False, "steps_offset": 1, "skip_prk_steps": True}
+SDXL = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", "steps_offset": 1}
+TRAILING = {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing", "set_alpha_to_one": False}
 
 
 def read(tmp_path, **settings):
@@ -30,11 +41,19 @@ def read(tmp_path, **settings):
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", None])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_steps_are_those_of_the_scheduler(kind, spacing, offset, tmp_path):
+@pytest.mark.parametrize("made", ["own", "other"])
+def test_the_steps_are_those_of_the_scheduler(made, kind, spacing, offset, tmp_path):
+    """Its own, or those that diffusers gives a scheduler of the other sort, made from its settings."""
     settings = {"steps_offset": offset} | ({"timestep_spacing": spacing} if spacing else {})
     scheduler = getattr(diffusers, kind)(**BETAS, **settings, **({"skip_prk_steps": True} if kind[0] == "P" else {}))
+    multistep = (kind in MULTISTEP) == (made == "own")
+    if made == "other":
+        scheduler = (diffusers.DPMSolverMultistepScheduler if multistep else diffusers.DDIMScheduler).from_config(
+            scheduler.config
+        )
     found = read(tmp_path, _class_name=kind, **settings)
-    grid, schedule = (hydra.utils.instantiate(found[name]) for name in ("sampler.grid", "diffusion.schedule"))
+    grids, schedule = (hydra.utils.instantiate(found[name]) for name in ("sampler.grid", "diffusion.schedule"))
+    grid = grids.for_multistep() if multistep else grids
     for num_steps in (4, 10, 28, 38):  # 999 / 27 and 999 / 37 are whole: Euler's method does not round
         scheduler.set_timesteps(num_steps)
         steps = list(dict.fromkeys(scheduler.timesteps.tolist()))  # PNDM takes its second step twice
@@ -53,16 +72,51 @@ def _start(scheduler):
 @pytest.mark.parametrize(
     ("settings", "level"),
     [
+        (SD15, True),
+        (SDXL, False),
         ({"_class_name": "DDIMScheduler"}, False),
         ({"_class_name": "DDIMScheduler", "set_alpha_to_one": False}, True),
         ({"_class_name": "PNDMScheduler"}, True),
         ({"_class_name": "PNDMScheduler", "set_alpha_to_one": True}, False),
         ({"_class_name": "EulerDiscreteScheduler", "set_alpha_to_one": False}, False),
-        ({"_class_name": "DPMSolverMultistepScheduler", "set_alpha_to_one": False}, False),
+        ({"_class_name": "DPMSolverMultistepScheduler"}, False),
+        ({"_class_name": "DPMSolverMultistepScheduler", "set_alpha_to_one": False}, True),  # as in DDIM made from it
     ],
 )
 def test_where_the_steps_end(settings, level, tmp_path):
-    assert read(tmp_path, **settings)["sampler.grid"]["end_at_level"] == level
+    """Multistep solvers always step to the data."""
+    grid = read(tmp_path, **settings)["sampler.grid"]
+    assert (grid["single_step"]["end_at_level"], grid["multistep"]["end_at_level"]) == (level, False)
+
+
+@pytest.mark.parametrize("num_steps", [5, 10, 20, 50])
+@pytest.mark.parametrize("kind", MULTISTEP)
+@pytest.mark.parametrize("settings", [SD15, SDXL, TRAILING], ids=["sd15", "sdxl", "trailing"])
+def test_multistep_samples_are_those_of_diffusers(settings, kind, num_steps, tmp_path):
+    """Of Gaussian data, whose exact prediction is known: the samples' spread is never above the data's."""
+    found = read(tmp_path, **settings)
+    grid, schedule = (hydra.utils.instantiate(found[name]) for name in ("sampler.grid", "diffusion.schedule"))
+    sampler, noise = MULTISTEP[kind](num_steps, grid), torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+
+    def predict(x, t):
+        alpha, sigma = (value.double()[:, None] for value in schedule.alpha_sigma(t))
+        x0 = 0.4 + alpha * 0.3**2 * (x - alpha * 0.4) / (alpha**2 * 0.3**2 + sigma**2)
+        return Prediction(x0=x0, noise=(x - alpha * x0) / sigma)
+
+    scheduler = getattr(diffusers, kind).from_config(
+        getattr(diffusers, settings["_class_name"]).from_config(BETAS | settings).config
+    )
+    scheduler.set_timesteps(num_steps)
+    x = noise
+    for index in scheduler.timesteps:
+        x = scheduler.step(predict(x, ((index + 1) / 1000).expand(2)).noise, index, x).prev_sample
+    ours = sampler.sample(predict, schedule, noise, Rng.for_samples([0, 1]))
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-5)
+    assert 0 < ours[1] - ours[0] < 0.3
+    levels = noise_levels(schedule, sampler.grid(schedule, num_steps), noise.device)
+    h = [s.half_log_snr - t.half_log_snr for t, s in pairwise(levels[:-1])]
+    assert all(math.isfinite(step) for step in h)
+    assert max(after / before for before, after in pairwise(h)) < 1.7
 
 
 @pytest.mark.parametrize("zero", [False, True])

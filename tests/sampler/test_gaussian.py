@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diffusion_train.diffusion.schedule.linear import Linear
+from diffusion_train.diffusion.schedule.scaled_linear import ScaledLinear
 from diffusion_train.diffusion.schedule.sigmoid import Sigmoid
+from diffusion_train.sampler.base import move, noise_levels, predict_at
 from diffusion_train.sampler.ddim import DDIM
 from diffusion_train.sampler.dpm_solver import DPMSolver
-from diffusion_train.sampler.grid import Karras, Uniform
+from diffusion_train.sampler.grid import Karras, Leading, Uniform
 from diffusion_train.sampler.heun import Heun
 from diffusion_train.sampler.unipc import UniPC
 from diffusion_train.utils.rng import Rng
@@ -50,6 +53,32 @@ def test_noise_level_is_kept_at_any_eta(eta, schedule, gaussian):
     x = DDIM(4, Uniform(), eta=eta)(point.predictor(schedule), schedule, rng.normal("start", (5000,)), times, rng)
     alpha, sigma = (v.item() for v in schedule.alpha_sigma(times[-1:]))
     assert x.std().item() == pytest.approx(sigma / alpha, rel=4 / math.sqrt(2 * x.numel()))
+
+
+@pytest.mark.parametrize("ratio", [1.9, 2.1])
+@pytest.mark.parametrize("make", [DPMSolver, UniPC])
+def test_a_step_more_than_twice_the_one_before_is_first_order(make, ratio, gaussian):
+    """Two steps of lengths 1 and `ratio` in lambda. UniPC's first is corrected, and its second reuses the prediction."""
+    schedule, noise = Linear(), torch.tensor([[-1.0], [2.0]], dtype=torch.float64)
+    times = schedule.t_at(2 * torch.tensor([-2.0, -1.0, ratio - 1.0]))
+    predict, (first, t, s) = gaussian.predictor(schedule), noise_levels(schedule, times, noise.device)
+    start = first.sigma * noise
+    x0 = predict_at(predict, start, first).x0
+    half = move(start, x0, first, t)
+    x0_after = predict_at(predict, half, t).x0
+    half = move(start, (x0 + x0_after) / 2, first, t) if make is UniPC else half
+    plain = move(half, x0_after, t, s) / s.alpha
+    found = make(2, Uniform())(predict, schedule, noise, times, RNG)
+    assert torch.allclose(found, plain, rtol=0, atol=1e-9) == (ratio > 2)
+
+
+@pytest.mark.parametrize("num_steps", [10, 20])
+@pytest.mark.parametrize("make", [DPMSolver, UniPC])
+def test_a_grid_for_single_steps_spreads_no_multistep_sampler(make, num_steps, gaussian):
+    """Its last step in lambda is four times the one before; extrapolated, the samples' variance is 1.2 times the data's."""
+    noise, grid = torch.tensor([[0.0], [1.0]]), Leading(offset=1, unit_start=True, end_at_level=True)
+    x = make(num_steps, grid).sample(gaussian.predictor(ScaledLinear()), ScaledLinear(), noise, RNG)
+    assert gaussian.std / 2 < (x[1] - x[0]).item() < gaussian.std
 
 
 @pytest.mark.parametrize(("make", "order"), [(DDIM, 1), (Heun, 2), (DPMSolver, 2)], ids=["ddim", "heun", "dpm_solver"])

@@ -9,7 +9,10 @@ from diffusion_train.diffusion.schedule.edm import EDM
 from diffusion_train.diffusion.schedule.linear import Linear
 from diffusion_train.diffusion.schedule.rectified_flow import RectifiedFlow
 from diffusion_train.sampler.ddim import DDIM
-from diffusion_train.sampler.grid import Karras, Leading, Linspace, Trailing, Uniform
+from diffusion_train.sampler.dpm_solver import DPMSolver
+from diffusion_train.sampler.grid import BySampler, Karras, Leading, Linspace, Trailing, Uniform
+from diffusion_train.sampler.heun import Heun
+from diffusion_train.sampler.unipc import UniPC
 from diffusion_train.utils.rng import Rng
 
 GRIDS = {
@@ -71,9 +74,11 @@ def test_uniform_ends_where_asked():
         (Uniform(), Linear(num_steps=50), 51, "num_steps=51"),
         (Trailing(), Linear(), 1001, "num_steps=1001"),
         (Leading(num_levels=20), Linear(), 21, "num_levels=20"),
+        (Leading(skip_last=True), Linear(), 1000, "at most 999"),
+        (Linspace(skip_last=True), Linear(), 1000, "at most 999"),
         (Leading(offset=1), Linear(), 1000, "num_steps=1000 is too large for a grid with an offset"),
     ],
-    ids=["karras_flow", "uniform", "trailing", "leading", "offset"],
+    ids=["karras_flow", "uniform", "trailing", "leading", "leading_skip", "linspace_skip", "offset"],
 )
 def test_impossible_grids_are_refused(grid, schedule, num_steps, message):
     with pytest.raises(ValueError, match=message):
@@ -98,6 +103,19 @@ def test_an_end_at_a_level_is_taken_as_it_is(grid, gaussian):
     x = DDIM(10, at_level).sample(predict, schedule, noise, rng)
     divided = DDIM(10, at_level)(predict, schedule, noise, times, rng)
     torch.testing.assert_close(x, divided * schedule.alpha_sigma(times[-1:])[0], rtol=0, atol=1e-6)
+
+
+def test_a_multistep_sampler_takes_its_own_grid():
+    """With its own start and end; a grid for all samplers is left as it is."""
+    single_step, multistep = Leading(end_at_level=True), Linspace(unit_start=True, skip_last=True)
+    grid = BySampler(single_step, multistep)
+    for make in (DPMSolver, UniPC):
+        assert make(10, grid).grid is multistep
+        assert make(10, single_step).grid is single_step
+    for make in (DDIM, Heun):
+        sampler = make(10, grid)
+        assert torch.equal(sampler.grid(Linear(), 10), single_step(Linear(), 10))
+        assert (sampler.grid.unit_start, sampler.grid.as_is) == (False, True)
 
 
 def test_a_unit_start_is_the_noise_itself(gaussian):

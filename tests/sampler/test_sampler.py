@@ -58,6 +58,20 @@ def test_predictions_are_asked_above_time_zero(make_sampler, schedule, gaussian)
     assert len(times) == (15 if isinstance(sampler, Heun) else 8)
 
 
+@pytest.mark.parametrize("last", [0.3, 1e-5], ids=["a level", "below the schedule's smallest"])
+def test_no_sampler_predicts_at_the_last_time(make_sampler, schedule, gaussian, last):
+    times, exact = [], gaussian.predictor(schedule)
+
+    def predict(xt, t):
+        times.append(t[0].item())
+        return exact(xt, t)
+
+    rng = Rng.for_samples([0])
+    grid = torch.tensor([1.0, 0.7, 0.4, last])
+    assert make_sampler(3)(predict, schedule, rng.normal("start", (4,)), grid, rng).isfinite().all()
+    assert min(times) == grid[2]
+
+
 def test_one_step_answers_the_first_prediction(make_sampler, schedule, gaussian):
     rng = Rng.for_samples([0, 1])
     noise = rng.normal("start", (4,))

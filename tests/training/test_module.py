@@ -8,6 +8,8 @@ from diffusion_train.adapter.lora import LoRA
 from diffusion_train.callbacks.scalars import NumericalError
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.training.checkpoint import load, newest_whole
+from diffusion_train.training.lr_schedule import Cosine
+from diffusion_train.training.optimizer import adamw
 from diffusion_train.training.precision import shorten_frozen
 
 
@@ -100,6 +102,57 @@ def test_gradients_that_stay_infinite_end_the_run_with_good_weights(tmp_path: Pa
     assert checkpoint["global_step"] == 6
     assert checkpoint["skipped_in_a_row"] == 2
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+OPTIMIZERS = pytest.mark.parametrize(
+    "optimizer", [adamw, torch.optim.AdamW, torch.optim.SGD], ids=["fused", "adamw", "sgd"]
+)
+
+
+@OPTIMIZERS
+def test_float16_trains_as_float32_does(tmp_path: Path, run_points, optimizer) -> None:
+    """Also with optimizers that leave it to Lightning to divide the gradients by their scale."""
+    start, _ = run_points(tmp_path / "start", 0, optimizer=optimizer)
+    long, short = (run_points(tmp_path / str(f), 8, float16=f, optimizer=optimizer, lr=0.01)[0] for f in (False, True))
+    assert short.skipped_in_a_row == 0
+    assert short.trainer.precision_plugin.scaler.get_scale() == 2**16
+    begin, *ends = (torch.nn.utils.parameters_to_vector(run.network.parameters()) for run in (start, long, short))
+    assert torch.nn.functional.cosine_similarity(*(end - begin for end in ends), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("float16", [False, True], ids=["float32", "float16"])
+@OPTIMIZERS
+def test_a_skipped_step_moves_no_weight_average_or_learning_rate(
+    tmp_path: Path, run_points, optimizer, float16: bool
+) -> None:
+    """Two of eight steps are skipped; a checkpoint between a skipped step and the next one changes nothing."""
+    import pytorch_lightning as pl
+
+    rates = []
+
+    class Poison(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+            self.before = [p.detach().clone() for p in (*module.network.parameters(), *module.ema.average().values())]
+            if trainer.global_step in (3, 4):
+                batch["x"].fill_(1e30)
+
+        def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+            if trainer.global_step not in (3, 4):
+                rates.append(optimizer.param_groups[0]["lr"])
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+            now = (*module.network.parameters(), *module.ema.average().values())
+            unmoved = all(torch.equal(a, b) for a, b in zip(self.before, now, strict=True))
+            assert unmoved == (trainer.global_step in (4, 5))
+
+    given = {"callbacks": (Poison(),), "optimizer": optimizer, "float16": float16, "lr": 0.01}
+    run_points(tmp_path / "a", 8, **given)
+    assert rates == [0.01 * Cosine(20, 2)(step) for step in range(6)]
+    run_points(tmp_path / "b", 5, **given)
+    run_points(tmp_path / "b", 8, resume=newest_whole(tmp_path / "b" / "checkpoints"), **given)
+    a, b = (load(newest_whole(tmp_path / name / "checkpoints")) for name in "ab")
+    assert all(same(a[name], b[name]) for name in STATE)
+    assert a["lr_schedulers"][0]["last_epoch"] == 6
 
 
 @pytest.mark.parametrize("size", [None, 4, 5])

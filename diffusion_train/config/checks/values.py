@@ -103,15 +103,18 @@ def hydra_mistakes(cfg: DictConfig, overrides: Sequence[Override]) -> list[Mista
 
 
 def set_value(cfg: DictConfig, override: Override, groups: Collection[str] = ()) -> list[Mistake]:
-    """Set a key as Hydra does if the new value has the type of the old one; return the mistakes.
+    """Set a key if the new value has the type of the old one; return the mistakes.
 
+    A mapping is merged into the old one, as Hydra does, unless it names a class, whose settings are other ones.
     `groups` are used to suggest a group's option if that was meant.
     """
     mistakes = list(type_mistakes(override, cfg, groups))
     if not mistakes:
         key, is_new = override.key_or_group, override.type != OverrideType.CHANGE
+        value = override.value()
+        is_part = isinstance(value, dict) and "_target_" in value
         try:
-            OmegaConf.update(cfg, key, override.value(), merge=True, force_add=is_new)
+            OmegaConf.update(cfg, key, value, merge=not is_part, force_add=is_new)
         except OmegaConfBaseException as error:
             mistakes = [Mistake(str(override.input_line), first_lines(error))]
     return mistakes
