@@ -27,15 +27,24 @@ MAX_DEPTH = 100
 
 
 def from_container(container: object) -> DictConfig:
-    """Return a config read from a file. `${...}` in it stays text, and its targets are checked by name.
+    """Return a config read from a file. `${...}` in it stays text, and each target must be one of those of its key.
 
     Raises ValueError if it is not a mapping, and ConfigError for targets that are not allowed.
     """
     if not isinstance(container, dict):
         raise ValueError(f"a config must be a mapping, got {type(container).__name__}")  # noqa: TRY004
+    container = _without_unread(container)
     raise_all(forbidden(container))
     cfg: DictConfig = OmegaConf.create(escape(container))
     return cfg
+
+
+def _without_unread(container: dict[str, Any]) -> dict[str, Any]:
+    """Leave out `data.module` of early runs, whose `data` had no class: nothing reads it."""
+    data = container.get("data")
+    if not isinstance(data, dict) or "_target_" in data:
+        return container
+    return {**container, "data": {key: value for key, value in data.items() if key != "module"}}
 
 
 def load_run_config(run: Path) -> DictConfig:
