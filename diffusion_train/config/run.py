@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from diffusion_train.config.checks.values import is_unknown, keys, set_value, unresolved
+from diffusion_train.config.checks.values import is_unknown, keys, set_value, unusable
 from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, Mistake, first_lines, listed, no_option, raise_all, unknown_key
@@ -87,8 +87,7 @@ def compose_run(run: Path, arguments: Sequence[str], folders: Sequence[Path], wo
     for override in overrides:
         if override not in choices:
             mistakes += _set(cfg, override, names, known, folders)
-    raise_all([*mistakes, *unresolved(cfg)])
-    raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
+    raise_all([*mistakes, *unusable(cfg)])
     return cfg
 
 

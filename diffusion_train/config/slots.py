@@ -21,10 +21,10 @@ _BESIDE_CONF = {
         f"pytorch_lightning.callbacks.{name}"
         for name in ("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelSummary", "Timer")
     ],
-    ("optimizer",): [
-        f"torch.optim.{name}" for name in ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
+    ("optimizer",): [f"torch.optim.{name}" for name in ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")],
+    ("sampler", "grid"): [
+        f"diffusion_train.sampler.grid.{name}" for name in ("Karras", "Leading", "Linspace", "Trailing")
     ],
-    ("sampler", "grid"): [f"diffusion_train.sampler.grid.{name}" for name in ("Karras", "Leading", "Linspace", "Trailing")],
     ("trainer", "strategy"): [f"pytorch_lightning.strategies.{name}" for name in ("DDPStrategy", "FSDPStrategy")],
 }
 # The class that a slot needs, for parts of other packages. Slots that are missing here accept any class.

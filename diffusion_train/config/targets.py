@@ -6,7 +6,7 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -83,7 +83,7 @@ def forbidden(node: object, path: str = "") -> list[Mistake]:
     return mistakes
 
 
-def _not_allowed(where: str, name: object, allowed: Set[str]) -> Mistake:
+def _not_allowed(where: str, name: object, allowed: frozenset[str]) -> Mistake:
     remedy = f"if you trust it, add allow_targets=[{str(name).rpartition('.')[0] or name}.] on the command line"
     if not allowed:
         remedy = "this key is for data, so leave _target_ out"

@@ -56,7 +56,9 @@ def check_contents(folder: Path, source: str) -> None:
             raise ValueError(f"{source}: {file} must be a file, a link to a file or a folder; remove it")
     for name, value in read_json(home / INDEX, source).items():
         if isinstance(value, list) and not (name.isidentifier() and len(value) == 2 and value[0] in _LIBRARIES):
-            raise ValueError(f"{source}: {INDEX} names {name}: {value}, which is no part of Stable Diffusion; remove it")
+            raise ValueError(
+                f"{source}: {INDEX} names {name}: {value}, which is no part of Stable Diffusion; remove it"
+            )
 
 
 def weight_files(folder: Path, source: str) -> dict[str, Path]:

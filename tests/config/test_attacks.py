@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
 
@@ -19,6 +20,7 @@ from diffusion_train.command.cli import launch
 from diffusion_train.config.command_line.compose import Composer
 from diffusion_train.config.folders import conf_folder
 from diffusion_train.config.training_config import SETTINGS
+from diffusion_train.training.weights import save_weights
 
 READ = {"_target_": "diffusion_train.prepare.source.base.read_file", "path": "SECRET"}
 SEND = {"_target_": "diffusion_train.logger.wandb.unusable", "base_url": "URL", "key": READ, "timeout_s": 1}
@@ -89,9 +91,7 @@ ATTACKS = {
     "a pickle": Attack("network", {"_target_": "torch.load", "f": "SECRET"}),
     "a builtin": Attack("network", {"_target_": "builtins.open", "file": "OUT/canary", "mode": "w"}),
     "a request": Attack("network", {"_target_": "urllib.request.urlopen", "url": "URL"}),
-    "an alias through another module": Attack(
-        "sampler.grid", {"_target_": "diffusion_train.sampler.base.Uniform"}
-    ),
+    "an alias through another module": Attack("sampler.grid", {"_target_": "diffusion_train.sampler.base.Uniform"}),
     "an alias of a module": Attack("trainer", {"_target_": "diffusion_train.data.datamodule.pl.Trainer"}),
     "an alias of the package": Attack("network", {"_target_": "diffusion_train.UNet"}),
     "a method of a listed class": Attack("network", {"_target_": "diffusion_train.network.mlp.MLP.load_state_dict"}),
@@ -201,7 +201,9 @@ def named(attack: Attack) -> str:
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-@pytest.mark.parametrize("command", ["sample", "export", "report"])
+@pytest.mark.parametrize(
+    "command", ["sample", *(pytest.param(c, marks=pytest.mark.slow) for c in ("export", "report"))]
+)
 def test_a_run_of_a_stranger(
     trap: Trap, right: dict[str, Any], capsys: pytest.CaptureFixture[str], command: str, attack: Attack
 ) -> None:
@@ -216,6 +218,7 @@ def test_a_run_of_a_stranger(
     assert {file.name for file in run.iterdir()} == {"config.yaml"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_a_stranger_s_run_as_the_base(
     trap: Trap, right: dict[str, Any], capsys: pytest.CaptureFixture[str], attack: Attack
@@ -223,28 +226,29 @@ def test_a_stranger_s_run_as_the_base(
     if attack.key == "allow_targets":
         pytest.skip("a key that nothing reads")
     run = trap.folder / "given"
-    (run / "config.yaml").write_text(yaml.safe_dump(placed(right, attack.key, trap.set(attack.node))))
+    description = {"config": placed(right, attack.key, trap.set(attack.node)), "shape": [2]}
+    save_weights(run / "weights.safetensors", {"x": torch.zeros(1)}, description)
     assert launch("train", [f"pretrained={run}", "experiment=points", "run_dir=x", "logger=none"]) == 2
-    assert "pretrained" in capsys.readouterr().err
+    assert f"  {named(attack)}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [*ATTACKS.values(), *RESOLVED.values()], ids=[*ATTACKS, *RESOLVED])
-def test_a_folder_of_yaml_files_of_a_stranger(
-    trap: Trap, capsys: pytest.CaptureFixture[str], attack: Attack
-) -> None:
+def test_a_folder_of_yaml_files_of_a_stranger(trap: Trap, capsys: pytest.CaptureFixture[str], attack: Attack) -> None:
     folder = trap.folder / "given"
     (folder / "experiment").mkdir()
     recipe = {"defaults": ["points"], **placed({}, attack.key, trap.set(attack.node))}
     (folder / "experiment" / "gift.yaml").write_text("# @package _global_\n" + yaml.safe_dump(recipe))
     arguments = ["experiment=gift", "trainer=cpu", "trainer.max_steps=1", "logger=none"]
-    assert launch("train", ["--config-dir", str(folder), *arguments, f"run_dir={trap.folder / 'out' / 'run'}"]) == 2
+    arguments += [] if attack.key == "run_dir" else ["run_dir=run"]
+    assert launch("train", ["--config-dir", str(folder), *arguments]) == 2
     assert f"  {named(attack)}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_whoever_builds_a_part_checks_it(trap: Trap, right: dict[str, Any], attack: Attack) -> None:
     cfg = OmegaConf.create(placed(right, attack.key, trap.set(attack.node)))
-    node: Callable[[], Any] = lambda: cfg[attack.key.split(".")[0]]  # noqa: E731
+    node: Callable[[], Any] = lambda: cfg[attack.key.split(".")[0]]
     if OmegaConf.is_config(node()) and attack.key != "allow_targets":
         with pytest.raises(config.ConfigError):
             config.build(node())

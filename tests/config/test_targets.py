@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from diffusion_train import config
 from diffusion_train.config.command_line.call import read_call
 from diffusion_train.config.mistakes import ConfigError
-from diffusion_train.config.slots import BASES, slots
 from diffusion_train.config.targets import is_trusted, locate
 
 HOSTILE = [
@@ -134,7 +133,9 @@ def test_the_users_part_is_of_the_kind_that_its_key_needs(my_package, key, targe
     assert error.value.mistakes[0].where == f"{key}._target_"
 
 
-@pytest.mark.parametrize("alias", ["inner.system", "inner.os.system", "inner.run", "inner.Popen", "inner.os", "inner.write_shard"])
+@pytest.mark.parametrize(
+    "alias", ["inner.system", "inner.os.system", "inner.run", "inner.Popen", "inner.os", "inner.write_shard"]
+)
 def test_an_allowed_module_gives_no_way_to_what_it_imports(my_package, alias):
     config.allow([f"{my_package}."])
     with pytest.raises(ConfigError, match=r"another name of|cannot be imported|neither a class nor"):

@@ -222,7 +222,10 @@ def test_what_cannot_be_is_refused(
 FOREIGN = {
     "a link to a file": ("text_encoder/notes.json", lambda file, secret: file.symlink_to(secret)),
     "a relative link": ("tokenizer/notes.txt", lambda file, secret: file.symlink_to(f"../../{secret.name}")),
-    "a link over a link": ("vae/a", lambda file, secret: (file.symlink_to("b"), (file.parent / "b").symlink_to(secret))),
+    "a link over a link": (
+        "vae/a",
+        lambda file, secret: (file.symlink_to("b"), (file.parent / "b").symlink_to(secret)),
+    ),
     "a link to a folder": ("vae/more", lambda file, secret: file.symlink_to(secret.parent)),
     "a link to itself above": ("vae/loop", lambda file, secret: file.symlink_to(file.parent)),
     "the index": ("model_index.json", lambda file, secret: (file.rename(secret), file.symlink_to(secret))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -13,10 +13,17 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from diffusion_train.config.checks.annotations import fits
 from diffusion_train.config.folders import walk
 from diffusion_train.config.mistakes import Mistake, first_lines, listed
+from diffusion_train.config.targets import forbidden
 
 _OVERRIDES = ("hydra.overrides.hydra", "hydra.overrides.task")
 # What Hydra itself writes into its node.
-_HYDRAS_OWN = ("hydra.runtime.", "hydra.job.name", "hydra.job.config_name", "hydra.job.override_dirname", "hydra.searchpath")
+_HYDRAS_OWN = (
+    "hydra.runtime.",
+    "hydra.job.name",
+    "hydra.job.config_name",
+    "hydra.job.override_dirname",
+    "hydra.searchpath",
+)
 _SCALARS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -44,12 +51,19 @@ def is_unknown(key: str, cfg: DictConfig) -> bool:
     return False
 
 
-def unresolved(cfg: DictConfig) -> list[Mistake]:
-    """Return a mistake for each mandatory value that is missing and each interpolation that cannot be resolved."""
+def unusable(cfg: DictConfig) -> list[Mistake]:
+    """Return a mistake for each mandatory value that is missing and each interpolation that cannot be resolved.
+
+    If there are none, return a mistake for each target that is not allowed.
+    """
     known: Any = HydraConfig.instance()  # ${hydra:...} reads it
     before, known.cfg = known.cfg, cfg
     try:
-        return [mistake for key in cfg if key != "hydra" for mistake in _broken(cfg, key, str(key))]
+        own = [key for key in cfg if key != "hydra"]
+        if broken := [mistake for key in own for mistake in _broken(cfg, key, str(key))]:
+            return broken
+        nodes = {str(key): cfg[key] for key in own if OmegaConf.is_config(cfg[key])}
+        return [m for key, node in nodes.items() for m in forbidden(OmegaConf.to_container(node, resolve=True), key)]
     finally:
         known.cfg = before
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from diffusion_train.config import resolvers
 from diffusion_train.config.base_model import named, overlay, sets_part
-from diffusion_train.config.checks.values import hydra_mistakes, is_unknown, keys, set_value, unresolved
+from diffusion_train.config.checks.values import hydra_mistakes, is_unknown, keys, set_value, unusable
 from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with, read_yaml
 from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, first_lines, no_option, unknown_key
@@ -56,7 +56,7 @@ class Composer:
         mistakes += [m for o in known for m in set_value(cfg, o, self.groups)]
         mistakes += overlay(cfg, [*choices, *known, *brought])
         if not (refused or unknown):
-            mistakes += unresolved(cfg)
+            mistakes += unusable(cfg)
         return cfg, mistakes + self._hydra_mistakes(cfg, overrides)
 
     def _refuse_hydra(self) -> None:

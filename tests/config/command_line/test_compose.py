@@ -217,7 +217,7 @@ def test_a_users_logging_is_no_choice_of_a_config_file(conf, tmp_path, write):
 
 
 def test_the_command_line_may_set_what_hydra_does(conf):
-    mistakes_of = lambda *line: Composer("config", [conf]).config(line)[1]  # noqa: E731
+    mistakes_of = lambda *line: Composer("config", [conf]).config(line)[1]
     assert mistakes_of("hydra.verbose=true", "+hydra.job.env_set.A=b", "hydra/job_logging=default") == []
     [mistake] = mistakes_of("+hydra.callbacks.x._target_=os.system")
     assert (mistake.where, mistake.problem[:11]) == ("hydra.callbacks.x._target_", "'os.system'")
