@@ -78,7 +78,8 @@ class Composer:
     @cache  # noqa: B019
     def _hydra_of(self, lines: tuple[str, ...]) -> DictConfig:
         """Return the `hydra` node of the command line, without any config file of ours or of the user."""
-        return self._with_hydra(None, lines).hydra
+        node: DictConfig = self._with_hydra(None, lines).hydra
+        return node
 
     @property
     def _search(self) -> str:
