@@ -21,8 +21,11 @@ class RunFolder:
 
     @property
     def last_samples(self) -> Path | None:
-        """The newest sample grid, or None."""
-        return max(self.samples.glob("step_*.png"), default=None)
+        """The newest sample grid, or None. It is copied, so a link out of the folder does not count."""
+        inside = (
+            file for file in self.samples.glob("step_*.png") if file.resolve().is_relative_to(self.path.resolve())
+        )
+        return max(inside, default=None)
 
 
 def weights_file(run: Path, key: str = "run") -> Path:

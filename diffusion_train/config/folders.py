@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-from diffusion_train.config.checks.values import walk
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the loader in C takes a tenth of the time
 
@@ -34,6 +32,14 @@ def read_yaml(text: str) -> dict[str, Any]:
 def own_settings(command: str) -> dict[str, Any]:
     """Return the settings in a command's own YAML file, without those that it includes."""
     return read_yaml((conf_folder() / f"{command}.yaml").read_text("utf-8"))
+
+
+def walk(node: object, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of every entry of nested dictionaries, containers included."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        child = f"{path}.{key}" if path else str(key)
+        yield child, value
+        yield from walk(value, child)
 
 
 def groups(folders: Sequence[Path]) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from diffusion_train.config.checks.values import is_unknown, keys, set_value, unresolved
+from diffusion_train.config.checks.values import is_unknown, keys, set_value, unusable
 from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, Mistake, first_lines, listed, no_option, raise_all, unknown_key
@@ -27,15 +27,24 @@ MAX_DEPTH = 100
 
 
 def from_container(container: object) -> DictConfig:
-    """Return a config read from a file. `${...}` in it stays text, and its targets are checked by name.
+    """Return a config read from a file. `${...}` in it stays text, and each target must be one of those of its key.
 
     Raises ValueError if it is not a mapping, and ConfigError for targets that are not allowed.
     """
     if not isinstance(container, dict):
         raise ValueError(f"a config must be a mapping, got {type(container).__name__}")  # noqa: TRY004
+    container = _without_unread(container)
     raise_all(forbidden(container))
     cfg: DictConfig = OmegaConf.create(escape(container))
     return cfg
+
+
+def _without_unread(container: dict[str, Any]) -> dict[str, Any]:
+    """Leave out `data.module` of early runs, whose `data` had no class: nothing reads it."""
+    data = container.get("data")
+    if not isinstance(data, dict) or "_target_" in data:
+        return container
+    return {**container, "data": {key: value for key, value in data.items() if key != "module"}}
 
 
 def load_run_config(run: Path) -> DictConfig:
@@ -78,8 +87,7 @@ def compose_run(run: Path, arguments: Sequence[str], folders: Sequence[Path], wo
     for override in overrides:
         if override not in choices:
             mistakes += _set(cfg, override, names, known, folders)
-    raise_all([*mistakes, *unresolved(cfg)])
-    raise_all(forbidden(OmegaConf.to_container(cfg, resolve=True)))
+    raise_all([*mistakes, *unusable(cfg)])
     return cfg
 
 

@@ -102,6 +102,7 @@ def base_folder(node: Any, network: Any) -> Path:
             f"network.model={model}: must be in the folder of a diffusers pipeline, which has the text encoder and the "
             "autoencoder; give network.model=<folder with model_index.json>"
         )
+    diffusers_folder.check_contents(base, f"network.model={model}")
     name = json.loads((base / "model_index.json").read_text("utf-8")).get("_class_name")
     if name not in diffusers_folder.KINDS:
         known = " and ".join(diffusers_folder.KINDS)

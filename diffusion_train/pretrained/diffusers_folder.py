@@ -12,6 +12,7 @@ INDEX = "model_index.json"
 # The kind of model of each pipeline, and for each kind the subfolders with weights.
 KINDS = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
 WEIGHTS = {"sd": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2")}
+_LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")
 TOKENIZERS = {"sd": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
 
 
@@ -37,6 +38,28 @@ def checked(folder: Path, source: str, weights: bool = True) -> Path:
         if not _weights(folder / name):
             raise ValueError(f"pretrained={source}: {_without_weights(folder / name)}")
     return folder
+
+
+def check_contents(folder: Path, source: str) -> None:
+    """Raises ValueError, which names `source`, if the folder cannot be copied or loaded whole without harm.
+
+    Its links may lead only inside the folder or, in the hub's cache, to the files of the same model, so that a copy holds
+    no other files. Its index may name parts in the folder, of the libraries of Stable Diffusion, so that no other module
+    is imported.
+    """
+    home = folder.resolve()
+    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    for file in sorted(home.rglob("*")):
+        found = file.resolve()
+        if not any(found.is_relative_to(parent) for parent in homes):
+            raise ValueError(f"{source}: {file} is a link out of the folder, to {found}; put a copy of the file there")
+        if not (found.is_file() or (found.is_dir() and not file.is_symlink())):
+            raise ValueError(f"{source}: {file} must be a file, a link to a file or a folder; remove it")
+    for name, value in read_json(home / INDEX, source).items():
+        if isinstance(value, list) and not (name.isidentifier() and len(value) == 2 and value[0] in _LIBRARIES):
+            raise ValueError(
+                f"{source}: {INDEX} names {name}: {value}, which is no part of Stable Diffusion; remove it"
+            )
 
 
 def weight_files(folder: Path, source: str) -> dict[str, Path]:

@@ -159,3 +159,11 @@ def test_a_file_that_is_no_weights_of_ours(tmp_path):
     file.write_bytes(b"\xff" * 64)
     with pytest.raises(ValueError, match=str(file)):
         config.load_run_config(file)
+
+
+def test_a_run_of_before_data_had_a_class_is_still_read():
+    module = {"_target_": "diffusion_train.data.datamodule.DataModule"}
+    data = {"image_size": 8, "module": module}
+    assert config.from_container({"data": data}) == {"data": {"image_size": 8}}
+    with pytest.raises(ConfigError, match=r"data.module._target_"):
+        config.from_container({"data": {"_target_": "diffusion_train.data.data_settings.ShardData", **data}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from diffusion_train.command.export import FORMATS
 from diffusion_train.export import lora_kohya
 from diffusion_train.export.exported_model import Model
 from diffusion_train.export.proof import difference
+from diffusion_train.pretrained.diffusers_folder import check_contents
+from diffusion_train.run_folder import RunFolder
 
 LORA = ("adapter=lora", "adapter.rank=4", "adapter.alpha=6")
 ALL = "adapter.targets='.*'"
@@ -216,6 +219,72 @@ def test_what_cannot_be_is_refused(
     assert launch("export", [f"run={runs('sd15')}", *out, *arguments]) == 2
     assert told in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+FOREIGN = {
+    "a link to a file": ("text_encoder/notes.json", lambda file, secret: file.symlink_to(secret)),
+    "a relative link": ("tokenizer/notes.txt", lambda file, secret: file.symlink_to(f"../../{secret.name}")),
+    "a link over a link": (
+        "vae/a",
+        lambda file, secret: (file.symlink_to("b"), (file.parent / "b").symlink_to(secret)),
+    ),
+    "a link to a folder": ("vae/more", lambda file, secret: file.symlink_to(secret.parent)),
+    "a link to itself above": ("vae/loop", lambda file, secret: file.symlink_to(file.parent)),
+    "the index": ("model_index.json", lambda file, secret: (file.rename(secret), file.symlink_to(secret))),
+    "a device": ("vae/device", lambda file, secret: os.mkfifo(file)),
+    "a folder above": ("model_index.json", lambda file, secret: index(file, "../private", "diffusers")),
+    "a module": ("model_index.json", lambda file, secret: index(file, "extra", "antigravity")),
+}
+
+
+def index(file: Path, name: str, library: str) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: [library, "X"]}))
+
+
+@pytest.mark.parametrize("form", ["diffusers", "single_file"])
+@pytest.mark.parametrize(("name", "plant"), FOREIGN.values(), ids=FOREIGN)
+def test_a_base_with_links_to_private_files_or_foreign_modules_is_refused(
+    runs: Callable[..., Path],
+    tiny: Tiny,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    form: str,
+    name: str,
+    plant: Callable[[Path, Path], object],
+) -> None:
+    base = shutil.copytree(tiny("sd15"), tmp_path / "base")
+    (tmp_path / "private").write_text("CANARY")
+    plant(base / name, tmp_path / "private")
+    before = sorted(tmp_path.iterdir())
+    arguments = [f"run={runs('sd15')}", f"network.model={base}", f"format={form}", f"out={tmp_path / 'out'}"]
+    assert launch("export", arguments) == 2
+    told = capsys.readouterr().err
+    assert f"network.model={base}: " in told
+    assert name.rpartition("/")[2] in told
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_hub_s_cache_keeps_files_beside_its_snapshots(tiny: Tiny, tmp_path: Path) -> None:
+    snapshot = shutil.copytree(tiny("sd15"), tmp_path / "models--a--b" / "snapshots" / ("0" * 40))
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir()
+    for number, file in enumerate(sorted(path for path in snapshot.rglob("*") if path.is_file())):
+        file.rename(blobs / str(number))
+        file.symlink_to(os.path.relpath(blobs / str(number), file.parent))
+    check_contents(snapshot, "pretrained")
+    blobs.rename(tmp_path / "private")
+    blobs.symlink_to(tmp_path / "private")
+    with pytest.raises(ValueError, match="a link out of the folder"):
+        check_contents(snapshot, "pretrained")
+
+
+def test_a_sample_grid_that_is_a_link_is_not_copied(tmp_path: Path) -> None:
+    samples = RunFolder(tmp_path / "run").samples
+    samples.mkdir(parents=True)
+    (samples / "step_1.png").write_text("")
+    (tmp_path / "private.png").write_text("CANARY")
+    (samples / "step_2.png").symlink_to(tmp_path / "private.png")
+    assert RunFolder(tmp_path / "run").last_samples == samples / "step_1.png"
 
 
 def test_what_is_there_is_not_overwritten(

@@ -44,7 +44,7 @@ def _part_mistakes(key: str, value: dict[str, Any], annotation: Any) -> Iterator
     ):
         return
     try:
-        part = locate(value["_target_"])
+        part = locate(value["_target_"], key)
     except ValueError:
         return  # reported at the part itself
     builtin = any(a.__module__ in ("builtins", "collections.abc", "typing") and a is not type(None) for a in wanted)

@@ -10,12 +10,12 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffusion_train.config.checks.annotations import value_mistakes
-from diffusion_train.config.checks.values import walk
+from diffusion_train.config.folders import walk
 from diffusion_train.config.mistakes import Mistake, did_you_mean, raise_all
 from diffusion_train.config.open_settings import with_stand_ins
+from diffusion_train.config.slots import HYDRA_KEYS
 from diffusion_train.config.targets import forbidden, locate
 
-_HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _REFERENCE = re.compile(r"\$\{\s*(?:oc\.select:)?\s*(\.*)([\w.\[\]]+)\s*[},]")
 
 
@@ -57,7 +57,7 @@ def target_nodes(parent: Any, path: str = "") -> Iterator[tuple[str, DictConfig]
 def _node_mistakes(path: str, node: DictConfig) -> Iterator[Mistake]:
     where = f"{path}." if path else ""
     try:
-        target = locate(node["_target_"])
+        target = locate(node["_target_"], path)
     except ValueError as error:
         yield Mistake(f"{where}_target_", str(error))
         return
@@ -65,7 +65,7 @@ def _node_mistakes(path: str, node: DictConfig) -> Iterator[Mistake]:
     open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
     accepted = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     plain: Any = OmegaConf.to_container(node, resolve=True)
-    values = {str(key): value for key, value in plain.items() if key not in _HYDRA_KEYS}
+    values = {str(key): value for key, value in plain.items() if key not in {"_target_", *HYDRA_KEYS}}
     name = node["_target_"].rpartition(".")[2]
     for key, value in values.items():
         if key in accepted and value != "???":

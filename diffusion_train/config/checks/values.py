@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -11,9 +11,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from diffusion_train.config.checks.annotations import fits
+from diffusion_train.config.folders import walk
 from diffusion_train.config.mistakes import Mistake, first_lines, listed
 from diffusion_train.config.targets import forbidden
 
+_OVERRIDES = ("hydra.overrides.hydra", "hydra.overrides.task")
+# What Hydra itself writes into its node.
+_HYDRAS_OWN = (
+    "hydra.runtime.",
+    "hydra.job.name",
+    "hydra.job.config_name",
+    "hydra.job.override_dirname",
+    "hydra.searchpath",
+)
 _SCALARS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -22,14 +32,6 @@ def keys(cfg: DictConfig) -> list[str]:
     plain: Any = OmegaConf.to_container(cfg, resolve=False)
     plain.pop("hydra", None)
     return [path for path, _ in walk(plain) if "_target_" not in path]
-
-
-def walk(node: object, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of every entry of nested dictionaries, containers included."""
-    for key, value in node.items() if isinstance(node, dict) else ():
-        child = f"{path}.{key}" if path else str(key)
-        yield child, value
-        yield from walk(value, child)
 
 
 def settings(node: object, path: str) -> dict[str, Any]:
@@ -49,12 +51,19 @@ def is_unknown(key: str, cfg: DictConfig) -> bool:
     return False
 
 
-def unresolved(cfg: DictConfig) -> list[Mistake]:
-    """Return a mistake for each mandatory value that is missing and each interpolation that cannot be resolved."""
+def unusable(cfg: DictConfig) -> list[Mistake]:
+    """Return a mistake for each mandatory value that is missing and each interpolation that cannot be resolved.
+
+    If there are none, return a mistake for each target that is not allowed.
+    """
     known: Any = HydraConfig.instance()  # ${hydra:...} reads it
     before, known.cfg = known.cfg, cfg
     try:
-        return [mistake for key in cfg if key != "hydra" for mistake in _broken(cfg, key, str(key))]
+        own = [key for key in cfg if key != "hydra"]
+        if broken := [mistake for key in own for mistake in _broken(cfg, key, str(key))]:
+            return broken
+        nodes = {str(key): cfg[key] for key in own if OmegaConf.is_config(cfg[key])}
+        return [m for key, node in nodes.items() for m in forbidden(OmegaConf.to_container(node, resolve=True), key)]
     finally:
         known.cfg = before
 
@@ -81,24 +90,25 @@ def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:
             yield from _broken(child, i, f"{path}[{i}]")
 
 
-def hydra_mistakes(cfg: DictConfig, overrides: Sequence[Override]) -> list[Mistake]:
-    """Return the mistakes in the `hydra` node: Hydra calls its targets (such as callbacks) before all other checks."""
-    node: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
-    mistakes = []
-    for path, value in walk(node, "hydra"):
-        if path.rpartition(".")[2] not in ("_target_", "()", "class") or not isinstance(value, str):
-            continue
-        if not value.startswith(("hydra._internal.", "hydra_plugins.", "logging.", "colorlog.")):
-            mistakes += forbidden({"_target_": value}, path.rpartition(".")[0])
-    given = any(o.key_or_group.startswith("hydra.job.env_set") for o in overrides)
-    if node["job"].get("env_set") and not given:
-        mistakes.append(
-            Mistake(
-                "hydra.job.env_set",
-                "cannot be set in a config file, because it sets environment variables",
-                "give it on the command line",
-            )
-        )
+def hydra_mistakes(hydra: DictConfig, expected: DictConfig, lines: Collection[str]) -> list[Mistake]:
+    """Return the mistakes in the `hydra` node, with which Hydra imports and calls targets before all other checks.
+
+    Config files may set nothing in it: `expected` is the node that the command line alone gives, with the overrides
+    `lines`. The command line may name targets of Hydra, its plugins and logging.
+    """
+    found, wanted = (OmegaConf.to_container(node, resolve=False) for node in (hydra, expected))
+    before, now = settings(wanted, "hydra"), settings(found, "hydra")
+    changed = [key for key in {**now, **before} if now.get(key, "") != before.get(key, "")]
+    given = {*lines, *before["hydra.overrides.hydra"]}
+    mistakes = [
+        Mistake(key, "cannot be set in a config file", "give it on the command line")
+        for key in changed
+        if not (set(now[key]) <= given if key in _OVERRIDES else key.startswith(_HYDRAS_OWN))
+    ]
+    for key, value in before.items():
+        called = key.rpartition(".")[2] in ("_target_", "()", "class")
+        if called and not str(value).startswith(("hydra._internal.", "hydra_plugins.", "logging.", "colorlog.")):
+            mistakes.append(Mistake(key, f"{value!r} is not an allowed target", "leave it out"))
     return mistakes
 
 

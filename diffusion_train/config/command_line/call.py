@@ -16,6 +16,7 @@ from diffusion_train.config.command_line import own_data
 from diffusion_train.config.command_line.arguments import last_of_each_key, parse
 from diffusion_train.config.folders import conf_folder, groups, own_settings, read_yaml
 from diffusion_train.config.mistakes import Mistake, raise_all
+from diffusion_train.config.targets import OWN
 
 
 @dataclass(frozen=True)
@@ -138,5 +139,9 @@ def _entries(trusting: Sequence[str]) -> tuple[tuple[str, ...], list[Mistake]]:
         if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
             mistakes.append(Mistake(str(override.input_line), "must be a list", "write allow_targets=[my_package.]"))
             continue
+        for entry in value:
+            if entry.partition(".")[0] == OWN:
+                problem = f"parts of {OWN} are allowed by their files in conf"
+                mistakes.append(Mistake(f"allow_targets=[{entry}]", problem, "leave it out"))
         entries += value
     return tuple(entries), mistakes

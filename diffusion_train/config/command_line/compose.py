@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from diffusion_train.config import resolvers
 from diffusion_train.config.base_model import named, overlay, sets_part
-from diffusion_train.config.checks.values import hydra_mistakes, is_unknown, keys, set_value, unresolved
+from diffusion_train.config.checks.values import hydra_mistakes, is_unknown, keys, set_value, unusable
 from diffusion_train.config.command_line.arguments import parse
-from diffusion_train.config.folders import groups, options_with
+from diffusion_train.config.folders import groups, options_with, read_yaml
 from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, first_lines, no_option, unknown_key
 
 _TEXTS = ("prompts", "negative_prompt", "templates", "trigger", "hydra")
@@ -42,6 +43,7 @@ class Composer:
 
         Raises ConfigError if the YAML files themselves cannot be composed.
         """
+        self._refuse_hydra()
         overrides, mistakes = parse(arguments)
         values = [o for o in overrides if self._sets_value(o)]
         choices, cfg, refused = self._without_refused([o for o in overrides if o not in values])
@@ -58,15 +60,43 @@ class Composer:
         mistakes += overlay(cfg, [*choices, *known, *brought])
         _expand_home(cfg)
         if not (refused or unknown):
-            mistakes += unresolved(cfg)
-        return cfg, mistakes + hydra_mistakes(cfg, overrides)
+            mistakes += unusable(cfg)
+        return cfg, mistakes + self._hydra_mistakes(cfg, overrides)
+
+    def _refuse_hydra(self) -> None:
+        """Raises ConfigError if the main config file has a `hydra` node: Hydra imports modules of its search path."""
+        files = [folder / f"{self.config_name.removesuffix('.yaml')}.yaml" for folder in self.folders]
+        file = next(filter(Path.is_file, files), None)
+        if file and "hydra" in read_yaml(file.read_text("utf-8")):
+            raise ConfigError([Mistake("hydra", f"cannot be set in {file}", "give its settings on the command line")])
+
+    def _hydra_mistakes(self, cfg: DictConfig, overrides: Sequence[Override]) -> list[Mistake]:
+        lines = [str(o.input_line) for o in overrides]
+        own = [line for line in lines if line.lstrip("+~").startswith(("hydra.", "hydra/"))]
+        try:
+            expected = self._hydra_of((*self.settings, *own))
+        except ERRORS as error:
+            return [Mistake(" ".join(own), first_lines(error))]
+        return hydra_mistakes(cfg.hydra, expected, [*self.settings, self._search, *lines])
+
+    @cache  # noqa: B019
+    def _hydra_of(self, lines: tuple[str, ...]) -> DictConfig:
+        """Return the `hydra` node of the command line, without any config file of ours or of the user."""
+        node: DictConfig = self._with_hydra(None, lines).hydra
+        return node
+
+    @property
+    def _search(self) -> str:
+        return f"hydra.searchpath={[f'file://{folder}' for folder in self.folders[1:]]}"
 
     def _compose(self, overrides: Sequence[Override]) -> DictConfig:
-        search = [f"hydra.searchpath={[f'file://{folder}' for folder in self.folders[1:]]}"]
-        lines = [*self.settings, *(search if self.folders[1:] else []), *(str(o.input_line) for o in overrides)]
+        search = [self._search] if self.folders[1:] else []
+        return self._with_hydra(self.config_name, [*self.settings, *search, *(str(o.input_line) for o in overrides)])
+
+    def _with_hydra(self, config_name: str | None, lines: Sequence[str]) -> DictConfig:
         in_a_sweep = GlobalHydra.instance().is_initialized()  # Hydra has initialized it for the same folders
         with nullcontext() if in_a_sweep else initialize_config_dir(str(self.folders[0]), version_base="1.3"):
-            return compose(self.config_name, lines, return_hydra_config=True)
+            return compose(config_name, list(lines), return_hydra_config=True)
 
     def _without_refused(self, overrides: Sequence[Override]) -> tuple[list[Override], DictConfig, list[Refusal]]:
         """Return the overrides that compose together, their config, and the others with Hydra's error."""

@@ -19,18 +19,17 @@ def _told(cfg, groups=("data", "ema")):
 
 def test_every_part_tells_its_mistakes_and_those_around_it_are_not_made():
     cfg = _config(
-        resolution={
-            "_target_": "diffusion_train.data.order.resolution.Resolution",
-            "schedule": [[5, 3]],
-            "ratios": {"_target_": RATIOS, "max_ratio": 0.5},
-        },
-        selection={"_target_": "diffusion_train.data.selection.Selection", "holdout": -1},
+        _target_="diffusion_train.data.data_settings.PointsData",
+        kind="none",
+        buckets={"_target_": RATIOS, "max_ratio": 0.5},
+        captions={"_target_": "diffusion_train.data.caption.captions.Captions", "source": None, "templates": ["{x}"]},
     )
-    wanted = [("data.buckets.max_ratio=0.5, data.buckets.divisor=64", "both must "), ("data.holdout=-1", "must be a ")]
-    assert sorted(_told(cfg, groups=["data"])) == wanted
+    wanted = [
+        ("data.buckets.max_ratio=0.5, data.buckets.divisor=64", "must be at"),
+        ("data.captions.templates", "'{x}': it "),
+    ]
+    assert [where for where, _ in _told(cfg, groups=["data"])] == [where for where, _ in wanted]
     assert ("ema.decays=[2]", "give one o") in _told(cfg)
-    cfg.data.resolution.ratios.max_ratio = 1
-    assert next(where for where, _ in _told(cfg, groups=["data"])) == "data.resolution=[[5, 3]]"
 
 
 def test_a_setting_is_named_by_its_whole_key_and_what_refers_to_a_wrong_part_is_not_made():

@@ -21,6 +21,10 @@ HEUN = {
 }
 
 
+class OfNoKind:
+    def __init__(self, num_steps: int = 1, grid: object = None, rho: float = 0.0) -> None: ...
+
+
 def told(cfg: dict[str, Any], **kwargs: Any) -> list[str]:
     try:
         config.check(OmegaConf.create(cfg), **kwargs)
@@ -30,7 +34,7 @@ def told(cfg: dict[str, Any], **kwargs: Any) -> list[str]:
 
 
 def test_a_right_config_passes():
-    assert told({"seed": 1, "sampler": HEUN, "again": [HEUN]}, read=["seed"]) == []
+    assert told({"seed": 1, "sampler": HEUN, "callbacks": {"samples": {"sampler": HEUN}}}, read=["seed"]) == []
 
 
 @pytest.mark.parametrize(
@@ -39,36 +43,55 @@ def test_a_right_config_passes():
         ({"num_step": 3}, "sampler.num_step\n    Heun has no such setting; did you mean num_steps?"),
         ({"num_steps": "many"}, "sampler.num_steps\n    must be int, got 'many'"),
         ({"num_steps": "???"}, "sampler.num_steps\n    Heun needs this setting"),
-        ({"grid": {"_target_": "diffusion_train.diffusion.parameterization.V"}}, "must be a Grid, got V"),
-        ({"_target_": "diffusion_train.sampler.heun.Hen"}, "cannot be imported"),
-        ({"_target_": "diffusion_train.sampler.hen.Heun"}, "cannot be imported"),
+        ({"grid": {"_target_": "diffusion_train.diffusion.parameterization.V"}}, "sampler.grid may be Karras, "),
+        ({"grid": {"_target_": f"{__name__}.OfNoKind"}}, "must be a Grid, got "),
+        ({"_target_": f"{__name__}.OfNoKind"}, "must be a Sampler, got "),
+        ({"_target_": f"{__name__}.Absent"}, "cannot be imported"),
+        ({"_target_": f"{__name__}.absent.Sampler"}, "cannot be imported"),
     ],
-    ids=["unknown key", "wrong type", "missing", "part of another kind", "no such class", "no such module"],
+    ids=[
+        "unknown key",
+        "wrong type",
+        "missing",
+        "part of another kind",
+        "own part of no kind",
+        "own sampler of no kind",
+        "no such class",
+        "no such module",
+    ],
 )
 def test_a_setting_that_does_not_fit(change, words):
+    config.allow([f"{__name__}."])
     mistakes = told({"sampler": {**HEUN, **change}})
     assert len(mistakes) == 1
     assert words in mistakes[0]
 
 
 def test_everything_is_told_at_once():
-    mistakes = told({"a": {**HEUN, "num_step": 3}, "b": [{**HEUN, "num_steps": "???"}], "dead": 1, "part": {"dead": 2}})
-    assert [m.split("\n")[0] for m in mistakes] == ["a.num_step", "b[0].num_steps", "dead", "part.dead"]
+    callbacks = {"a": {"sampler": {**HEUN, "num_steps": "???"}}}
+    cfg = {"sampler": {**HEUN, "num_step": 3}, "callbacks": callbacks, "dead": 1, "part": {"dead": 2}}
+    assert [m.split("\n")[0] for m in told(cfg)] == [
+        "sampler.num_step",
+        "callbacks.a.sampler.num_steps",
+        "dead",
+        "part.dead",
+    ]
 
 
 def test_a_partial_may_lack_settings_but_not_misname_them():
-    assert told({"s": {**HEUN, "_partial_": True, "grid": "???"}}) == []
-    assert len(told({"s": {**HEUN, "_partial_": True, "gird": 1}})) == 1
+    optimizer = {"_target_": "diffusion_train.training.optimizer.adamw", "_partial_": True}
+    assert told({"optimizer": optimizer}) == []
+    assert len(told({"optimizer": {**optimizer, "etas": 1}})) == 1
 
 
 @pytest.mark.parametrize(
     ("cfg", "read", "dead"),
     [
-        ({"size": 3, "s": {**HEUN, "num_steps": "${size}"}}, [], []),
-        ({"data": {"size": 3, "s": {**HEUN, "num_steps": "${.size}"}}}, [], ["data.size"]),
-        ({"data": {"size": 3, "s": {**HEUN, "num_steps": "${..size}"}}}, [], []),
-        ({"data": {"size": 3, "crop": 4}, "s": {**HEUN, "num_steps": "${data.size}"}}, [], ["data.crop"]),
-        ({"data": {"size": 3}, "s": {**HEUN, "num_steps": "${oc.select:data.size,4}"}}, [], []),
+        ({"size": 3, "sampler": {**HEUN, "num_steps": "${size}"}}, [], []),
+        ({"data": {"size": 3, "sampler": {**HEUN, "num_steps": "${.size}"}}}, [], ["data.size"]),
+        ({"data": {"size": 3, "sampler": {**HEUN, "num_steps": "${..size}"}}}, [], []),
+        ({"data": {"size": 3, "crop": 4}, "sampler": {**HEUN, "num_steps": "${data.size}"}}, [], ["data.crop"]),
+        ({"data": {"size": 3}, "sampler": {**HEUN, "num_steps": "${oc.select:data.size,4}"}}, [], []),
         ({"data": {"a": {"b": 1}}}, ["data"], []),
         ({"seed": 3, "seeds": 4}, ["seed"], ["seeds"]),
         ({"empty": {}, "list": []}, [], ["list"]),
@@ -116,9 +139,9 @@ def test_fits(value, annotation, right):
 
 
 def test_a_mistake_names_the_key_that_is_set_not_where_it_is_passed_on():
-    selection = {"_target_": "diffusion_train.data.selection.Selection", "faults": "${data.faults}"}
-    [mistake] = told({"data": {"faults": "lenient"}, "selection": selection})
-    assert mistake == "data.faults\n    must be one of strict, tolerant, got 'lenient'"
+    heun = {**HEUN, "num_steps": "${data.steps}"}
+    [mistake] = told({"data": {"steps": "many"}, "sampler": heun})
+    assert mistake == "data.steps\n    must be int, got 'many'"
 
 
 def test_a_precision_that_is_none_is_told_with_those_that_there_are():

@@ -167,21 +167,60 @@ def test_broken_yaml_files_are_told_as_such(conf, write):
         Composer("config", [conf]).config([])
 
 
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        "hydra: {callbacks: {x: {_target_: webdataset.gopen, url: 'pipe:touch canary'}}}",
-        "hydra: {job_logging: {handlers: {x: {(): os.system, command: touch canary}}}}",
-        "hydra: {launcher: {_target_: subprocess.run}}",
-        "hydra: {job: {env_set: {LD_PRELOAD: /tmp/x.so}}}",
-    ],
-    ids=["callback", "log handler", "launcher", "environment"],
-)
-def test_hydras_own_node_cannot_run_code_from_a_config_file(conf, write, hostile):
-    write(conf, {"extra/evil.yaml": f"# @package _global_\n{hostile}\n"})
-    mistakes = Composer("config", [conf]).config(["extra=evil"])[1]
-    assert len(mistakes) == 1
-    assert mistakes[0].where.startswith("hydra.")
+HYDRA = {
+    "callback": "callbacks: {x: {_target_: webdataset.gopen, url: 'pipe:touch canary'}}",
+    "log handler": "job_logging: {handlers: {x: {(): os.system, command: touch canary}}}",
+    "imported log stream": "job_logging: {handlers: {x: {class: logging.StreamHandler, stream: 'ext://evil.stream'}}}",
+    "log file": "job_logging: {handlers: {x: {class: logging.FileHandler, filename: canary}}}",
+    "hydra's log file": "hydra_logging: {handlers: {x: {class: logging.FileHandler, filename: canary}}}",
+    "launcher": "launcher: {_target_: subprocess.run}",
+    "sweeper": "sweeper: {_target_: evil.Sweeper}",
+    "environment": "job: {env_set: {LD_PRELOAD: /tmp/x.so}}",
+    "working directory": "job: {chdir: true}",
+    "output folder": "run: {dir: /tmp}",
+    "verbose": "verbose: true",
+    "overrides": "overrides: {task: [hydra.verbose=true], hydra: [hydra.verbose=true]}",
+}
+
+
+@pytest.mark.parametrize("hostile", HYDRA.values(), ids=HYDRA)
+@pytest.mark.parametrize("owner", ["an option", "the user's option"])
+def test_config_files_set_nothing_in_hydras_own_node(conf, tmp_path, write, monkeypatch, hostile, owner):
+    monkeypatch.chdir(tmp_path)
+    user = write(tmp_path / "user", {"network/mine.yaml": "width: 1\n"})
+    folder = user if owner == "the user's option" else conf
+    write(folder, {"extra/evil.yaml": f"# @package _global_\nhydra: {{{hostile}}}\n"})
+    mistakes = Composer("config", [conf, user]).config(["extra=evil"])[1]
+    assert mistakes
+    assert all(mistake.where.startswith("hydra.") for mistake in mistakes)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_users_main_config_cannot_name_modules_to_search(conf, tmp_path, write, monkeypatch):
+    (tmp_path / "evil_config_module").mkdir()
+    (tmp_path / "evil_config_module" / "__init__.py").write_text("open('canary', 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    user = write(tmp_path / "user", {"main.yaml": "hydra: {searchpath: ['pkg://evil_config_module']}\nname: x\n"})
+    with pytest.raises(ConfigError, match=r"hydra\n +cannot be set in .*main.yaml"):
+        Composer("main", [conf, user]).config([])
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_users_logging_is_no_choice_of_a_config_file(conf, tmp_path, write):
+    handlers = "handlers: {x: {class: logging.FileHandler, filename: canary}}\n"
+    files = {"hydra/job_logging/loud.yaml": handlers, "hydra/launcher/basic.yaml": "_target_: os.system\n"}
+    files["extra/evil.yaml"] = "# @package _global_\ndefaults: [override /hydra/job_logging: loud]\n"
+    user = write(tmp_path / "user", files)
+    mistakes = Composer("config", [conf, user]).config(["extra=evil"])[1]
+    assert {mistake.where.rpartition(".")[0] for mistake in mistakes} >= {"hydra.job_logging.handlers.x"}
+
+
+def test_the_command_line_may_set_what_hydra_does(conf):
+    mistakes_of = lambda *line: Composer("config", [conf]).config(line)[1]
+    assert mistakes_of("hydra.verbose=true", "+hydra.job.env_set.A=b", "hydra/job_logging=default") == []
+    [mistake] = mistakes_of("+hydra.callbacks.x._target_=os.system")
+    assert (mistake.where, mistake.problem[:11]) == ("hydra.callbacks.x._target_", "'os.system'")
 
 
 @pytest.mark.parametrize(

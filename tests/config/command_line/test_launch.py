@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from diffusion_train.config.command_line.call import read_call
 from diffusion_train.config.command_line.launch import launch
 from diffusion_train.config.mistakes import ConfigError
-from diffusion_train.config.targets import is_allowed
+from diffusion_train.config.targets import is_trusted
 
 
 @pytest.fixture
@@ -125,8 +125,8 @@ def test_a_run_dir_that_cannot_be_written(start, tmp_path):
 
 
 def test_targets_are_allowed_by_the_command_line_alone(start, conf, write):
-    start("run_dir=a", "allow_targets=[my_own.]", body=lambda cfg: not is_allowed("my_own.X"))
-    assert is_allowed("my_own.X")
+    start("run_dir=a", "allow_targets=[my_own.]", body=lambda cfg: not is_trusted("my_own.X"))
+    assert is_trusted("my_own.X")
     write(conf, {"extra/self.yaml": "# @package _global_\nallow_targets: [os.]\n"})
     with pytest.raises(ConfigError, match="command line only"):
         start("extra=self", "run_dir=a")
