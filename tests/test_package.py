@@ -20,6 +20,7 @@ def test_importing_the_package_is_light() -> None:
     assert float(done.stdout) < 0.2
 
 
+@pytest.mark.slow
 def test_public_names_are_imported_when_they_are_used() -> None:
     code = """
 import sys, diffusion_train

@@ -1,4 +1,4 @@
-"""Templates print text of strangers so that it stays text."""
+"""Templates print text of others so that it stays text."""
 
 from __future__ import annotations
 

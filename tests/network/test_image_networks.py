@@ -129,7 +129,7 @@ def test_unknown_condition_is_a_type_error_naming_it(build: Build, x: Tensor, t:
 
 
 def test_wrong_concat_is_refused(build: Build, x: Tensor, t: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"concat_channels=2, got 3 channels"):
+    with pytest.raises(ValueError, match=r"concat_channels=2 channels, got 3"):
         build(concat_channels=2)(x, t, concat=x)
 
 

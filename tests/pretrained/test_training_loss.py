@@ -59,6 +59,7 @@ def their_conditions(base, shown):
     return {"encoder_hidden_states": text * shown[:, None, None], "added_cond_kwargs": added}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "condition_dropout"),
     [("sd15", 0.0), ("sd2_v", 0.0), ("sd2_zero_snr", 0.0), ("sd15", 0.5), ("sdxl", 0.5)],

@@ -1,4 +1,4 @@
-"""The page: what strangers wrote is shown and never obeyed; nothing is loaded; it works in a real browser."""
+"""The page: what others wrote is shown and never obeyed; nothing is loaded; it works in a real browser."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_report_json_reads_back_as_it_was_written() -> None:
         assert json.dumps(to_json(from_json(content))) == json.dumps(content)
 
 
-def test_nothing_of_strangers_stands_raw_in_the_page(folder: Path) -> None:
+def test_nothing_that_others_wrote_stands_raw_in_the_page(folder: Path) -> None:
     marks = [
         {"image": "a" * 32, "prompt": "", "verdict": "reject", "remark": HOSTILE, "reviewer": HOSTILE, "time": HOSTILE}
         | {"seed": 0}

@@ -43,7 +43,10 @@ def test_a_right_config_passes():
         ({"num_step": 3}, "sampler.num_step\n    Heun has no such setting; did you mean num_steps?"),
         ({"num_steps": "many"}, "sampler.num_steps\n    must be int, got 'many'"),
         ({"num_steps": "???"}, "sampler.num_steps\n    Heun needs this setting"),
-        ({"grid": {"_target_": "diffusion_train.diffusion.parameterization.V"}}, "sampler.grid may be Karras, "),
+        (
+            {"grid": {"_target_": "diffusion_train.diffusion.parameterization.V"}},
+            "sampler.grid may be BySampler, Karras, ",
+        ),
         ({"grid": {"_target_": f"{__name__}.OfNoKind"}}, "must be a Grid, got "),
         ({"_target_": f"{__name__}.OfNoKind"}, "must be a Sampler, got "),
         ({"_target_": f"{__name__}.Absent"}, "cannot be imported"),
