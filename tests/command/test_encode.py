@@ -73,10 +73,10 @@ def test_cached_and_online_training_are_one(
     out, online, cached = (tmp_path / folder for folder in ("encoded", "online", "cached"))
     done = call("encode", *settings, f"out={out}", "trainer.devices=2")
     assert done.returncode == 0, done.stderr
-    assert "images          22 encoded, 0 existed\n                 2 cannot be decoded" in done.stdout
+    assert "images          22 encoded, 0 already existed\n                 2 cannot be decoded" in done.stdout
     assert f"train on them with data.encoded={out}" in done.stdout
     again = call("encode", *settings, f"out={out}")
-    assert "images           0 encoded, 22 existed" in again.stdout
+    assert "images           0 encoded, 22 already existed" in again.stdout
     assert "captions         0 encoded" in again.stdout
 
     for folder, where in ((online, "null"), (cached, out)):

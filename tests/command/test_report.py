@@ -132,7 +132,7 @@ def test_a_lora_on_stable_diffusion(tmp_path: Path) -> None:
 def test_mistakes_are_told_with_their_remedy(runs: Path, tmp_path: Path) -> None:
     weights = runs / "first" / "weights.safetensors"
     for arguments, told in (
-        ([f"run={runs / 'first'}", "false_alarm=0"], "a share between 0 and 1"),
+        ([f"run={runs / 'first'}", "false_alarm=0"], "a fraction between 0 and 1"),
         (
             [f"run={runs / 'first'}", f"marks={tmp_path / 'none.json'}"],
             'the button "Save marks" of the report writes it',
