@@ -68,4 +68,4 @@ class BadSamples(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         if self._met and trainer.is_global_zero:
-            say(f"{len(self._before | self._met)} bad samples were left out or replaced: {self.path}")
+            say(f"{len(self._before | self._met)} bad samples were left out or replaced; {self.path} lists them")

@@ -97,14 +97,14 @@ def unsorted_members(catalog: Catalog) -> Iterator[Problem]:
     shard = np.searchsorted(catalog.arrays["shard_ends"], owner, side="right")
     owners = owner[np.lexsort((offsets, shard))]
     runs = np.bincount(owners[np.diff(owners, prepend=-1) != 0], minlength=len(catalog))
-    yield from problems_of(catalog, "unsorted-members", "members of other samples lie between its members", runs > 1)
+    yield from problems_of(catalog, "unsorted-members", "its members are not next to each other in the tar", runs > 1)
 
 
 def licenses(catalog: Catalog) -> Iterator[Problem]:
     """Yield a problem for each sample without a licence, and one for each term of each licence."""
     names, index = catalog.licenses()
     called = np.array([normalise(name) for name in [*names, None]], object)[index]
-    yield from problems_of(catalog, "unknown-license", "its json names no license", called == UNKNOWN)
+    yield from problems_of(catalog, "unknown-license", "its json names no licence", called == UNKNOWN)
     for name, count in Counter(called.tolist()).items():
         for term in terms(name) if name != UNKNOWN else ():
             yield Problem(f"{term}-license", "", f"{name}: {count:,} sample(s)")

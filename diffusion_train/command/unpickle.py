@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> int:
     size = sum(value.nbytes for value in tensors.values())
     print(f"{len(tensors):,} tensors of {size / 1e6:,.1f} MB in {out}")
     if left_out:
-        print(f"left out without running them: {', '.join(sorted(left_out))}")
+        print(f"left out, and not executed: {', '.join(sorted(left_out))}")
     return Exit.DONE
 
 

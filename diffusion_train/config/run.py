@@ -94,7 +94,13 @@ def compose_run(run: Path, arguments: Sequence[str], folders: Sequence[Path], wo
 def _choice_mistakes(override: Override, known: dict[str, list[str]]) -> list[Mistake]:
     line, group, value = str(override.input_line), override.key_or_group, override.value()
     if override.type != OverrideType.CHANGE or override.package:
-        return [Mistake(line, "a part of a run can only be replaced", f"write {group}=<option>")]
+        return [
+            Mistake(
+                line,
+                "with run=, a group can be changed to another option, but not added or deleted",
+                f"write {group}=<option>",
+            )
+        ]
     return [] if value in known[group] else [no_option(line, group, value, known[group])]
 
 

@@ -77,8 +77,8 @@ class GaussianDiffusion:
         if not self.schedule.zero_terminal_snr or self.weighting(alpha, sigma, det).item() != 0:
             return []
         note = (
-            f"weighting {type(self.weighting).__name__} gives t = 1 no weight, because schedule "
-            f"{type(self.schedule).__name__} has zero terminal SNR: the prediction that sampling starts with is not "
+            f"weighting {type(self.weighting).__name__} is 0 at t = 1, because schedule "
+            f"{type(self.schedule).__name__} has zero terminal SNR, so the prediction of the first sampling step is not "
             "trained; use diffusion/weighting=output (or edm, velocity)"
         )
         return [note]

@@ -71,7 +71,7 @@ def check_encodable(dataset: ShardDataset) -> None:
     wrong = []
     if transform.crop == "random":
         wrong.append(
-            "data.crop=random: has too many views to encode; use center or focal, or train without data.encoded"
+            "data.crop=random: gives too many different crops of an image to encode them all; use center or focal, or train without data.encoded"
         )
     for key, names in (("data.images", dataset.decoder.images), ("data.aligned", transform.aligned)):
         if names:
@@ -99,8 +99,8 @@ def check_complete(
             except NoLatents as error:
                 height, width = views.shape
                 raise ValueError(
-                    f"data.encoded={where}: {total:,} images have no latents that fit their contents, the settings and "
-                    f"the autoencoder ({len(views.samples):,} of them at {width} x {height} pixels"
+                    f"data.encoded={where}: {total:,} images have no latents for their current contents, the settings "
+                    f"and the autoencoder ({len(views.samples):,} of them at {width} x {height} pixels"
                     f"{', mirrored' if views.mirrored else ''}); to add them, run `diffusion-train encode` with the "
                     f"same overrides and {argument('out', where)}"
                 ) from error

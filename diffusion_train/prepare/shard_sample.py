@@ -44,7 +44,7 @@ class Rules:
             not in possible,
             f"min_side={least}: must be at least 1 pixel": least < 1,
             f"max_aspect={aspect}: must be at least 1 (longer / shorter side)": aspect is not None and aspect < 1,
-            f"max_side={side}: must be at least 16 pixels and prepare.min_side={least}": side is not None
+            f"max_side={side}: must be at least 16 pixels, and not less than prepare.min_side={least}": side is not None
             and side < max(least, 16),
         }
         refuse("prepare", mistakes)

@@ -41,12 +41,14 @@ def add_marks(run: Path, file: Path) -> None:
     """Add a reviewer's marks to the report of a run. Raises ValueError if there is no report that can be read."""
     folder = RunFolder(run)
     if not folder.report.is_file():
-        raise ValueError(f"run={run}: has no report.json to add marks to; leave marks out to make one")
+        raise ValueError(
+            f"run={run}: has no report.json to add marks to; first run the command without marks=, which writes the report"
+        )
     try:
         report = from_json(_read(folder))
     except ValueError as error:
         raise ValueError(
-            f"run={run}: this version cannot read report.json ({error}); leave marks out to write it again"
+            f"run={run}: this version cannot read report.json ({error}); run the command without marks= to write the report again"
         ) from error
     marks = read_marks(file)
     images = {sample.image for sample in report.samples}

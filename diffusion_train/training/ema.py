@@ -69,9 +69,7 @@ class EMA:
         self._shadows = [shadow or copy for shadow, copy in zip(self._shadows, copies, strict=True)]
         for shadow in self._shadows:
             if shadow.keys() != self._parameters.keys():
-                raise ValueError(
-                    "the saved EMA must average the parameters that the network trains, but averages others"
-                )
+                raise ValueError("the saved EMA does not have the same parameters as the network trains")
             for name, p in self._parameters.items():
                 shadow[name] = shadow[name].to(p.device, _wide(p))
 
@@ -110,7 +108,8 @@ class EMA:
         self._shadows = [dict(saved.get(name, {})) for name in self.names]
         if new := [name for name in self.names if name not in saved]:
             warnings.warn(
-                f"ema: the checkpoint has the averages {state['names']}; {', '.join(new)} starts from the weights now",
+                f"ema: the checkpoint has only the averages {state['names']}; these start from the current weights: "
+                f"{', '.join(new)}",
                 stacklevel=2,
             )
 

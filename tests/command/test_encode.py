@@ -99,10 +99,10 @@ def test_what_cannot_be_is_told_before_the_first_step(shards: Path, tmp_path: Pa
     assert call("encode", *settings, f"out={out}").returncode == 0
     train = [*settings, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=1"]
     cases = {
-        ("train", f"data.encoded={out}", "autoencoder.dtype=bfloat16"): "images have no latents that fit",
-        ("train", f"data.encoded={out}", "data.crop=random"): "has too many views to encode",
+        ("train", f"data.encoded={out}", "autoencoder.dtype=bfloat16"): "images have no latents for",
+        ("train", f"data.encoded={out}", "data.crop=random"): "gives too many different crops",
         ("train", f"data.encoded={tmp_path / 'absent'}"): f"data.encoded={tmp_path / 'absent'}: ",
-        ("encode", f"out={out}", "data.crop=random"): "has too many views to encode",
+        ("encode", f"out={out}", "data.crop=random"): "gives too many different crops",
         ("encode", f"out={out}", f"data.encoded={out}"): "is only for training",
         ("encode", f"out={out}", "encode_batch_size=0"): "at least 1",
         ("encode", f"out={out}", f"base.sha256={'0' * 64}"): "SHA-256",

@@ -309,4 +309,4 @@ def test_a_weighting_that_leaves_the_start_of_sampling_untrained_is_noted(
     assert scale.grad is not None
     assert (scale.grad.item() == 0) == noted
     assert len(diffusion.notes()) == noted
-    assert all(f"{type(weighting).__name__} gives t = 1 no weight" in note for note in diffusion.notes())
+    assert all(f"{type(weighting).__name__} is 0 at t = 1" in note for note in diffusion.notes())

@@ -215,7 +215,7 @@ def test_substitutes_that_have_none_in_the_shape_are_told_at_the_start(tmp_path:
         if there:
             check_complete(shards(one), encoded, one.shapes(), "encoded")
         else:
-            with pytest.raises(ValueError, match="1 images have no latents that fit"):
+            with pytest.raises(ValueError, match="1 images have no latents for"):
                 check_complete(shards(one), encoded, one.shapes(), "encoded")
     assert found == {False, True}
     encode(out, one, kl)
@@ -262,7 +262,7 @@ def test_a_stale_entry_is_never_used(tmp_path: Path, out: Path, kl: KL) -> None:
         if expected:
             with pytest.raises(
                 ValueError,
-                match=rf"{expected // 2} images have no latents that fit their .*\({expected // 2} of them at 32 x 32",
+                match=rf"{expected // 2} images have no latents for their .*\({expected // 2} of them at 32 x 32",
             ):
                 check_complete(data, stale, module(data).shapes(), "encoded")
             with pytest.raises(NoLatents, match="'k3' has no latents"):

@@ -210,7 +210,9 @@ def test_the_first_screen_names_what_must_be_decided(folder: Path) -> None:
 def test_marks_for_a_report_of_another_version_fail_with_the_remedy(tmp_path: Path) -> None:
     for content in ({}, report(further=1)):
         (tmp_path / "report.json").write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=r"cannot read report.json .*; leave marks out to write it again"):
+        with pytest.raises(
+            ValueError, match=r"cannot read report.json .*; run the command without marks= to write the report again"
+        ):
             add_marks(tmp_path, tmp_path / "marks.json")
 
 

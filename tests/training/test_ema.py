@@ -84,7 +84,7 @@ def test_state_survives_a_restart() -> None:
 def test_an_average_that_the_checkpoint_lacks_starts_from_the_weights() -> None:
     first, second = constant([0.9]), constant([0.99, 0.9])
     first.attach(linear(3.0))
-    with pytest.warns(UserWarning, match=r"\['0\.9'\]; 0\.99 starts from the weights"):
+    with pytest.warns(UserWarning, match=r"\['0\.9'\]; these start from the current weights: 0\.99"):
         second.load_state_dict(first.state_dict())
     second.attach(linear(1.0))
     assert [second.average(number)["weight"].max() for number in (0, 1)] == [1, 3]

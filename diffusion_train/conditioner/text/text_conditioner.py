@@ -118,8 +118,8 @@ class Text(Conditioner):
                 num_bytes += row.num_bytes
                 if num_bytes > self.max_bytes:
                     log.warning(
-                        "conditioner.max_bytes=%d holds the embeddings of %d captions; all others are embedded again "
-                        "in each batch",
+                        "conditioner.max_bytes=%d has room for the embeddings of only %d captions; the others are "
+                        "embedded again each time they are drawn",
                         self.max_bytes,
                         num_captions,
                     )

@@ -141,7 +141,7 @@ def _entries(trusting: Sequence[str]) -> tuple[tuple[str, ...], list[Mistake]]:
             continue
         for entry in value:
             if entry.partition(".")[0] == OWN:
-                problem = f"parts of {OWN} are allowed by their files in conf"
+                problem = f"targets of {OWN} cannot be added here; those that the files in conf use are already allowed"
                 mistakes.append(Mistake(f"allow_targets=[{entry}]", problem, "leave it out"))
         entries += value
     return tuple(entries), mistakes

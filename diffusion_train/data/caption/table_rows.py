@@ -79,7 +79,9 @@ def _csv_rows(path: Path, encoding: str | None) -> Iterator[TableRow]:
             for values in filter(None, reader):
                 fits = len(values) == len(names)
                 fault = (
-                    "" if fits else f"{len(values)} fields, but the header has {len(names)}; quote text with separators"
+                    ""
+                    if fits
+                    else f"{len(values)} fields, but the header has {len(names)}; put text that contains the separator in quotes"
                 )
                 yield TableRow(reader.line_num, dict(zip(names, values, strict=False)), fault)
         except csv.Error as error:

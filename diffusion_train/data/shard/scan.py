@@ -101,7 +101,7 @@ class _Found:
         key, extension = match["key"], match["ext"].lower()
         group = self.groups.setdefault(key, {})
         if extension in group:
-            detail = f"another member {member.name!r}; the first one is at byte {group[extension][1]}"
+            detail = f"a second member {member.name!r}; the first is at byte {group[extension][1]}"
             self.problem("duplicate-member", detail, key, member.header)
             self.ambiguous.add(key)
             return

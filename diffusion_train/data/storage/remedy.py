@@ -33,7 +33,7 @@ def remedy(url: str, error: StorageError) -> str:
 
 def _local(error: StorageError) -> str:
     if isinstance(error, Denied):
-        return "local files: the user who trains must have permission to read them and to enter their folders (chmod, chown)"
+        return "local files: the user that runs training needs permission to read them and to enter their folders (chmod, chown)"
     if isinstance(error, Missing):
         return spelling()
     return "local files: data.shards must name tar files; for all tars of a folder give 'folder/*.tar'"

@@ -33,9 +33,7 @@ def test_duplicate_keys_in_a_shard(make_tar, make_png, make_dataset, pairs):
     second = 512 + -(-len(make_png(1)) // 512) * 512
     with pytest.raises(DataError) as error:
         make_dataset(path)
-    assert f"{path} at byte {second}: sample 'a': another member 'a.png'; the first one is at byte 512" in str(
-        error.value
-    )
+    assert f"{path} at byte {second}: sample 'a': a second member 'a.png'; the first is at byte 512" in str(error.value)
     dataset = make_dataset(path, faults="tolerant")
     assert [(one.rule, one.key, one.offset) for one in dataset.problems] == [("duplicate-member", "a", second)]
     assert {key for key, _, _ in pairs(dataset)} == {"good"}

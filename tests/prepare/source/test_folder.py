@@ -194,7 +194,10 @@ def test_nothing_is_passed_over_in_silence(write, read):
         "film.mp4": ("not-a-sample", ""),
         "captions.csv line 3": ("no-image", "gone.jpg does not exist"),
         "captions.csv line 4": ("named-twice", "a.jpg is listed twice, first in captions.csv line 2"),
-        "captions.csv line 5": ("bad-row", "3 fields, but the header has 2; quote text with separators"),
+        "captions.csv line 5": (
+            "bad-row",
+            "3 fields, but the header has 2; put text that contains the separator in quotes",
+        ),
     }
 
 

@@ -35,7 +35,8 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
         return Changed("changed since it was indexed; restart to index it again")
     if 300 <= status < 400:
         region = headers.get("x-amz-bucket-region")
-        return StorageError(f"{said}: {f'set AWS_DEFAULT_REGION={region}' if region else 'the object is elsewhere'}")
+        elsewhere = "the server redirects to another address; check the region and the endpoint of the bucket"
+        return StorageError(f"{said}: {f'set AWS_DEFAULT_REGION={region}' if region else elsewhere}")
     if 200 <= status < 300:
         kind = headers.get("Content-Type", "something")
         return NoRanges(f"{said} and the whole object ({kind}): it does not support range requests")
