@@ -152,7 +152,7 @@ def test_an_entry_without_a_dot_is_no_prefix_of_other_names():
 def test_nothing_of_this_package_is_allowed_by_name(entry):
     config.allow([entry])
     assert not is_trusted("diffusion_train.data.shard.writer.write")
-    with pytest.raises(ConfigError, match=r"by their files in conf; leave it out"):
+    with pytest.raises(ConfigError, match=r"are already allowed; leave it out"):
         read_call("train", [f"allow_targets=[{entry}]"])
 
 

@@ -95,7 +95,7 @@ def test_a_warm_up_stops_where_memory_is_full(t5_folder, caplog):
     captions = (f"red {number}" for number in range(1_000_000))
     text.warm_up(captions)
     assert 5 < len(text.store.rows) < 50
-    assert f"holds the embeddings of {len(text.store.rows)} captions" in caplog.text
+    assert f"has room for the embeddings of only {len(text.store.rows)} captions" in caplog.text
     assert int(next(captions).split()[1]) < 5000  # the others are not even read
     assert text.store.num_bytes <= 1000
     again = Text(T5(str(t5_folder), 10), max_bytes=1000)
