@@ -63,10 +63,10 @@ class EMA:
         Raises ValueError if loaded averages have other parameters.
         """
         self._parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        copies = (
-            {name: p.detach().to(_wide(p), copy=True) for name, p in self._parameters.items()} for _ in self.profiles
-        )
-        self._shadows = [shadow or copy for shadow, copy in zip(self._shadows, copies, strict=True)]
+        self._shadows = [
+            shadow or {name: p.detach().to(_wide(p), copy=True) for name, p in self._parameters.items()}
+            for shadow in self._shadows
+        ]
         for shadow in self._shadows:
             if shadow.keys() != self._parameters.keys():
                 raise ValueError("the saved EMA does not have the same parameters as the network trains")
