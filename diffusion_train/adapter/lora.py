@@ -43,6 +43,8 @@ class LoRA:
     ) -> None:
         if rank < 1:
             raise ValueError(f"adapter.rank={rank}: must be at least 1")
+        if alpha == 0:
+            raise ValueError("adapter.alpha=0: must not be 0, which makes every gradient 0; null is adapter.rank")
         if not 0 <= dropout < 1:
             raise ValueError(f"adapter.dropout={dropout:g}: must be in [0, 1)")
         if init not in _INITS:

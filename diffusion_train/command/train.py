@@ -19,6 +19,7 @@ from diffusion_train.callbacks.bad_samples import TooManyBadSamples
 from diffusion_train.callbacks.checkpointing import NotSaved
 from diffusion_train.callbacks.scalars import NumericalError
 from diffusion_train.callbacks.stop import GracefulStop
+from diffusion_train.config.checks.trainer_settings import trainer_mistakes
 from diffusion_train.config.folders import own_settings
 from diffusion_train.config.resolve_data import resolve_data
 from diffusion_train.config.training_config import DRY_BUILT, SETTINGS
@@ -93,8 +94,19 @@ def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
         if (value := samples.get(name)) and value != [""] and not reads(cfg, "captions"):
             key = f"callbacks.samples.{name}={value}"
             yield config.Mistake(key, "the conditioner reads no captions", f"give {none}")
-    yield from config.attempt(lambda: build_optimization(cfg), "optimizer")
+    yield from _untrained_guidance(cfg)
+    weights = [{"params": [torch.zeros(1, requires_grad=True)]}]
+    yield from config.attempt(lambda: build_optimization(cfg).optimizer(weights), "optimizer")
+    yield from trainer_mistakes(cfg)
     yield from config.attempt(lambda: lightning_trainer(cfg, logger=False), "trainer")
+
+
+def _untrained_guidance(cfg: DictConfig) -> Iterator[config.Mistake]:
+    """Yield a mistake if guidance would move away from a prediction that a run from scratch never trains."""
+    scale = cfg.guidance.get("scale", 1.0)
+    if scale > 1 and not (cfg.condition_dropout or cfg.pretrained or cfg.conditioner._target_.endswith(".NoCondition")):
+        problem = 'must be at most 1 with condition_dropout=0, which never trains the prediction for "no condition"'
+        yield config.Mistake(f"guidance.scale={scale:g}", problem, "give guidance=none, or condition_dropout=0.1")
 
 
 def _data_settings(cfg: DictConfig) -> DataSettings:

@@ -7,7 +7,9 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -27,7 +29,8 @@ class WandB(WandbLogger):
     WANDB_MODE, WANDB_BASE_URL and the other settings of W&B apply. `id` is the run to continue (`version` of the logger
     that started it); without it a new run starts. `log_hyperparams` sends the config as it is, so pass one without
     secrets. W&B does not record the command line and the console, which may hold secrets. A server that does not
-    respond delays the start by at most twice `timeout_s` seconds, and the end by `timeout_s`.
+    respond delays the start by at most twice `timeout_s` seconds, and the end by `timeout_s`. If W&B fails in any way,
+    for instance because its process dies, a warning says so and the run continues without it.
     """
 
     def __init__(
@@ -42,16 +45,29 @@ class WandB(WandbLogger):
         super().__init__(name=name, save_dir=run_dir, project=project, id=id)
         self.timeout_s = timeout_s
         self._next_step = 0
+        self._is_lost = False
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run, which starts at the first use."""
-        if self._experiment is None:
-            Path(self.save_dir or ".").mkdir(parents=True, exist_ok=True)
-            self._experiment = start(self._wandb_init, self.timeout_s)
-            self._next_step = self._experiment.step
-        return self._experiment
+        """The W&B run, which starts at the first use; once W&B failed, an object that does nothing."""
+        if self._experiment is None and not self._is_lost:
+            with self._surviving():
+                Path(self.save_dir or ".").mkdir(parents=True, exist_ok=True)
+                self._experiment = start(self._wandb_init, self.timeout_s)
+                self._next_step = self._experiment.step
+        return _NoRun() if self._is_lost else self._experiment
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  W&B may fail in any way
+            self._experiment, self._is_lost = None, True
+            problem = f"{type(error).__name__}: {error}".rstrip(": ")
+            warnings.warn(
+                f"W&B: {problem}; the run continues without it, and metrics.csv has all metrics", stacklevel=3
+            )
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -62,14 +78,36 @@ class WandB(WandbLogger):
         assert step is not None
         run = self.experiment
         if step >= self._next_step:
-            run.log(dict(metrics), step=step)
+            with self._surviving():
+                run.log(dict(metrics), step=step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        with self._surviving():
+            super().log_hyperparams(params)
+
+    @rank_zero_only
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        with self._surviving():
+            super().log_image(key, images, step, **kwargs)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """End the W&B run when Lightning ends the fit; a run with the same id may follow in this process."""
         if self._experiment is not None:
-            self._experiment.finish(exit_code=int(status != "success"))
+            with self._surviving():
+                self._experiment.finish(exit_code=int(status != "success"))
             self._experiment = None
+
+
+class _NoRun:
+    """Stands for a W&B run that was lost: all its attributes can be called, and do nothing."""
+
+    def __getattr__(self, name: str) -> _NoRun:
+        return self
+
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        pass
 
 
 def start(init: Mapping[str, Any], timeout_s: float) -> Any:

@@ -12,7 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_train.network.layers import Attention, Conditions, check_size, join, modulate, num_heads, run, zero
+from diffusion_train.network.layers import (
+    Attention,
+    Conditions,
+    check_size,
+    check_width,
+    join,
+    modulate,
+    num_heads,
+    run,
+    zero,
+)
 
 
 class DiT(nn.Module):
@@ -34,6 +44,7 @@ class DiT(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_width(width, depth)
         text_width = width if text_dim else None
         area = patch_size**2
         self.patch_size, self.concat_channels = patch_size, concat_channels

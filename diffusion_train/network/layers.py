@@ -147,6 +147,12 @@ def _dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
 
 
+def check_width(width: int, depth: int) -> None:
+    """Raise ValueError if a network of `depth` blocks of `width` features would have no weights to train."""
+    if width < 1 or depth < 1:
+        raise ValueError(f"network.width={width}, network.depth={depth}: must be at least 1")
+
+
 def num_heads(width: int) -> int:
     """Return the largest number of heads that divides `width` and gives each at least HEAD_DIM features."""
     return max(n for n in range(1, max(1, width // HEAD_DIM) + 1) if width % n == 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_train.network.layers import Conditions, modulate, zero
+from diffusion_train.network.layers import Conditions, check_width, modulate, zero
 
 
 class MLP(nn.Module):
@@ -16,6 +16,7 @@ class MLP(nn.Module):
 
     def __init__(self, in_channels: int, width: int, depth: int, num_labels: int | None = None) -> None:
         super().__init__()
+        check_width(width, depth)
         self.conditions = Conditions(width, num_labels=num_labels)
         self.stem = nn.Linear(in_channels, width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))

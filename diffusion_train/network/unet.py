@@ -152,3 +152,7 @@ def _check_levels(channels: Sequence[int], num_blocks: Sequence[int], attention:
             "network.channels, network.num_blocks and network.attention must have one entry per level, got "
             f"{len(channels)}, {len(num_blocks)} and {len(attention)} entries"
         )
+    if min(*channels, *num_blocks) < 1:
+        raise ValueError(
+            f"network.channels={list(channels)}, network.num_blocks={list(num_blocks)}: must be at least 1"
+        )

@@ -16,6 +16,13 @@ class Constant:
     num_steps: int
     warmup_steps: int = 0
 
+    def __post_init__(self) -> None:
+        if self.num_steps < 1 or self.warmup_steps < 0:
+            raise ValueError(
+                f"lr_schedule.num_steps={self.num_steps}, lr_schedule.warmup_steps={self.warmup_steps}: must be at least "
+                "1 and at least 0"
+            )
+
     def __call__(self, step: int) -> float:
         """Return the factor of `optimizer.lr` at a step, from 0."""
         return min(1.0, (step + 1) / (self.warmup_steps + 1))

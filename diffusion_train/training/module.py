@@ -46,6 +46,8 @@ class DiffusionModule(pl.LightningModule):
         micro_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        if not 0 <= condition_dropout <= 1:
+            raise ValueError(f"condition_dropout={condition_dropout:g}: must be in [0, 1]")
         self.automatic_optimization = False
         self.strict_loading = False  # frozen weights are not in checkpoints; `load_exactly` is strict about the rest
         self.network, self.conditioner, self.autoencoder = network, conditioner, autoencoder

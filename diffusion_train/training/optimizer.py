@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -97,5 +98,7 @@ def adamw(
     eps: float = 1e-8,
 ) -> Optimizer:
     """Return a fused AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization")."""
+    if not (0 <= lr < math.inf):
+        raise ValueError(f"optimizer.lr={lr:g}: must be a number of at least 0")
     beta1, beta2 = betas
     return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, eps=eps, fused=True)

@@ -202,6 +202,31 @@ def test_a_setting_that_changes_is_applied_and_recorded_or_refused_by_name(tmp_p
     assert second["changed"]["optimizer.lr"] == [2e-3, 1e-5]
 
 
+LABELS = ["conditioner=label", "conditioner.num_classes=2", "condition.num_labels=2"]
+CANNOT_WORK = {
+    "optimizer.lr": ["optimizer.lr=inf"],
+    "lr_schedule.num_steps": ["lr_schedule.num_steps=0", "trainer.max_steps=1"],
+    "lr_schedule.warmup_steps": ["lr_schedule.warmup_steps=-1"],
+    "condition_dropout": ["condition_dropout=2"],
+    "network.width": ["network.width=0"],
+    "beta_start": ["diffusion=ddpm", "diffusion.schedule.beta_start=0.5"],
+    "guidance.scale": ["guidance=classifier_free", *LABELS],
+    "trainer.limit_train_batches": ["+trainer.limit_train_batches=2"],
+    "clip_norm": ["+trainer.gradient_clip_val=1"],
+    "data.micro_batch_size": ["+trainer.accumulate_grad_batches=2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("named", "overrides"), CANNOT_WORK.items(), ids=CANNOT_WORK)
+def test_a_setting_that_cannot_work_is_refused_at_the_start(tmp_path: Path, named: str, overrides: list[str]) -> None:
+    done = train(tmp_path / "run", *overrides)
+    assert done.returncode == 2, done.stdout
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
 @pytest.mark.slow
 def test_a_folder_in_use_is_refused_and_free_again_when_its_process_is_gone(tmp_path: Path) -> None:
     holder = "import sys, time; from pathlib import Path; from diffusion_train.command.train import claimed\n"

@@ -185,6 +185,33 @@ def test_a_server_that_dies_during_the_run_holds_up_neither_training_nor_its_end
     assert [row["_step"] for row in history(tmp_path)] == list(range(50))
 
 
+@pytest.mark.slow
+def test_the_end_of_the_w_and_b_process_ends_no_run(tmp_path: Path) -> None:
+    """In a process of its own, because W&B keeps what is left of its service."""
+    code = f"""
+import os, signal, subprocess, warnings
+from diffusion_train.logger.wandb import WandB
+log = WandB({str(tmp_path)!r}, project="p", id="abc")
+log.log_metrics({{"a": 1.0}}, step=1)
+service = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True).stdout.split()
+for process in service:
+    try:
+        os.kill(int(process), signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for step in range(2, 200):
+        log.log_metrics({{"a": 1.0}}, step=step)
+        log.log_hyperparams({{"b": 2}})
+    log.finalize("success")
+assert [str(w.message) for w in caught if "the run continues without it" in str(w.message)], caught
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
 def test_a_server_that_is_not_there_is_told_at_once() -> None:
     began = time.monotonic()
     assert "cannot be reached" in str(unusable("http://127.0.0.1:9", KEY, timeout_s=5))

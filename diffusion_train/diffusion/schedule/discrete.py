@@ -73,3 +73,11 @@ def betas_of(alpha_bar: Callable[[Tensor], Tensor], num_steps: int, max_beta: fl
     """Return betas (N,) in float64, at most max_beta, whose products follow alpha_bar(t) for t in [0, 1]."""
     levels = alpha_bar(torch.linspace(0, 1, num_steps + 1, dtype=torch.float64))
     return (1 - levels[1:] / levels[:-1]).clamp(max=max_beta)
+
+
+def check_rising(beta_start: float, beta_end: float) -> None:
+    """Raise ValueError if the noise of a step would become less with t."""
+    if beta_start > beta_end:
+        raise ValueError(
+            f"diffusion.schedule: beta_start must be at most beta_end, got {beta_start:g} and {beta_end:g}"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule
+from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule, check_rising
 
 
 class Linear(DiscreteSchedule):
@@ -17,4 +17,5 @@ class Linear(DiscreteSchedule):
         beta_end: float = 0.02,
         zero_terminal_snr: bool = False,
     ) -> None:
+        check_rising(beta_start, beta_end)
         super().__init__(torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64), zero_terminal_snr)

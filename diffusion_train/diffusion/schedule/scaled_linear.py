@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule
+from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule, check_rising
 
 
 class ScaledLinear(DiscreteSchedule):
@@ -19,5 +19,6 @@ class ScaledLinear(DiscreteSchedule):
     ) -> None:
         if beta_start <= 0 or beta_end <= 0:
             raise ValueError(f"ScaledLinear: beta_start={beta_start:g}, beta_end={beta_end:g} must lie between 0 and 1")
+        check_rising(beta_start, beta_end)
         roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_steps, dtype=torch.float64)
         super().__init__(roots.square(), zero_terminal_snr)
