@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from diffusion_train.config.slots import slots
 from diffusion_train.utils.files import atomic_file
 from diffusion_train.utils.redact import HIDDEN, is_secret, redact_text
 
@@ -17,7 +18,7 @@ def redact(config: object) -> Any:
     """Return plain, resolved containers with "***" in place of secrets."""
     if isinstance(config, (DictConfig, ListConfig)):
         config = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    return _redacted(config, secret=False)
+    return _redacted(config)
 
 
 def save_config(config: object, path: Path) -> None:
@@ -35,11 +36,27 @@ def escape(node: object) -> Any:
     return re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", node) if isinstance(node, str) else node
 
 
-def _redacted(node: object, secret: bool) -> Any:
+def _redacted(node: object, path: tuple[str, ...] = (), texts: bool = False, numbers: bool = False) -> Any:
+    """Redact plain containers at the dotted key of the names `path`.
+
+    `texts` and `numbers` say that all text and all numbers in them are secrets.
+    """
     if isinstance(node, dict):
-        return {key: _redacted(value, secret or is_secret(str(key))) for key, value in node.items()}
+        named = [str(node.get(name)) for name in ("name", "key")]  # {name: password, value: ...}
+        known = slots().keys.get(slots().find(path), frozenset[str]())
+        return {
+            key: _redacted(
+                value,
+                (*path, str(key)),
+                texts or is_secret(str(key), key in known) or (key == "value" and any(map(is_secret, named))),
+                numbers or any(is_secret(name, number=True) for name in (str(key), *named * (key == "value"))),
+            )
+            for key, value in node.items()
+        }
     if isinstance(node, (list, tuple)):
-        return [_redacted(value, secret) for value in node]
-    if isinstance(node, str):
-        return HIDDEN if secret and node else redact_text(node)
-    return node if node is None or isinstance(node, (bool, int, float)) else str(node)
+        return [_redacted(value, (*path, f"[{i}]"), texts, numbers) for i, value in enumerate(node)]
+    if node is None or isinstance(node, bool):
+        return node
+    if isinstance(node, (int, float)):
+        return HIDDEN if numbers else node
+    return HIDDEN if texts and node else redact_text(str(node))

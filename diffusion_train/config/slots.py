@@ -54,6 +54,7 @@ class Slots(NamedTuple):
 
     targets: dict[Slot, frozenset[str]]
     hydra_keys: dict[Slot, frozenset[str]]  # such as `_partial_`
+    keys: dict[Slot, frozenset[str]]  # the settings that conf has there
     same: dict[Slot, Slot]  # key -> the slot that it holds another part of, as `sampler: ${sampler}` in a callback
 
     def find(self, names: tuple[str, ...]) -> Slot:
@@ -70,8 +71,10 @@ def slots() -> Slots:
     """Read conf/, of the package alone: a user's folder of YAML files adds nothing."""
     named = {slot: set(names) for slot, names in _BESIDE_CONF.items()}
     hydra_keys: dict[Slot, set[str]] = {}
+    keys: dict[Slot, set[str]] = {}
     references: dict[Slot, Slot] = {}
     for slot, node in _nodes():
+        keys.setdefault(slot, set()).update(map(str, node))
         if "_target_" in node:
             named.setdefault(slot, set()).add(node["_target_"])
             hydra_keys.setdefault(slot, set()).update(HYDRA_KEYS & node.keys())
@@ -81,7 +84,7 @@ def slots() -> Slots:
     same = {slot: other for slot, other in references.items() if other in named}
     same |= {("conditioner", "parts", "*"): ("conditioner",)}
     same |= {("sampler", "grid", part): ("sampler", "grid") for part in ("single_step", "multistep")}
-    return Slots(_frozen(named), _frozen(hydra_keys), same)
+    return Slots(_frozen(named), _frozen(hydra_keys), _frozen(keys), same)
 
 
 def _nodes() -> Iterator[tuple[Slot, dict[str, Any]]]:

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffusion_train import config
+from diffusion_train.utils.redact import environment_secrets
 
 SECRET = "CANARY0123456789abcdef"
 
@@ -17,12 +18,53 @@ def test_secrets_at_any_depth_are_hidden_by_name_and_by_form():
     assert config.redact({"a": [f"https://h/x?sig={SECRET}"]}) == {"a": ["https://h/x?sig=***"]}
 
 
+PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"logger": {"mine": {"pass": SECRET}}},
+        {"logger": {"mine": {"key": SECRET}}},
+        {"logger": {"mine": {"sig": SECRET, "signature": SECRET}}},
+        {"logger": {"mine": {"password": 20251130}}},
+        {"logger": {"mine": {"db_pass": 20251130.5, "pin": 20251130}}},
+        {"settings": [{"name": "password", "value": SECRET}, {"key": "api_key", "value": SECRET}]},
+        {"settings": {"name": "passwd", "value": 20251130}},
+        {"password": {"inner": {"deep": [20251130, SECRET]}}},
+        {"note": PEM},
+        {"note": f"before {PEM} after"},
+        {"note": PEM.partition("-----END")[0]},
+        {"note": f"log in with glpat-{SECRET}"},
+        {"note": f"github_pat_{SECRET}", "other": f"xoxb-{SECRET}", "more": f"AIza{SECRET}{SECRET}"},
+        {"note": f"eyJhbGciOiJI.{SECRET}.{SECRET}"},
+        {"prompts": ["a cat", f"the password of the shop: {SECRET}-of-the-environment"]},
+    ],
+)
+def test_planted_secrets_are_found_by_no_reader(planted, monkeypatch):
+    monkeypatch.setenv("SHOP_PASSWORD", f"{SECRET}-of-the-environment")
+    environment_secrets.cache_clear()
+    text = repr(config.redact(planted))
+    environment_secrets.cache_clear()
+    assert SECRET not in text
+    assert "20251130" not in text
+
+
+def test_settings_that_the_package_declares_stay():
+    declared = {
+        "data": {"captions": {"source": {"key": "file_name", "path": "captions.csv"}}},
+        "conditioner": {"key": "low_res"},
+        "source": {"key": "id", "columns": {"caption": "text"}},
+    }
+    assert config.redact(declared) == declared
+
+
 @pytest.mark.parametrize(
     "plain",
     [
         {"num_tokens": 77, "max_tokens": 5, "tokenizer": "clip", "token_dim": 8, "pad_token": "<pad>"},
         {"token": 3, "secret": None, "password": ""},
-        {"url": "https://host/a@b/x.tar?page=3", "path": "/home/me@work/x", "key": "openmoji", "keys": ["a", "b"]},
+        {"url": "https://host/a@b/x.tar?page=3", "path": "/home/me@work/x", "keys": ["a", "b"]},
         {"prompt": "a token of love, secretly = passwords", "author": "x", "monkey": "y", "keyboard": "z"},
     ],
 )

@@ -56,11 +56,16 @@ def launch(call: Call, body: Body, ends: Collection[int] = ()) -> int:
     cfg = first_pass(call)
     if call.flags.cfg == "job":
         # Hydra would print it without the pretrained model's parts.
-        print(OmegaConf.to_yaml(_without_hydra(cfg), resolve=call.flags.resolve), end="")
+        _show(_without_hydra(cfg), resolve=call.flags.resolve)
         return 0
     if not call.shows_only:
         raise_all(_run_dir_mistakes(cfg))
     return _start(call, cfg, body, ends)
+
+
+def _show(cfg: DictConfig, resolve: bool = False) -> None:
+    """Print a config without its secrets."""
+    print(OmegaConf.to_yaml(OmegaConf.create(redact(OmegaConf.to_container(cfg, resolve=resolve)))), end="")
 
 
 def _without_hydra(cfg: DictConfig) -> DictConfig:
@@ -211,6 +216,6 @@ def _on_run(call: Call, body: Body) -> int:
     settings = OmegaConf.to_container(_without_hydra(own), resolve=not call.shows_only)
     OmegaConf.update(cfg, call.command, settings if call.shows_only else escape(settings), force_add=True)
     if call.shows_only:
-        print(OmegaConf.to_yaml(cfg), end="")
+        _show(cfg)
         return 0
     return body(cfg)
