@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import random
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from diffusion_train.data.order.order import Draw
 from diffusion_train.data.selection import UNUSED_IMAGE
 from diffusion_train.data.shard.patterns import Patterns, find_shards
 from diffusion_train.data.shard.problem import DataError, Problem
-from diffusion_train.data.storage.urls import local_path, scheme_of
+from diffusion_train.data.storage.urls import is_local, local_path, scheme_of
 from diffusion_train.data.synchronized_loader import together
 from diffusion_train.utils.interruption import leave_signals_to_the_parent
 from diffusion_train.utils.redact import redact_url
@@ -72,6 +73,11 @@ class StreamModule(pl.LightningDataModule):
             Problem("unreadable-shard", redact_url(url), f"cannot be streamed; only {', '.join(streamed)} can")
             for url in urls
             if scheme_of(url) not in streamed
+        ]
+        problems += [
+            Problem("unreadable-shard", url, "not a regular file, so it may never end")
+            for url in urls
+            if is_local(url) and os.path.exists(local_path(url)) and not os.path.isfile(local_path(url))
         ]
         if problems:
             raise DataError.listing(problems)

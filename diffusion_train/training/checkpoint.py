@@ -85,6 +85,10 @@ def damage(path: Path) -> str | None:
     """Test the checksums of a checkpoint; return what is wrong with the file, or None if it is whole."""
     try:
         with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+            if not stored or sum(record.file_size for record in records) > path.stat().st_size:
+                return "not a whole checkpoint (its records take more than the file, as in a zip bomb)"
             record = archive.testzip()
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         return f"damaged or incomplete ({error})"

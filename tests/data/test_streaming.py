@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,10 @@ def test_going_on_says_that_it_is_not_exact_and_draws_anew(make_shards, caplog):
     assert "cannot resume exactly" in caplog.text
     assert [batch["key"] for batch in _take(data, 3)] != [batch["key"] for batch in first]
     assert not torch.equal(_take(data, 1)[0]["x"], first[0]["x"])
+
+
+def test_a_device_that_never_ends_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(DataError, match="not a regular file") as caught:
+        _stream(["/dev/zero", str(tmp_path / "pipe.tar")])
+    assert len(caught.value.problems) == 2
