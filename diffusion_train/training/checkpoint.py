@@ -1,17 +1,20 @@
 """Checkpoints: written completely or not at all, and loaded without running code.
 
-A checkpoint is a torch zip file with a CRC-32 of every record, by which damage is detected. It is written to a
-temporary file in the same folder, flushed to the disk and then renamed.
+A checkpoint is a torch zip file whose comment holds the SHA-256 of everything before it, by which damage is detected;
+torch.load ignores the comment. The file is written under another name in the same folder, flushed to the disk and
+renamed.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
 import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -24,7 +27,10 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with atomic_tensor_file(Path(path)) as file:
-            torch.save(checkpoint, file)
+            hashed = _Hashed(file)
+            torch.save(checkpoint, hashed)  # type: ignore[arg-type]
+            file.seek(-len(_NO_COMMENT), os.SEEK_END)
+            file.write(_comment(hashed.digest.hexdigest()))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -33,6 +39,30 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+# The end of a zip file: the length of its comment in 2 bytes, and the comment.
+_NO_COMMENT = b"\0\0"
+_LABEL = b"sha256:"
+
+
+def _comment(digest: str) -> bytes:
+    text = _LABEL + digest.encode()
+    return len(text).to_bytes(2, "little") + text
+
+
+class _Hashed:
+    """A file that is written from front to back, and the SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.digest.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -59,6 +89,8 @@ def peek(path: Path, mmap: bool = True) -> dict[str, Any]:
         raise ValueError(
             f"{path}: refused because it holds objects other than tensors and plain data ({error})"
         ) from error
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
     checkpoint: dict[str, Any] = content if isinstance(content, dict) else {}
     written = checkpoint.get("diffusion_train", {})
     if "format" not in written:
@@ -82,17 +114,37 @@ def mismatch(rows: dict[str, tuple[Any, Any]], allowing: Iterable[str], then: st
 
 
 def damage(path: Path) -> str | None:
-    """Test the checksums of a checkpoint; return what is wrong with the file, or None if it is whole."""
+    """Test the checksum of a checkpoint; return what is wrong with the file, or None if it is whole."""
     try:
+        hash_matches = _hash_matches(path)
+        if hash_matches is False:
+            return "damaged: its SHA-256 differs from the one in its comment"
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
             stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
             if not stored or sum(record.file_size for record in records) > path.stat().st_size:
-                return "not a whole checkpoint (its records take more than the file, as in a zip bomb)"
-            record = archive.testzip()
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+                return "its records take more than the file, as in a zip bomb"
+            record = None if hash_matches else archive.testzip()
+    except Exception as error:  # noqa: BLE001  a damaged file may raise anything
         return f"damaged or incomplete ({error})"
     return f"record {record} fails its checksum" if record else None
+
+
+def _hash_matches(path: Path) -> bool | None:
+    """Return whether the content has the SHA-256 of the comment; None if there is no such comment."""
+    with path.open("rb") as file:
+        length = len(_comment(hashlib.sha256().hexdigest()))
+        size = file.seek(0, os.SEEK_END) - length
+        file.seek(max(size, 0))
+        comment = file.read()
+        if not comment[len(_NO_COMMENT) :].startswith(_LABEL):
+            return None
+        digest = hashlib.sha256()
+        file.seek(0)
+        for start in range(0, size, 1 << 20):
+            digest.update(file.read(min(1 << 20, size - start)))
+    digest.update(_NO_COMMENT)
+    return comment == _comment(digest.hexdigest())
 
 
 def step_name(step: int) -> str:

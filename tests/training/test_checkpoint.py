@@ -1,9 +1,11 @@
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,43 @@ def test_a_cut_file_is_found_and_the_one_before_is_used(tmp_path: Path, share: f
 
 def test_a_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
     path = save(tmp_path / ckpt.step_name(1))
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(100.0, 103).numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    assert "SHA-256" in ckpt.damage(path)
+
+
+def test_any_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
+    """Of every byte of the zip's directory, and of 400 others."""
+    path = save(tmp_path / ckpt.step_name(1))
+    whole = path.read_bytes()
+    directory = range(whole.index(b"PK\1\2"), len(whole))
+    rng = random.Random(0)
+    for position in [*directory, *(rng.randrange(len(whole)) for _ in range(400))]:
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        if ckpt.damage(path) is None:
+            assert torch.equal(ckpt.load(path)["state_dict"]["w"], WHOLE["state_dict"]["w"])
+
+
+def test_stock_torch_reads_it(tmp_path: Path) -> None:
+    loaded = torch.load(save(tmp_path / "a.ckpt"), weights_only=True)
+    assert torch.equal(loaded["state_dict"]["w"], WHOLE["state_dict"]["w"])
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_zip_bomb_is_refused_without_being_unpacked(tmp_path: Path, compression: int) -> None:
+    path = tmp_path / ckpt.step_name(1)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", bytes(50 << 20))
+    assert "zip bomb" in ckpt.damage(path)
+
+
+def test_a_checkpoint_without_a_hash_is_tested_record_by_record(tmp_path: Path) -> None:
+    path = tmp_path / ckpt.step_name(1)
+    torch.save(WHOLE, path)
+    assert ckpt.damage(path) is None
     content = bytearray(path.read_bytes())
     content[content.index(torch.arange(100.0, 103).numpy().tobytes())] ^= 1
     path.write_bytes(content)
