@@ -25,6 +25,7 @@ from diffusion_train.config.mistakes import ConfigError, did_you_mean
 from diffusion_train.utils.exit_code import DISK_ERRORS, Exit
 from diffusion_train.utils.interruption import Interrupted, interruptible
 from diffusion_train.utils.redact import redact_text
+from diffusion_train.utils.streams import unbroken_streams
 
 T = TypeVar("T")
 _EXTRAS = {
@@ -74,7 +75,7 @@ def launch(name: str, arguments: Sequence[str]) -> int:
     def start() -> int:
         return launch_config(read_call(name, arguments), body, ends=(Exit.STOPPED, Exit.INTERRUPTED))
 
-    with interruptible():
+    with unbroken_streams(), interruptible():
         return guarded(start)
 
 

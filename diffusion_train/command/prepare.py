@@ -6,7 +6,6 @@ Run the same command again to resume a preparation that was stopped or killed.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -141,10 +140,7 @@ def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
         f"  {'details':<11}{out / 'README.md'}, card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),
         f"train on it:\n  {train_command(card, out)}",
     ]
-    try:
-        print("\n".join(lines), flush=True)
-    except BrokenPipeError:  # the reader of the output has ended; the shards are complete
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print("\n".join(lines))
 
 
 def train_command(card: dict[str, Any], out: Path) -> str:

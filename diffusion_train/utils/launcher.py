@@ -6,7 +6,7 @@ import os
 
 _OF_ALL = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # of launchers that start every process
 _COUNTS = ("WORLD_SIZE", *_OF_ALL)
-_RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "LOCAL_RANK", "NODE_RANK")
+_RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "LOCAL_RANK")
 
 
 def num_started(by_all: bool = False) -> int:
@@ -17,4 +17,5 @@ def num_started(by_all: bool = False) -> int:
 
 def first_process() -> bool:
     """Return whether this is the only process, or the first of those that a launcher started."""
-    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+    ranks = [*_RANKS, "NODE_RANK"] if "MASTER_ADDR" in os.environ else _RANKS  # alone, NODE_RANK starts nothing
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
