@@ -13,7 +13,7 @@ class RunFolder:
         self.config, self.data = path / "config.yaml", path / "data.json"
         self.weights, self.metrics = path / "weights.safetensors", path / "metrics.csv"
         self.checkpoints, self.samples = path / "checkpoints", path / "samples"
-        self.changes = path / "changes.jsonl"
+        self.changes, self.skipped_steps = path / "changes.jsonl", path / "skipped_steps.jsonl"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.report, self.report_page, self.report_images = (
             path / name for name in ("report.json", "report.html", "report_images")

@@ -1,0 +1,47 @@
+"""Every skipped step is on record, and too many end the run, however often it logs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+
+from diffusion_train.callbacks.scalars import NumericalError
+from diffusion_train.callbacks.skipped_steps import SkippedSteps
+
+
+class Poison(pl.Callback):
+    """Makes the gradient of steps infinite, numbered from 1."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        if trainer.global_step + 1 in self.steps:
+            batch["x"].fill_(1e30)
+
+
+def lines(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "skipped_steps.jsonl").read_text().splitlines()]
+
+
+def test_each_skipped_step_is_recorded_with_its_samples(run_points, tmp_path: Path) -> None:
+    """The last step too, at which nothing comes after it."""
+    _, recorded = run_points(tmp_path, 8, callbacks=(Poison(2, 5, 8), SkippedSteps(tmp_path)))
+    assert [line["step"] for line in lines(tmp_path)] == [2, 5, 8]
+    assert [line["keys"] for line in lines(tmp_path)] == [recorded.keys[step - 1] for step in (2, 5, 8)]
+
+
+def test_a_run_without_skipped_steps_writes_nothing(run_points, tmp_path: Path) -> None:
+    run_points(tmp_path, 3, callbacks=(SkippedSteps(tmp_path),))
+    assert not (tmp_path / "skipped_steps.jsonl").exists()
+
+
+@pytest.mark.parametrize("steps", [range(1, 99, 2), range(4, 99, 3)], ids=["every second", "every third"])
+def test_too_many_skipped_steps_end_the_run_in_any_pattern(run_points, tmp_path: Path, steps: range) -> None:
+    """Without two in a row, which the other limit looks for."""
+    with pytest.raises(NumericalError, match=r"5 of the last \d+ steps were skipped"):
+        run_points(tmp_path, 60, callbacks=(Poison(*steps), SkippedSteps(tmp_path, max_fraction=0.2, window=20)))
+    assert [line["step"] for line in lines(tmp_path)] == list(steps[:5])
