@@ -41,7 +41,8 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-# The end of a zip file: the length of its comment in 2 bytes, and the comment.
+# The end of a zip file: a mark, 16 bytes, the length of the comment in 2 bytes, and the comment.
+_END, _END_SIZE = b"PK\5\6", 16
 _NO_COMMENT = b"\0\0"
 _LABEL = b"sha256:"
 
@@ -131,14 +132,15 @@ def damage(path: Path) -> str | None:
 
 
 def _hash_matches(path: Path) -> bool | None:
-    """Return whether the content has the SHA-256 of the comment; None if there is no such comment."""
+    """Return whether the content has the SHA-256 of the comment, which must be whole; None if there is no comment."""
+    longest = len(_END) + _END_SIZE + len(_comment("0" * 64))
     with path.open("rb") as file:
-        length = len(_comment(hashlib.sha256().hexdigest()))
-        size = file.seek(0, os.SEEK_END) - length
-        file.seek(max(size, 0))
-        comment = file.read()
-        if not comment[len(_NO_COMMENT) :].startswith(_LABEL):
+        file.seek(max(0, file.seek(0, os.SEEK_END) - longest))
+        _, end, last = file.read().rpartition(_END)
+        comment = last[_END_SIZE:]
+        if not end or comment == _NO_COMMENT:
             return None
+        size = file.tell() - len(comment)
         digest = hashlib.sha256()
         file.seek(0)
         for start in range(0, size, 1 << 20):

@@ -54,7 +54,7 @@ def test_settings_that_the_package_declares_stay():
     declared = {
         "data": {"captions": {"source": {"key": "file_name", "path": "captions.csv"}}},
         "conditioner": {"key": "low_res"},
-        "source": {"key": "id", "columns": {"caption": "text"}},
+        "source": {"columns": {"key": "id", "caption": "text"}},
     }
     assert config.redact(declared) == declared
 
