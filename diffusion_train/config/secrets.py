@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffusion_train.config.slots import slots
@@ -19,6 +20,20 @@ def redact(config: object) -> Any:
     if isinstance(config, (DictConfig, ListConfig)):
         config = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     return _redacted(config)
+
+
+def redact_override(argument: str) -> str:
+    """Return an argument of the command line, with "***" for a value that is a secret or contains one."""
+    override = OverridesParser.create().parse_override(argument)
+    value, path = override.value(), tuple(override.key_or_group.split("."))
+    nested: Any = value
+    for name in reversed(path):
+        nested = {name: nested}
+    shown = _redacted(nested)
+    for name in path:
+        shown = shown[name]
+    is_hidden = shown == HIDDEN or (isinstance(value, (dict, list)) and shown != value)
+    return argument.partition("=")[0] + f"={HIDDEN}" if is_hidden else redact_text(argument)
 
 
 def save_config(config: object, path: Path) -> None:

@@ -22,6 +22,8 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from requests.utils import get_netrc_auth
 
+from diffusion_train.utils.redact import redact_text
+
 
 class WandB(WandbLogger):
     """Logs a W&B run in `run_dir/wandb`: online if there is an API key and the server responds, otherwise offline.
@@ -42,7 +44,7 @@ class WandB(WandbLogger):
         timeout_s: float = 15.0,
     ) -> None:
         id = id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-        super().__init__(name=name, save_dir=run_dir, project=project, id=id)
+        super().__init__(name=redact_text(name) if name else None, save_dir=run_dir, project=project, id=id)
         self.timeout_s = timeout_s
         self._next_step = 0
         self._is_lost = False

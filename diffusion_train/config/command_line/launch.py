@@ -25,7 +25,7 @@ from diffusion_train.config.command_line.call import Call
 from diffusion_train.config.command_line.compose import Composer
 from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unwritable
 from diffusion_train.config.run import compose_run
-from diffusion_train.config.secrets import escape, redact
+from diffusion_train.config.secrets import escape, redact, redact_override
 from diffusion_train.config.targets import allow
 from diffusion_train.utils.launcher import num_started
 
@@ -191,7 +191,11 @@ def _set_run_dir(cfg: DictConfig) -> Path:
             cfg.run_dir = folder
     if node.mode == RunMode.MULTIRUN and (saved := Path(str(node.sweep.dir)) / "multirun.yaml").is_file():
         # Hydra has saved the settings there with their secrets.
-        settings = redact(OmegaConf.to_container(OmegaConf.load(saved), resolve=False))
+        settings: Any = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)
+        arguments = [redact_override(argument) for argument in settings["hydra"]["overrides"]["task"]]
+        settings["hydra"]["overrides"]["task"] = arguments
+        settings["hydra"]["job"]["override_dirname"] = ",".join(arguments)
+        settings = redact(settings)
         saved.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
     return Path(folder)
 

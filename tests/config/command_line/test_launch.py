@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
 
 import pytest
@@ -75,15 +76,18 @@ def test_processes_that_lightning_starts_share_the_folder(start):
 
 def test_a_sweep_has_a_folder_a_job_and_each_job_its_own_arguments(start, tmp_path):
     arguments = ["-m", "seed=1,2", "run_dir=sweep", "allow_targets=[mine.]", "+hub_token=CANARY"]
+    planted = ["+notes={password:CANARY}", "+pairs=[{name:password,value:CANARY}]", "+smtp.pin=7280124215"]
     told = []  # what Lightning hands to the processes it starts
-    code, seen = start(*arguments, body=lambda cfg: told.append(HydraConfig.get().run.dir) or cfg.seed)
+    code, seen = start(*arguments, *planted, body=lambda cfg: told.append(HydraConfig.get().run.dir) or cfg.seed)
     assert code == 2
     assert [cfg["seed"] for cfg, _ in seen] == [1, 2]
     assert [cfg["run_dir"] for cfg, _ in seen] == [str(tmp_path / "sweep" / "0"), str(tmp_path / "sweep" / "1")]
     assert told == [cfg["run_dir"] for cfg, _ in seen]
-    assert seen[1][1] == ["train.py", "allow_targets=[mine.]", "seed=2", "run_dir=sweep", "+hub_token=CANARY"]
+    assert seen[1][1] == ["train.py", "allow_targets=[mine.]", "seed=2", "run_dir=sweep", "+hub_token=CANARY", *planted]
     assert files(tmp_path / "sweep") == ["multirun.yaml"]
-    assert "CANARY" not in (tmp_path / "sweep" / "multirun.yaml").read_text()
+    saved = (tmp_path / "sweep" / "multirun.yaml").read_text()
+    assert not re.search("CANARY|7280124215", saved)
+    assert "- seed=1,2" in saved
 
 
 @pytest.mark.slow
