@@ -73,7 +73,7 @@ class Validation(Scheduled):
         x0 = cond.pop("x0").to(widest_dtype(module.network))
         log_snr = torch.linspace(-self.max_log_snr, self.max_log_snr, self.num_levels)[list(levels)]
         t = module.diffusion.schedule.t_at(log_snr).to(x0.device)
-        rng = Rng([("validation", row) for row in rows], ("validation",), rows, len(rows))
+        rng = Rng(("validation",), rows, len(rows))
         noise = rng.normal("noise", x0.shape[1:], x0.device).to(x0.dtype)
         return module.diffusion.loss_at(module.network, x0, noise, t, **cond).noise_mse
 

@@ -201,6 +201,20 @@ def test_what_differs_from_the_checkpoint_is_refused_by_name_unless_allowed(tmp_
         assert len(recorded.losses) == 2
 
 
+def test_a_run_with_the_noise_of_an_older_version_is_refused_unless_allowed(tmp_path: Path, run_points) -> None:
+    run_points(tmp_path, 2)
+    path = newest_whole(tmp_path / "checkpoints")
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["diffusion_train"]["identity"]["noise"]
+    torch.save(checkpoint, path)
+    with pytest.raises(
+        ValueError, match=r"noise: version 1 in the checkpoint, version 2 now\n.*allow_mismatch=\[noise\]"
+    ):
+        run_points(tmp_path, 4, resume=path)
+    module, _ = run_points(tmp_path, 4, resume=path, allow_mismatch=("noise",))
+    assert module.trainer.global_step == 4
+
+
 def test_another_batch_size_goes_on_with_the_samples_that_come_next(tmp_path: Path, run_points) -> None:
     _, whole = run_points(tmp_path / "a", 10)
     run_points(tmp_path / "b", 2)
