@@ -14,7 +14,6 @@ from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.pipeline import default_batch_size, evaluating, select_rows
 from diffusion_train.training.module import check_latents, finite_rows
 from diffusion_train.utils.rng import Rng
-from diffusion_train.utils.tensor import widest_dtype
 
 
 class Validation(Scheduled):
@@ -70,7 +69,7 @@ class Validation(Scheduled):
         """Return the noise MSE (len(rows),); row r is sample r // num_levels at level r % num_levels."""
         samples, levels = zip(*(divmod(row, self.num_levels) for row in rows), strict=True)
         cond = {name: value.to(module.device) for name, value in select_rows(prepared, samples).items()}
-        x0 = cond.pop("x0").to(widest_dtype(module.network))
+        x0 = cond.pop("x0")
         log_snr = torch.linspace(-self.max_log_snr, self.max_log_snr, self.num_levels)[list(levels)]
         t = module.diffusion.schedule.t_at(log_snr).to(x0.device)
         rng = Rng(("validation",), rows, len(rows))

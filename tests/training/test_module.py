@@ -27,9 +27,7 @@ def same(a, b) -> bool:
 STATE = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "precision"), [(0, "32-true"), (2, "32-true"), (0, "bf16-true"), (0, "bf16-mixed")]
-)
+@pytest.mark.parametrize(("num_workers", "precision"), [(0, "32-true"), (2, "32-true"), (0, "bf16-mixed")])
 def test_seven_and_thirteen_steps_are_twenty(tmp_path: Path, run_points, num_workers: int, precision: str) -> None:
     _, whole = run_points(tmp_path / "a", 20, precision=precision)
     _, first = run_points(tmp_path / "b", 7, precision=precision)
