@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion_train.callbacks.scalars import log
 from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.pipeline import default_batch_size, evaluating, select_rows
-from diffusion_train.training.module import check_latents, finite_rows
+from diffusion_train.training.finite import check_latents
 from diffusion_train.utils.rng import Rng
 
 
@@ -83,6 +83,6 @@ def _prepared(module: Any, held_out: dict[str, Any], batch_size: int) -> dict[st
     for rows in torch.arange(len(held_out["index"])).split(batch_size):
         batch = select_rows(held_out, rows.tolist())
         x0, cond = module.prepare({k: v.to(module.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
-        check_latents(batch["key"], finite_rows(x0).tolist())
+        check_latents(batch["key"], x0)
         parts.append({name: value.cpu() for name, value in {"x0": x0, **cond}.items()})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
