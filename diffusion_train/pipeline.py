@@ -70,7 +70,9 @@ class Pipeline:
         return torch.cat([samples.float().cpu() for samples in rows]) if rows else torch.empty(0, *self.shape)
 
     def _sample(self, batch: dict[str, Any], rng: Rng, negative_prompt: str | None) -> Tensor:
-        device, dtype = next(self.network.parameters()).device, widest_dtype(self.network)
+        device = next(self.network.parameters()).device
+        # the weights of an adapter may be wider than the precision that the network runs in
+        dtype = min(widest_dtype(self.network), self.conditioner.like.dtype, key=lambda dtype: dtype.itemsize)
         batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         cond = self.conditioner(batch)
         if negative_prompt is None:

@@ -30,7 +30,7 @@ from diffusion_train.network.layout import set_memory_format
 from diffusion_train.training.checkpoint import AtomicCheckpointIO, read_facts
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization
-from diffusion_train.training.precision import shorten_frozen
+from diffusion_train.training.precision import check_trained, shorten_frozen, trainer_arguments
 from diffusion_train.training.resume import changed_settings, check_same_base, check_same_settings, find_checkpoint
 from diffusion_train.utils.launcher import num_started
 
@@ -70,6 +70,7 @@ def build_run(cfg: DictConfig) -> TrainingRun:
     datamodule = data.datamodule()  # first, so that mistakes in the data are reported before a model is built
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg, datamodule.micro_batch_size)
+    check_trained(module.network, cfg.trainer.precision)
     shorten_frozen(module.network, cfg.trainer.precision)
     check_image_shapes(data, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
     check_captions(cfg, data, datamodule, module.conditioner.caption_check())
@@ -146,11 +147,13 @@ def build_trainer(
     if checkpoint and "wandb" in cfg.logger and not cfg.logger.wandb.id:
         arguments["wandb"] = {"id": read_facts(checkpoint)["wandb_id"]}
     callbacks = [config.build(node, **arguments.get(name, {})) for name, node in cfg.callbacks.items()]
+    precision = trainer_arguments(cfg.trainer.precision)
     return lightning_trainer(
         cfg,
         callbacks=[record, *callbacks],
         logger=[config.build(node, **arguments.get(name, {})) for name, node in cfg.logger.items()],
-        plugins=[AtomicCheckpointIO()],
+        precision=precision["precision"],
+        plugins=[AtomicCheckpointIO(), *precision["plugins"]],
         default_root_dir=str(run_dir),
     )
 

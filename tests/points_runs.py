@@ -35,6 +35,7 @@ from diffusion_train.training import ema, lr_schedule
 from diffusion_train.training.checkpoint import AtomicCheckpointIO
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization, adamw
+from diffusion_train.training.precision import trainer_arguments
 
 
 class Recorder(pl.Callback):
@@ -93,14 +94,14 @@ def points_run(
         seed,
         micro_batch_size,
     )
-    recorder = Recorder()
+    recorder, settings = Recorder(), trainer_arguments(precision)
     trainer = pl.Trainer(
         accelerator=accelerator,
         strategy=strategy,
         devices=1,
         max_steps=max_steps,
         max_epochs=-1,
-        precision=None if float16 else precision,
+        precision=None if float16 else settings["precision"],
         log_every_n_steps=1,
         callbacks=[
             Scalars(max_skipped_steps=3),
@@ -109,7 +110,7 @@ def points_run(
             *callbacks,
         ],
         logger=MetricsFile(run_dir),
-        plugins=[AtomicCheckpointIO(), *([MixedPrecision("16-mixed", "cpu")] if float16 else [])],
+        plugins=[AtomicCheckpointIO(), *([MixedPrecision("16-mixed", "cpu")] if float16 else settings["plugins"])],
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import torch
 
 from diffusion_train.callbacks.progress import say
 from diffusion_train.callbacks.scalars import is_logged, log
+from diffusion_train.data.shard.problem import Problem
+from diffusion_train.utils.tensor import AsyncCopy
+
+_NOT_FINITE = ("not-finite", "", "the autoencoder or the conditioner returned NaN or infinite values")
 
 
 class TooManyBadSamples(RuntimeError):
@@ -20,7 +25,8 @@ class TooManyBadSamples(RuntimeError):
 class BadSamples(pl.Callback):
     """Writes a line for each bad sample (shard, key, offset, reason) to `bad_samples.jsonl`; logs `data/bad_samples`.
 
-    Raises TooManyBadSamples on all ranks if more than the fraction `max_share` of the data set is bad.
+    Whether the autoencoder and the conditioner returned numbers is read one step later, so that no step waits for the
+    device. Raises TooManyBadSamples on all ranks if more than the fraction `max_share` of the data set is bad.
     """
 
     def __init__(self, run_dir: str | Path, max_share: float = 0.01) -> None:
@@ -29,6 +35,7 @@ class BadSamples(pl.Callback):
         self.path, self.max_share = Path(run_dir) / "bad_samples.jsonl", max_share
         self._before: set[str] = set()  # found before the run was resumed
         self._met: set[str] = set()  # found by this process
+        self._last: tuple[list[str], AsyncCopy] | None = None  # keys, and whether their latents are finite
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         """Begin the file of a new run with the samples that the index left out; read that of a resumed run."""
@@ -39,13 +46,26 @@ class BadSamples(pl.Callback):
                 self._write(json.dumps(vars(problem)))
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        for line in filter(None, "\n".join(batch["bad"]).split("\n")):
-            if line not in self._before | self._met:
-                self._write(line)
+        self._record(filter(None, "\n".join(batch["bad"]).split("\n")))
+        self._look()
+        self._last = (list(batch["key"]), AsyncCopy(outputs["finite"]))
         if is_logged(trainer):
             count = self._of_all_ranks(trainer)
             log(trainer, {"data/bad_samples": count})
             self._refuse_too_many(trainer, count)
+
+    def _record(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            if line not in self._before | self._met:
+                self._write(line)
+
+    def _look(self) -> None:
+        """Look at the latents and conditions of the step before."""
+        if self._last is not None:
+            keys, finite = self._last
+            self._last = None
+            wrong = [key for key, whole in zip(keys, finite.tolist(), strict=True) if not whole]
+            self._record(json.dumps(vars(Problem(*_NOT_FINITE, key=key))) for key in wrong)
 
     def _write(self, line: str) -> None:
         self._met.add(line)
@@ -67,5 +87,6 @@ class BadSamples(pl.Callback):
             )
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        self._look()
         if self._met and trainer.is_global_zero:
             say(f"{len(self._before | self._met)} bad samples were left out or replaced; {self.path} lists them")

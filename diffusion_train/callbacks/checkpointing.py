@@ -28,11 +28,12 @@ from diffusion_train.training.weights import (
     save_weights,
     trainable_state,
 )
+from diffusion_train.utils import rng
 from diffusion_train.utils.files import TEMPORARY, remove_strays
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # these determine which samples come next
 # The command compares the decisive groups before it builds a model.
-_MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", *DECISIVE_GROUPS)
+_MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", "noise", *DECISIVE_GROUPS)
 
 
 class NotSaved(StorageError):
@@ -52,9 +53,9 @@ class Checkpointing(pl.Callback):
     """Saves checkpoints and weights every `every_n_steps` steps and after the last one.
 
     The newest `num_kept` checkpoints stay; `last.ckpt` is a link to the newest. `description` is plain data about the
-    run (its config), which each file holds. Resuming raises ValueError if data, seed, batch size or precision differ
-    from the checkpoint's, except those that `allow_mismatch` names: then the data module continues with samples not
-    drawn yet.
+    run (its config), which each file holds. Resuming raises ValueError if data, seed, batch size, precision or the
+    version of the noise differ from the checkpoint's, except those that `allow_mismatch` names: then the data module
+    continues with samples not drawn yet.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class Checkpointing(pl.Callback):
 
     def refuse_other_run(self, saved: dict[str, Any], precision: str, data: Any) -> None:
         """Raise ValueError that names what differs between the facts `saved` in a checkpoint and this run."""
-        before, now = saved["identity"], _identity(precision, data)
+        before, now = {"noise": "version 1"} | saved["identity"], _identity(precision, data)
         changed = [name for name, value in now.items() if before[name] != value]
         if refused := [name for name in changed if name not in self.allow_mismatch]:
             then = f": {data.resume_policy}" if set(changed) & set(_ORDER) else ""
@@ -193,4 +194,4 @@ def _reason(fault: OSError) -> str:
 
 def _identity(precision: str, data: Any) -> dict[str, Any]:
     """Return what must be equal in a checkpoint and the run that resumes from it."""
-    return {"trainer.precision": precision, **data.identity}
+    return {"trainer.precision": precision, "noise": f"version {rng.VERSION}", **data.identity}

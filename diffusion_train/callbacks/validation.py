@@ -12,9 +12,8 @@ from torch import Tensor
 from diffusion_train.callbacks.scalars import log
 from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
 from diffusion_train.pipeline import default_batch_size, evaluating, select_rows
-from diffusion_train.training.module import check_latents, finite_rows
+from diffusion_train.training.finite import check_latents
 from diffusion_train.utils.rng import Rng
-from diffusion_train.utils.tensor import widest_dtype
 
 
 class Validation(Scheduled):
@@ -70,10 +69,10 @@ class Validation(Scheduled):
         """Return the noise MSE (len(rows),); row r is sample r // num_levels at level r % num_levels."""
         samples, levels = zip(*(divmod(row, self.num_levels) for row in rows), strict=True)
         cond = {name: value.to(module.device) for name, value in select_rows(prepared, samples).items()}
-        x0 = cond.pop("x0").to(widest_dtype(module.network))
+        x0 = cond.pop("x0")
         log_snr = torch.linspace(-self.max_log_snr, self.max_log_snr, self.num_levels)[list(levels)]
         t = module.diffusion.schedule.t_at(log_snr).to(x0.device)
-        rng = Rng([("validation", row) for row in rows], ("validation",), rows, len(rows))
+        rng = Rng(("validation",), rows, len(rows))
         noise = rng.normal("noise", x0.shape[1:], x0.device).to(x0.dtype)
         return module.diffusion.loss_at(module.network, x0, noise, t, **cond).noise_mse
 
@@ -84,6 +83,6 @@ def _prepared(module: Any, held_out: dict[str, Any], batch_size: int) -> dict[st
     for rows in torch.arange(len(held_out["index"])).split(batch_size):
         batch = select_rows(held_out, rows.tolist())
         x0, cond = module.prepare({k: v.to(module.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
-        check_latents(batch["key"], finite_rows(x0).tolist())
+        check_latents(batch["key"], x0)
         parts.append({name: value.cpu() for name, value in {"x0": x0, **cond}.items()})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

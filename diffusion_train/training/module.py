@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any
@@ -17,11 +17,11 @@ from diffusion_train.autoencoder.base import Autoencoder
 from diffusion_train.conditioner.base import Conditioner, drop
 from diffusion_train.diffusion.process import GaussianDiffusion, Loss
 from diffusion_train.training.ema import EMA
+from diffusion_train.training.finite import replace_rows
 from diffusion_train.training.optimizer import Optimization, is_fused, step_back
 from diffusion_train.training.weights import checkpoint_weights, load_exactly, trainable_modules, trainable_state
 from diffusion_train.utils.rng import Rng, key_seed
 from diffusion_train.utils.tensor import AsyncCopy
-from diffusion_train.utils.text import printable
 
 Batch = dict[str, Any]
 
@@ -84,24 +84,25 @@ class DiffusionModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Run one optimizer step; return loss, noise_mse and t, each (rows of this rank,), and the scalar grad_norm.
 
-        Raises ValueError that names the samples whose latents are not finite.
+        `finite` (rows of this rank,) says which samples have finite latents and conditions. The others are replaced by a
+        sample of the same micro-batch; if it has none, the gradient is not finite either and the step is skipped.
         """
         rows, losses, whole = len(batch["index"]), [], []
         for number, (micro, rng, last) in enumerate(self._micro_batches(batch)):
             with self._gradient_sync(last):
                 torch.manual_seed(key_seed(self.seed, "dropout", self.global_step, self.global_rank, number))
-                x0, cond = self.prepare(micro, rng)
-                whole.append(finite_rows(x0))
+                x0, cond, finite = replace_rows(*self.prepare(micro, rng))
                 loss = self.loss(x0, cond, rng)
                 self.manual_backward(loss.loss.sum() / rows)
             losses.append(loss)
-        check_latents(batch["key"], (row for rows in whole for row in rows.tolist()))
+            whole.append(finite)
         self._optimizer_step()
         return {
             "loss": torch.cat([loss.loss.detach() for loss in losses]),
             "noise_mse": torch.cat([loss.noise_mse.detach() for loss in losses]),
             "t": torch.cat([loss.t for loss in losses]),
             "grad_norm": self.grad_norm,
+            "finite": torch.cat(whole),
         }
 
     def loss(self, x0: Tensor, cond: dict[str, Tensor], rng: Rng) -> Loss:
@@ -187,14 +188,3 @@ class DiffusionModule(pl.LightningModule):
         self.ema.load_state_dict(checkpoint["ema"])
         self._count_skips(checkpoint["skipped_in_a_row"])
         self._saved_optimizer = checkpoint.get("optimizer_class")
-
-
-def finite_rows(latents: Tensor) -> AsyncCopy:
-    """Return (B,): whether all values of each row of latents (B, ...) are finite."""
-    return AsyncCopy(latents.isfinite().flatten(1).all(1))
-
-
-def check_latents(keys: Iterable[str], finite: Iterable[bool]) -> None:
-    """Raise ValueError that names the samples whose latents are not finite."""
-    if wrong := [printable(key) for key, row in zip(keys, finite, strict=True) if not row]:
-        raise ValueError(f"the autoencoder returned NaN or infinite latents for samples {', '.join(wrong)}")

@@ -1,8 +1,15 @@
-"""Precision: resolves `trainer.precision=auto` on this hardware, and stores frozen weights in short form."""
+"""Precision: resolves `trainer.precision=auto` on this hardware, and stores frozen weights in short form.
+
+Trained weights stay in float32 or more. A weight of bfloat16 has 8 significant bits, so a step that changes it by less
+than 1/512 is rounded away.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from pytorch_lightning.plugins import HalfPrecision
 from torch import nn
 
 _LONG = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's names
@@ -17,6 +24,37 @@ def resolve(precision: str, accelerator: str) -> str:
     if precision != "auto":
         return _LONG.get(precision, precision)
     return "bf16-mixed" if _multiplies_bfloat16(accelerator) else "32-true"
+
+
+def check_trained(network: nn.Module, precision: str) -> None:
+    """Raise ValueError if training in this precision would lose most of each step."""
+    if precision == "16-true":
+        raise ValueError(
+            "trainer.precision=16-true: gradients below 6e-8 would be 0 without the scaling of 16-mixed; use 16-mixed"
+        )
+    if precision == "bf16-true" and all(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(
+            "trainer.precision=bf16-true: all weights are trained, and bfloat16 rounds small steps away; use bf16-mixed, "
+            "or adapter=lora, whose weights stay in float32"
+        )
+
+
+def trainer_arguments(precision: str) -> dict[str, Any]:
+    """Return the arguments of Lightning's Trainer for a precision."""
+    if precision != "bf16-true":
+        return {"precision": precision, "plugins": []}
+    return {"precision": None, "plugins": [FrozenInBFloat16("bf16-true")]}
+
+
+class FrozenInBFloat16(HalfPrecision):
+    """Runs the network in bfloat16. Weights that are trained, which must be those of adapters, stay in float32."""
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        trained = [(parameter, parameter.data) for parameter in module.parameters() if parameter.requires_grad]
+        super().convert_module(module)
+        for parameter, weight in trained:
+            parameter.data = weight.float()
+        return module
 
 
 def shorten_frozen(network: nn.Module, precision: str) -> None:

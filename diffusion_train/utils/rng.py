@@ -1,13 +1,13 @@
 """Keyed randomness: every draw is a pure function of names and numbers, not of earlier draws.
 
-A generator is seeded for each row of a batch with the key of that row, so a row's numbers do not depend on other rows,
-on the process that holds it, or on a restart. Draws on different device types differ.
+Each row of a batch has a seed that depends only on its key, so a row's numbers do not depend on other rows, on the
+process that holds it, or on a restart. Normal numbers on different device types differ.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from diffusion_train.utils.tensor import to_device
 
 KeyPart = int | str
-Key = tuple[KeyPart, ...]
+
+VERSION = 2  # of the noise; increased if the same keys give other numbers
 
 
 def key_seed(*parts: KeyPart) -> int:
@@ -29,13 +30,12 @@ def key_seed(*parts: KeyPart) -> int:
 class Rng:
     """Random numbers for the rows of a batch.
 
-    `rows` holds one key per row, `batch` the key of the global batch, and `positions` the position of each row in the
-    global batch of `num_rows` rows.
+    `rows` are the numbers of the rows among all rows of `key`: their positions in the global batch of `num_rows` rows,
+    if they are of one.
     """
 
-    rows: Sequence[Key]
-    batch: Key
-    positions: Sequence[int]
+    key: tuple[KeyPart, ...]
+    rows: Sequence[int]
     num_rows: int
 
     @classmethod
@@ -44,39 +44,73 @@ class Rng:
 
         `positions` are their positions in that batch of `num_rows` rows, by default all of it.
         """
-        num_rows = len(positions) if num_rows is None else num_rows
-        return cls([(seed, step, position) for position in positions], (seed, step), positions, num_rows)
+        return cls((seed, step), positions, len(positions) if num_rows is None else num_rows)
 
     @classmethod
     def for_samples(cls, seeds: Sequence[int]) -> Rng:
         """Return the randomness of sampling, in which a row depends only on its seed."""
-        return cls([("sample", seed) for seed in seeds], ("sample",), range(len(seeds)), len(seeds))
+        return cls(("sample",), [key_seed(seed) for seed in seeds], len(seeds))
 
     def normal(self, purpose: str, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """Return standard normal numbers (B, *shape) in float32."""
         out = torch.empty(len(self.rows), *shape, dtype=torch.float32, device=device)
-        generator = torch.Generator(device)
-        for row, key in zip(out, self.rows, strict=True):
-            row.normal_(generator=generator.manual_seed(key_seed(purpose, *key)))
+        for row, generator in zip(out, _generators(self._seeds(purpose), out.device), strict=True):
+            row.normal_(generator=generator)
         return out
 
     def uniform(self, purpose: str, device: torch.device | str = "cpu") -> Tensor:
         """Return uniform numbers (B,) in [0, 1), in float32."""
-        return to_device(torch.tensor([_unit(purpose, *key) for key in self.rows], dtype=torch.float32), device)
+        return to_device(_unit(self._seeds(purpose)), device)
 
     def stratified(self, purpose: str, device: torch.device | str = "cpu") -> Tensor:
         """Return numbers (B,) in [0, 1): one in each of `num_rows` equal strata, all shifted by the same number.
 
         Kingma et al. 2021, "Variational Diffusion Models", appendix I.1.
         """
-        shift = _unit(purpose, *self.batch)
-        values = [(shift + position / self.num_rows) % 1.0 for position in self.positions]
+        shift = _unit(torch.tensor(key_seed(purpose, *self.key))).item()
+        values = [(shift + position / self.num_rows) % 1.0 for position in self.rows]
         return to_device(torch.tensor(values, dtype=torch.float32).clamp_max_(_BELOW_ONE), device)
+
+    def _seeds(self, purpose: str) -> Tensor:
+        """Return a seed of 63 bits for each row, (B,) in int64."""
+        return _shift_right(_split_mix(key_seed(purpose, *self.key), torch.tensor(self.rows, dtype=torch.int64)), 1)
 
 
 _BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 
 
-def _unit(*parts: KeyPart) -> float:
-    """Return a number in [0, 1) that float32 represents exactly."""
-    return (key_seed(*parts) >> 39) * 2.0**-24
+def _unit(seeds: Tensor) -> Tensor:
+    """Return numbers in [0, 1), each a multiple of 2^-24, which float32 represents exactly."""
+    return (seeds >> 39).float() * 2.0**-24
+
+
+def _generators(seeds: Tensor, device: torch.device) -> Iterator[torch.Generator]:
+    """Yield one generator again and again, seeded with all bits of each seed."""
+    generator = torch.Generator(device)
+    if device.type != "cpu":
+        yield from map(generator.manual_seed, seeds.tolist())
+        return
+    # The CPU's generator, mt19937, takes only 32 bits from `manual_seed`, so the 624 words of its state are set instead.
+    # torch keeps each in the lower half of an int64, after 24 bytes that say that no number was drawn yet.
+    state = generator.manual_seed(0).get_state()
+    words = state[24 : 24 + 624 * 8].view(torch.int64)
+    for row in _split_mix(seeds[:, None], torch.arange(312)).view(torch.int32):
+        words.copy_(row)
+        yield generator.set_state(state)
+
+
+def _split_mix(seed: Tensor | int, position: Tensor) -> Tensor:
+    """Return the random int64 at positions from 0 in the stream of SplitMix64 that begins with a seed.
+
+    Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", with the constants of Vigna's splitmix64.c.
+    Overflow wraps.
+    """
+    z = (position + 1).mul_(0x9E3779B97F4A7C15 - 2**64) + seed
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z.bitwise_xor_(_shift_right(z, shift)).mul_(factor - 2**64)
+    return z.bitwise_xor_(_shift_right(z, 31))
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Return z >> bits with zeros from the left, whatever the sign of z."""
+    return (z >> bits).bitwise_and_(2 ** (64 - bits) - 1)

@@ -36,10 +36,9 @@ def test_a_gradient_of_0_is_reported_once(run_points, tmp_path: Path) -> None:
     assert message.startswith("step 1: the gradient of all trained weights is exactly 0")
 
 
-@pytest.mark.parametrize(("lr", "adapter"), [(0.0, None), (1e-9, lambda network: network.to(torch.bfloat16))])
-def test_weights_that_do_not_move_are_reported_once(run_points, tmp_path: Path, lr, adapter) -> None:
-    settings = {"adapter": adapter, "precision": "bf16-true"} if adapter else {}
-    (message,) = reports(run_points, tmp_path, lr=lr, network=trained_before(), **settings)
+@pytest.mark.parametrize("lr", [0.0, 1e-14])
+def test_weights_that_do_not_move_are_reported_once(run_points, tmp_path: Path, lr: float) -> None:
+    (message,) = reports(run_points, tmp_path, lr=lr, network=trained_before())
     assert message.startswith("step 3: no trained weight changed since step 0")
 
 

@@ -134,6 +134,10 @@ def test_what_cannot_be_is_told_before_the_first_step(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "data.batch_size=7" in done.stderr
     assert "6 or 8" in done.stderr
+    done = train(tmp_path, "trainer.precision=bf16-true")
+    assert done.returncode == 2
+    assert "trainer.precision=bf16-true: all weights are trained" in done.stderr
+    assert not (tmp_path / "metrics.csv").exists()
 
 
 @pytest.mark.slow

@@ -21,11 +21,12 @@ def lora() -> LoRA:
     return LoRA(rank=4, targets=".*", dropout=0.2)
 
 
-def test_20_steps_are_7_and_13_bit_for_bit(run_points: RunPoints, tmp_path: Path) -> None:
-    whole, recorded = run_points(tmp_path / "a", 20, adapter=lora())
-    run_points(tmp_path / "b", 7, adapter=lora())
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_20_steps_are_7_and_13_bit_for_bit(run_points: RunPoints, tmp_path: Path, precision: str) -> None:
+    whole, recorded = run_points(tmp_path / "a", 20, adapter=lora(), precision=precision)
+    run_points(tmp_path / "b", 7, adapter=lora(), precision=precision)
     newest = newest_whole(tmp_path / "b" / "checkpoints")
-    continued, rest = run_points(tmp_path / "b", 20, resume=newest, adapter=lora())
+    continued, rest = run_points(tmp_path / "b", 20, resume=newest, adapter=lora(), precision=precision)
     assert torch.equal(torch.stack(recorded.losses[7:]), torch.stack(rest.losses))
     for name, value in trainable_state(whole.network).items():
         assert torch.equal(value, trainable_state(continued.network)[name]), name
@@ -51,7 +52,7 @@ def test_files_hold_adapters_alone_and_the_base_stays_as_it_was(run_points: RunP
     assert all(torch.equal(p, before.network.state_dict()[name]) for name, p in frozen.items())
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_precisions(run_points: RunPoints, tmp_path: Path, precision: str) -> None:
     module, recorded = run_points(tmp_path, 3, adapter=lora(), precision=precision)
     wanted = torch.float64 if precision == "64-true" else torch.float32

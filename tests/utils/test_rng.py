@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusion_train.utils.rng import Rng, key_seed
+from diffusion_train.utils.rng import Rng, _split_mix, key_seed
 
 
 def test_key_seed_is_the_same_on_every_machine() -> None:
@@ -58,6 +58,27 @@ def test_different_keys_give_independent_noise(other) -> None:
     noise = Rng.at_step(0, 0, range(64), 64).normal("noise", (32,))
     correlation = torch.corrcoef(torch.stack([noise.flatten(), other().flatten()]))[0, 1]
     assert correlation.abs() < 4 / 2048**0.5
+
+
+def test_all_bits_of_a_seed_count() -> None:
+    """The seeds of these two rows differ by a multiple of 2^32; torch's CPU generator would drop the difference."""
+    rng = Rng.at_step(0, 0, [8454, 26827])
+    first, second = rng._seeds("noise").tolist()
+    assert first != second
+    assert (first - second) % 2**32 == 0
+    assert torch.corrcoef(rng.normal("noise", (4096,)))[0, 1].abs() < 4 / 4096**0.5
+
+
+def test_no_row_repeats_another_row() -> None:
+    """Among so many rows, two seeds agree in their lower 32 bits."""
+    noise = Rng.at_step(0, 0, range(27_000)).normal("noise", (2,))
+    assert len(noise.view(torch.int64).unique()) == len(noise)
+
+
+def test_split_mix_gives_the_published_numbers() -> None:
+    """The first numbers of splitmix64.c from seed 1234567."""
+    numbers = [number % 2**64 for number in _split_mix(1234567, torch.arange(3)).tolist()]
+    assert numbers == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 def test_rows_of_a_batch_are_independent() -> None:
