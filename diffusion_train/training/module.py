@@ -20,7 +20,7 @@ from diffusion_train.training.ema import EMA
 from diffusion_train.training.finite import replace_rows
 from diffusion_train.training.optimizer import Optimization, is_fused, step_back
 from diffusion_train.training.weights import checkpoint_weights, load_exactly, trainable_modules, trainable_state
-from diffusion_train.utils.rng import Rng, key_seed
+from diffusion_train.utils.rng import Rng, seed_torch
 from diffusion_train.utils.tensor import AsyncCopy
 
 Batch = dict[str, Any]
@@ -90,7 +90,7 @@ class DiffusionModule(pl.LightningModule):
         rows, losses, whole = len(batch["index"]), [], []
         for number, (micro, rng, last) in enumerate(self._micro_batches(batch)):
             with self._gradient_sync(last):
-                torch.manual_seed(key_seed(self.seed, "dropout", self.global_step, self.global_rank, number))
+                seed_torch(self.seed, "dropout", self.global_step, self.global_rank, number)
                 x0, cond, finite = replace_rows(*self.prepare(micro, rng))
                 loss = self.loss(x0, cond, rng)
                 self.manual_backward(loss.loss.sum() / rows)

@@ -26,6 +26,14 @@ def key_seed(*parts: KeyPart) -> int:
     return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=8).digest(), "big") >> 1
 
 
+def seed_torch(*parts: KeyPart) -> None:
+    """Seed torch's default generators, from which dropout draws, with all bits of a key."""
+    seed = key_seed(*parts)
+    torch.manual_seed(seed)
+    [generator] = _generators(torch.tensor([seed]), torch.device("cpu"))
+    torch.set_rng_state(generator.get_state())
+
+
 @dataclass(frozen=True)
 class Rng:
     """Random numbers for the rows of a batch.

@@ -41,8 +41,8 @@ class AsyncCopy:
         if self._event is not None:
             self._event.record()
 
-    def tolist(self) -> list[Any]:
-        """Wait for the copy and return it as a list."""
+    def tolist(self) -> Any:
+        """Wait for the copy and return its numbers: a list, or a number for a scalar."""
         if self._event is not None:
             self._event.synchronize()
         return self._tensor.tolist()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from diffusion_train.utils import rng
 from diffusion_train.utils.rng import Rng, _split_mix, key_seed
 
 
@@ -116,3 +117,13 @@ def test_stratified_has_one_number_a_stratum_over_the_global_batch() -> None:
     assert torch.equal(torch.cat(ranks), Rng.at_step(3, 4, range(10), 10).stratified("time"))
     assert sorted((torch.cat(ranks) * 10).long().tolist()) == list(range(10))
     assert not torch.equal(ranks[0], Rng.at_step(3, 5, range(5), 10).stratified("time"))
+
+
+def test_dropout_draws_by_all_bits_of_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = []
+    monkeypatch.setattr(rng, "key_seed", lambda seed: seed)
+    for seed in (5, 5, 5 + 2**32):
+        rng.seed_torch(seed)
+        draws.append(torch.rand(8))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
