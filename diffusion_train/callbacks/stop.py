@@ -27,7 +27,8 @@ class GracefulStop(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self.asked = self.has_stopped = self._is_listening = self._is_saved = False
+        self.asked = self.has_stopped = False
+        self._is_listening = self._is_signaled = self._is_saved = False
         self._group: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
@@ -46,8 +47,9 @@ class GracefulStop(pl.Callback):
         self.agree()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self._is_signaled:
             interrupt(number)
+        self._is_signaled = True  # `asked` may be another rank's signal, passed on before this one's
         what = "the run is saved and ending" if self._is_saved else "saving after this step"
         say(f"{signal.Signals(number).name}: {what}; send it again to exit immediately")
         self._ask()

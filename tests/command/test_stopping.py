@@ -224,9 +224,8 @@ def test_a_signal_in_long_work_between_two_steps(
 @pytest.mark.parametrize(("trainer", "rank"), [("cpu", 0), ("ddp_cpu", 1)])
 def test_a_killed_data_worker_is_named_and_the_run_is_saved(tmp_path: Path, trainer: str, rank: int) -> None:
     patch = WORKER_KILLED.format(rank=rank)
-    done = train(
-        tmp_path, patch, f"trainer={trainer}", "data.num_workers=2", "callbacks.checkpointing.every_n_steps=100"
-    )
+    settings = [f"trainer={trainer}", "data.num_workers=2", "callbacks.checkpointing.every_n_steps=100"]
+    done = train(tmp_path, patch, *settings, start_new_session=True)
     assert done.returncode == 75, done.stderr
     assert re.search(r"data worker 1 \(process \d+\) was ended by SIGKILL; .* reduce data.num_workers", done.stderr)
     step = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
