@@ -94,7 +94,7 @@ def _iterator(loader: Iterable[T]) -> Iterator[T]:
 def _of_worker(items: Any, error: Exception) -> Exception:
     """Return `error`, or in its place a Stopping that names the worker that ended."""
     for number, worker in enumerate(getattr(items, "_workers", ())):
-        if isinstance(error, RuntimeError) and worker.exitcode:
+        if worker.exitcode and not isinstance(error, Stopping):
             return Stopping(f"data worker {number} (process {worker.pid}) {_how_it_ended(worker.exitcode)}")
     return error
 

