@@ -2,7 +2,7 @@
 
 import sys
 
-from diffusion_train.command.cli import launch
+from diffusion_train.program import main
 
 if __name__ == "__main__":
-    sys.exit(launch("train", sys.argv[1:]))
+    sys.exit(main("train"))

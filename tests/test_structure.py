@@ -41,6 +41,7 @@ INNER = {  # what else a file imports inside a function, and why
     "command/cli.py": {"diffusion_train"},  # help and the first mistakes wait for nothing else
     "data/storage/http/signer.py": {"botocore", "google"},  # slow, and each for one kind of store
     "data/storage/local.py": {"pwd"},  # Unix has it
+    "program.py": {"diffusion_train"},  # signals are handled before anything slow is imported
     "pretrained/conversion.py": {"torch"},  # whoever asks what a model is needs no torch
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,13 @@ from diffusion_train.training.weights import (
 )
 from diffusion_train.utils import rng
 from diffusion_train.utils.files import TEMPORARY, remove_strays
+from diffusion_train.utils.interruption import Stopping
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # these determine which samples come next
 # The command compares the decisive groups before it builds a model.
 _MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", "noise", *DECISIVE_GROUPS)
+
+_ON_ALL_RANKS = (StoppedOnAllRanks, TooManyBadSamples, Stopping)  # these end all ranks between the same two steps
 
 
 class NotSaved(StorageError):
@@ -103,16 +106,17 @@ class Checkpointing(pl.Callback):
             self.save(trainer, module)
 
     def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
-        """Save the last completed step if reading data fails between two steps.
+        """Save the last completed step if reading data fails, or the run is stopped, between two steps.
 
         All processes must have stopped between the same steps. If only one fails, as in a callback, the others wait for
         it and nothing can be saved.
         """
-        together = trainer.world_size == 1 or isinstance(exception, (StoppedOnAllRanks, TooManyBadSamples))
+        together = trainer.world_size == 1 or isinstance(exception, _ON_ALL_RANKS)
         is_new = 0 <= self.saved_step < trainer.global_step
-        saves = isinstance(exception, (StorageError, TooManyBadSamples)) and not isinstance(exception, NotSaved)
+        saves = isinstance(exception, (StorageError, *_ON_ALL_RANKS)) and not isinstance(exception, NotSaved)
         if saves and together and is_new:
-            with suppress(NotSaved):  # the message names the first error and the step that was saved before
+            # the message of an error names the step that was saved before
+            with nullcontext() if isinstance(exception, Stopping) else suppress(NotSaved):
                 self.save(trainer, module)
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:

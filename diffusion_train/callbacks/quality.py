@@ -11,6 +11,7 @@ from diffusion_train.callbacks.progress import say
 from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared
 from diffusion_train.callbacks.scalars import log
 from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
+from diffusion_train.callbacks.stop import stoppable
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.metric.extractor import Extractor
 from diffusion_train.metric.kid import KID
@@ -43,13 +44,14 @@ class Quality(Scheduled):
     def act(self, trainer: pl.Trainer, module: Any) -> None:
         """Sample on all ranks, then compute the metrics on rank 0 from all samples."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        real = data.examples(self.num_real)
+        real = stoppable(trainer, lambda: data.examples(self.num_real))
         count = min(self.num_samples, len(real["index"]))
         rows = [number * len(real["index"]) // count for number in range(count)]  # spread over the data
         with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
             samples = sample_shared(trainer, pipeline, select_rows(real, rows), rows)
-        if trainer.is_global_zero:
-            scalars = self._figures(samples, real["x"], rows)
+        is_first = trainer.is_global_zero
+        scalars = stoppable(trainer, lambda: self._figures(samples, real["x"], rows) if is_first else {})
+        if is_first:
             log(trainer, scalars)
             say("  ".join(f"{name} {value:.3f}" for name, value in scalars.items()))
 

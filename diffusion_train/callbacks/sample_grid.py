@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from diffusion_train import picture
 from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared, show_samples
 from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
+from diffusion_train.callbacks.stop import stoppable
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.pipeline import select_rows
 from diffusion_train.run_folder import RunFolder
@@ -43,7 +44,9 @@ class SampleGrid(Scheduled):
     def act(self, trainer: pl.Trainer, module: Any) -> None:
         """Sample on all ranks with the first average of the weights, and draw the grid on the first."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        conditions: dict[str, Any] = {"caption": self.prompts} if self.prompts else data.examples(8)
+        conditions: dict[str, Any] = {"caption": self.prompts}
+        if not self.prompts:
+            conditions = stoppable(trainer, lambda: data.examples(8))
         rows = [row for row in range(len(conditions["caption"])) for _ in range(self.num_samples)]
         seeds = [self.seed + row % self.num_samples for row in range(len(rows))]
         with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from diffusion_train import picture
 from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared, show_samples
 from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
+from diffusion_train.callbacks.stop import stoppable
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.sampler.base import Sampler
@@ -27,7 +28,7 @@ class SampleScatter(Scheduled):
         self.num_samples = num_samples
 
     def act(self, trainer: pl.Trainer, module: Any) -> None:
-        data = trainer.datamodule.examples(self.num_samples)  # type: ignore[attr-defined]
+        data = stoppable(trainer, lambda: trainer.datamodule.examples(self.num_samples))  # type: ignore[attr-defined]
         with averaged_pipeline(trainer, module, self.sampler, self.guidance) as pipeline:
             samples = sample_shared(trainer, pipeline, data, range(len(data["index"])), batch_size=self.num_samples)
         if trainer.is_global_zero:

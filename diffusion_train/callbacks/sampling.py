@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_train.callbacks.progress import say
+from diffusion_train.callbacks.stop import stoppable
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.logger.image import log_image
 from diffusion_train.picture import save_png
@@ -40,7 +41,10 @@ def sample_shared(
 ) -> Tensor:
     """Sample the rows distributed over all ranks; return all samples (N, ...) on the CPU of every rank."""
     mine = range(trainer.global_rank, len(seeds), trainer.world_size)
-    samples = pipeline.sample([seeds[row] for row in mine], select_rows(batch, mine), batch_size, negative_prompt)
+    rows = select_rows(batch, mine)
+    samples = stoppable(
+        trainer, lambda: pipeline.sample([seeds[row] for row in mine], rows, batch_size, negative_prompt)
+    )
     everything = torch.empty(len(seeds), *pipeline.shape)
     for rank, part in enumerate(gather(trainer, samples)):
         everything[rank :: trainer.world_size] = part

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
+
+from diffusion_train.utils.interruption import Stopping
+
+log = logging.getLogger(__name__)
 
 
 def at_least(least: int, **settings: int) -> None:
@@ -41,6 +46,7 @@ class Scheduled(pl.Callback, ABC):
     """Calls `act` at the steps of `every`.
 
     At the end of the run it acts after the last checkpoint is saved, if it comes after Checkpointing in the callbacks.
+    Work that may take long is given to `callbacks.stop.stoppable`, so that a signal need not wait for it.
     """
 
     def __init__(self, every: Every) -> None:
@@ -52,8 +58,17 @@ class Scheduled(pl.Callback, ABC):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.every.during(trainer):
-            self.act(trainer, module)
+            self._act(trainer, module)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         if self.every.last(trainer):
+            self._act(trainer, module)
+
+    def _act(self, trainer: pl.Trainer, module: Any) -> None:
+        try:
             self.act(trainer, module)
+        except Stopping:
+            if trainer.is_global_zero:
+                log.warning(
+                    "%s: left out at step %d, because the run is stopping", type(self).__name__, trainer.global_step
+                )

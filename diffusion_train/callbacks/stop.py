@@ -4,54 +4,102 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed
 
 from diffusion_train.callbacks.progress import say
-from diffusion_train.utils.interruption import interrupt
+from diffusion_train.training.rank_processes import PASSED_ON, pass_on
+from diffusion_train.utils.interruption import SIGNALS, Stopping, exit_code, interrupt, leave_soon, stop_request
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+T = TypeVar("T")
 
 
 class GracefulStop(pl.Callback):
-    """Stops all ranks at the end of the current step after the first signal, and immediately after the second.
+    """Stops all ranks after the current step at the first signal, and immediately at the second.
 
-    The first signal does not interrupt saving, validation and sampling at the end of the run either. Lightning restores
-    the previous signal handlers when it is done.
+    Waiting for data and the work given to `stoppable` end at once, saving does not. Signals before the end of the first
+    step interrupt the process. The callback comes after Checkpointing, so that at the end all is saved before it acts.
     """
 
     def __init__(self) -> None:
-        self.asked = self._is_ending = False
+        self.asked = self.has_stopped = False
+        self._is_listening = self._is_signaled = self._is_saved = False
         self._group: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        stop_request.is_made = False
+        self._trainer = trainer
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                signal.signal(number, self._ask)  # replaces Lightning's handler
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            interrupt(number)
-        self.asked = True
-        what = "the run is ending and will be saved" if self._is_ending else "saving after this step"
-        say(f"{signal.Signals(number).name}: {what}; send it again to exit immediately")
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(PASSED_ON, lambda number, frame: self._ask())
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._any_rank_asked():
-            trainer.should_stop = True
+        if not self._is_listening and threading.current_thread() is threading.main_thread():
+            self._is_listening = True
+            for number in SIGNALS:
+                signal.signal(number, self._handle)
+        self.agree()
 
-    def _any_rank_asked(self) -> bool:
-        if self._group is None:
-            return self.asked
-        flag = torch.tensor(int(self.asked))  # on the CPU, so that the device does not wait
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
-        return bool(flag)
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._is_signaled:
+            interrupt(number)
+        self._is_signaled = True  # `asked` may be another rank's signal, passed on before this one's
+        what = "the run is saved and ending" if self._is_saved else "saving after this step"
+        say(f"{signal.Signals(number).name}: {what}; send it again to exit immediately")
+        self._ask()
+
+    def _ask(self) -> None:
+        if not self.asked:
+            self.asked = True
+            pass_on(self._trainer)
+        if self._is_saved:
+            leave_soon(exit_code(signal.SIGTERM))
+        stop_request.make()
+
+    def agree(self) -> bool:
+        """Return whether any rank was asked to stop; if so, no further step begins."""
+        if not self.has_stopped:
+            flag = torch.tensor(int(self.asked))  # on the CPU, so that the device does not wait
+            if self._group is not None:
+                torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
+            self.has_stopped = bool(flag)
+            self._trainer.should_stop |= self.has_stopped
+        return self.has_stopped
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        self._is_ending = True
+        self._is_saved = True
+        if self.asked:
+            leave_soon(exit_code(signal.SIGTERM))
+
+    def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
+        self.on_train_end(trainer, module)
+        stop_request.is_made = False
+
+    def teardown(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        stop_request.is_made = False
+
+
+def stoppable(trainer: pl.Trainer, work: Callable[[], T]) -> T:
+    """Return what `work` returns. Raises Stopping on all ranks if one of them is asked to stop before all are done.
+
+    All ranks must call it. The work may end between any two lines, so it must neither communicate with other ranks,
+    nor change the state of the run, nor write files.
+    """
+    stop = next((callback for callback in trainer.callbacks if isinstance(callback, GracefulStop)), None)  # type: ignore[attr-defined]
+    if stop is None:
+        return work()
+    try:
+        if not stop.has_stopped:
+            with stop_request.stoppable():
+                result = work()
+    except Stopping:
+        pass
+    if stop.agree():
+        raise Stopping
+    return result

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusion_train.callbacks.scalars import log
 from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
+from diffusion_train.callbacks.stop import stoppable
 from diffusion_train.pipeline import default_batch_size, evaluating, select_rows
 from diffusion_train.training.finite import check_latents
 from diffusion_train.utils.rng import Rng
@@ -41,7 +42,8 @@ class Validation(Scheduled):
 
     def act(self, trainer: pl.Trainer, module: Any) -> None:
         """Log the errors, with rows distributed over all ranks; do nothing if no samples are held out."""
-        held_out = trainer.datamodule.held_out(self.num_samples)  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        held_out = stoppable(trainer, lambda: data.held_out(self.num_samples))
         if held_out is None:
             return
         averages = module.ema.names
@@ -53,17 +55,21 @@ class Validation(Scheduled):
             for name, weights in zip(names, contexts, strict=True):
                 with weights, evaluating(module.network, module.conditioner):
                     if not scalars or module.conditioner.adapted:  # otherwise all weights share the inputs
-                        prepared = _prepared(module, held_out, batch_size)
+                        prepared = stoppable(trainer, lambda: _prepared(module, held_out, batch_size))
                     scalars[name] = self._noise_mse(trainer, module, prepared, batch_size)
         log(trainer, scalars)
 
     def _noise_mse(self, trainer: pl.Trainer, module: Any, prepared: dict[str, Tensor], batch_size: int) -> float:
         rows = len(prepared["x0"]) * self.num_levels
         mine = range(trainer.global_rank, rows, trainer.world_size)
-        total = torch.zeros((), device=module.device, dtype=torch.float64)
-        for start in range(0, len(mine), batch_size):
-            total += self._errors(module, prepared, mine[start : start + batch_size]).double().sum()
-        return float(trainer.strategy.reduce(total, reduce_op="sum")) / rows
+
+        def errors() -> Tensor:
+            total = torch.zeros((), device=module.device, dtype=torch.float64)
+            for start in range(0, len(mine), batch_size):
+                total += self._errors(module, prepared, mine[start : start + batch_size]).double().sum()
+            return total
+
+        return float(trainer.strategy.reduce(stoppable(trainer, errors), reduce_op="sum")) / rows
 
     def _errors(self, module: Any, prepared: dict[str, Tensor], rows: range) -> Tensor:
         """Return the noise MSE (len(rows),); row r is sample r // num_levels at level r % num_levels."""

@@ -22,8 +22,10 @@ from diffusion_train import __version__
 from diffusion_train.config.command_line.call import read_call
 from diffusion_train.config.command_line.launch import launch as launch_config
 from diffusion_train.config.mistakes import ConfigError, did_you_mean
+from diffusion_train.utils.child_process import end_with
 from diffusion_train.utils.exit_code import DISK_ERRORS, Exit
 from diffusion_train.utils.interruption import Interrupted, interruptible
+from diffusion_train.utils.launcher import common_code, starter
 from diffusion_train.utils.redact import redact_text
 from diffusion_train.utils.streams import unbroken_streams
 
@@ -73,9 +75,12 @@ def launch(name: str, arguments: Sequence[str]) -> int:
         return guarded(lambda: run(cfg))
 
     def start() -> int:
-        return launch_config(read_call(name, arguments), body, ends=(Exit.STOPPED, Exit.INTERRUPTED))
+        with interruptible():
+            return launch_config(read_call(name, arguments), body, ends=(Exit.STOPPED, Exit.INTERRUPTED))
 
-    with unbroken_streams(), interruptible():
+    if (parent := starter()) is not None:
+        end_with(parent)
+    with unbroken_streams():
         return guarded(start)
 
 
@@ -106,7 +111,7 @@ def guarded(body: Callable[[], T]) -> T | Exit:
     except KeyboardInterrupt as signaled:
         what = f"{signaled}: interrupted" if isinstance(signaled, Interrupted) else "interrupted"
         print("\n".join([f"\n{what}", *getattr(signaled, "__notes__", [])]), file=sys.stderr)
-        return Exit.STOPPED if isinstance(signaled, Interrupted) else Exit.INTERRUPTED
+        return common_code(Exit.STOPPED if isinstance(signaled, Interrupted) else Exit.INTERRUPTED)
 
 
 def _print_error(error: ValueError) -> None:

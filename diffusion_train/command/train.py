@@ -32,6 +32,7 @@ from diffusion_train.report.brand_report import write_report
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.training.checkpoint import read_facts
 from diffusion_train.training.precision import resolve
+from diffusion_train.training.rank_processes import take_over
 from diffusion_train.training.resume import resume_hint
 from diffusion_train.training_run import (
     TrainingRun,
@@ -41,6 +42,7 @@ from diffusion_train.training_run import (
     lightning_trainer,
 )
 from diffusion_train.utils.exit_code import DISK_ERRORS, Exit
+from diffusion_train.utils.interruption import Stopping, handlers_restored
 from diffusion_train.utils.launcher import first_process
 from diffusion_train.utils.lock import locked
 from diffusion_train.utils.process_group import own_process_group
@@ -139,8 +141,14 @@ def fit(run: TrainingRun) -> Exit:
     """Train, and return the exit code. If training ends early, print why and how to resume."""
     hint = partial(resume_hint, run.run_dir, run.cfg.resume)
     first_step = read_facts(run.checkpoint)["step"] if run.checkpoint else 0
+    take_over(run.trainer)
     try:
-        run.trainer.fit(run.module, run.datamodule, ckpt_path=run.checkpoint, weights_only=True)
+        with handlers_restored():
+            run.trainer.fit(run.module, run.datamodule, ckpt_path=run.checkpoint, weights_only=True)
+    except Stopping as stopping:
+        if run.trainer.is_global_zero and str(stopping):
+            print(f"{stopping}\n{hint()}", file=sys.stderr)
+        return _common(run, Exit.STOPPED)
     except NumericalError as error:
         print(error, file=sys.stderr)
         return _common(run, Exit.NUMERICAL)
@@ -159,9 +167,8 @@ def fit(run: TrainingRun) -> Exit:
     except SystemExit as error:  # which Lightning raises for a KeyboardInterrupt
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        if not run.trainer.is_global_zero:
-            return Exit.DONE  # as in `_common`
-        error.__context__.add_note(hint())
+        if run.trainer.is_global_zero:
+            error.__context__.add_note(hint())
         raise error.__context__ from None
     except ValueError as error:
         if run.trainer.global_step <= first_step:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from diffusion_train.data.base import Batch, Dataset, Sample
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.rank_batches import Plan
-from diffusion_train.utils.interruption import leave_signals_to_the_parent
+from diffusion_train.utils.child_process import serve_parent
 from diffusion_train.utils.rng import key_seed
 
 
@@ -24,7 +24,7 @@ def loader(batches: TorchDataset[Sample], num_workers: int, seed: int, pin_memor
         batch_sampler=_Numbers(),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        worker_init_fn=leave_signals_to_the_parent,  # otherwise Ctrl-C would end the workers before the run
+        worker_init_fn=serve_parent,  # otherwise Ctrl-C would end the workers before the run
         pin_memory=pin_memory,
         # otherwise each iteration would draw from the global generator
         generator=torch.Generator().manual_seed(key_seed("loader", seed)),

@@ -34,7 +34,7 @@ from diffusion_train.data.shard.patterns import Patterns, find_shards
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.data.storage.urls import is_local, local_path, scheme_of
 from diffusion_train.data.synchronized_loader import together
-from diffusion_train.utils.interruption import leave_signals_to_the_parent
+from diffusion_train.utils.child_process import serve_parent
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
 from diffusion_train.utils.text import printable
@@ -130,7 +130,7 @@ class StreamModule(pl.LightningDataModule):
             batch_size=self.batch_size // world_size,
             num_workers=self.num_workers,
             pin_memory=cuda,
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=serve_parent,
         )
         return together(batches)
 

@@ -24,7 +24,7 @@ from diffusion_train.data.order.order import Draw, Shape
 from diffusion_train.data.precomputed.entries import Entries, EntryWriter
 from diffusion_train.data.precomputed.latents import PrecomputedLatents
 from diffusion_train.encode.rank import Rank
-from diffusion_train.utils.interruption import leave_signals_to_the_parent
+from diffusion_train.utils.child_process import serve_parent
 from diffusion_train.utils.text import printable
 
 _AT_ONCE = 4096  # samples looked up together
@@ -136,7 +136,7 @@ class ImageEncoder:
             batches,
             batch_size=None,
             num_workers=min(self.num_workers, len(batches)),
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=serve_parent,
             generator=torch.Generator(),  # otherwise each iteration would draw from the global generator
         )
 

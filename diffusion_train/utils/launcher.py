@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 
+from diffusion_train.utils.exit_code import Exit
+
 _OF_ALL = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # of launchers that start every process
 _COUNTS = ("WORLD_SIZE", *_OF_ALL)
 _RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "LOCAL_RANK")
+STARTED_BY = "DIFFUSION_TRAIN_STARTED_BY"  # which we set ourselves
 
 
 def num_started(by_all: bool = False) -> int:
@@ -19,3 +22,16 @@ def first_process() -> bool:
     """Return whether this is the only process, or the first of those that a launcher started."""
     ranks = [*_RANKS, "NODE_RANK"] if "MASTER_ADDR" in os.environ else _RANKS  # alone, NODE_RANK starts nothing
     return all(os.environ.get(name, "0") == "0" for name in ranks)
+
+
+def starter() -> int | None:
+    """Return the id of the first process of a node, if it started this one: see `training.rank_processes`."""
+    return int(os.environ[STARTED_BY]) if STARTED_BY in os.environ else None
+
+
+def common_code(code: Exit) -> Exit:
+    """Return the exit code of this process if all processes are interrupted: 0 in those of torchrun, srun and mpirun.
+
+    They may kill the first process, even while it writes, once another one exits with a code other than 0.
+    """
+    return code if first_process() or starter() else Exit.DONE

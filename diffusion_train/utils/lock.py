@@ -8,6 +8,18 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+_held: set[IO[str]] = set()
+
+
+def _close_held() -> None:
+    """Leave the locks to the parent of a forked process, which may outlive it."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_close_held)
 
 
 @contextmanager
@@ -22,7 +34,7 @@ def locked(file: Path, setting: str) -> Iterator[None]:
         is_ours = try_lock(stream.fileno())
     except OSError as error:
         raise ValueError(f"{setting}: cannot be written to or locked ({error}); give another folder") from error
-    with stream:
+    with _held_here(stream):
         if not is_ours:
             stream.seek(0)
             raise ValueError(f"{setting} is in use by {stream.read()}; give another folder")
@@ -41,10 +53,21 @@ def wait_for_lock(file: Path) -> Iterator[None]:
     except OSError:
         yield
         return
-    with stream:
+    with _held_here(stream):
         with suppress(OSError):
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _held_here(stream: IO[str]) -> Iterator[None]:
+    """Close the file after the block, and in all processes that are forked inside it."""
+    _held.add(stream)
+    try:
+        with stream:
+            yield
+    finally:
+        _held.discard(stream)
 
 
 def try_lock(descriptor: int) -> bool:

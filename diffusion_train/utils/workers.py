@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
-from diffusion_train.utils.interruption import leave_signals_to_the_parent
+from diffusion_train.utils.child_process import serve_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -100,7 +100,7 @@ def available() -> int:
 
 def _serve(connection: Connection) -> None:
     """Run tasks until the other end of the pipe is closed, which also happens if its process dies."""
-    leave_signals_to_the_parent()
+    serve_parent()
     function: Callable[[Any], Any] | None = None
     with suppress(EOFError, OSError):
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,29 @@ Validation.on_train_end = lambda *rest: os.kill(os.getpid(), signal.SIGTERM)
 IN_THE_REPORT = """
 import diffusion_train.command.train
 diffusion_train.command.train.write_report = lambda *rest: os.kill(os.getpid(), signal.SIGTERM)
+"""
+IN_LONG_WORK = """
+import threading
+from diffusion_train.callbacks.validation import Validation
+from diffusion_train.pipeline import Pipeline
+def work(*rest):
+    if os.environ.get("LOCAL_RANK", "0") == "{rank}":
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    time.sleep(300)
+{method} = work
+"""
+WORKER_KILLED = """
+from diffusion_train.data.loader import BatchDataset
+read = BatchDataset.__getitems__
+def then(self, numbers):
+    if numbers == [7] and os.environ.get("LOCAL_RANK", "0") == "{rank}":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(self, numbers)
+BatchDataset.__getitems__ = then
+"""
+WHILE_THE_SECOND_PROCESS_STARTS = """
+if "LOCAL_RANK" in os.environ:
+    os.killpg(0, signal.SIGTERM)
 """
 SLOW_FIRST_PROCESS = """
 import diffusion_train.callbacks.checkpointing as checkpointing, diffusion_train.command.train as train
@@ -166,12 +190,58 @@ def test_a_signal_while_everything_is_still_imported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_signal_while_the_end_is_saved_cuts_nothing_short_and_nothing_further_begins(tmp_path: Path) -> None:
+def test_a_signal_to_all_while_the_second_process_starts(tmp_path: Path) -> None:
+    """The first one waits for the second inside a library, where Python handles no signals."""
+    done = train(tmp_path, WHILE_THE_SECOND_PROCESS_STARTS, "trainer=ddp_cpu", start_new_session=True)
+    assert done.returncode == 75, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trainer", "rank", "method", "name"),
+    [
+        ("cpu", 0, "Pipeline.sample", "SampleScatter"),
+        ("ddp_cpu", 0, "Validation._errors", "Validation"),
+        ("ddp_cpu", 1, "Pipeline.sample", "SampleScatter"),
+    ],
+)
+def test_a_signal_in_long_work_between_two_steps(
+    tmp_path: Path, trainer: str, rank: int, method: str, name: str
+) -> None:
+    patch = IN_LONG_WORK.format(rank=rank, method=method)
+    callback = "samples" if name == "SampleScatter" else "validation"
+    done = train(
+        tmp_path, patch, f"trainer={trainer}", f"callbacks.{callback}.every.num_steps=3", "trainer.max_steps=100"
+    )
+    assert done.returncode == 75, done.stderr
+    assert done.stderr.count(f"{name}: left out at step 3, because the run is stopping") == 1
+    assert "Traceback" not in done.stderr
+    assert load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("trainer", "rank"), [("cpu", 0), ("ddp_cpu", 1)])
+def test_a_killed_data_worker_is_named_and_the_run_is_saved(tmp_path: Path, trainer: str, rank: int) -> None:
+    patch = WORKER_KILLED.format(rank=rank)
+    settings = [f"trainer={trainer}", "data.num_workers=2", "callbacks.checkpointing.every_n_steps=100"]
+    done = train(tmp_path, patch, *settings, start_new_session=True)
+    assert done.returncode == 75, done.stderr
+    assert re.search(r"data worker 1 \(process \d+\) was ended by SIGKILL; .* reduce data.num_workers", done.stderr)
+    step = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
+    assert step >= 3  # what the worker had read, but not handed over, is lost with it
+    assert f"resumes from step {step}, the last one saved" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_end_is_saved_leaves_out_what_comes_after(tmp_path: Path) -> None:
     done = train(tmp_path, AT_THE_END, "-m", "trainer=cpu", "trainer.max_steps=5", "seed=0,1", "report=true")
     assert done.returncode == 75, done.stderr
     assert f"its report is not written; run: diffusion-train report run={tmp_path / 'run' / '0'}" in done.stderr
-    assert "SIGTERM: the run is ending and will be saved" in done.stderr
-    assert (tmp_path / "run" / "0" / "samples" / "step_00000005.png").is_file()
+    assert "SIGTERM: the run is saved and ending" in done.stderr
+    assert "SampleScatter: left out at step 5" in done.stderr
+    assert load(tmp_path / "run" / "0" / "checkpoints" / "last.ckpt")["global_step"] == 5
     assert not (tmp_path / "run" / "1").exists()
 
 

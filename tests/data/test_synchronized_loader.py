@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from diffusion_train.data.storage.base import Denied
 from diffusion_train.data.synchronized_loader import StoppedOnAllRanks, SynchronizedLoader
-from diffusion_train.utils.interruption import leave_signals_to_the_parent
+from diffusion_train.utils.child_process import serve_parent
 
 pytestmark = pytest.mark.slow
 _LONGEST = 120  # seconds; processes that wait for each other without end are a failure, not a hang
@@ -89,7 +89,7 @@ def test_lightning_finds_the_workers_that_it_ends_at_the_end(monkeypatch) -> Non
 
     monkeypatch.setattr(dist, "new_group", lambda **_: None)
     loader: DataLoader[int] = DataLoader(
-        range(100), num_workers=1, persistent_workers=True, worker_init_fn=leave_signals_to_the_parent
+        range(100), num_workers=1, persistent_workers=True, worker_init_fn=serve_parent
     )
     iter(loader)
     [worker] = loader._iterator._workers

@@ -70,3 +70,30 @@ def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
             assert not try_lock(other.fileno())
             unlock(stream.fileno())
             assert try_lock(other.fileno())
+
+
+FORKING_HOLDER = """
+import os, signal, sys, time
+from pathlib import Path
+from diffusion_train.utils.lock import locked
+with locked(Path(sys.argv[1]), "run_dir=x"):
+    if not (child := os.fork()):
+        signal.pause()
+    print(child, flush=True)
+    signal.pause()
+"""
+
+
+def test_a_process_that_a_killed_one_forked_holds_no_lock(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKING_HOLDER, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    with pytest.raises(ValueError, match="in use by process"), locked(tmp_path / "lock", "run_dir=x"):
+        pass
+    process.kill()
+    process.wait()
+    with locked(tmp_path / "lock", "run_dir=x"):
+        pass
+    os.kill(child, signal.SIGKILL)

@@ -1,0 +1,15 @@
+"""The entry of all programs, which handles signals before it imports what takes time."""
+
+from __future__ import annotations
+
+import sys
+
+from diffusion_train.utils.interruption import exit_at_signals
+
+
+def main(command: str | None = None) -> int:
+    """Run `command`, or the one that the first argument names; return its exit code."""
+    exit_at_signals()
+    from diffusion_train.command import cli
+
+    return cli.launch(command, sys.argv[1:]) if command else cli.main()

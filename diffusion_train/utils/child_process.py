@@ -1,0 +1,50 @@
+"""Processes that work for another one: they leave signals to it and end with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+from diffusion_train.utils.interruption import SIGNALS
+
+GRACE = 30.0  # seconds
+_LOOK_EVERY = 0.5  # seconds
+
+
+def serve_parent(worker: int = 0) -> None:
+    """Ignore signals in a worker process, because the parent receives those sent to the process group too.
+
+    SIGTERM, by which a parent ends its workers, takes effect after GRACE seconds: the parent may need the worker for
+    the current step. The worker ends if its parent does. The function can be the `worker_init_fn` of a DataLoader.
+    """
+    for number in (*SIGNALS, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: _end_later())
+    end_with(_parent())
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent, the process with the id `parent`, ended for any reason."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_EVERY)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _parent() -> int:
+    """Return the id of the process that started this one, even if it has ended since."""
+    process = multiprocessing.parent_process()
+    return process.pid if process and process.pid else os.getppid()
+
+
+def _end_later() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    timer = threading.Timer(GRACE, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
