@@ -32,12 +32,8 @@ def check_text_encoder(name: str, weights: Path, tokenizer: Path) -> None:
     refuse(_of_tokenizer(tokenizer, str(tokenizer)), str(tokenizer))
 
 
-def check_pipeline(kind: str, layout: Path, source: str) -> None:
-    """Raises ValueError, which names pretrained=`source`, for keys of all configs of a pipeline but the scheduler's."""
-    refuse(_of_pipeline(kind, layout, source), f"pretrained={source}")
-
-
-def _of_pipeline(kind: str, layout: Path, source: str) -> Iterator[str]:
+def of_pipeline(kind: str, layout: Path, source: str) -> Iterator[str]:
+    """Yield what is wrong with keys of all configs of a pipeline but the scheduler's, each with its file."""
     yield from _in(INDEX, pipeline_keys.problems(kind, read_json(layout / INDEX, source)))
     for name in WEIGHTS[kind]:
         config = read_json(layout / name / "config.json", source)

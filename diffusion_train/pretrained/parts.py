@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.pretrained import diffusers_folder, scheduler
-from diffusion_train.pretrained.foreign_keys import check_pipeline
+from diffusion_train.pretrained import diffusers_folder, foreign_keys, scheduler
+from diffusion_train.pretrained.config_keys.base import refuse
 
 Nodes = dict[str, Any]
+SCHEDULER = Path("scheduler", "scheduler_config.json")
 
 
 def of_pipeline(layout: Path, source: str, path: str, prediction: str | None = None) -> Nodes:
@@ -18,7 +20,7 @@ def of_pipeline(layout: Path, source: str, path: str, prediction: str | None = N
     `prediction`.
     """
     kind = diffusers_folder.kind(layout, source)
-    check_pipeline(kind, layout, source)
+    _check_keys(kind, layout, source)
     unet, vae = (diffusers_folder.read_json(layout / name / "config.json", source) for name in ("unet", "vae"))
     _check_channels(unet, vae, source)
     side = unet.get("sample_size") or 64
@@ -52,11 +54,22 @@ def _check_channels(unet: Nodes, vae: Nodes, source: str) -> None:
         )
 
 
+def _check_keys(kind: str, layout: Path, source: str) -> None:
+    """Raises ValueError that lists every key that is not supported, of all configs."""
+    name = _scheduler_class(layout, source)
+    of_scheduler = scheduler.problems(layout / SCHEDULER, source, name, kind)
+    refuse(chain(foreign_keys.of_pipeline(kind, layout, source), of_scheduler), f"pretrained={source}")
+
+
 def _diffusion(kind: str, layout: Path, source: str, prediction: str | None) -> Nodes:
-    """Return the nodes of the scheduler; as in diffusers, the pipeline's index states its class."""
+    name = _scheduler_class(layout, source)
+    return scheduler.nodes(layout / SCHEDULER, source, prediction, name, kind)
+
+
+def _scheduler_class(layout: Path, source: str) -> str | None:
+    """Return the class in the pipeline's index, which diffusers loads whatever the scheduler's file says."""
     entry = diffusers_folder.read_json(layout / diffusers_folder.INDEX, source).get("scheduler")
-    name = str(entry[1]) if isinstance(entry, list) and len(entry) == 2 and entry[1] else None
-    return scheduler.nodes(layout / "scheduler" / "scheduler_config.json", source, prediction, name, kind)
+    return str(entry[1]) if isinstance(entry, list) and len(entry) == 2 and entry[1] else None
 
 
 def _max_length(kind: str, layout: Path, source: str) -> int:

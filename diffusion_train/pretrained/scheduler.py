@@ -16,6 +16,7 @@ PREDICTIONS = {"epsilon": "Epsilon", "v": "V", "x0": "X0"}
 _OURS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 _SCHEDULES = {"linear": "linear.Linear", "scaled_linear": "scaled_linear.ScaledLinear"}
 _IN_SIGMAS = {"use_karras_sigmas": 7.0, "use_exponential_sigmas": None, "use_lu_lambdas": None}  # rho of Karras
+_SAMPLING = "it changes sampling, not training"
 _GRIDS = {"trailing": "Trailing", "leading": "Leading", "linspace": "Linspace"}
 
 
@@ -28,14 +29,8 @@ def nodes(
     Raises ValueError if the scheduler or one of its settings is not supported, or if `prediction` is given and is not
     the model's.
     """
-    settings = read_json(file, source)
-    stated = str(settings.get("_class_name", name))
-    name = name or stated
-    for either in (name, stated):
-        _check_class(either, source)
-    if kind == "sd":  # as diffusers does, which corrects outdated files
-        settings |= {"steps_offset": 1, "clip_sample": False}
-    refuse(_problems(name, settings, kind), f"pretrained={source}: {file.name}")
+    refuse(problems(file, source, name, kind), f"pretrained={source}")
+    settings, name = _settings(file, source, name, kind)
     settings = {"beta_start": CLASSES[name].beta_start, "beta_end": CLASSES[name].beta_end, **settings}
     return {
         "diffusion.schedule": _schedule(settings, source),
@@ -44,31 +39,45 @@ def nodes(
     }
 
 
-def _check_class(name: str, source: str) -> None:
+def problems(file: Path, source: str, name: str | None = None, kind: str | None = None) -> Iterator[str]:
+    """Yield what is wrong with the class and each key of a scheduler; `name` and `kind` are as for `nodes`."""
+    settings, name = _settings(file, source, name, kind)
+    stated = str(settings.get("_class_name", name))
+    found = list(filter(None, map(_wrong_class, dict.fromkeys([name, stated]))))
+    yield from (f"{file.name}: {problem}" for problem in found or _wrong_keys(name, settings, kind))
+
+
+def _settings(file: Path, source: str, name: str | None, kind: str | None) -> tuple[Nodes, str]:
+    """Return the settings and the class of a scheduler."""
+    settings = read_json(file, source)
+    if kind == "sd":  # as diffusers does, which corrects outdated files
+        settings |= {"steps_offset": 1, "clip_sample": False}
+    return settings, name or str(settings.get("_class_name"))
+
+
+def _wrong_class(name: str) -> str | None:
     if name in DISTILLED:
-        raise ValueError(
-            f"pretrained={source}: scheduler: {name}: the model is distilled for few steps; {NOT_ORDINARY}"
-        )
+        return f"{name}: the model is distilled for few steps; {NOT_ORDINARY}"
     if name.startswith(("FlowMatch", "EDM")):
-        raise ValueError(f"pretrained={source}: {name}: flow matching and EDM models are not supported yet")
+        return f"{name}: flow matching and EDM models are not supported yet; give a diffusion model"
     if name not in CLASSES:
-        raise ValueError(
-            f"pretrained={source}: scheduler: {name} is not supported; if the model was trained with one of these, name "
-            f"it in model_index.json and scheduler_config.json: {', '.join(CLASSES)}"
+        return (
+            f"{name} is not supported; if the model was trained with one of these, name it in model_index.json and "
+            f"scheduler_config.json: {', '.join(CLASSES)}"
         )
+    return None
 
 
-def _problems(name: str, settings: Nodes, kind: str | None) -> Iterator[str]:
+def _wrong_keys(name: str, settings: Nodes, kind: str | None) -> Iterator[str]:
     yield from KEYS.problems(settings)
     if kind is not None and settings.get("clip_sample", CLASSES[name].clip_sample):
-        yield "clip_sample=True: latents are not limited to [-1, 1]; set it to false: it changes sampling, not training"
+        yield f"clip_sample=True: latents are not limited to [-1, 1]; set it to false: {_SAMPLING}"
     spacings = [key for key in _IN_SIGMAS if settings.get(key)]
     if len(spacings) > 1:
         yield f"{'=true, '.join(spacings)}=true: only one of them can be true; set the others to false"
     if spacings and settings.get("rescale_betas_zero_snr"):
         yield (
-            f"{spacings[0]}=True: with zero terminal SNR the first sigma / alpha is infinite; set it to false: it changes "
-            "sampling, not training"
+            f"{spacings[0]}=True: with zero terminal SNR the first sigma / alpha is infinite; set it to false: {_SAMPLING}"
         )
 
 
@@ -134,7 +143,7 @@ def _grid(name: str, settings: Nodes, source: str) -> Nodes:
     if spacing not in _GRIDS:
         raise ValueError(
             f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json must be one of "
-            f"{', '.join(_GRIDS)}; it changes sampling, not training"
+            f"{', '.join(_GRIDS)}; {_SAMPLING}"
         )
     by_sigma = next((key for key in _IN_SIGMAS if settings.get(key)), None)
     if by_sigma and CLASSES[name].reads_sigmas:

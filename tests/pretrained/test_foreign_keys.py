@@ -142,7 +142,8 @@ def test_keys_that_change_a_model_are_refused_by_name(folder: Path, file: str, s
 def test_all_keys_are_listed_at_once(folder: Path) -> None:
     change(folder / "unet/config.json", time_cond_proj_dim=256, new_key=1)
     change(folder / "vae/config.json", shift_factor=0.1)
-    with pytest.raises(ValueError, match=r"(?s)time_cond_proj_dim=256.*new_key=1.*shift_factor=0\.1"):
+    change(folder / "scheduler/scheduler_config.json", use_beta_sigmas=True)
+    with pytest.raises(ValueError, match=r"(?s)time_cond_proj_dim=256.*new_key=1.*shift_factor=0\.1.*use_beta_sigmas"):
         described(folder)
 
 
