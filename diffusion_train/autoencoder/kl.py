@@ -3,6 +3,9 @@
 The encoder returns the moments of a normal distribution of each latent: mean and log variance. With noise ~ N(0, 1),
 
     latents = (mean + exp(log_variance / 2) * noise - shift) * scale
+
+The model's config gives shift and scale: shift_factor and scaling_factor for all channels, or latents_mean and
+scaling_factor / latents_std for each, as diffusers applies them.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from diffusion_train.autoencoder.base import Autoencoder
 from diffusion_train.pretrained.diffusers_model import load_model, model_folder
 from diffusion_train.utils.files import sha256_of_files
 from diffusion_train.utils.rng import Rng
+from diffusion_train.utils.tensor import to_device
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _FORMAT = 1  # increased if the same files would give moments that differ by more than rounding
@@ -47,7 +51,7 @@ class KL(Autoencoder):
             raise ValueError(
                 "autoencoder.dtype=float16: this autoencoder overflows in float16; use float32 or bfloat16"
             )
-        self.scale, self.shift = config.scaling_factor, config.shift_factor or 0.0
+        self.scale, self.shift = _scale_and_shift(config, f"autoencoder.source={source}")
         self.in_channels, self.channels = config.in_channels, config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
 
@@ -68,11 +72,12 @@ class KL(Autoencoder):
         if rng is not None:
             noise = rng.normal("posterior", mean.shape[1:], mean.device)
             mean = mean + torch.exp(log_variance.clamp(_LEAST, _MOST) / 2) * noise
-        return (mean - self.shift) * self.scale
+        return (mean - to_device(self.shift, mean.device)) * to_device(self.scale, mean.device)
 
     def decode(self, latents: Tensor) -> Tensor:
         with self._alone(latents) as vae:
-            moved = (latents.float() / self.scale + self.shift).to(self.dtype)
+            scale, shift = to_device(self.scale, latents.device), to_device(self.shift, latents.device)
+            moved = (latents.float() / scale + shift).to(self.dtype)
             return torch.cat([vae.decode(row).sample.float() for row in moved.split(1)])
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -95,3 +100,22 @@ class KL(Autoencoder):
         """Yield the model on the device of `like`, without gradients or autocast."""
         with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
             yield self._held[0].to(like.device)
+
+
+def _scale_and_shift(config: Any, where: str) -> tuple[Tensor, Tensor]:
+    """Return both for one channel or each: (1 or channels, 1, 1). Raises ValueError if their settings do not fit."""
+    mean, std = config.latents_mean, config.latents_std
+    if mean is None and std is None:
+        return torch.full((1, 1, 1), config.scaling_factor), torch.full((1, 1, 1), config.shift_factor or 0.0)
+    if mean is None or std is None or config.shift_factor:
+        raise ValueError(
+            f"{where}: config.json: latents_mean={mean}, latents_std={std}, shift_factor={config.shift_factor}: must be "
+            "latents_mean and latents_std, or shift_factor, or none of them; set the others to null"
+        )
+    if not (len(mean) == len(std) == config.latent_channels and all(value > 0 for value in std)):
+        raise ValueError(
+            f"{where}: config.json: latents_mean={mean}, latents_std={std}: must be one number for each of the "
+            f"{config.latent_channels} channels, and latents_std above 0; correct the file"
+        )
+    scale = config.scaling_factor / torch.tensor(std, dtype=torch.float32)
+    return scale[:, None, None], torch.tensor(mean, dtype=torch.float32)[:, None, None]

@@ -83,7 +83,7 @@ def slots() -> Slots:
                 references[_named((*slot, key))] = tuple(name[1].split("."))
     same = {slot: other for slot, other in references.items() if other in named}
     same |= {("conditioner", "parts", "*"): ("conditioner",)}
-    same |= {("sampler", "grid", part): ("sampler", "grid") for part in ("single_step", "multistep")}
+    same |= {("sampler", "grid", part): ("sampler", "grid") for part in ("single_step", "multistep", "levels")}
     return Slots(_frozen(named), _frozen(hydra_keys), _frozen(keys), same)
 
 

@@ -16,6 +16,7 @@ from diffusion_train.conditioner.text.online_text import OnlineText
 from diffusion_train.network.diffusers_unet import DiffusersUNet
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.pretrained import diffusers_folder
+from diffusion_train.pretrained.weight_files import find_whole
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,6 @@ def base_folder(node: Any, network: Any) -> Path:
 
 
 def part_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of a part from one file or several, without variants such as model.fp16.safetensors."""
-    files = [file for file in sorted(folder.glob("*.safetensors")) if "." not in file.stem]
-    if not files:
-        raise ValueError(f"{folder}: holds no .safetensors file; weights in other formats are not read")
+    """Return the weights of a part from one file or several, in full precision if it has them."""
+    files = find_whole(folder, str(folder)).files
     return {name: value.contiguous() for file in files for name, value in load_file(file).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -11,12 +12,17 @@ from torch import Tensor
 from diffusion_train.adapter.lora import merge
 from diffusion_train.export import original_names
 from diffusion_train.export.exported_model import Model, part_weights
+from diffusion_train.pretrained.single_file import LAYOUTS
 
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
 
 
 def write(model: Model, folder: Path) -> Path:
-    """Write the model, with adapters merged, to a .safetensors file in `folder` and return the file."""
+    """Write the model, with adapters merged, to a .safetensors file in `folder` and return the file.
+
+    Raises ValueError if the autoencoder scales its latents as no model in this format does.
+    """
+    _check_latents(model)
     config = merge(model.unet).config
     weights = {name: value.detach().cpu().contiguous() for name, value in model.unet.state_dict().items()}
     tensors = {
@@ -33,6 +39,19 @@ def write(model: Model, folder: Path) -> Path:
     file = folder / f"{model.name}.safetensors"
     save_file(tensors, file, {"format": "pt", **facts})
     return file
+
+
+def _check_latents(model: Model) -> None:
+    """A single file has no settings, so that tools scale the latents of each version as published."""
+    own = json.loads((model.base / "vae" / "config.json").read_text("utf-8"))
+    published = json.loads((LAYOUTS / f"{model.version}.json").read_text("utf-8"))["vae"]
+    names = ("latents_mean", "latents_std", "scaling_factor")
+    differ = [f"{name}={own[name]}" for name in names if own.get(name) not in (None, published.get(name))]
+    if differ:
+        raise ValueError(
+            f"format=single_file: the base's vae/config.json has {', '.join(differ)}, which a single file cannot hold; "
+            "use format=diffusers"
+        )
 
 
 def _text_encoders(model: Model) -> dict[str, Tensor]:

@@ -9,17 +9,19 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from diffusion_train.adapter.lora import merge
-from diffusion_train.export.exported_model import Model
+from diffusion_train.export.exported_model import Model, part_weights
+from diffusion_train.pretrained.weight_files import find
 
 
 def write(model: Model, folder: Path) -> Path:
     """Write the pipeline to `folder` and return it."""
-    unwanted = shutil.ignore_patterns(".*", "*.bin", "*.ckpt", "*.fp16.*", "*.non_ema.*", "*.md", "*.msgpack")
+    unwanted = shutil.ignore_patterns(".*", "*.bin", "*.ckpt", "*.fp16*", "*.bf16*", "*.non_ema*", "*.md", "*.msgpack")
     index = json.loads((model.base / "model_index.json").read_text("utf-8"))
     for name, value in index.items():
         if isinstance(value, list) and name != "unet":
             if (model.base / name).is_dir():
                 shutil.copytree(model.base / name, folder / name, ignore=unwanted)
+                _fill(model.base / name, folder / name)
             else:  # the base was downloaded without it, such as the safety checker
                 index[name] = [None, None]
     if index.get("safety_checker") == [None, None]:
@@ -31,3 +33,11 @@ def write(model: Model, folder: Path) -> Path:
         save_file(model.text_weights(name), folder / name / "model.safetensors", {"format": "pt"})
     merge(model.unet).save_pretrained(folder / "unet", safe_serialization=True)
     return folder
+
+
+def _fill(base: Path, folder: Path) -> None:
+    """Write the weights of a part that has them only as a variant under the name that is read without `variant`."""
+    weights = find(base)
+    if weights.variant:
+        stem = weights.files[0].name.partition(".")[0]
+        save_file(part_weights(base), folder / f"{stem}.safetensors", {"format": "pt"})

@@ -1,7 +1,8 @@
 """Loads an export as any user of diffusers does, in a separate process: `python -m diffusion_train.export.reload CASE`.
 
-It uses nothing of this package but a JSON reader. CASE is a folder with case.json and inputs.safetensors. It writes
-answer.safetensors there: one prediction for the inputs, and the image for the noise and the prompt.
+It uses nothing of this package but readers of JSON and of file names. CASE is a folder with case.json and
+inputs.safetensors. It writes answer.safetensors there: one prediction for the inputs, and the image for the noise and
+the prompt.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from diffusion_train.pretrained.diffusers_folder import read_json
+from diffusion_train.pretrained.weight_files import find
 
 EXACT = {"torch_dtype": torch.float32}  # whatever precision the config of a part names
 
@@ -49,7 +52,7 @@ def load(case: dict[str, Any]) -> Any:
         given = {"config": str(base), "local_files_only": True, **EXACT, **left_out(base)}
         return pipeline_class.from_single_file(case["file"], **given)
     pipeline = diffusers.DiffusionPipeline.from_pretrained(
-        str(base), local_files_only=True, use_safetensors=True, **EXACT, **left_out(base)
+        str(base), local_files_only=True, use_safetensors=True, **EXACT, **left_out(base), **variants(base)
     )
     if case["unet"]:
         pipeline.unet = unet(case["unet"])
@@ -69,9 +72,24 @@ def left_out(base: Path) -> dict[str, None]:
     return {name: None for name in names if name == "safety_checker" or not (base / name).is_dir()}
 
 
+def variants(base: Path) -> dict[str, Any]:
+    """Return the parts of the base that have weights only as a variant, such as model.fp16.safetensors."""
+    libraries: dict[str, Any] = {"diffusers": diffusers, "transformers": transformers}
+    index = read_json(base / "model_index.json", str(base))
+    parts = {name: value for name, value in index.items() if isinstance(value, list) and value[0] in libraries}
+    return {
+        name: getattr(libraries[library], part).from_pretrained(
+            base / name, local_files_only=True, use_safetensors=True, **EXACT, **weights.arguments
+        )
+        for name, (library, part) in parts.items()
+        if (weights := find(base / name)).variant and name != "safety_checker"
+    }
+
+
 def unet(folder: str) -> Any:
     """Load a U-Net from its folder."""
-    return diffusers.UNet2DConditionModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, **find(Path(folder)).arguments}
+    return diffusers.UNet2DConditionModel.from_pretrained(folder, **EXACT, **options)
 
 
 def with_peft(case: dict[str, Any]) -> Any:

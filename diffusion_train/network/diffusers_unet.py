@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diffusion_train.network.layers import required
 from diffusion_train.pretrained.diffusers_model import load_model, model_class
+from diffusion_train.pretrained.foreign_keys import check_model
 
 NAMES = ("UNet2DModel", "UNet2DConditionModel")
 
@@ -90,5 +91,7 @@ def _load(model: nn.Module | str | Path | Mapping[str, Any]) -> Any:
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, Mapping):
-        return model_class(model, NAMES, "network.model").from_config(dict(model))
+        made = model_class(model, NAMES, "network.model")
+        check_model(made.__name__, model, "network.model")
+        return made.from_config(dict(model))
     return load_model(model, "unet", NAMES, "network.model").train()

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diffusion_train.pretrained import weight_files as part_files
+from diffusion_train.pretrained.config_keys.base import NOT_ORDINARY
 from diffusion_train.utils.text import argument
 
 INDEX = "model_index.json"
@@ -13,12 +15,15 @@ INDEX = "model_index.json"
 KINDS = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
 WEIGHTS = {"sd": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2")}
 _LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")
+DISTILLED = ("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline")
 TOKENIZERS = {"sd": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
 
 
 def kind(folder: Path, source: str) -> str:
     """Return the kind of model, "sd" or "sdxl". Raises ValueError for another pipeline."""
     name = read_json(folder / INDEX, source).get("_class_name")
+    if name in DISTILLED:
+        raise ValueError(f"pretrained={source}: {INDEX}: {name}: the model is distilled for few steps; {NOT_ORDINARY}")
     if name not in KINDS:
         raise ValueError(f"pretrained={source}: {name} is not supported yet; give one of {', '.join(KINDS)}")
     return KINDS[name]
@@ -35,7 +40,7 @@ def checked(folder: Path, source: str, weights: bool = True) -> Path:
     if missing:
         raise ValueError(f"pretrained={source}: {', '.join(missing)} is missing; copy or download the folder again")
     for name in WEIGHTS[model] if weights else ():
-        if not _weights(folder / name):
+        if not _weights(folder / name, source):
             raise ValueError(f"pretrained={source}: {_without_weights(folder / name)}")
     return folder
 
@@ -67,7 +72,7 @@ def weight_files(folder: Path, source: str) -> dict[str, Path]:
     return {
         file.relative_to(folder).as_posix(): file
         for name in WEIGHTS[kind(folder, source)]
-        for file in _weights(folder / name)
+        for file in _weights(folder / name, source)
     }
 
 
@@ -78,18 +83,25 @@ def unpickle_command(path: Path, out: Path) -> str:
 
 def read_json(file: Path, source: str) -> dict[str, Any]:
     """Return a mapping from a JSON file. Raises ValueError, which names pretrained=`source`, if there is none."""
+    return read_mapping(file, f"pretrained={source}")
+
+
+def read_mapping(file: Path, where: str) -> dict[str, Any]:
+    """Return a mapping from a JSON file. Raises ValueError, which names `where`, if there is none."""
     try:
         found = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"pretrained={source}: {file.name} cannot be read ({error}); download it again") from error
+        raise ValueError(f"{where}: {file.name} cannot be read ({error}); download it again") from error
     if not isinstance(found, dict):
-        raise ValueError(f"pretrained={source}: {file.name} is not a mapping; download it again")  # noqa: TRY004
+        raise ValueError(f"{where}: {file.name} is not a mapping; download it again")  # noqa: TRY004
     return found
 
 
-def _weights(folder: Path) -> list[Path]:
-    """Return the weight files of a part, without variants such as model.fp16.safetensors."""
-    return [file for file in sorted(folder.glob("*.safetensors")) if file.stem.count(".") == 0]
+def _weights(folder: Path, source: str) -> list[Path]:
+    try:
+        return part_files.find(folder).files
+    except ValueError as error:
+        raise ValueError(f"pretrained={source}: {error}") from error
 
 
 def _without_weights(folder: Path) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from diffusion_train.pretrained.diffusers_folder import read_mapping
+from diffusion_train.pretrained.foreign_keys import check_model
+from diffusion_train.pretrained.weight_files import check_complete, find_whole
 
 
 def load_model(
@@ -21,16 +24,23 @@ def load_model(
     folder = model_folder(source, subfolder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{key}={source}: neither this folder nor its {subfolder}/ holds a config.json")
-    described = json.loads((folder / "config.json").read_text("utf-8"))
+    described = read_mapping(folder / "config.json", f"{key}={source}")
     found = model_class(described, names, str(folder))
-    if not list(folder.glob("*.safetensors")):
-        raise ValueError(
-            f"{key}={source}: {folder} holds no .safetensors file; weights in other formats are not loaded"
-        )
+    check_model(found.__name__, described, f"{key}={source}: config.json")
+    weights = find_whole(folder, f"{key}={source}")
     if torch.get_default_device().type == "meta":
         return found.from_config(described)
     with torch.random.fork_rng(devices=[]):  # without accelerate, weights are initialized randomly before they are read
-        return found.from_pretrained(folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype)
+        model, loaded = found.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=dtype,
+            output_loading_info=True,
+            **weights.arguments,
+        )
+    check_complete(loaded["missing_keys"], f"{key}={source}")
+    return model
 
 
 def model_folder(source: str | Path, subfolder: str) -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 DESCRIPTION = ("*.json", "*.txt")
 EVERYTHING = (*DESCRIPTION, "*.model", "*.safetensors", "README.md")  # the last one states the licence
-_LEFT_OUT = ("*.fp16.*", "*.non_ema.*", "safety_checker/*", "feature_extractor/*", "*flax*")
+VARIANTS = ("*.fp16*", "*.bf16*")  # weights of less precision
+_LEFT_OUT = (*VARIANTS, "*.non_ema.*", "safety_checker/*", "feature_extractor/*", "*flax*")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -33,6 +34,18 @@ def snapshot(source: str, key: str, patterns: Sequence[str], left_out: Sequence[
     except (OSError, HFValidationError) as error:
         raise ValueError(f"{key}={source}: {_reason(error, name, revision)}") from error
     return Path(folder)
+
+
+def add_variants(source: str, key: str, folder: Path, parts: Sequence[str]) -> None:
+    """Download the variants of those `parts` in the snapshot `folder` that have no other weights."""
+    lacking = [
+        f"{part}/" if part else ""
+        for part in parts
+        if (folder / part / "config.json").is_file() and not list((folder / part).glob("*.safetensors"))
+    ]
+    if lacking:
+        exact = f"{source.partition('@')[0]}@{folder.name}"
+        snapshot(exact, key, [f"{part}{kind}" for part in lacking for kind in VARIANTS], ["*.bin"])
 
 
 def commit(folder: Path) -> str | None:

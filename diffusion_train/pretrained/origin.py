@@ -46,6 +46,8 @@ def folder(source: str, prediction: str | None = None, tokenizer: str | None = N
     found, path = kind(source), Path(source).expanduser().absolute()
     if found == "hub":
         files = hub.snapshot(source, "pretrained", hub.EVERYTHING if weights else hub.DESCRIPTION)
+        if weights:
+            hub.add_variants(source, "pretrained", files, diffusers_folder.WEIGHTS["sdxl"])
         return diffusers_folder.checked(files, source, weights)
     if found != "file":
         return diffusers_folder.checked(path, source)
@@ -62,7 +64,9 @@ def part(source: str, key: str, *subfolders: str) -> Path:
     if source.startswith(("/", ".", "~")):
         raise ValueError(f"{key}={source}: no such folder")
     patterns = [f"{folder}/{kind}" if folder else kind for folder in subfolders for kind in hub.EVERYTHING]
-    return hub.snapshot(source, key, patterns, ["*.fp16.*"] if any(subfolders) else ["*.fp16.*", "*/*"])
+    files = hub.snapshot(source, key, patterns, hub.VARIANTS if any(subfolders) else [*hub.VARIANTS, "*/*"])
+    hub.add_variants(source, key, files, subfolders)
+    return files
 
 
 def _kind_of_file(path: Path) -> Kind:

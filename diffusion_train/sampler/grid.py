@@ -142,11 +142,14 @@ class Leading(Levels):
 class Karras(Grid):
     """Equal steps in (sigma / alpha)^(1 / rho) from t = 1 to the schedule's t_min, then 0.
 
-    Raises ValueError for a schedule with alpha = 0 at t = 1, where sigma / alpha is infinite.
+    `levels` is a grid whose first and last time replace these ends. With rho = null, the limit of large rho, steps are
+    equal in log(sigma / alpha). Raises ValueError for a schedule with alpha = 0 at t = 1, where sigma / alpha is
+    infinite.
     """
 
-    def __init__(self, rho: float = 7.0) -> None:
-        self.rho = rho
+    def __init__(self, rho: float | None = 7.0, levels: Grid | None = None) -> None:
+        self.rho, self.levels = rho, levels
+        self.unit_start = levels is not None and levels.unit_start
 
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
         if schedule.zero_terminal_snr:
@@ -154,9 +157,13 @@ class Karras(Grid):
                 f"grid Karras cannot be used with {type(schedule).__name__}: sigma / alpha is infinite at t = 1, where "
                 "alpha = 0; use the grid Uniform or Trailing"
             )
-        ends = torch.tensor([1.0, schedule.t_min])
-        first, last = (-schedule.log_snr(ends).double() / 2 / self.rho).exp()
-        root = torch.lerp(first, last, torch.linspace(0, 1, num_steps, dtype=torch.float64))
-        times = schedule.t_at((-2 * self.rho * root.log()).float())
-        times[0] = 1.0
+        ends = torch.tensor([1.0, schedule.t_min]) if self.levels is None else self.levels(schedule, num_steps)[[0, -2]]
+        part = torch.linspace(0, 1, num_steps, dtype=torch.float64)
+        first, last = -schedule.log_snr(ends).double() / 2
+        if self.rho is None:
+            log_sigma = torch.lerp(first, last, part)
+        else:
+            log_sigma = self.rho * torch.lerp((first / self.rho).exp(), (last / self.rho).exp(), part).log()
+        times = schedule.t_at((-2 * log_sigma).float())
+        times[-1], times[0] = ends[1], ends[0]
         return torch.cat([times, times.new_zeros(1)])

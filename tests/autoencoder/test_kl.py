@@ -49,6 +49,43 @@ def test_the_posterior_is_diffusers_with_our_noise(kl, vae, monkeypatch):
     torch.testing.assert_close(kl.encode(X, RNG), expected, rtol=0, atol=1e-6)
 
 
+MEAN, STD = [0.3, -0.1, 2.0, 0.0], [0.5, 1.5, 4.0, 1.0]
+
+
+def with_settings(folder, new, **settings):
+    """The autoencoder of `folder` with other settings."""
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    (new / "diffusion_pytorch_model.safetensors").symlink_to(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    (new / "config.json").write_text(json.dumps(config | settings))
+    return str(new)
+
+
+def test_mean_and_deviation_of_each_channel_are_applied_as_in_diffusers(folder, vae, tmp_path):
+    """Its pipeline of XL decodes latents * std / scaling_factor + mean."""
+    kl = KL(with_settings(folder, tmp_path, shift_factor=None, latents_mean=MEAN, latents_std=STD))
+    mean, std = (torch.tensor(values).view(1, 4, 1, 1) for values in (MEAN, STD))
+    latents = torch.randn(2, 4, 8, 6, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = (vae.encode(X).latent_dist.mode() - mean) * 0.18215 / std
+        decoded = vae.decode(latents * std / 0.18215 + mean).sample
+    torch.testing.assert_close(kl.encode(X), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(kl.decode(latents), decoded, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latents_mean": MEAN, "latents_std": STD}, "latents_std, or shift_factor, or none"),
+        ({"latents_mean": MEAN, "shift_factor": None}, "latents_std=None.* set the others to null"),
+        ({"latents_mean": MEAN, "latents_std": [1.0], "shift_factor": None}, "one number for each of the 4 channels"),
+        ({"latents_mean": MEAN, "latents_std": [0.0] * 4, "shift_factor": None}, "latents_std above 0"),
+    ],
+)
+def test_a_mean_that_cannot_be_applied_is_refused(folder, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=rf"autoencoder\.source=.*config\.json: latents_mean=.*{message}"):
+        KL(with_settings(folder, tmp_path, **settings))
+
+
 def test_moments_kept_give_the_very_same_latents(kl):
     moments = kl.moments(X)
     assert moments.shape == (3, 8, 8, 6)

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from diffusion_train.assembly import load_pipeline
 from diffusion_train.command.cli import launch
@@ -131,6 +132,35 @@ def test_a_base_whose_text_encoder_speaks_of_half_precision(
     run = make_run(tmp_path / "run", "experiment=sd15_full", f"pretrained={base}", *LORA, TEXT)
     assert launch("export", [f"run={run}", f"format={form}", f"out={tmp_path / 'out'}", *CALM]) == 0
     assert max(differences(capsys.readouterr().out)) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_base_in_half_precision_whose_latents_have_a_mean(
+    tiny: Tiny, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights are only variants (.fp16.); the configs of autoencoder and scheduler are written as they were read."""
+    base = shutil.copytree(tiny("sdxl"), tmp_path / "base")
+    for file in base.glob("*/*.safetensors"):
+        save_file(
+            {name: value.half() if value.is_floating_point() else value for name, value in load_file(file).items()},
+            file.with_name(f"{file.stem}.fp16.safetensors"),
+            {"format": "pt"},
+        )
+        file.unlink()
+    vae, scheduler = base / "vae" / "config.json", base / "scheduler" / "scheduler_config.json"
+    latents = {"latents_mean": [0.3, -0.1, 0.2, 0.0], "latents_std": [0.5, 1.5, 2.0, 1.0]}
+    for file, settings in {vae: latents, scheduler: {"use_karras_sigmas": True}}.items():
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    run = make_run(tmp_path / "run", "experiment=sd15_full", "base.accepts=null", f"pretrained={base}", *LORA)
+    for form in ("diffusers", "lora_peft"):
+        out = tmp_path / form
+        assert launch("export", [f"run={run}", f"format={form}", f"out={out}", *CALM]) == 0
+        assert max(differences(capsys.readouterr().out)) < 1e-4
+    for file in (vae, scheduler):
+        assert (tmp_path / "diffusers" / file.relative_to(base)).read_bytes() == file.read_bytes()
+    assert not list((tmp_path / "diffusers").glob("*/*.fp16*"))
+    assert launch("export", [f"run={run}", "format=single_file", f"out={tmp_path / 'x.safetensors'}", *CALM]) == 2
+    assert "has latents_mean=[0.3, -0.1, 0.2, 0.0], latents_std=" in capsys.readouterr().err
 
 
 @pytest.mark.slow

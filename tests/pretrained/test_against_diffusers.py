@@ -8,6 +8,7 @@ import torch
 from diffusion_train.guidance.classifier_free import ClassifierFree
 from diffusion_train.guidance.none import NoGuidance
 from diffusion_train.pipeline import Pipeline
+from diffusion_train.pretrained import parts
 from diffusion_train.sampler.ddim import DDIM
 from diffusion_train.sampler.dpm_solver import DPMSolver
 from diffusion_train.sampler.unipc import UniPC
@@ -51,6 +52,11 @@ def test_every_prediction_and_step_is_diffusers(base, tmp_path):
         close(ours.noise, (x - alpha[i] * step.pred_original_sample) / sigma[i])
         close(alpha[i + 1] * ours.x0 + sigma[i + 1] * ours.noise, step.prev_sample)
         x = step.prev_sample
+
+
+def test_no_key_that_diffusers_saves_is_refused(base):
+    found = parts.of_pipeline(base.folder, "it", "it")
+    assert found["sampler.grid"] == base.nodes(base.folder / "scheduler" / "scheduler_config.json")["sampler.grid"]
 
 
 SAMPLERS = {

@@ -77,8 +77,8 @@ def test_a_folder_without_an_index_names_the_one_inside(folder, tmp_path):
     [
         ("model.bin", r"unet/ holds weights only as a pickle \(model\.bin\)"),
         (
-            "model.fp16.safetensors",
-            r"only the variant model\.fp16\.safetensors; rename that file to model\.safetensors",
+            "model.non_ema.safetensors",
+            r"only the variant model\.non_ema\.safetensors; rename that file to model\.safetensors",
         ),
         ("notes.txt", r"unet/ holds no \.safetensors file; copy or download"),
     ],

@@ -119,6 +119,50 @@ def test_multistep_samples_are_those_of_diffusers(settings, kind, num_steps, tmp
     assert max(after / before for before, after in pairwise(h)) < 1.7
 
 
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("key", ["use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas"])
+@pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", *MULTISTEP])
+def test_noise_levels_of_karras_and_exponential_spacings_are_those_of_diffusers(kind, key, spacing, tmp_path):
+    """Both of the scheduler itself and of the multistep solver that diffusers makes of it."""
+    if key == "use_lu_lambdas" and not kind.startswith("DPM"):
+        pytest.skip("only DPM-Solver has it")
+    settings = {key: True, "timestep_spacing": spacing, "steps_offset": 1}
+    own = getattr(diffusers, kind).from_config(BETAS | settings)
+    found = read(tmp_path, _class_name=kind, **settings)
+    grids, schedule = (hydra.utils.instantiate(found[name]) for name in ("sampler.grid", "diffusion.schedule"))
+    for grid, scheduler in (
+        (grids if kind not in MULTISTEP else grids.for_multistep(), own),
+        (grids.for_multistep(), diffusers.DPMSolverMultistepScheduler.from_config(own.config)),
+    ):
+        for num_steps in (2, 4, 10, 28):
+            scheduler.set_timesteps(num_steps)
+            times = grid(schedule, num_steps)
+            assert times[-1] == 0
+            alpha, sigma = schedule.alpha_sigma(times[:-1])
+            torch.testing.assert_close(sigma / alpha, scheduler.sigmas[:-1], rtol=2e-3, atol=1e-5)
+            steps = torch.as_tensor(scheduler.timesteps, dtype=torch.float32)
+            rounding = 0.6 if key == "use_karras_sigmas" else 1.01  # theirs rounds, or cuts to whole numbers
+            torch.testing.assert_close(schedule.label(times[:-1]), steps, rtol=0, atol=rounding)
+        assert grid.unit_start == (scheduler is not own or kind in MULTISTEP or spacing == "leading")
+
+
+def test_one_steps_class_does_not_read_the_spacing_in_sigmas(tmp_path):
+    """As in diffusers: DDIM does not, and the multistep solver that is made from its file does."""
+    grid = read(tmp_path, _class_name="DDIMScheduler", use_karras_sigmas=True)["sampler.grid"]
+    names = [grid[part]["_target_"].rpartition(".")[2] for part in ("single_step", "multistep")]
+    assert names == ["Leading", "Karras"]
+
+
+def test_the_pipeline_corrects_old_schedulers_as_in_diffusers(tmp_path):
+    """Stable Diffusion 1 and 2 take offset 1 and do not clip; XL takes what the file says, so clipping is refused."""
+    file = tmp_path / "scheduler_config.json"
+    file.write_text(json.dumps(BETAS | {"steps_offset": 0}))
+    assert nodes(file, "it", name="DDIMScheduler", kind="sd")["sampler.grid"]["single_step"]["offset"] == 1
+    with pytest.raises(ValueError, match="clip_sample=True: latents are not limited"):
+        nodes(file, "it", name="DDIMScheduler", kind="sdxl")
+    assert nodes(file, "it", name="PNDMScheduler", kind="sdxl")["sampler.grid"]["single_step"]["offset"] == 0
+
+
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
 def test_the_noise_levels_are_those_of_the_scheduler(betas, zero, tmp_path):
@@ -137,7 +181,25 @@ def test_the_noise_levels_are_those_of_the_scheduler(betas, zero, tmp_path):
             {"beta_schedule": "squaredcos_cap_v2"},
             "beta_schedule=squaredcos_cap_v2 in scheduler_config.json is not supported",
         ),
-        ({"trained_betas": [0.1, 0.2]}, "trained_betas in scheduler_config.json is not supported"),
+        ({"trained_betas": [0.1, 0.2]}, r"scheduler_config\.json: trained_betas=\[0\.1, 0\.2\]: a table"),
+        ({"_class_name": "LCMScheduler"}, "LCMScheduler: the model is distilled for few steps; it cannot be trained"),
+        ({"_class_name": "TCDScheduler"}, "TCDScheduler: the model is distilled for few steps; it cannot be trained"),
+        ({"_class_name": "IPNDMScheduler"}, "IPNDMScheduler is not supported; .* DDIMScheduler"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas=True: flow matching models"),
+        ({"use_beta_sigmas": True}, "use_beta_sigmas=True: is not supported; set it to false"),
+        ({"use_karras_sigmas": True, "use_exponential_sigmas": True}, "only one of them can be true"),
+        (
+            {"use_karras_sigmas": True, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+            "use_karras_sigmas=True: with zero terminal SNR",
+        ),
+        ({"final_sigmas_type": "sigma_min"}, "final_sigmas_type=sigma_min: must be zero"),
+        ({"interpolation_type": "log_linear"}, "interpolation_type=log_linear: must be linear"),
+        ({"timestep_type": "continuous"}, "timestep_type=continuous: must be discrete"),
+        ({"sigma_max": 80.0}, "sigma_max=80.0: noise levels other than"),
+        ({"thresholding": True}, "thresholding=True: does not work for latents"),
+        ({"lambda_min_clipped": -5.1}, "lambda_min_clipped=-5.1: is not supported"),
+        ({"variance_type": "learned_range"}, "variance_type=learned_range: the network predicts a variance"),
+        ({"new_key": 1}, "new_key=1: unknown key"),
         ({"prediction_type": "flow"}, "must be one of epsilon"),
         ({"timestep_spacing": "karras"}, "timestep_spacing=karras"),
         ({"rescale_betas_zero_snr": True}, "with which epsilon is undefined"),

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from diffusion_train.conditioner.text.encoder import Embedding, TextEncoder
 from diffusion_train.conditioner.text.online_text import OnlineText, Part
+from diffusion_train.pretrained.foreign_keys import KEYS, check_text_encoder
+from diffusion_train.pretrained.weight_files import check_complete, find_whole
 from diffusion_train.utils.files import file_sha256
 
 _FORMAT = 2  # increased if the same files would give other embeddings
@@ -49,8 +51,9 @@ class TransformersEncoder(TextEncoder):
         self.max_length, self.pool, self.padded, self.normalize = max_length, pool, padded, normalize
         self.read = read or last_layer
         self._model: Any = None
-        if not list(weights.glob("*.safetensors")):
-            raise ValueError(f"{weights} holds no .safetensors file; weights in other formats are not loaded")
+        self._files = find_whole(weights, str(weights))
+        if model in KEYS:
+            check_text_encoder(model, weights, tokenizer)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,7 +125,9 @@ class TransformersEncoder(TextEncoder):
             # Loading draws from the global generator, at a step that differs between runs: keep its state.
             with torch.random.fork_rng(devices=[]):
                 model_class = getattr(transformers, self.model)
-                model = model_class.from_pretrained(self.weights, use_safetensors=True, dtype=torch.float32, **_SAFE)
+                options = {"use_safetensors": True, "dtype": torch.float32, **_SAFE, **self._files.arguments}
+                model, loaded = model_class.from_pretrained(self.weights, output_loading_info=True, **options)
+            check_complete(loaded["missing_keys"], str(self.weights))
             max_positions = getattr(model.config, "max_position_embeddings", self.max_length)
             if self.max_length > max_positions:
                 raise ValueError(

@@ -136,9 +136,10 @@ def test_t5_equals_padded_and_masked_attention(t5_folder):
 def test_other_weights_lengths_or_tokenizers_never_meet_in_a_cache(t5_folder, tmp_path):
     copy = shutil.copytree(t5_folder, tmp_path / "copy")
     fingerprints = [T5(str(t5_folder), 10).fingerprint, T5(str(copy), 10).fingerprint, T5(str(copy), 9).fingerprint]
-    for name in ("tokenizer_config.json", "model.safetensors"):
-        content = bytearray((copy / name).read_bytes())
-        content[-2] ^= 1
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-2] ^= 1
+    text = (copy / "tokenizer_config.json").read_bytes() + b"\n"
+    for name, content in {"tokenizer_config.json": text, "model.safetensors": weights}.items():
         (copy / name).write_bytes(content)
         fingerprints.append(T5(str(copy), 10).fingerprint)
     assert fingerprints[0] == fingerprints[1]
