@@ -29,6 +29,7 @@ _KNOWN_FORMS = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
+_FOLDERS = {"PWD", "OLDPWD"}  # which a shell sets
 _SHORTEST_SECRET = 8  # of the environment: shorter values are words that also occur elsewhere
 
 _USER_INFO = re.compile(r"\b([a-z][a-z0-9+.-]*://)[^/\s@'\"]+@", re.IGNORECASE)
@@ -60,7 +61,8 @@ def is_secret(name: str, declared: bool = True, number: bool = False) -> bool:
 @cache
 def environment_secrets() -> tuple[str, ...]:
     """Return the values of environment variables with the name of a secret, longest first."""
-    values = {value for name, value in os.environ.items() if is_secret(name) and len(value) >= _SHORTEST_SECRET}
+    secrets = {name: value for name, value in os.environ.items() if is_secret(name) and name not in _FOLDERS}
+    values = {value for value in secrets.values() if len(value) >= _SHORTEST_SECRET}
     return tuple(sorted(values, key=len, reverse=True))
 
 

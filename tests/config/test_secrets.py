@@ -90,3 +90,12 @@ def test_a_saved_config_loads_as_it_was_without_secrets(tmp_path):
 def test_mistakes_show_no_secrets():
     error = config.ConfigError([config.Mistake(f"logger.wandb.apikey={SECRET}", "no", f"write x_token={SECRET}")])
     assert SECRET not in str(error)
+
+
+def test_the_folders_that_a_shell_names_stay(monkeypatch):
+    monkeypatch.setenv("PWD", "/data/projects")
+    monkeypatch.setenv("OLDPWD", "/data/archive")
+    environment_secrets.cache_clear()
+    kept = config.redact({"run_dir": "/data/projects/run", "shards": "/data/archive/a.tar"})
+    environment_secrets.cache_clear()
+    assert kept == {"run_dir": "/data/projects/run", "shards": "/data/archive/a.tar"}
