@@ -61,7 +61,7 @@ def run(cfg: DictConfig) -> int:
     validate(cfg)
     with claimed(Path(cfg.run_dir)), own_process_group():
         torch.set_float32_matmul_precision("high")
-        training = build_run(cfg)
+        training = together(build_run(cfg))
         code = fit(training)
         if code in (Exit.DONE, Exit.STOPPED) and training.trainer.is_global_zero:
             report(training, code)
@@ -133,6 +133,18 @@ def _wrong_shapes(cfg: DictConfig) -> Iterator[config.Mistake]:
 def claimed(run_dir: Path) -> AbstractContextManager[None]:
     """Lock the run folder, so that no other run writes to it. Raises ValueError if it is in use."""
     return locked(run_dir / ".lock", f"run_dir={run_dir}") if first_process() else nullcontext()
+
+
+def together(run: TrainingRun) -> TrainingRun:
+    """Start the run's other processes, and return the run that all of them agree on.
+
+    Raises ConfigError in all of them if they differ.
+    """
+    try:
+        return run.agreed()
+    except KeyboardInterrupt as signaled:
+        signaled.add_note(resume_hint(run.run_dir, run.cfg.resume))
+        raise
 
 
 def fit(run: TrainingRun) -> Exit:
