@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from diffusion_train import config
+from diffusion_train.agreement import agree, facts
 from diffusion_train.assembly import build_conditioner, build_network, grid_prompts
 from diffusion_train.callbacks.checkpointing import check_same_run
 from diffusion_train.callbacks.run_record import RunRecord
@@ -32,7 +33,7 @@ from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization
 from diffusion_train.training.precision import check_trained, shorten_frozen, trainer_arguments
 from diffusion_train.training.resume import changed_settings, check_same_base, check_same_settings, find_checkpoint
-from diffusion_train.utils.launcher import num_started
+from diffusion_train.utils.launcher import first_process, num_started
 
 # What to give instead if Lightning rejects a setting of `trainer`.
 _REMEDIES = {
@@ -45,7 +46,10 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training run that is ready to start. `checkpoint` is the file that it resumes from, None for a fresh start."""
+    """A training run whose parts fit together.
+
+    `checkpoint` is the file that it resumes from, None for a fresh start; only the first rank knows it before `agreed`.
+    """
 
     cfg: DictConfig
     datamodule: TrainingData
@@ -61,10 +65,16 @@ class TrainingRun:
     def is_done(self) -> bool:
         return bool(self.trainer.global_step >= self.trainer.max_steps)
 
+    def agreed(self) -> TrainingRun:
+        """Return this run with the checkpoint of the first rank. Raises ConfigError on all ranks if they differ."""
+        shared = facts(self.cfg, self.datamodule.identity)
+        return replace(self, checkpoint=agree(self.trainer, shared, self.checkpoint))
+
 
 def build_run(cfg: DictConfig) -> TrainingRun:
     """Build a training run. Raises ValueError if its data, weights, launcher and checkpoint do not fit together."""
-    checkpoint = find_checkpoint(Path(cfg.run_dir), cfg.resume)
+    chooses = first_process() or num_started() == 1  # the other ranks follow the first
+    checkpoint = find_checkpoint(Path(cfg.run_dir), cfg.resume) if chooses else None
     changed = {} if checkpoint is None else _check_same_config(cfg, checkpoint)
     data = config.build(cfg.data)
     datamodule = data.datamodule()  # first, so that mistakes in the data are reported before a model is built

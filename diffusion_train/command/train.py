@@ -63,7 +63,7 @@ def run(cfg: DictConfig) -> int:
     validate(cfg)
     with claimed(Path(cfg.run_dir)), own_process_group():
         torch.set_float32_matmul_precision("high")
-        training = build_run(cfg)
+        training = together(build_run(cfg))
         code = fit(training)
         if code in (Exit.DONE, Exit.STOPPED) and training.trainer.is_global_zero:
             report(training, code)
@@ -137,11 +137,23 @@ def claimed(run_dir: Path) -> AbstractContextManager[None]:
     return locked(run_dir / ".lock", f"run_dir={run_dir}") if first_process() else nullcontext()
 
 
+def together(run: TrainingRun) -> TrainingRun:
+    """Start the run's other processes, and return the run that all of them agree on.
+
+    Raises ConfigError in all of them if they differ.
+    """
+    take_over(run.trainer)
+    try:
+        return run.agreed()
+    except KeyboardInterrupt as signaled:
+        signaled.add_note(resume_hint(run.run_dir, run.cfg.resume))
+        raise
+
+
 def fit(run: TrainingRun) -> Exit:
     """Train, and return the exit code. If training ends early, print why and how to resume."""
     hint = partial(resume_hint, run.run_dir, run.cfg.resume)
     first_step = read_facts(run.checkpoint)["step"] if run.checkpoint else 0
-    take_over(run.trainer)
     try:
         with handlers_restored():
             run.trainer.fit(run.module, run.datamodule, ckpt_path=run.checkpoint, weights_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from omegaconf import DictConfig
 
 from diffusion_train.config.mistakes import Mistake
@@ -33,14 +35,18 @@ _INSTEAD = {
     "overfit_batches": "use debug=overfit",
     "val_check_interval": _VALIDATION,
 }
+_COPIES = re.compile("spawn|fork|notebook")  # in the names of Lightning's strategies
 
 
 def trainer_mistakes(cfg: DictConfig) -> list[Mistake]:
-    """Return a mistake for each setting of `trainer` that would cut or repeat an epoch, or do nothing."""
+    """Return a mistake for each setting of `trainer` that would cut or repeat an epoch, do nothing, or not work."""
     settings = cfg.get("trainer") or {}
     if settings.get("_target_") != "pytorch_lightning.Trainer":
         return []
-    return [
+    strategy = str(settings.get("strategy", ""))
+    problem = "starts processes as copies of this one; they must be commands of their own"
+    copied = [Mistake(f"trainer.strategy={strategy}", problem, "use ddp")] if _COPIES.search(strategy) else []
+    return copied + [
         Mistake(f"trainer.{key}", "is not a setting of a run", _INSTEAD.get(str(key), "leave it out"))
         for key in settings
         if key not in ("_target_", *USED)

@@ -53,3 +53,10 @@ def test_what_is_used_instead_is_a_setting_that_is_not_used():
 def test_a_setting_that_cuts_across_ours_names_ours(key, instead):
     cfg = OmegaConf.create({"trainer": {"_target_": "pytorch_lightning.Trainer", key: 2}})
     assert instead in trainer_mistakes(cfg)[0].remedy
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_processes_must_be_commands(strategy):
+    cfg = OmegaConf.create({"trainer": {"_target_": "pytorch_lightning.Trainer", "strategy": strategy}})
+    (mistake,) = trainer_mistakes(cfg)
+    assert (mistake.where, mistake.remedy) == (f"trainer.strategy={strategy}", "use ddp")
