@@ -34,7 +34,10 @@ def check_state(checkpoint: Mapping[str, Any], module: DiffusionModule, precisio
     if checkpoint.get("optimizer_class") in (None, type(optimizer).__qualname__):
         wrong += _wrong_optimizer(checkpoint["optimizer_states"][0], optimizer)
     if wrong:
-        raise ValueError(f"the state in the checkpoint is not that of this run:{indented(wrong)}")
+        raise ValueError(
+            "the state in the checkpoint is not that of this run; resume from another checkpoint, or start again in "
+            f"another run_dir:{indented(wrong)}"
+        )
 
 
 def _wrong_types(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], precision: str) -> Iterator[str]:

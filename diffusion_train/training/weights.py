@@ -122,7 +122,7 @@ def _digest(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     total = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, value in sorted(weights.items()):
         total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
