@@ -24,8 +24,6 @@ from diffusion_train.training.weights_header import DESCRIPTION, FORMAT, descrip
 from diffusion_train.utils.files import publish, temporary_folder
 from diffusion_train.utils.text import indented
 
-_SHA256 = "sha256"  # the name of the hash in the header's metadata
-
 
 def trainable_modules(network: nn.Module, conditioner: Conditioner) -> nn.Module:
     """Return the network, or network and conditioner if the conditioner is adapted; both may hold frozen weights."""
@@ -89,8 +87,9 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], description: Mapping
     The file is complete and on disk before it has the name `path`. Disk errors are raised as OSError that names `path`.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    metadata = {DESCRIPTION: json.dumps({"format": FORMAT, **description})}
-    metadata[_SHA256] = _digest(tensors, metadata)
+    facts = {"format": FORMAT, **description}
+    facts["sha256"] = _digest(tensors, facts)
+    metadata = {DESCRIPTION: json.dumps(facts)}  # a single entry, for safetensors writes several in any order
     with disk_errors(path), temporary_folder(path.parent) as folder:
         save_file(tensors, folder / path.name, metadata)
         publish(folder / path.name, path)
@@ -104,22 +103,22 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
+            metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
         raise not_readable(path, error) from error
     description = description_in(path, metadata)  # first, for another format may have another hash
-    recorded = metadata.pop(_SHA256, None)
-    if recorded not in (None, _digest(weights, metadata)):
+    recorded = description.pop("sha256", None)
+    if recorded not in (None, _digest(weights, description)):
         raise ValueError(
             f"{path}: damaged: its SHA-256 differs from the one in its header; give an undamaged copy of it"
         )
     return weights, description
 
 
-def _digest(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return a SHA-256 of metadata, names, types, shapes and values, all that is loaded from a file."""
-    total = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+def _digest(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    """Return a SHA-256 of description, names, types, shapes and values, all that is loaded from a file."""
+    total = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, value in sorted(weights.items()):
         total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
         total.update(value.reshape(-1).view(torch.uint8).numpy().data)

@@ -9,13 +9,13 @@ from typing import Any
 
 from safetensors import safe_open
 
-from diffusion_train.utils.schema import COUNT, PLAIN_MAPPING, SIZE, Maybe, problems, shown
-from diffusion_train.utils.text import indented
+from diffusion_train.utils.schema import COUNT, PLAIN_MAPPING, SIZE, TEXT, Maybe, problems, shown
+from diffusion_train.utils.text import indented, printable
 
 FORMAT = 1  # of checkpoints and of weights.safetensors
 DESCRIPTION = "diffusion_train"  # the name of the description in the header's metadata
 
-_SCHEMA = {"format": SIZE, "config": PLAIN_MAPPING, "shape": [SIZE], "step": Maybe(COUNT)}
+_SCHEMA = {"format": SIZE, "config": PLAIN_MAPPING, "shape": [SIZE], "step": Maybe(COUNT), "sha256": Maybe(TEXT)}
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -41,7 +41,10 @@ def description_in(path: Path, metadata: Mapping[str, str] | None) -> dict[str, 
         raise ValueError(f"{path}: the description of the run in the header is damaged ({error})") from error
     if isinstance(description, dict) and "format" in description:
         check_format(path, description["format"])
-    if wrong := list(problems(description, _SCHEMA, "header")):
+    wrong = list(problems(description, _SCHEMA, "header"))
+    # such as a damaged "sha256", without which the hash would not be tested
+    wrong = wrong or [f"header.{printable(key)}: unknown" for key in description if key not in _SCHEMA]
+    if wrong:
         raise ValueError(f"{path}: the header does not describe a diffusion_train run:{indented(wrong)}")
     return dict(description)
 
