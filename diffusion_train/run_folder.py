@@ -14,10 +14,15 @@ class RunFolder:
         self.weights, self.metrics = path / "weights.safetensors", path / "metrics.csv"
         self.checkpoints, self.samples = path / "checkpoints", path / "samples"
         self.changes, self.skipped_steps = path / "changes.jsonl", path / "skipped_steps.jsonl"
-        self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.report, self.report_page, self.report_images = (
             path / name for name in ("report.json", "report.html", "report_images")
         )
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The link to the newest checkpoint; the checkpoint itself where links cannot be made; None if there is none."""
+        link = self.checkpoints / "last.ckpt"
+        return link if link.exists() else max(self.checkpoints.glob("step_*.ckpt"), default=None)
 
     @property
     def last_samples(self) -> Path | None:

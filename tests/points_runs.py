@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from checkpoint_state import CONFIG
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
@@ -106,7 +107,7 @@ def points_run(
         callbacks=[
             Scalars(max_skipped_steps=3),
             recorder,
-            Checkpointing(run_dir, every_n_steps, allow_mismatch=allow_mismatch),
+            Checkpointing(run_dir, every_n_steps, allow_mismatch=allow_mismatch, description={"config": CONFIG}),
             *callbacks,
         ],
         logger=MetricsFile(run_dir),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,15 @@ from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedOnAllRanks
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.run_folder import RunFolder
-from diffusion_train.training.checkpoint import by_step, mismatch, peek, read_facts, step_name
+from diffusion_train.training.checkpoint import FreeSpace, mismatch, peek, read_facts, step_name, write_again
+from diffusion_train.training.checkpoint_folder import free_space, link_last, remove_surplus
+from diffusion_train.training.fitting_state import check_state
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.resume import DECISIVE_GROUPS
-from diffusion_train.training.weights import (
-    FORMAT,
-    check_names_and_shapes,
-    checkpoint_weights,
-    save_weights,
-    trainable_state,
-)
+from diffusion_train.training.weights import save_weights, trainable_state
+from diffusion_train.training.weights_header import FORMAT
 from diffusion_train.utils import rng
-from diffusion_train.utils.files import TEMPORARY, remove_strays
+from diffusion_train.utils.files import remove_strays
 from diffusion_train.utils.interruption import Stopping
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # these determine which samples come next
@@ -46,7 +44,7 @@ class NotSaved(StorageError):
 def check_same_run(checkpoint: Path, trainer: pl.Trainer, module: DiffusionModule, datamodule: Any) -> None:
     """Raise ValueError if data or weights are not those of the checkpoint, before any logger starts a run."""
     saved = peek(checkpoint)
-    check_names_and_shapes(checkpoint_weights(saved), trainable_state(module.trainable_modules))
+    check_state(saved, module, trainer.precision)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Checkpointing):
             callback.refuse_other_run(saved["diffusion_train"], trainer.precision, datamodule)
@@ -55,10 +53,10 @@ def check_same_run(checkpoint: Path, trainer: pl.Trainer, module: DiffusionModul
 class Checkpointing(pl.Callback):
     """Saves checkpoints and weights every `every_n_steps` steps and after the last one.
 
-    The newest `num_kept` checkpoints stay; `last.ckpt` is a link to the newest. `description` is plain data about the
-    run (its config), which each file holds. Resuming raises ValueError if data, seed, batch size, precision or the
-    version of the noise differ from the checkpoint's, except those that `allow_mismatch` names: then the data module
-    continues with samples not drawn yet.
+    The newest `num_kept` checkpoints stay; `last.ckpt` is a link to the newest, where links can be made. On a full disk
+    the oldest of them are deleted first. `description` is plain data about the run, which each file holds: at least its
+    `config`. Resuming raises ValueError if data, seed, batch size, precision or the version of the noise differ from the
+    checkpoint's, except those that `allow_mismatch` names: then the data module continues with samples not drawn yet.
     """
 
     def __init__(
@@ -80,6 +78,7 @@ class Checkpointing(pl.Callback):
         self.allow_mismatch = frozenset(allow_mismatch)
         self.after_saving = after_saving
         self.saved_step = self.saved_last_step = -1
+        self.warned_of_links = False
 
     @property
     def folder(self) -> Path:
@@ -134,16 +133,14 @@ class Checkpointing(pl.Callback):
         """Write all files; return the error instead of raising it, so that the other processes do not wait."""
         name = step_name(trainer.global_step)
         try:
-            trainer.save_checkpoint(self.folder / name, weights_only=False)
+            trainer.save_checkpoint(self.folder / name, weights_only=False, storage_options=self._free_space(1))
         except Exception as fault:  # noqa: BLE001
             trainer.strategy.barrier()  # the others wait at it in `save_checkpoint`
             return fault
         if not trainer.is_global_zero:
             return None
         try:
-            weights = trainable_state(module.trainable_modules) | module.ema.average()
-            facts = {"step": trainer.global_step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
-            save_weights(RunFolder(self.run_dir).weights, weights, self.description | facts)
+            write_again(partial(self._write_weights, trainer, module), self._free_space(0))
             self.after_saving()
             self._point_last_at(name)
             self._remove_old(trainer.datamodule)  # type: ignore[attr-defined]
@@ -151,18 +148,28 @@ class Checkpointing(pl.Callback):
             return fault
         return None
 
+    def _write_weights(self, trainer: pl.Trainer, module: Any) -> None:
+        weights = trainable_state(module.trainable_modules) | module.ema.average()
+        facts = {"step": trainer.global_step, "shape": list(trainer.datamodule.shape)}  # type: ignore[attr-defined]
+        save_weights(RunFolder(self.run_dir).weights, weights, self.description | facts)
+
+    def _free_space(self, num_new: int) -> FreeSpace:
+        """Return what frees space on a full disk while `num_new` further checkpoints are written."""
+        return partial(free_space, self.folder, self.num_kept - num_new)
+
     def _remove_old(self, datamodule: Any) -> None:
         """Delete old checkpoints first, then what only they needed: stopped in between, it leaves too much."""
-        for path in by_step(self.folder)[self.num_kept :]:
-            path.unlink(missing_ok=True)
+        remove_surplus(self.folder, self.num_kept)
         with suppress(ValueError, RuntimeError, OSError):  # a checkpoint that cannot be read may need any of it
             datamodule.prune_manifests(self.folder, map(read_facts, self.folder.glob("*.ckpt")))
 
     def _point_last_at(self, name: str) -> None:
-        temporary = self.folder / f"{TEMPORARY}last.ckpt"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(name)
-        os.replace(temporary, self.folder / "last.ckpt")
+        if not link_last(self.folder, name) and not self.warned_of_links:
+            self.warned_of_links = True
+            warnings.warn(
+                f"{self.folder}: links cannot be made here, so last.ckpt is left out; resume=auto does not need it",
+                stacklevel=2,
+            )
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["diffusion_train"] = {
@@ -186,10 +193,15 @@ class Checkpointing(pl.Callback):
     def refuse_other_run(self, saved: dict[str, Any], precision: str, data: Any) -> None:
         """Raise ValueError that names what differs between the facts `saved` in a checkpoint and this run."""
         before, now = {"noise": "version 1"} | saved["identity"], _identity(precision, data)
-        changed = [name for name, value in now.items() if before[name] != value]
+        changed = [name for name, value in now.items() if before.get(name) != value]
         if refused := [name for name in changed if name not in self.allow_mismatch]:
             then = f": {data.resume_policy}" if set(changed) & set(_ORDER) else ""
-            raise mismatch({name: (before[name], now[name]) for name in refused}, changed, then)
+            raise mismatch({name: (before.get(name), now[name]) for name in refused}, changed, then)
+        if lacks := [name for name in data.record(0) if name not in saved]:
+            raise ValueError(
+                f"the checkpoint does not record the order of its data ({', '.join(lacks)}), as that of data=stream; "
+                "start again in another run_dir"
+            )
 
 
 def _reason(fault: OSError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -13,7 +12,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError, safe_open
 
 from diffusion_train.config.checks.values import is_unknown, keys, set_value, unusable
 from diffusion_train.config.command_line.arguments import parse
@@ -21,6 +19,7 @@ from diffusion_train.config.folders import groups, options_with
 from diffusion_train.config.mistakes import ERRORS, Mistake, first_lines, listed, no_option, raise_all, unknown_key
 from diffusion_train.config.secrets import escape
 from diffusion_train.config.targets import forbidden
+from diffusion_train.training.weights_header import read_description
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 100
@@ -51,7 +50,7 @@ def load_run_config(run: Path) -> DictConfig:
     """Return the config of a run folder, or of the weights.safetensors of one.
 
     It is read from the header of the weights, or from config.yaml if there are no weights yet. Raises ValueError if there
-    is no config, and ConfigError for targets that are not allowed.
+    is no config or the weights have a newer format, and ConfigError for targets that are not allowed.
     """
     run = Path(run)
     weights, file = run / "weights.safetensors", run / "config.yaml" if run.is_dir() else run
@@ -63,7 +62,7 @@ def load_run_config(run: Path) -> DictConfig:
         raise ValueError(
             f"run={run}: is neither a run folder nor its weights.safetensors; give the folder: run={folder}"
         )
-    container = _safetensors_config(file) if file.suffix == ".safetensors" else _yaml(file)
+    container = read_description(file)["config"] if file.suffix == ".safetensors" else _yaml(file)
     return from_container(container)
 
 
@@ -164,12 +163,3 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not allowed")
         return super().compose_node(parent, index)
-
-
-def _safetensors_config(file: Path) -> object:
-    """Read the config in the header of a weights file, without reading the weights."""
-    try:
-        with safe_open(file, "numpy") as weights:
-            return json.loads(weights.metadata()["diffusion_train"])["config"]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file}: has no config of a diffusion_train run in its header") from error

@@ -1,36 +1,37 @@
 """Checkpoints: written completely or not at all, and loaded without running code.
 
-A checkpoint is a torch zip file whose comment holds the SHA-256 of everything before it, by which damage is detected;
-torch.load ignores the comment. The file is written under another name in the same folder, flushed to the disk and
-renamed.
+The file is written under another name in the same folder, flushed to the disk and renamed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import pickle
+import re
 import warnings
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from diffusion_train.training.weights import FORMAT, atomic_tensor_file
+from diffusion_train.training import checkpoint_schema, hashed_zip
+from diffusion_train.training.weights import disk_errors
+from diffusion_train.training.weights_header import check_format
+from diffusion_train.utils.files import atomic_file
+
+FreeSpace = Callable[[OSError], bool]  # tries to free space after an error of a disk; returns whether it did
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes and reads checkpoints for Lightning."""
+    """Writes and reads checkpoints for Lightning. Its storage option is a `FreeSpace`."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with atomic_tensor_file(Path(path)) as file:
-            hashed = _Hashed(file)
-            torch.save(checkpoint, hashed)  # type: ignore[arg-type]
-            file.seek(-len(_NO_COMMENT), os.SEEK_END)
-            file.write(_comment(hashed.digest.hexdigest()))
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: FreeSpace | None = None
+    ) -> None:
+        write = partial(_write, checkpoint, Path(path))
+        write() if storage_options is None else write_again(write, storage_options)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -41,40 +42,30 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-# The end of a zip file: a mark, 16 bytes, the length of the comment in 2 bytes, and the comment.
-_END, _END_SIZE = b"PK\5\6", 16
-_NO_COMMENT = b"\0\0"
-_LABEL = b"sha256:"
+def write_again(write: Callable[[], None], free_space: FreeSpace) -> None:
+    """Call `write`, and once more if it raises OSError and `free_space` then frees space."""
+    try:
+        write()
+    except OSError as error:
+        if not free_space(error):
+            raise
+        write()
 
 
-def _comment(digest: str) -> bytes:
-    text = _LABEL + digest.encode()
-    return len(text).to_bytes(2, "little") + text
-
-
-class _Hashed:
-    """A file that is written from front to back, and the SHA-256 of what was written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest = file, hashlib.sha256()
-
-    def write(self, content: bytes) -> int:
-        self.digest.update(content)
-        return self.file.write(content)
-
-    def flush(self) -> None:
-        self.file.flush()
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    with disk_errors(path), atomic_file(path) as file:
+        hashed_zip.save(checkpoint, file)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Load a checkpoint. Raises ValueError if the file is damaged, is not ours, or holds more than data."""
+    """Load a checkpoint. Raises ValueError if the file is damaged, or `peek` refuses its content."""
     if problem := damage(path):
         raise ValueError(f"{path}: {problem}")
     return peek(path, mmap=False)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint says about its run, without reading tensors. Raises ValueError if it is not ours."""
+    """Return what a checkpoint says about its run, without reading tensors. Raises ValueError as `peek` does."""
     facts: dict[str, Any] = peek(path)["diffusion_train"]
     return facts
 
@@ -82,23 +73,28 @@ def read_facts(path: Path) -> dict[str, Any]:
 def peek(path: Path, mmap: bool = True) -> dict[str, Any]:
     """Load a checkpoint without testing its checksums; with `mmap`, tensors are read from the file when they are used.
 
-    Raises ValueError if it is not ours, holds more than data, or has a newer format.
+    Raises ValueError if it cannot be read, is not ours, has a newer format, or if its state is not that of a run: then
+    the message lists everything that is missing or of another kind.
     """
+    checkpoint = _read(path, mmap)
+    written = checkpoint.get("diffusion_train") if isinstance(checkpoint, dict) else None
+    if not isinstance(written, dict) or "format" not in written:
+        raise ValueError(f"{path}: not a checkpoint of diffusion_train")
+    check_format(path, written["format"])
+    if wrong := checkpoint_schema.problems(checkpoint):
+        raise ValueError(checkpoint_schema.listing(path, wrong))
+    return dict(checkpoint)
+
+
+def _read(path: Path, mmap: bool) -> Any:
     try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused because it holds objects other than tensors and plain data ({error})"
         ) from error
     except Exception as error:
         raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
-    checkpoint: dict[str, Any] = content if isinstance(content, dict) else {}
-    written = checkpoint.get("diffusion_train", {})
-    if "format" not in written:
-        raise ValueError(f"{path}: not a checkpoint of diffusion_train")
-    if written["format"] > FORMAT:
-        raise ValueError(f"{path}: format must be at most {FORMAT}, got {written['format']}; update diffusion_train")
-    return checkpoint
 
 
 def mismatch(rows: dict[str, tuple[Any, Any]], allowing: Iterable[str], then: str = "") -> ValueError:
@@ -115,38 +111,17 @@ def mismatch(rows: dict[str, tuple[Any, Any]], allowing: Iterable[str], then: st
 
 
 def damage(path: Path) -> str | None:
-    """Test the checksum of a checkpoint; return what is wrong with the file, or None if it is whole."""
+    """Test the checksum of a checkpoint and read it; return what is wrong with the file, or None if it is whole."""
     try:
-        hash_matches = _hash_matches(path)
-        if hash_matches is False:
-            return "damaged: its SHA-256 differs from the one in its comment"
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
-            if not stored or sum(record.file_size for record in records) > path.stat().st_size:
-                return "its records take more than the file, as in a zip bomb"
-            record = None if hash_matches else archive.testzip()
+        if problem := hashed_zip.problem(path):
+            return problem
     except Exception as error:  # noqa: BLE001  a damaged file may raise anything
         return f"damaged or incomplete ({error})"
-    return f"record {record} fails its checksum" if record else None
-
-
-def _hash_matches(path: Path) -> bool | None:
-    """Return whether the content has the SHA-256 of the comment, which must be whole; None if there is no comment."""
-    longest = len(_END) + _END_SIZE + len(_comment("0" * 64))
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - longest))
-        _, end, last = file.read().rpartition(_END)
-        comment = last[_END_SIZE:]
-        if not end or comment == _NO_COMMENT:
-            return None
-        size = file.tell() - len(comment)
-        digest = hashlib.sha256()
-        file.seek(0)
-        for start in range(0, size, 1 << 20):
-            digest.update(file.read(min(1 << 20, size - start)))
-    digest.update(_NO_COMMENT)
-    return comment == _comment(digest.hexdigest())
+    try:
+        _read(path, mmap=True)
+    except ValueError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None
 
 
 def step_name(step: int) -> str:
@@ -156,7 +131,9 @@ def step_name(step: int) -> str:
 
 def by_step(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, newest step first."""
-    return sorted(folder.glob("step_*.ckpt"), reverse=True)
+    named = [(re.fullmatch(r"step_(\d+)", path.stem), path) for path in folder.glob("step_*.ckpt")]
+    steps = [(int(match[1]), path) for match, path in named if match]
+    return [path for _, path in sorted(steps, reverse=True)]
 
 
 def newest_whole(folder: Path) -> Path | None:

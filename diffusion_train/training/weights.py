@@ -5,22 +5,24 @@ This module only needs torch and safetensors, so that sampling does not load the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffusion_train.conditioner.base import Conditioner
-from diffusion_train.utils.files import atomic_file
-
-FORMAT = 1  # of checkpoints and of weights.safetensors
+from diffusion_train.training.weights_header import DESCRIPTION, FORMAT, description_in, not_readable
+from diffusion_train.utils.files import publish, temporary_folder
+from diffusion_train.utils.text import indented
 
 
 def trainable_modules(network: nn.Module, conditioner: Conditioner) -> nn.Module:
@@ -53,17 +55,22 @@ def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], expected: Map
 
 
 def check_names_and_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless the names and shapes of `weights` are those of `expected`."""
+    """Raise ValueError with all `misfits` of `weights`."""
+    if problems := misfits(weights, expected):
+        raise ValueError(f"the saved weights are not those of this network:{indented(problems)}")
+
+
+def misfits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return a line for each name, shape and kind of number in `weights` that differs from `expected`."""
     problems = [f"missing: {name}" for name in expected if name not in weights]
     problems += [f"unknown: {name}" for name in weights if name not in expected]
-    problems += [
-        f"shape of {name}: {tuple(weights[name].shape)} in the file, {tuple(value.shape)} in the network"
-        for name, value in expected.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    if problems:
-        listed = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise ValueError(f"the saved weights are not those of this network:\n  {listed}")
+    for name, value in expected.items():
+        saved = weights.get(name, value)
+        if saved.shape != value.shape:
+            problems.append(f"shape of {name}: {tuple(saved.shape)} in the file, {tuple(value.shape)} in the network")
+        if saved.is_floating_point() != value.is_floating_point():
+            problems.append(f"type of {name}: {saved.dtype} in the file, {value.dtype} in the network")
+    return problems
 
 
 def checkpoint_weights(checkpoint: Mapping[str, Any], averaged: bool = False) -> dict[str, Tensor]:
@@ -75,32 +82,54 @@ def checkpoint_weights(checkpoint: Mapping[str, Any], averaged: bool = False) ->
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write a safetensors file whose header holds `description`, which must be plain data."""
+    """Write a safetensors file whose header holds `description`, which must be plain data, and a SHA-256 of it all.
+
+    The file is complete and on disk before it has the name `path`. Disk errors are raised as OSError that names `path`.
+    """
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    header = {"diffusion_train": json.dumps({"format": FORMAT, **description})}
-    with atomic_tensor_file(path) as file:
-        save_file(tensors, file.name, header)
+    facts = {"format": FORMAT, **description}
+    facts["sha256"] = _digest(tensors, facts)
+    metadata = {DESCRIPTION: json.dumps(facts)}  # a single entry, for safetensors writes several in any order
+    with disk_errors(path), temporary_folder(path.parent) as folder:
+        save_file(tensors, folder / path.name, metadata)
+        publish(folder / path.name, path)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return weights and description. Raises ValueError if the file cannot be read or has no description."""
+    """Return weights and description.
+
+    Raises ValueError if the file cannot be read, does not have the SHA-256 that is recorded in it, or has a description
+    that `read_description` refuses. Files of early versions record no hash.
+    """
     try:
         with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
+            metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-    if "diffusion_train" not in header:
-        raise ValueError(f"{path}: the header must describe a diffusion_train run, but does not")
-    return weights, json.loads(header["diffusion_train"])
+        raise not_readable(path, error) from error
+    description = description_in(path, metadata)  # first, for another format may have another hash
+    recorded = description.pop("sha256", None)
+    if recorded not in (None, _digest(weights, description)):
+        raise ValueError(
+            f"{path}: damaged: its SHA-256 differs from the one in its header; give an undamaged copy of it"
+        )
+    return weights, description
+
+
+def _digest(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    """Return a SHA-256 of description, names, types, shapes and values, all that is loaded from a file."""
+    total = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name, value in sorted(weights.items()):
+        total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 @contextmanager
-def atomic_tensor_file(path: Path) -> Iterator[BinaryIO]:
-    """Open an atomic file for torch or safetensors; disk errors of both are raised as OSError that names `path`."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raise disk errors of torch and safetensors in the block as OSError that names `path`."""
     try:
-        with atomic_file(path) as file:
-            yield file
+        yield
     except (OSError, RuntimeError, SafetensorError) as error:
         if (number := _errno(error)) is None:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import shlex
+from collections.abc import Sequence
 from itertools import accumulate
 
 _MARKS = {  # of a longer one first: that of UTF-32 begins with that of UTF-16
@@ -59,6 +60,12 @@ def argument(key: str, value: object) -> str:
     """Return key=value as one word of a shell that Hydra's override grammar reads as this very text."""
     plain = re.fullmatch(r"[\w./@%+-]+", str(value), re.ASCII)
     return f"{key}={value}" if plain else for_shell(f"{key}={quoted(str(value))}")
+
+
+def indented(lines: Sequence[str], most: int = 20) -> str:
+    """Return at most `most` lines of a list, each indented, and how many are left out."""
+    left_out = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "".join(f"\n  {line}" for line in [*lines[:most], *left_out])
 
 
 def printable(text: str, length: int = 80) -> str:

@@ -1,19 +1,27 @@
+import errno
 import math
 import os
 import signal
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
+from diffusion_train.callbacks.checkpointing import NotSaved
 from diffusion_train.callbacks.scheduled import Every, Scheduled
 from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.callbacks.time_budget import TimeBudget
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.data.storage.base import StorageError
-from diffusion_train.training.checkpoint import by_step, load
+from diffusion_train.run_folder import RunFolder
+from diffusion_train.training import weights
+from diffusion_train.training.checkpoint import by_step, load, newest_whole
+from diffusion_train.training.resume import find_checkpoint
 from diffusion_train.training.weights import load_weights
+from diffusion_train.utils import files
 
 
 def names(folder: Path) -> list[str]:
@@ -30,9 +38,9 @@ def test_keeps_the_newest_and_always_the_last_step(tmp_path: Path, run_points) -
 
 def test_weights_are_those_of_the_first_average(tmp_path: Path, run_points) -> None:
     module, _ = run_points(tmp_path, 3)
-    weights, description = load_weights(tmp_path / "weights.safetensors")
-    assert weights.keys() == module.network.state_dict().keys()
-    assert all(torch.equal(weights[name], value) for name, value in module.ema.average(0).items())
+    saved, description = load_weights(tmp_path / "weights.safetensors")
+    assert saved.keys() == module.network.state_dict().keys()
+    assert all(torch.equal(saved[name], value) for name, value in module.ema.average(0).items())
     assert (description["step"], description["shape"]) == (3, [2])
 
 
@@ -106,6 +114,65 @@ def test_no_roster_goes_while_a_checkpoint_cannot_be_read(tmp_path: Path, run_po
     (tmp_path / "checkpoints" / "mine.ckpt").write_bytes(b"PK")
     run_points(tmp_path, 6, every_n_steps=2, resume=tmp_path / "checkpoints" / "last.ckpt")
     assert "roster-of-before.npz" in _rosters(tmp_path)
+
+
+def full_disk(monkeypatch, num_files: Callable[[Path], int], most: int) -> None:
+    """Let a file be written only while its `num_files` is at most `most`."""
+    write = files.publish
+
+    def publish(temporary: Path, path: Path) -> None:
+        if num_files(path) > most:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(temporary))
+        write(temporary, path)
+
+    monkeypatch.setattr(files, "publish", publish)
+    monkeypatch.setattr(weights, "publish", publish)
+
+
+def test_a_full_disk_is_freed_by_deleting_the_oldest_checkpoint(tmp_path: Path, run_points, monkeypatch) -> None:
+    folder = tmp_path / "checkpoints"
+    full_disk(monkeypatch, lambda path: len(by_step(folder)) * (path.suffix == ".ckpt"), most=1)
+    with pytest.warns(UserWarning, match=r"disk is full; deleted step_00000002.ckpt and saving again"):
+        run_points(tmp_path, 8, every_n_steps=2)
+    assert names(folder) == ["last.ckpt", "step_00000006.ckpt", "step_00000008.ckpt"]
+    assert load(folder / "last.ckpt")["global_step"] == 8
+
+
+def test_a_full_disk_is_freed_for_the_weights_too(tmp_path: Path, run_points, monkeypatch) -> None:
+    folder = tmp_path / "checkpoints"
+    full_disk(monkeypatch, lambda path: len(by_step(folder)) * (path.suffix == ".safetensors"), most=2)
+    with pytest.warns(UserWarning, match=r"disk is full; deleted step_00000002.ckpt"):
+        run_points(tmp_path, 6, every_n_steps=2)
+    assert names(folder) == ["last.ckpt", "step_00000004.ckpt", "step_00000006.ckpt"]
+    assert load_weights(tmp_path / "weights.safetensors")[1]["step"] == 6
+
+
+def test_a_disk_that_stays_full_keeps_the_newest_whole_checkpoint(tmp_path: Path, run_points, monkeypatch) -> None:
+    run_points(tmp_path, 4, every_n_steps=2)
+    folder = tmp_path / "checkpoints"
+    (folder / "step_00000004.ckpt").write_bytes(b"cut")
+    full_disk(monkeypatch, lambda path: int(path.suffix == ".ckpt"), most=0)
+    with pytest.raises(NotSaved, match="No space left on device"):
+        run_points(tmp_path, 6, every_n_steps=2, resume=folder / "step_00000002.ckpt")
+    assert newest_whole_quietly(folder) == folder / "step_00000002.ckpt"
+
+
+def newest_whole_quietly(folder: Path) -> Path | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return newest_whole(folder)
+
+
+@pytest.mark.parametrize("refusal", [PermissionError(errno.EPERM, "Operation not permitted"), NotImplementedError()])
+def test_where_links_cannot_be_made_the_last_one_is_left_out(tmp_path, run_points, monkeypatch, refusal) -> None:
+    folder = tmp_path / "checkpoints"
+    run_points(tmp_path, 2)
+    monkeypatch.setattr(Path, "symlink_to", lambda *rest, **options: (_ for _ in ()).throw(refusal))
+    with pytest.warns(UserWarning, match=r"last.ckpt is left out; resume=auto does not need it") as caught:
+        run_points(tmp_path, 6, every_n_steps=2, resume=folder / "step_00000002.ckpt")
+    assert len([warning for warning in caught if "last.ckpt" in str(warning.message)]) == 1
+    assert names(folder) == ["step_00000004.ckpt", "step_00000006.ckpt"]
+    assert find_checkpoint(tmp_path, "auto") == RunFolder(tmp_path).last_checkpoint == folder / "step_00000006.ckpt"
 
 
 class Signal(pl.Callback):

@@ -64,7 +64,7 @@ def run(tmp_path):
     saved = composed(*arguments, "run_dir=somewhere")
     folder = tmp_path / "run"
     config.save_config(saved, folder / "config.yaml")
-    facts = {"config": config.redact(saved), "shape": [3, 48, 48]}
+    facts = {"format": 1, "config": config.redact(saved), "shape": [3, 48, 48]}
     save_file({}, folder / "weights.safetensors", {"diffusion_train": json.dumps(facts)})
     return folder
 
@@ -281,7 +281,7 @@ def test_a_run_of_an_adapter_needs_what_it_was_trained_on(run, tmp_path):
     first = run.rename(tmp_path / "first")
     saved = composed("experiment=openmoji", "adapter=lora", f"pretrained={first}", "run_dir=somewhere")
     run.mkdir()
-    facts = {"config": config.redact(saved), "shape": [3, 48, 48]}
+    facts = {"format": 1, "config": config.redact(saved), "shape": [3, 48, 48]}
     save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps(facts)})
     cfg = composed(*RECIPE, f"pretrained={run}")
     assert (cfg.base_record.kind, cfg.base_record.folder) == ("run", str(run))
@@ -297,7 +297,11 @@ def test_a_run_that_adapts_text_encoders_is_refused(run):
     saved = composed("experiment=openmoji", "adapter=lora", "pretrained=" + str(run), "run_dir=somewhere")
     plain = config.redact(saved)
     plain["adapter"]["text_encoder"] = {"rank": 4}
-    save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps({"config": plain})})
+    save_file(
+        {},
+        run / "weights.safetensors",
+        {"diffusion_train": json.dumps({"format": 1, "config": plain, "shape": [3, 48, 48]})},
+    )
     [(_, text)] = mistakes(*RECIPE, f"pretrained={run}")
     assert "a run with adapted text encoders cannot be a base model" in text
     assert "export run=" in text
@@ -314,7 +318,11 @@ def test_a_runs_text_stays_text(run):
     saved = composed("experiment=openmoji", "run_dir=somewhere")
     plain = config.redact(saved)
     plain["network"]["dropout"] = "${oc.env:HOME}"
-    save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps({"config": plain})})
+    save_file(
+        {},
+        run / "weights.safetensors",
+        {"diffusion_train": json.dumps({"format": 1, "config": plain, "shape": [3, 48, 48]})},
+    )
     nodes = describe(str(run)).nodes
     assert OmegaConf.create({"network": nodes["network"]}).network.dropout == "${oc.env:HOME}"
 
@@ -380,7 +388,7 @@ def test_the_licence_of_a_model_is_recorded_as_its_card_says_it_or_as_you_do(sd1
     config.resolve_files(told)
     assert told.base_record.license == "mine"
     config.save_config(told, run / "config.yaml")
-    facts = {"config": config.redact(told), "shape": [3, 48, 48]}
+    facts = {"format": 1, "config": config.redact(told), "shape": [3, 48, 48]}
     save_file({}, run / "weights.safetensors", {"diffusion_train": json.dumps(facts)})
     second = composed(*RECIPE, f"pretrained={run}")
     config.resolve_files(second)

@@ -85,7 +85,8 @@ def test_a_group_that_is_no_part_of_the_run(run, conf):
 
 
 def weights_of(folder: Path, saved: dict) -> Path:
-    header = json.dumps({"__metadata__": {"diffusion_train": json.dumps({"format": 1, "config": saved})}}).encode()
+    description = json.dumps({"format": 1, "config": saved, "shape": [2]})
+    header = json.dumps({"__metadata__": {"diffusion_train": description}}).encode()
     file = folder / "weights.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header)
     return file

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_state import WEIGHT, state
 
 from diffusion_train.training import checkpoint as ckpt
-from diffusion_train.training.weights import FORMAT
+from diffusion_train.training.weights_header import FORMAT
 from diffusion_train.utils.files import remove_strays
 
-WHOLE = {"diffusion_train": {"format": FORMAT}, "state_dict": {"w": torch.arange(5000.0)}}
+TESTS = Path(__file__).parents[1]
+WHOLE = state()
 
 
 def save(path: Path, content=WHOLE) -> Path:
@@ -25,7 +27,7 @@ def save(path: Path, content=WHOLE) -> Path:
 
 def test_round_trip_leaves_no_other_file(tmp_path: Path) -> None:
     path = save(tmp_path / ckpt.step_name(1))
-    assert torch.equal(ckpt.load(path)["state_dict"]["w"], WHOLE["state_dict"]["w"])
+    assert torch.equal(ckpt.load(path)["state_dict"]["network.w"], WEIGHT)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -48,7 +50,7 @@ def test_a_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
 
 
 def test_any_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
-    """Of every byte of the zip's directory, and of 400 others."""
+    """Of every byte of the zip's directory, and of 400 others; fuzz/flipped_bits.py does it for a real checkpoint."""
     path = save(tmp_path / ckpt.step_name(1))
     whole = path.read_bytes()
     directory = range(whole.index(b"PK\1\2"), len(whole))
@@ -58,12 +60,12 @@ def test_any_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
         flipped[position] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)
         if ckpt.damage(path) is None:
-            assert torch.equal(ckpt.load(path)["state_dict"]["w"], WHOLE["state_dict"]["w"])
+            assert torch.equal(ckpt.load(path)["state_dict"]["network.w"], WEIGHT)
 
 
 def test_stock_torch_reads_it(tmp_path: Path) -> None:
     loaded = torch.load(save(tmp_path / "a.ckpt"), weights_only=True)
-    assert torch.equal(loaded["state_dict"]["w"], WHOLE["state_dict"]["w"])
+    assert torch.equal(loaded["state_dict"]["network.w"], WEIGHT)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
@@ -82,6 +84,33 @@ def test_a_checkpoint_without_a_hash_is_tested_record_by_record(tmp_path: Path) 
     content[content.index(torch.arange(100.0, 103).numpy().tobytes())] ^= 1
     path.write_bytes(content)
     assert "checksum" in ckpt.damage(path)
+
+
+def test_a_file_that_cannot_be_read_is_damaged_whatever_is_raised(tmp_path: Path, monkeypatch) -> None:
+    """Its hash may be right, as of a file that is no checkpoint, or memory may not suffice."""
+    good, other = save(tmp_path / ckpt.step_name(1)), tmp_path / ckpt.step_name(2)
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("anything", b"else")
+    with pytest.warns(UserWarning, match=r"step_00000002.ckpt: cannot be read .*; using the checkpoint before it"):
+        assert ckpt.newest_whole(tmp_path) == good
+    other.unlink()
+    other.mkdir()
+    with pytest.warns(UserWarning, match="step_00000002.ckpt: damaged or incomplete"):
+        assert ckpt.newest_whole(tmp_path) == good
+    other.rmdir()
+    save(other)
+    read = torch.load
+    broken = lambda path, **rest: read(path, **rest) if path == good else (_ for _ in ()).throw(RecursionError("deep"))
+    monkeypatch.setattr(torch, "load", broken)
+    with pytest.warns(UserWarning, match="step_00000002.ckpt: cannot be read .RecursionError: deep"):
+        assert ckpt.newest_whole(tmp_path) == good
+
+
+def test_checkpoints_are_ordered_by_their_step(tmp_path: Path) -> None:
+    for step in (99_999_999, 100_000_000, 5):
+        (tmp_path / ckpt.step_name(step)).touch()
+    (tmp_path / "step_of_mine.ckpt").touch()
+    assert [path.stem for path in ckpt.by_step(tmp_path)] == ["step_100000000", "step_99999999", "step_00000005"]
 
 
 def test_all_damaged_is_an_error_and_never_a_fresh_start(tmp_path: Path) -> None:
@@ -139,12 +168,12 @@ def test_the_file_and_the_folder_are_on_disk_before_the_name_is_there(tmp_path: 
 SAVER = """
 import sys, torch
 from pathlib import Path
+from checkpoint_state import state
 from diffusion_train.training.checkpoint import AtomicCheckpointIO, step_name
-from diffusion_train.training.weights import FORMAT
 folder = Path(sys.argv[1])
 print("ready", flush=True)
 for step in range(1, 10000):
-    content = {"diffusion_train": {"format": FORMAT}, "state_dict": {"w": torch.full((1_000_000,), float(step))}}
+    content = state(step, torch.full((1_000_000,), float(step)))
     AtomicCheckpointIO().save_checkpoint(content, folder / step_name(step))
 """
 
@@ -152,12 +181,18 @@ for step in range(1, 10000):
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [0.05, 0.11, 0.23, 0.37])
 def test_a_kill_while_saving_leaves_only_whole_checkpoints(tmp_path: Path, after: float) -> None:
-    process = subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    paths = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
     process.stdout.readline()
     time.sleep(after)
     process.send_signal(signal.SIGKILL)
     process.wait()
     for path in ckpt.by_step(tmp_path):
-        assert ckpt.load(path)["state_dict"]["w"].unique().numel() == 1
+        assert ckpt.load(path)["state_dict"]["network.w"].unique().numel() == 1
     remove_strays(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".ckpt"]
