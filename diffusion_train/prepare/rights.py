@@ -7,20 +7,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from diffusion_train.license import both, is_blank
+from diffusion_train.owned_license import copyright_owner
+from diffusion_train.validity import EXPIRY_FIELDS, PEOPLE_FIELDS, RELEASE_FIELDS
 
 # Names of the fields in which data sets store rights, the most specific first.
 LICENSE_FIELDS = ("license", "licence", "license_url", "licence_url", "license_name", "rights", "usage_terms")
 AUTHOR_FIELDS = ("author", "creator", "artist", "photographer", "attribution", "credit")
+OWNER_FIELDS = ("owner", "rights_holder", "copyright_holder", "copyright", "copyright_notice")
 SOURCE_FIELDS = ("source", "source_url", "page_url", "url", "original_url")
 _NAMES = ("spdx", "spdx_id", "identifier", "id", "name", "url", "text")  # in {"license": {"name": "MIT"}}
 
 
 class Rights(NamedTuple):
-    """Licence, author and source of a sample; "" if they are not given."""
+    """The rights of a sample, by their names in its JSON; "" if they are not given.
+
+    `license_expires` is the last day of the licence, `people` whether or whom the image shows, and `model_release` whether
+    these people have agreed, or the number of their agreement.
+    """
 
     license: str = ""
     author: str = ""
     source: str = ""
+    owner: str = ""
+    license_expires: str = ""
+    people: str = ""
+    model_release: str = ""
 
 
 NO_RIGHTS = Rights()
@@ -36,7 +47,11 @@ def rights_of(facts: Mapping[str, Any]) -> Rights:
     def first(names: Sequence[str]) -> list[str]:
         return next((texts for name in names if (texts := _texts(by_name.get(name)))), [])
 
-    return Rights(both(*first(LICENSE_FIELDS)), ", ".join(first(AUTHOR_FIELDS)), ", ".join(first(SOURCE_FIELDS)))
+    licenses, owners = first(LICENSE_FIELDS), first(OWNER_FIELDS)
+    owners = [copyright_owner(text) or text for text in owners] or list(filter(None, map(copyright_owner, licenses)))
+    others = (AUTHOR_FIELDS, SOURCE_FIELDS, owners, EXPIRY_FIELDS, PEOPLE_FIELDS, RELEASE_FIELDS)
+    texts = (", ".join(names if names is owners else first(names)) for names in others)
+    return Rights(both(*licenses), *texts)
 
 
 def _texts(value: object) -> list[str]:
