@@ -35,12 +35,20 @@ def expiry_date(text: str) -> date | None:
         return _refuse(text)
 
 
+def expiry_mistake(text: str) -> str:
+    """Return what is wrong with the last day of a licence, "" if nothing is."""
+    try:
+        expiry_date(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def iso_date(text: str) -> str:
     """Return the last day of a licence as 2026-12-31, "" if it never ends, and unchanged what is not a date."""
-    try:
-        last = expiry_date(text)
-    except ValueError:
+    if expiry_mistake(text):
         return text
+    last = expiry_date(text)
     return last.isoformat() if last else ""
 
 

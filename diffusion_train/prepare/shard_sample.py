@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -15,14 +14,14 @@ from diffusion_train.data.image.decode import decode_image
 from diffusion_train.data.image.ground import is_blank
 from diffusion_train.data.image.header import FORMATS, Header, ImageError, TooManyPixels, image_header
 from diffusion_train.data.image.profile import profile_use
-from diffusion_train.license import UNKNOWN, decide, normalise
+from diffusion_train.license import UNKNOWN, decide
 from diffusion_train.metric.near_duplicates import signature
 from diffusion_train.prepare.image.stored_image import source_header, stored_image
 from diffusion_train.prepare.image.svg_safety import OutsideReference
-from diffusion_train.prepare.rights import NO_RIGHTS, Rights, rights_of
+from diffusion_train.prepare.rights import NO_RIGHTS, Rights, with_rights
 from diffusion_train.prepare.source.base import Entry, LeftOut, Record, refuse
 from diffusion_train.utils.text import clean_text, is_damaged
-from diffusion_train.validity import iso_date, rights_faults
+from diffusion_train.validity import expiry_mistake, rights_faults
 
 MissingCaption = Literal["drop", "empty"]
 InvalidRights = Literal["drop", "keep"]
@@ -54,6 +53,7 @@ class Rules:
             f"invalid_rights={self.invalid_rights}: must be one of {', '.join(get_args(InvalidRights))}": (
                 self.invalid_rights not in get_args(InvalidRights)
             ),
+            expiry_mistake(self.rights.license_expires): expiry_mistake(self.rights.license_expires),
             f"min_side={least}: must be at least 1 pixel": least < 1,
             f"max_aspect={aspect}: must be at least 1 (longer / shorter side)": aspect is not None and aspect < 1,
             f"max_side={side}: must be at least 16 pixels, and not less than prepare.min_side={least}": side is not None
@@ -181,35 +181,3 @@ def _refuse_size(header: Header, rules: Rules) -> None:
         raise LeftOut("too-small", size)
     if rules.max_aspect and long > rules.max_aspect * short:
         raise LeftOut("too-narrow", size)
-
-
-def with_rights(facts: dict[str, Any], default: Rights = NO_RIGHTS) -> dict[str, Any]:
-    """Return metadata as plain JSON with the fields of Rights: the SPDX name in `license`, the author in `author`, ...
-
-    A field is missing if nothing is known. An earlier value that differs is kept in `license_text` and so on.
-    """
-    plain: dict[str, Any] = _plain(facts)
-    found = rights_of(plain)
-    license = found.license if found.license != UNKNOWN else normalise(default.license)
-    said = {name: getattr(found, name) or getattr(default, name) for name in Rights._fields}
-    said |= {"license": "" if license == UNKNOWN else license, "license_expires": iso_date(said["license_expires"])}
-    for name, value in said.items():
-        before = plain.pop(name, None)
-        if before not in (None, "") and str(before) != value:
-            plain[f"{name}_text"] = before
-        if value:
-            plain[name] = value
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    """Convert to portable JSON: dates and the like become text, NaN and infinity null, and bytes are dropped."""
-    if isinstance(value, dict):
-        return {clean_text(str(name)): _plain(inner) for name, inner in value.items() if not isinstance(inner, bytes)}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return clean_text(str(value))

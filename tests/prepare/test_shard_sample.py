@@ -286,6 +286,7 @@ def test_owner_and_last_day_stand_under_their_names():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"rights": Rights(license_expires="soon")}, "prepare.license_expires='soon' is not a date"),
         ({"svg_side": 9000, "invalid_rights": "ask"}, "invalid_rights=ask.*\n.*svg_side=9000"),
         ({"missing_caption": "error"}, "one of drop, empty"),
         ({"min_side": 0, "max_aspect": 0.5}, "min_side=0.*\n.*max_aspect=0.5"),

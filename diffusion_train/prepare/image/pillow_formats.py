@@ -18,6 +18,7 @@ from diffusion_train.data.image.profile import to_srgb
 _MODES = {"1": "L", "L": "L", "LA": "LA", "P": "P", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB", "YCbCr": "RGB"}
 _MODES |= {"RGBA": "RGBA", "RGBa": "RGBA", "CMYK": "CMYK", "I;16": "L", "I;16B": "L", "I;16L": "L"}
 _ORIENTATION = 0x0112
+_HDR = (16, 18)  # PQ and HLG in ITU-T H.273, table 3
 
 
 def pillow_header(data: bytes, format: str) -> Header:
@@ -26,6 +27,8 @@ def pillow_header(data: bytes, format: str) -> Header:
         image = _opened(data, format)
         if image.mode not in _MODES:
             raise ImageError(f"{format} with pixels of mode {image.mode}; save it with 8 or 16 bits per channel")
+        if (image.info.get("nclx_profile") or {}).get("transfer_characteristics") in _HDR:
+            raise ImageError(f"{format} with HDR levels (PQ or HLG); export it in SDR")
         # Pillow turns TIFF upright itself, and pillow_heif HEIF
         turned = format == "AVIF" and image.getexif().get(_ORIENTATION, 1) >= 5
         width, height = reversed(image.size) if turned else image.size

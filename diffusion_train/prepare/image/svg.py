@@ -25,9 +25,9 @@ def svg_header(data: bytes, side: int) -> Header:
 def draw_svg(data: bytes, header: Header) -> Image.Image:
     """Return an SVG as RGBA of the header's size, or as RGB if it covers everything. Raises ImageError."""
     text, _ = checked_svg(data)
-    size = {"width": header.width, "height": header.height}
+    width, height = header.width, header.height
     try:
-        drawn = resvg_py.svg_to_bytes(svg_string=text, skip_system_fonts=True, **size)
+        drawn = resvg_py.svg_to_bytes(svg_string=text, skip_system_fonts=True, width=width, height=height)
     except ValueError as error:
         raise ImageError(f"resvg cannot draw it ({error})") from error
     image = Image.open(io.BytesIO(bytes(drawn)), formats=["PNG"]).convert("RGBA")

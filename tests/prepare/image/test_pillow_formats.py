@@ -122,8 +122,18 @@ def test_a_cut_file_is_an_image_error(kind, share):
         decode_pillow(data[: int(len(data) * share)], pillow_header(data[: int(len(data) * share)], kind))
 
 
-def test_deep_heif_is_converted_to_eight_bits():
-    levels = np.full((32, 32, 3), 40_000, np.uint16)
+def deep_heif(**settings) -> bytes:
     out = io.BytesIO()
-    pillow_heif.from_bytes("RGB;16", (32, 32), levels.tobytes()).save(out, quality=95)
-    assert abs(np.asarray(decoded(out.getvalue())).mean() - 40_000 / 257) < 3
+    levels = np.full((32, 32, 3), 40_000, np.uint16)
+    pillow_heif.from_bytes("RGB;16", (32, 32), levels.tobytes()).save(out, quality=95, **settings)
+    return out.getvalue()
+
+
+def test_deep_heif_is_converted_to_eight_bits():
+    assert abs(np.asarray(decoded(deep_heif())).mean() - 40_000 / 257) < 3
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_levels_of_hdr_are_refused(transfer):
+    with pytest.raises(ImageError, match="export it in SDR"):
+        decoded(deep_heif(transfer_characteristics=transfer))
