@@ -11,12 +11,17 @@ from collections.abc import Iterable, Sequence
 from license_expression import Licensing
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
+from diffusion_train.owned_license import is_owned, owned, owned_terms
+
 UNKNOWN = "unknown"
 PUBLIC_DOMAIN = "LicenseRef-Public-Domain"
 MEANING = {  # of the terms of a licence
     "share-alike": "changed versions may only be passed on under the same licence",
     "non-commercial": "no commercial use",
     "no-derivatives": "changed versions may not be passed on",
+    "use-restricted": "the licence lists uses that are forbidden",
+    "stock": "a contract with a stock agency: most forbid training, so the contract must allow it",
+    "proprietary": "the owner's terms: only the owner, or a contract, can say what is allowed",
     "unknown": "no licence is given",
     "unread": "the licence text was not recognised: read it",
 }
@@ -36,7 +41,8 @@ def both(*licenses: str) -> str:
 def normalise(text: str | None) -> str:
     """Return the SPDX name or expression of a text or address, "unknown" for an empty text, and other texts unchanged.
 
-    Creative Commons names without a version, such as "CC-BY", are not SPDX names, but are returned too.
+    Creative Commons names without a version, such as "CC-BY", are not SPDX names, but are returned too. Licences that
+    SPDX does not list are LicenseRef-...
     """
     text = " ".join((text or "").split())
     if is_blank(text):
@@ -46,7 +52,7 @@ def normalise(text: str | None) -> str:
     for reading in (_creative_commons_address(text), _creative_commons(text), _ALIASES.get(_plain(text)), _last(text)):
         if reading:
             return reading
-    return _spdx(text) or text
+    return _spdx(text) or owned(text) or text
 
 
 def decide(license: str | None, allowed: Sequence[str]) -> bool:
@@ -86,12 +92,12 @@ def is_blank(text: str) -> bool:
 
 
 def is_recognised(name: str) -> bool:
-    """Whether a normalised name is an SPDX expression, public domain, or "CC-BY" and the like without a version."""
-    return name == PUBLIC_DOMAIN or bool(_spdx(name)) or (name.startswith("CC-") and bool(_creative_commons(name)))
+    """Whether a normalised name is an SPDX expression, OpenRAIL, or "CC-BY" and the like without a version."""
+    return is_owned(name) or bool(_spdx(name)) or (name.startswith("CC-") and bool(_creative_commons(name)))
 
 
 def terms(name: str) -> tuple[str, ...]:
-    """Return the terms of a normalised licence, of "share-alike", "non-commercial" and "no-derivatives".
+    """Return the terms of a normalised licence: keys of MEANING.
 
     An unknown licence has the single term "unknown"; a text that was not recognised has "unread".
     """
@@ -99,8 +105,11 @@ def terms(name: str) -> tuple[str, ...]:
         return (UNKNOWN,)
     if not is_recognised(name):
         return ("unread",)
-    found = {term for part in re.split(r"[\s()]+", name) for term, pattern in _TERMS.items() if pattern.search(part)}
-    return tuple(term for term in _TERMS if term in found)
+    parts = re.split(r"[\s()]+", name)
+    found = {term for part in parts for term, pattern in _TERMS.items() if pattern.search(part)}
+    owners = [part for part in parts if is_owned(part) and part != PUBLIC_DOMAIN]
+    found |= {term for part in owners for term in owned_terms(part)}
+    return tuple(term for term in MEANING if term in found)
 
 
 _TERMS = {

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ from diffusion_train.data.caption.fault import MAX_BYTES as MAX_CAPTION
 from diffusion_train.data.caption.fault import CaptionError
 from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS
+from diffusion_train.data.image.ground import is_blank
 from diffusion_train.data.image.header import Header, ImageError, image_header
 from diffusion_train.data.image.profile import profile_use
 from diffusion_train.data.image.transform import AlignedError
@@ -26,6 +28,7 @@ from diffusion_train.data.selection import Mask
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.metric.near_duplicates import SIGNATURE, Signatures, signature
 from diffusion_train.utils.workers import Workers, available
+from diffusion_train.validity import rights_faults
 
 _CHUNK = 256  # samples in one task of a process
 
@@ -120,9 +123,19 @@ def _faults(samples: Samples, sample: int, members: Members, seen: Look) -> Foun
     for extension in sorted({*samples.images.values()} - members.keys()):
         yield extension, "further-image", f"the member {extension} of data.images is missing"
     yield from _caption_faults(samples, members, whole, seen.key)
-    judged_elsewhere = {*samples.captions.extensions, *samples.preprocess.extensions}
-    if "json" in whole and "json" not in judged_elsewhere and not _is_json(whole["json"]):
-        yield "json", "malformed-json", "its json cannot be read"
+    if "json" in whole:
+        yield from _metadata_faults(samples, whole["json"])
+
+
+def _metadata_faults(samples: Samples, data: bytes) -> Found:
+    try:
+        facts = json.loads(data)
+    except (ValueError, RecursionError):
+        if "json" not in {*samples.captions.extensions, *samples.preprocess.extensions}:  # else reported by these
+            yield "json", "malformed-json", "its json cannot be read"
+        return
+    if isinstance(facts, dict):
+        yield from (("json", rule, detail) for rule, detail in rights_faults(facts, date.today()).items())
 
 
 def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, bytes], seen: Look) -> Found:
@@ -139,7 +152,7 @@ def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, byt
         yield name, "undecodable-image", str(error)
         return
     seen.signature = seen.signature or signature(image)
-    for rule, detail in _handled(header).items():
+    for rule, detail in _handled(header, header.alpha and is_blank(image)).items():
         yield name, rule, detail
     try:
         samples.preprocess.to_tensors(image, draw, metadata=whole.get("json"))
@@ -152,13 +165,14 @@ def _image_faults(samples: Samples, sample: int, name: str, whole: dict[str, byt
     yield from _further_faults(samples, image, draw, whole)
 
 
-def _handled(header: Header) -> dict[str, str]:
+def _handled(header: Header, blank: bool) -> dict[str, str]:
     profile = profile_use(header)
     details = {
         "exif-rotation": header.rotated and f"EXIF orientation {header.orientation}: turned upright when it is read",
         "colour-profile": profile == "converted" and "its colour profile is not sRGB",
         "unusable-profile": profile == "ignored" and "its colour profile cannot be used",
-        "transparent-image": header.alpha and "transparent parts show data.background",
+        "blank-image": blank and "one colour on data.background",
+        "transparent-image": header.alpha and not blank and "transparent parts show data.background",
         "animated-image": header.animated and "only its first frame is used",
         "deep-image": header.bits > 8 and f"{header.bits} bits per channel are converted to 8",
     }
@@ -203,11 +217,3 @@ def _every_caption(samples: Samples, sample: int, members: Members) -> list[str]
         return list(captions.every(data, key)) or [captions(data, key, 0, sample)]
     except CaptionError:
         return []
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -48,6 +48,7 @@ RULES = {
     "colour-profile": Rule("note", "Its colours are converted to sRGB when it is read."),
     "unusable-profile": Rule("warning", "It is broken or of another colour space than the image, and ignored: save the image as sRGB."),
     "transparent-image": Rule("note", "Transparent parts show data.background."),
+    "blank-image": Rule("warning", "Training sees an empty image: data.background=contrast shows a white image on transparency, and a colour any other."),
     "animated-image": Rule("note", "Only the first frame is used; data.animated=refuse makes it a bad sample."),
     "deep-image": Rule("note", "It is converted to 8 bits per channel."),
     # captions
@@ -60,11 +61,16 @@ RULES = {
     # json and rights
     "malformed-json": Rule("warning", "The json is not used, so the licence is unknown: write the json again."),
     "unknown-license": Rule("warning", 'Write "license" into the json; data.allowed_licenses leaves such samples out.'),
-    "unread-license": Rule("warning", "The text is not an SPDX name: read it, and write the name of the licence instead."),
+    "unread-license": Rule("warning", "The text is not a name that is known: read it, and write an SPDX name, proprietary, own work or LicenseRef-<your name>."),
+    "expired-license": Rule("warning", "Renew the licence and write its new last day, or leave the sample out; prepare leaves it out."),
+    "missing-release": Rule("warning", "Write the release of the people into model_release, or people=no; prepare leaves the sample out."),
     "license-not-allowed": Rule("warning", "It is left out because of data.allowed_licenses."),
     "share-alike-license": Rule("note", "Works made from it may have to be shared under the same licence; restrict data.allowed_licenses if that is a problem."),
     "non-commercial-license": Rule("note", "Commercial use is not allowed; restrict data.allowed_licenses if that is a problem."),
     "no-derivatives-license": Rule("note", "Changed versions may not be passed on; restrict data.allowed_licenses if that is a problem."),
+    "stock-license": Rule("warning", "Most stock licences forbid training: read the contract, or restrict data.allowed_licenses."),
+    "proprietary-license": Rule("note", "The owner decides: make sure that you are the owner or have the owner's agreement."),
+    "use-restricted-license": Rule("note", "The licence lists forbidden uses: read them."),
     # the whole
     "near-duplicate": Rule("warning", "Training sees it more often than other images: keep one of the copies."),
     "leakage": Rule("warning", "A near-duplicate of this held-out image is trained on: leave one of the two out."),

@@ -37,9 +37,9 @@ from diffusion_train.utils.workers import WorkerDied
 SUMMARY = "look for faults in shards"
 EXAMPLE = """\
 diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.image_size=64
-diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.holdout=0.01 conditioner=packaged_text ignore=[exif-rotation]"""
+diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.holdout=0.01 pretrained=<model> ignore=[exif-rotation]"""
 
-READ = ("out", "ignore", "max_aspect", "num_shown", "num_workers")
+READ = ("out", "ignore", "max_aspect", "num_shown", "num_workers", "pretrained", "base", "base_record")
 # With one of these problems there is no shard to check.
 UNUSABLE = {"missing-shard", "duplicate-shard", "unreadable-shard"}
 
@@ -48,6 +48,8 @@ def run(cfg: DictConfig) -> int:
     """Check the settings and then the shards; return the exit code. Raises ConfigError and DataError."""
     config.check(cfg, read=READ)
     refuse(cfg)
+    if cfg.pretrained:
+        config.place_files(cfg)
     try:
         return check(cfg)
     except (StorageError, WorkerDied) as error:

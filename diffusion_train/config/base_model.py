@@ -58,7 +58,7 @@ def overlay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
     """
     pretrained = named(cfg)
     if pretrained is None:
-        needed = "base" in cfg and cfg.base.accepts is not None
+        needed = "base" in cfg and cfg.base.get("accepts") is not None
         return [Mistake("pretrained", "must be given", _EXAMPLE)] if needed else []
     try:
         model = describe(pretrained, cfg.base.prediction, cfg.base.tokenizer)
@@ -72,7 +72,8 @@ def overlay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
     with open_dict(cfg):
         for path, node in model.nodes.items():
             is_chosen = path in _CHOOSABLE and any(_covers(key, path) for key in chosen)
-            if not (is_chosen or (path == "sampler.grid" and not takes_model_grid(cfg.sampler))):
+            keeps_own = path == "sampler.grid" and "sampler" in cfg and not takes_model_grid(cfg.sampler)
+            if not (is_chosen or keeps_own):
                 _overlay_part(cfg, path, node)
         cfg.base_record = {"kind": model.kind, "folder": pretrained}
         mistakes += _settings(cfg, chosen)
@@ -149,7 +150,7 @@ def _set(cfg: DictConfig, override: Override) -> list[Mistake]:
 
 
 def _not_accepted(cfg: DictConfig, pretrained: str, model: Model) -> list[Mistake]:
-    accepted = cfg.base.accepts
+    accepted = cfg.base.get("accepts")
     if accepted is None or model.kind in accepted:
         return []
     kinds = {"sd": "Stable Diffusion 1 or 2", "sdxl": "Stable Diffusion XL", "run": "a run of diffusion_train"}

@@ -22,18 +22,10 @@ def resolve_files(cfg: DictConfig) -> None:
 
     Downloads and converts files if needed. Raises ValueError if their hash differs from that in `cfg.base` or the record.
     """
-    pretrained = named(cfg)
-    if pretrained is None:
+    if named(cfg) is None:
         return
     pinned = _pin(cfg, "sha256")
-    try:
-        kind = origin.kind(pretrained)
-    except ValueError as error:
-        hint = "; if it has moved, add pretrained=<where it is now>" if pinned else ""
-        raise ValueError(f"{error}{hint}") from error
-    if kind != "hub":
-        pretrained = _absolute(pretrained)
-    folder = pretrained if kind == "run" else str(_folder(cfg, pretrained, kind))
+    kind, pretrained, folder = place_files(cfg)
     digest = _digest(kind, folder, pretrained)
     if pinned not in (None, digest):
         raise ValueError(
@@ -41,14 +33,32 @@ def resolve_files(cfg: DictConfig) -> None:
             f"{digest[:12]}...; give the model with those weights: pretrained=<where it is now>"
         )
     with open_dict(cfg):
-        for part in _PLACED:
-            _move(cfg[part], str(cfg.base_record.folder), folder)
         cfg.pretrained = pretrained
         cfg.base_record.folder, cfg.base_record.sha256 = folder, digest
         cfg.base_record.license = _pin(cfg, "license") or _license(kind, folder, pretrained)
         cfg.base_record.revision = hub.commit(Path(folder)) if kind == "hub" else None
         if cfg.base.tokenizer:
             cfg.base.tokenizer = _absolute(cfg.base.tokenizer)
+
+
+def place_files(cfg: DictConfig) -> tuple[str, str, str]:
+    """Find the model's files and set their paths in the parts that `cfg` has; return kind, `pretrained` and folder.
+
+    Downloads and converts files if needed. Raises ValueError if there is no such model.
+    """
+    pretrained = named(cfg) or ""
+    try:
+        kind = origin.kind(pretrained)
+    except ValueError as error:
+        hint = "; if it has moved, add pretrained=<where it is now>" if _pin(cfg, "sha256") else ""
+        raise ValueError(f"{error}{hint}") from error
+    if kind != "hub":
+        pretrained = _absolute(pretrained)
+    folder = pretrained if kind == "run" else str(_folder(cfg, pretrained, kind))
+    with open_dict(cfg):
+        for part in _PLACED:
+            _move(cfg.get(part, {}), str(cfg.base_record.folder), folder)
+    return kind, pretrained, folder
 
 
 def _pin(cfg: DictConfig, name: str) -> str | None:

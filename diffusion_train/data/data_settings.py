@@ -15,7 +15,8 @@ from diffusion_train.data.caption.captions import Captions
 from diffusion_train.data.caption.flip import FlipGuard
 from diffusion_train.data.datamodule import DataModule
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.data.image.decode import WHITE, Animated
+from diffusion_train.data.image.decode import Animated
+from diffusion_train.data.image.ground import WHITE, Ground
 from diffusion_train.data.image.preprocess import Preprocess
 from diffusion_train.data.image.transform import Aligned, Crop, ImageTransform
 from diffusion_train.data.order.order import Order
@@ -74,7 +75,7 @@ class ImageData(DataSettings):
     flip: bool = False
     flip_guard: Sequence[str] = ()
     animated: Animated = "first"
-    background: Sequence[int] = WHITE
+    background: Ground = WHITE
 
     def _checked(self) -> Sequence[Callable[[], object]]:
         return self.preprocess, self.image_sizes

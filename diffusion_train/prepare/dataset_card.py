@@ -25,6 +25,7 @@ Columns = dict[str, list[Any]]  # field of Measures -> its value for each sample
 _SIDES = (32, 64, 128, 256, 512, 768, 1024, 2048)
 _ASPECTS = (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)
 _WORDS = (1, 6, 11, 21, 41, 76)
+_FEW = ("format", "license", "profile_use", "converted", "license_expires")  # fields with few different values
 _SHOWN = 50  # groups of near-duplicates in the card, and samples of a group
 _HUB_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 _HUB_LICENSES = re.compile(  # https://huggingface.co/docs/hub/repositories-licenses, of SPDX, and "unknown"
@@ -44,7 +45,7 @@ def make_card(source: Card, shards: Sequence[Done], details: Iterable[Details], 
     signatures, left_out = bytearray(), Counter[str]()
     for part in details:
         for name, values in zip(Measures._fields, zip(*part.measures, strict=True), strict=False):
-            columns[name] += map(intern, values) if name in ("format", "license", "profile_use") else values
+            columns[name] += map(intern, values) if name in _FEW else values
         signatures += bytes.fromhex("".join(columns["signature"]))
         columns["signature"].clear()
         for _, reason, _, count in part.left_out:
@@ -102,6 +103,8 @@ def _images(columns: Columns) -> Card:
         "profile_converted": columns["profile_use"].count("converted"),
         "profile_ignored": columns["profile_use"].count("ignored"),
         "shrunk": sum(columns["was_shrunk"]),
+        "converted": dict(Counter(filter(None, columns["converted"])).most_common()),
+        "blank_on_white": sum(columns["is_blank"]),
     }
 
 
@@ -138,6 +141,8 @@ def _rights(columns: Columns) -> Card:
         "terms": dict(asked.most_common()),
         "without_author": len(columns["key"]) - sum(columns["has_author"]),
         "without_source": len(columns["key"]) - sum(columns["has_source"]),
+        "with_expiry": len(days := sorted(filter(None, columns["license_expires"]))),
+        "first_expiry": days[0] if days else None,
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
+from diffusion_train.prepare.image.formats import READABLE
 from diffusion_train.prepare.ledger import Ledger
 from diffusion_train.prepare.preparation import Preparation, reasons
 from diffusion_train.prepare.shard_sample import Rules
@@ -18,7 +18,7 @@ from diffusion_train.utils.files import cache_folder
 from diffusion_train.utils.lock import wait_for_lock
 from diffusion_train.utils.workers import available
 
-_FORMAT = 2  # increase it when the same images would give other samples
+_FORMAT = 3  # increase it when the same images would give other samples
 _FEW = 64  # with fewer entries, starting other processes takes longer than the work
 
 
@@ -60,9 +60,7 @@ class ImageFolder:
             num_images += not isinstance(entry.read, LeftOut)
             digest.update(entry.state())
         if not num_images:
-            raise ValueError(
-                f"data.folder={self.path}: contains no image with a name in .{', .'.join(IMAGE_EXTENSIONS)}"
-            )
+            raise ValueError(f"data.folder={self.path}: contains no image with a name in .{', .'.join(READABLE)}")
         return digest.hexdigest()[:32]
 
     def _prepare(self, source: Folder, ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ from diffusion_train.prepare.work import Outcome
 from diffusion_train.utils.files import atomic_file, remove_strays
 
 FOLDER = ".prepare"  # inside the folder of the shards
-_FORMAT = 3  # version of the files in FOLDER
+_FORMAT = 4  # version of the files in FOLDER
 _STATES = "states.bin"
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
 from diffusion_train.data.shard.writer import Sample, shard_name, write_shard
+from diffusion_train.prepare.image.formats import READABLE
 from diffusion_train.prepare.keys import Keys
 from diffusion_train.prepare.ledger import Details, Done, Ledger
 from diffusion_train.prepare.shard_sample import Rules
@@ -145,7 +145,7 @@ class _Run:
         self.settings, self.source, self.ledger, self.workers = settings, source, ledger, workers
         self.total = source.total()
         if not self.total and not ledger.parts:
-            raise ValueError(f"path: contains no image with a name in .{', .'.join(IMAGE_EXTENSIONS)}")
+            raise ValueError(f"path: contains no image with a name in .{', .'.join(READABLE)}")
         self.num_entries = ledger.last.num_entries
         self.num_faults = ledger.last.num_faults
         self.details = Details()

@@ -1,26 +1,32 @@
-"""Turn a record of a source into a sample of a shard: check it, measure it, and shrink its image if it is too large."""
+"""Turn a record of a source into a sample of a shard: check it, measure it, and convert or shrink its image if needed."""
 
 from __future__ import annotations
 
-import io
-import math
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Literal, NamedTuple, get_args
 
 from PIL import Image
 
-from diffusion_train.data.image.decode import WHITE, decode_image
-from diffusion_train.data.image.header import Header, ImageError, image_header
+from diffusion_train.data.image.decode import decode_image
+from diffusion_train.data.image.ground import is_blank
+from diffusion_train.data.image.header import FORMATS, Header, ImageError, TooManyPixels, image_header
 from diffusion_train.data.image.profile import profile_use
-from diffusion_train.license import UNKNOWN, decide, normalise
+from diffusion_train.license import UNKNOWN, decide
 from diffusion_train.metric.near_duplicates import signature
-from diffusion_train.prepare.rights import NO_RIGHTS, Rights, rights_of
+from diffusion_train.prepare.image.stored_image import source_header, stored_image
+from diffusion_train.prepare.image.svg_safety import OutsideReference
+from diffusion_train.prepare.rights import NO_RIGHTS, Rights, with_rights
 from diffusion_train.prepare.source.base import Entry, LeftOut, Record, refuse
 from diffusion_train.utils.text import clean_text, is_damaged
+from diffusion_train.validity import expiry_mistake, rights_faults
 
 MissingCaption = Literal["drop", "empty"]
+InvalidRights = Literal["drop", "keep"]
 _THUMBNAIL = 64  # pixels a side from which a signature is computed, if the image has as many
+_MAX_SVG_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Rules:
     min_side: int = 1
     max_aspect: float | None = None
     max_side: int | None = None
+    svg_side: int = 1024
+    invalid_rights: InvalidRights = "drop"
     rights: Rights = NO_RIGHTS
 
     def __post_init__(self) -> None:
@@ -42,16 +50,27 @@ class Rules:
         mistakes = {
             f"missing_caption={self.missing_caption}: must be one of {', '.join(possible)}": self.missing_caption
             not in possible,
+            f"invalid_rights={self.invalid_rights}: must be one of {', '.join(get_args(InvalidRights))}": (
+                self.invalid_rights not in get_args(InvalidRights)
+            ),
+            expiry_mistake(self.rights.license_expires): expiry_mistake(self.rights.license_expires),
             f"min_side={least}: must be at least 1 pixel": least < 1,
             f"max_aspect={aspect}: must be at least 1 (longer / shorter side)": aspect is not None and aspect < 1,
             f"max_side={side}: must be at least 16 pixels, and not less than prepare.min_side={least}": side is not None
             and side < max(least, 16),
+            f"svg_side={self.svg_side}: must be at least 16 pixels, and at most {_MAX_SVG_SIDE}": not 16
+            <= self.svg_side
+            <= _MAX_SVG_SIDE,
         }
         refuse("prepare", mistakes)
 
 
 class Measures(NamedTuple):
-    """The facts about a sample for the dataset card; width and height are those of the stored image, upright."""
+    """The facts about a sample for the dataset card; width and height are those of the stored image, upright.
+
+    `converted` is the format that the source had, "" if a shard may store it. `is_blank` is an image that shows nothing on
+    white.
+    """
 
     key: str
     caption: str
@@ -63,9 +82,12 @@ class Measures(NamedTuple):
     is_rotated: bool
     profile_use: str
     was_shrunk: bool
+    converted: str
+    is_blank: bool
     license: str
     has_author: bool
     has_source: bool
+    license_expires: str
     signature: str
 
 
@@ -91,22 +113,19 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
     license = facts.get("license", UNKNOWN)
     if rules.allowed_licenses is not None and not decide(license, rules.allowed_licenses):
         raise LeftOut("licence", license[:200])
+    if rules.invalid_rights == "drop":
+        for reason, detail in rights_faults(facts, date.today()).items():
+            raise LeftOut(reason, detail)
     if is_damaged(record.caption or ""):
         raise LeftOut("not-utf8", clean_text(record.caption or "")[:200])
     caption = clean_text(record.caption or "").strip()
     if not caption and rules.missing_caption == "drop":
         raise LeftOut("no-caption")
-    try:
-        data, header = record.image, image_header(record.image)
-        original = header
-        _refuse_size(header, rules)
-        looks = signature(decode_image(data, at_least=(_THUMBNAIL, _THUMBNAIL)))
-        if rules.max_side and max(header.width, header.height) > rules.max_side:
-            facts["original_size"] = [header.width, header.height]
-            data = shrink(data, header, rules.max_side)
-            header = image_header(data)
-    except ImageError as error:
-        raise LeftOut("undecodable", str(error)[:200]) from None
+    original, data, pixels = _image(record.image, rules)
+    header = image_header(data)
+    was_shrunk = max(header.width, header.height) < max(original.width, original.height)
+    if data is not record.image:
+        facts |= _provenance(record.image, original, was_shrunk)
     kind = "jpg" if header.format == "JPEG" else header.format.lower()
     measures = Measures(
         key=key,
@@ -114,35 +133,44 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
         format=kind,
         width=header.width,
         height=header.height,
-        is_animated=header.animated,
+        is_animated=original.animated,
         is_transparent=header.alpha,
         is_rotated=header.rotated,
         profile_use=profile_use(original),
-        was_shrunk=data is not record.image,
+        was_shrunk=was_shrunk,
+        converted="" if original.format in FORMATS else original.format.lower(),
+        is_blank=header.alpha and is_blank(pixels),
         license=license,
         has_author="author" in facts,
         has_source="source" in facts,
-        signature=looks.hex(),
+        license_expires=facts.get("license_expires", ""),
+        signature=signature(pixels).hex(),
     )
     return Made({"__key__": key, kind: data, "txt": caption, "json": facts}, measures)
 
 
-def shrink(data: bytes, header: Header, max_side: int) -> bytes:
-    """Return the first frame, upright, with a longer side of `max_side` pixels. Raises ImageError.
+def _image(source: bytes, rules: Rules) -> tuple[Header, bytes, Image.Image]:
+    """Return the header of an image of a source, what a shard stores of it, and that decoded on white. Raises LeftOut."""
+    try:
+        header = source_header(source, min(rules.svg_side, rules.max_side or rules.svg_side))
+        _refuse_size(header, rules)
+        data = stored_image(source, header, rules.max_side)
+        return header, data, decode_image(data, at_least=(_THUMBNAIL, _THUMBNAIL))
+    except TooManyPixels as error:
+        raise LeftOut("too-many-pixels", str(error)[:200]) from None
+    except OutsideReference as error:
+        raise LeftOut("outside-reference", str(error)[:200]) from None
+    except ImageError as error:
+        raise LeftOut("undecodable", str(error)[:200]) from None
 
-    JPEG and opaque WebP become JPEG; everything else becomes PNG. The pixels are sRGB, so no colour profile stays.
-    """
-    pixels = decode_image(data, background=None if header.alpha else WHITE)
-    scale = max_side / max(pixels.size)
-    small = pixels.resize(
-        (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))), Image.Resampling.LANCZOS
-    )
-    out = io.BytesIO()
-    if header.format in ("JPEG", "WEBP") and small.mode == "RGB":
-        small.save(out, "JPEG", quality=95, subsampling=0)
-    else:
-        small.save(out, "PNG")
-    return out.getvalue()
+
+def _provenance(source: bytes, header: Header, was_shrunk: bool) -> dict[str, Any]:
+    """Return what the metadata of a sample say about an image that is not stored as it was."""
+    facts: dict[str, Any] = {
+        "original_format": header.format.lower(),
+        "original_sha256": hashlib.sha256(source).hexdigest(),
+    }
+    return facts | {"original_size": [header.width, header.height]} if was_shrunk else facts
 
 
 def _refuse_size(header: Header, rules: Rules) -> None:
@@ -153,35 +181,3 @@ def _refuse_size(header: Header, rules: Rules) -> None:
         raise LeftOut("too-small", size)
     if rules.max_aspect and long > rules.max_aspect * short:
         raise LeftOut("too-narrow", size)
-
-
-def with_rights(facts: dict[str, Any], default: Rights = NO_RIGHTS) -> dict[str, Any]:
-    """Return metadata as plain JSON with the SPDX name in `license`, the author in `author` and the source in `source`.
-
-    A field is missing if nothing is known. An earlier value that differs is kept in `license_text` and so on.
-    """
-    plain: dict[str, Any] = _plain(facts)
-    found = rights_of(plain)
-    license = found.license if found.license != UNKNOWN else normalise(default.license)
-    author, source = found.author or default.author, found.source or default.source
-    said = {"license": "" if license == UNKNOWN else license, "author": author, "source": source}
-    for name, value in said.items():
-        before = plain.pop(name, None)
-        if before not in (None, "", value):
-            plain[f"{name}_text"] = before
-        if value:
-            plain[name] = value
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    """Convert to portable JSON: dates and the like become text, NaN and infinity null, and bytes are dropped."""
-    if isinstance(value, dict):
-        return {clean_text(str(name)): _plain(inner) for name, inner in value.items() if not isinstance(inner, bytes)}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return clean_text(str(value))

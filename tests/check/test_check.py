@@ -202,3 +202,18 @@ def test_rules_can_be_left_out_but_not_misspelt(make_tar, make_png, check, capsy
 def test_a_conditioner_that_counts_no_tokens_is_refused(make_tar, make_png, check, capsys):
     assert check([make_tar(sample("a", make_png(1)))], "conditioner=low_res")[0] == Exit.WRONG
     assert "counts tokens" in capsys.readouterr().err
+
+
+def test_a_pretrained_model_counts_the_tokens_of_captions_and_gives_the_image_size(make_tar, make_png, check, tmp_path):
+    pytest.importorskip("diffusers")
+    import tiny_pipelines
+
+    base = tiny_pipelines.make("sd15", tmp_path / "base")
+    path = make_tar(sample("a", make_png(0, 80, 70)) + sample("b", make_png(1, 80, 70), b"red " * 100))
+    command = ["check", f"data.shards={path}", f"out={tmp_path / 'checked'}", "num_workers=0"]
+    assert cli.main([*command, f"pretrained={base}"]) == Exit.FOUND
+    [found] = json.loads((tmp_path / "checked" / "report.json").read_text())
+    assert (found["rule"], found["key"]) == ("long-caption", "b")
+    assert "CLIPText takes at most 77" in found["detail"]
+    assert cli.main([*command, f"pretrained={tmp_path / 'nowhere'}"]) == Exit.WRONG
+    assert cli.main([*command, f"pretrained={base}", "conditioner=label"]) == Exit.WRONG

@@ -75,6 +75,14 @@ def licensed(name: str) -> Members:
     return bad(facts=b'{"license": "%s"}' % name.encode())
 
 
+def logo() -> bytes:
+    """A white one on transparency."""
+    image, out = Image.new("RGBA", (20, 16)), io.BytesIO()
+    image.paste((255, 255, 255, 255), (4, 4, 12, 12))
+    image.save(out, "png")
+    return out.getvalue()
+
+
 def rotated() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -174,6 +182,7 @@ PLANTED = {
     "colour-profile": Plant(bad(picture(2, icc_profile=WIDE))),
     "unusable-profile": Plant(bad(picture(2, icc_profile=ONLY_BLACK_INK))),
     "transparent-image": Plant(bad(picture(2, mode="RGBA"))),
+    "blank-image": Plant(bad(logo())),
     "animated-image": Plant(bad(picture(2, kind="webp", **ANIMATED), kind="webp")),
     "deep-image": Plant(bad(picture(2, mode="I;16"))),
     "missing-caption": Plant([*GOOD, ("bad.png", picture(2)), ("bad.json", RIGHTS)]),
@@ -185,10 +194,15 @@ PLANTED = {
     "malformed-json": Plant(bad(facts=b"{")),
     "unknown-license": Plant(bad(facts=b"{}")),
     "unread-license": Plant(licensed("as we agreed on the phone"), key=None),
+    "expired-license": Plant(bad(facts=b'{"license": "CC0-1.0", "license_expires": "2001-12-31"}')),
+    "missing-release": Plant(bad(facts=b'{"license": "CC0-1.0", "people": "yes"}')),
     "license-not-allowed": Plant(licensed("CC-BY-4.0"), ["data.allowed_licenses=[CC0-1.0]"]),
     "share-alike-license": Plant(licensed("CC-BY-SA-4.0"), key=None),
     "non-commercial-license": Plant(licensed("CC-BY-NC-4.0"), key=None),
     "no-derivatives-license": Plant(licensed("CC-BY-ND-4.0"), key=None),
+    "stock-license": Plant(licensed("Adobe Stock"), key=None),
+    "proprietary-license": Plant(licensed("LicenseRef-ACME"), key=None),
+    "use-restricted-license": Plant(licensed("creativeml-openrail-m"), key=None),
     "near-duplicate": Plant(bad(picture(10, kind="jpeg", quality=90), kind="jpg")),
     "leakage": Plant(bad(picture(10, 40, 32)), ["data.holdout=1"]),
     "thin-bucket": Plant(
@@ -224,3 +238,10 @@ def test_the_documentation_lists_the_rules():
     text = (Path(__file__).parents[2] / "docs" / "reference" / "check_rules.md").read_text("utf-8")
     rows = [f"| `{name}` | {rule.severity} | {rule.remedy} |" for name, rule in RULES.items()]
     assert "\n".join(rows) in text
+
+
+def test_rights_that_hold_and_a_ground_that_shows_a_logo_give_nothing(make_tar, check):
+    facts = b'{"license": "own", "people": "yes", "model_release": "MR-1", "license_expires": "2999-01-01"}'
+    members = sample("good", logo(), facts=facts)
+    found = check([make_tar(members)], "data.background=contrast")[1]
+    assert [one["rule"] for one in found] == ["transparent-image"]

@@ -17,9 +17,10 @@ def measures(key, caption, width=100, height=50, license="MIT", bits=0, **others
     signature = np.zeros((), SIGNATURE)
     signature["hash"] = bits
     plain = dict.fromkeys(
-        ("is_animated", "is_transparent", "is_rotated", "was_shrunk", "has_author", "has_source"), False
+        ("is_animated", "is_transparent", "is_rotated", "was_shrunk", "is_blank", "has_author", "has_source"), False
     )
-    given = {"format": "jpg", "profile_use": "", "signature": signature.tobytes().hex()}
+    given = {"format": "jpg", "profile_use": "", "converted": "", "license_expires": ""}
+    given["signature"] = signature.tobytes().hex()
     return Measures(key=key, caption=caption, width=width, height=height, license=license, **plain | given | others)
 
 
@@ -27,7 +28,7 @@ def measures(key, caption, width=100, height=50, license="MIT", bits=0, **others
 def card():
     samples = [
         measures("a", "one two", bits=0),
-        measures("b", "one two three", 30, 60, "CC-BY-NC-SA-4.0", bits=3, profile_use="converted"),
+        measures("b", "one two three", 30, 60, "CC-BY-NC-SA-4.0", bits=3, profile_use="converted", converted="heif"),
         measures("c", "", license="unknown", bits=2**63 - 1, is_transparent=True, profile_use="ignored"),
         measures(
             "d", "caf\ufffd " * 90, 2048, 2048, "see <b>LICENSE</b>", bits=0xFFFF0000, format="png", has_author=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 
@@ -73,16 +74,17 @@ def test_pictures_of_phones_that_hold_further_ones_are_jpeg():
         (b"<html>", "undecodable"),
         (saved(noise(), "JPEG")[:400], "undecodable"),
         (saved(noise(), "PNG")[:-30], "undecodable"),
-        (saved(noise(), "BMP"), "undecodable"),
+        (saved(noise(), "TIFF")[:200], "undecodable"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><use href="x.svg#a"/></svg>', "outside-reference"),
     ],
-    ids=["empty", "html", "cut-jpeg", "cut-png", "bmp"],
+    ids=["empty", "html", "cut-jpeg", "cut-png", "cut-tiff", "svg-that-refers-outside"],
 )
 def test_what_is_no_whole_image_is_left_out(data, reason):
     assert left_out(data) == reason
 
 
 def test_decompression_bomb():
-    assert left_out(saved(Image.new("1", (12000, 12000)))) == "undecodable"
+    assert left_out(saved(Image.new("1", (12000, 12000)))) == "too-many-pixels"
 
 
 def test_tiny_and_narrow_images():
@@ -227,9 +229,65 @@ def test_an_animation_gives_its_first_frame_when_shrunk():
     assert not getattr(small, "is_animated", False)
 
 
+def test_a_converted_image_names_what_it_was():
+    data = saved(noise(), "TIFF")
+    result = made(data, facts={"file": "scan.tif"})
+    kind, image = image_of(result)
+    assert (kind, result.measures.converted, result.measures.was_shrunk) == ("png", "tiff", False)
+    assert image.tobytes() == noise().tobytes()
+    expected = {"file": "scan.tif", "original_format": "tiff", "original_sha256": hashlib.sha256(data).hexdigest()}
+    assert result.sample["json"] == expected
+
+
+def test_a_drawing_has_the_side_that_is_asked_for():
+    data = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 2"><rect width="2" height="2"/></svg>'
+    sizes = [
+        (made(data, **rules).measures.width, made(data, **rules).measures.height) for rules in ({}, {"svg_side": 64})
+    ]
+    assert sizes == [(1024, 512), (64, 32)]
+    small = made(data, max_side=100, min_side=50).measures
+    assert (small.width, small.height, small.was_shrunk, small.is_transparent) == (100, 50, False, True)
+
+
+def test_a_white_logo_on_transparency_is_counted_as_blank():
+    logo = Image.new("RGBA", (40, 40))
+    logo.paste((255, 255, 255, 255), (10, 10, 30, 30))
+    assert made(logo).measures.is_blank
+    assert not made(Image.new("RGB", (40, 40), "white")).measures.is_blank
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"License": "Getty", "valid_until": "31.12.2001"}, "expired-license"),
+        ({"license": "own", "expires": "soon"}, "expired-license"),
+        ({"license": "own", "people": True, "model_release": "no"}, "missing-release"),
+    ],
+)
+def test_rights_that_do_not_hold_are_left_out_unless_asked_for(facts, reason):
+    assert left_out(facts=facts) == reason
+    assert isinstance(made(facts=facts, invalid_rights="keep"), Made)
+
+
+def test_owner_and_last_day_stand_under_their_names():
+    facts = {"license": "© 2024 ACME GmbH", "expires": "31.12.2999", "release": "MR-7", "persons": 2}
+    found = made(facts=facts).sample["json"]
+    assert found == facts | {
+        "license": "LicenseRef-Proprietary",
+        "license_text": "© 2024 ACME GmbH",
+        "owner": "ACME GmbH",
+        "license_expires": "2999-12-31",
+        "people": "2",
+        "model_release": "MR-7",
+    }
+    assert made(rights=Rights(owner="me")).sample["json"] == {"owner": "me"}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"rights": Rights(license_expires="soon")}, "prepare.license_expires='soon' is not a date"),
+        ({"svg_side": 9000, "invalid_rights": "ask"}, "invalid_rights=ask.*\n.*svg_side=9000"),
         ({"missing_caption": "error"}, "one of drop, empty"),
         ({"min_side": 0, "max_aspect": 0.5}, "min_side=0.*\n.*max_aspect=0.5"),
         ({"max_side": 100, "min_side": 200}, "max_side=100"),

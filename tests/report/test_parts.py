@@ -105,7 +105,7 @@ def test_rights_follow_the_bases_down_and_name_what_they_ask_for(tmp_path: Path)
         [("CC-BY-SA-4.0", 6)],
         [("creativeml-openrail-m", None)],
     ]
-    assert list(asked_for(found)) == ["share-alike", "non-commercial", "unknown", "unread"]
+    assert list(asked_for(found)) == ["share-alike", "non-commercial", "use-restricted", "unknown"]
 
 
 def test_what_the_record_says_of_the_base_goes_before_its_files(tmp_path: Path) -> None:

@@ -11,17 +11,18 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from diffusion_train.data.image.header import Header, ImageError, image_header
+from diffusion_train.data.image.ground import WHITE, Ground, on_ground
+from diffusion_train.data.image.header import Header, ImageError, TooManyPixels, image_header
 from diffusion_train.data.image.profile import to_srgb
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
 OTHER_IMAGES = ("avif", "bmp", "heic", "heif", "jp2", "jxl", "psd", "svg", "tif", "tiff")  # not supported
 MAX_PIXELS = 1 << 26  # 8192 x 8192
-WHITE = (255, 255, 255)
 # A JPEG that is reduced while it is decoded keeps at least this many times the wanted side. At 1.5 the resized image
 # differs by less than 2/255 from one resized from the full JPEG, on average over sharp photographs; at 1.0 by more.
 MARGIN = 1.5
 Animated = Literal["first", "refuse"]
+Huge = Literal["refuse", "reduce"]
 
 
 def is_image_name(name: str) -> bool:
@@ -43,22 +44,25 @@ class Stored(NamedTuple):
 
 def decode_image(
     data: bytes,
-    background: Sequence[int] | None = WHITE,
+    background: Ground | None = WHITE,
     at_least: Sequence[int] = (0, 0),
     animated: Animated = "first",
+    huge: Huge = "refuse",
 ) -> Image.Image:
     """Decode the first frame as RGB, upright, with transparent parts over `background`; `stored` returns its full size.
 
-    Without a background the image is RGBA and stays transparent. A JPEG that is much larger than `at_least` (height, width) may be reduced; by default nothing is. Raises ImageError.
+    Without a background the image is RGBA and stays transparent. A JPEG that is much larger than `at_least` (height,
+    width) may be reduced; by default nothing is. Raises ImageError, and TooManyPixels for more than MAX_PIXELS; with
+    huge="reduce" a JPEG may have more if it is reduced to fewer.
     """
     header = image_header(data)
-    if header.width * header.height > MAX_PIXELS:
-        raise ImageError(f"{header.width} x {header.height} pixels, more than {MAX_PIXELS} in total")
+    factor = _reduction(header, at_least)
+    if _pixels_in_memory(header, factor if huge == "reduce" else 1) > MAX_PIXELS:
+        raise TooManyPixels(f"{header.width} x {header.height} pixels, more than {MAX_PIXELS} in total")
     if header.animated and animated == "refuse":
         raise ImageError("has several frames, and data.animated=refuse is set")
     if header.cut:
         raise ImageError("damaged image (its end is missing)")
-    factor = _reduction(header, at_least)
     with _pillow_errors():
         image = _fast_jpeg(data, header, factor)
         image = to_srgb(image, header) if image else _over(_open(data, header, factor), header, background)
@@ -78,6 +82,13 @@ def _reduction(header: Header, at_least: Sequence[int]) -> int:
     # 16: below that libjpeg chooses other factors, and nothing is gained
     height, width = (max(16, MARGIN * side) for side in at_least)
     return next((n for n in (8, 4, 2) if header.height >= n * height and header.width >= n * width), 1)
+
+
+def _pixels_in_memory(header: Header, factor: int) -> float:
+    """Return the pixels that decoding holds at once; libjpeg's coefficients of a buffered JPEG count as half as many."""
+    pixels = header.width * header.height
+    held_whole = header.buffered or header.mode == "CMYK"
+    return max(pixels / factor**2, pixels / 2 if held_whole else 0)
 
 
 def _fast_jpeg(data: bytes, header: Header, factor: int) -> Image.Image | None:
@@ -105,18 +116,17 @@ def _open(data: bytes, header: Header, factor: int) -> Image.Image:
     return image
 
 
-def _over(image: Image.Image, header: Header, background: Sequence[int] | None) -> Image.Image:
+def _over(image: Image.Image, header: Header, background: Ground | None) -> Image.Image:
     """Convert to RGB, with transparent parts over `background`, or to RGBA without one."""
     image = _to_eight_bits(image, header)
     image = to_srgb(image.convert("RGBA") if image.has_transparency_data else image, header)
-    if background and image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
-    image = image.convert("RGB" if background else "RGBA")
-    if header.frame is None:
-        return image
-    canvas = Image.new(image.mode, image.size, tuple(background or (0, 0, 0, 0)))
-    canvas.paste(image.crop(header.frame), header.frame)
-    return canvas
+    if header.frame is not None:
+        canvas = Image.new("RGBA", image.size)
+        canvas.paste(image.convert("RGBA").crop(header.frame), header.frame)
+        image = canvas
+    if background is None:
+        return image.convert("RGBA")
+    return on_ground(image, background) if image.mode == "RGBA" else image.convert("RGB")
 
 
 def _to_eight_bits(image: Image.Image, header: Header) -> Image.Image:

@@ -20,13 +20,18 @@ class ImageError(ValueError):
     """An image that cannot or must not be decoded."""
 
 
+class TooManyPixels(ImageError):
+    """An image with more pixels than are decoded."""
+
+
 class Header(NamedTuple):
     """The header of an image: width and height in pixels, upright, and a mode of L, RGB, CMYK, P, LA and RGBA.
 
     `orientation` is that of EXIF or XMP, 1 if it is missing or invalid; `unusual_orientation` means that it is neither in
     JPEG's or WebP's EXIF nor in PNG's eXIf. `profile` is the ICC profile, None if there is none. `alpha` means that parts may be transparent. `frame` is
     the box (left, top, right, bottom) of a first frame that does not fill the image. `cut` means that the end of a PNG is
-    missing, perhaps with its orientation.
+    missing, perhaps with its orientation. `buffered` is a JPEG whose coefficients libjpeg holds all at once: progressive, or
+    with several scans.
     """
 
     format: str
@@ -41,6 +46,7 @@ class Header(NamedTuple):
     cut: bool = False
     profile: bytes | None = None
     unusual_orientation: bool = False
+    buffered: bool = False
 
     @property
     def rotated(self) -> bool:
@@ -90,10 +96,12 @@ _XMP_IN_JPEG, _ICC_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 
 
 def _jpeg(data: bytes) -> Header:
-    frame, exif, xmp, profile = None, None, None, []
+    frame, exif, xmp, profile, in_first_scan = None, None, None, [], 0
     for marker, start, end in _jpeg_segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            frame = frame or struct.unpack_from(">BHHB", data, start)
+            frame = frame or (*struct.unpack_from(">BHHB", data, start), marker > 0xC1)
+        elif marker == 0xDA:
+            in_first_scan = data[start]
         elif marker == 0xE1 and exif is None and data.startswith(b"Exif\0\0", start):
             exif = data[start + 6 : end]
         elif marker == 0xE1 and data.startswith(_XMP_IN_JPEG, start):
@@ -102,9 +110,10 @@ def _jpeg(data: bytes) -> Header:
             profile.append(data[start + len(_ICC_IN_JPEG) : end])
     if frame is None:
         raise ImageError("a JPEG without a frame")
-    bits, height, width, components = frame
+    bits, height, width, components, progressive = frame
     mode = {1: "L", 3: "RGB", 4: "CMYK"}[components]
-    header = _oriented(Header("JPEG", width, height, mode, bits), exif, xmp)
+    buffered = progressive or in_first_scan < components
+    header = _oriented(Header("JPEG", width, height, mode, bits, buffered=buffered), exif, xmp)
     return header._replace(profile=_joined(profile)) if profile else header
 
 
@@ -115,7 +124,7 @@ def _joined(parts: list[bytes]) -> bytes:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, start, end) of the contents of each segment before the first scan."""
+    """Yield (marker, start, end) of the contents of each segment up to the header of the first scan."""
     offset = 2
     while True:
         offset = data.index(b"\xff", offset)
@@ -123,12 +132,14 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             offset += 1
         marker = data[offset]
         offset += 1
-        if marker in (0xD9, 0xDA):
+        if marker == 0xD9:
             return
         if marker > 1 and not 0xD0 <= marker <= 0xD8:
             (length,) = struct.unpack_from(">H", data, offset)
             yield marker, offset + 2, offset + length
             offset += max(2, length)
+        if marker == 0xDA:
+            return
 
 
 def _png(data: bytes) -> Header:

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion_train.data.image.decode import WHITE, Stored, stored
+from diffusion_train.data.image.decode import Stored, stored
+from diffusion_train.data.image.ground import WHITE, Ground, check_ground
 from diffusion_train.data.image.header import ImageError
 from diffusion_train.data.image.resize import covering, resize_and_crop, to_bytes
 from diffusion_train.utils.rng import key_seed
@@ -44,21 +45,20 @@ class ImageTransform:
         image_size: int,
         flip: bool = False,
         seed: int = 0,
-        background: Sequence[int] = WHITE,
+        background: Ground = WHITE,
         aligned: Mapping[str, Aligned] | None = None,
         crop: Crop = "center",
         nearest: Sequence[str] = (),
     ) -> None:
         if image_size < 1:
             raise ValueError(f"data.image_size={image_size}: must be at least 1 pixel")
-        if len(background) != 3 or not all(0 <= level <= 255 for level in background):
-            raise ValueError(f"data.background={list(background)}: must be red, green and blue, each from 0 to 255")
+        check_ground(background)
         if crop not in get_args(Crop):
             raise ValueError(f"data.crop={crop}: must be one of {', '.join(get_args(Crop))}")
         self.image_size = image_size
         self.flip = flip
         self.seed = seed
-        self.background = tuple(background)
+        self.background: Ground = background if background == "contrast" else tuple(background)
         self.aligned = dict(aligned or {})
         self.crop = crop
         self.nearest = tuple(nearest)

@@ -40,11 +40,12 @@ class PrecomputedLatents:
 
     def settings(self, preprocess: Preprocess) -> dict[str, Any]:
         """Return, as plain data by name, what determines the latents of an image besides the image and its shape."""
+        ground = preprocess.transform.background
         return {
             "pixels": _PIXELS,
             "autoencoder": self.encoder,
             "data.crop": preprocess.transform.crop,
-            "data.background": list(preprocess.transform.background),
+            "data.background": ground if ground == "contrast" else list(ground),
             "data.animated": preprocess.animated,
         }
 

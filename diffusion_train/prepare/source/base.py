@@ -45,7 +45,9 @@ REASONS = {
     "unreadable": Reason("a file that is missing or cannot be read"),
     "undecodable": Reason("a file that is damaged or not an image"),
     "unknown-format": Reason("an unsupported image format"),
-    "too-many-bytes": Reason(f"a file of more than {MAX_BYTES >> 20} MiB"),
+    "outside-reference": Reason("an SVG that refers to something outside itself"),
+    "too-many-bytes": Reason(f"a file of more than {MAX_BYTES >> 20} MiB (TIFF and BMP: 256 MiB, SVG: 16 MiB)"),
+    "too-many-pixels": Reason("more than 8192 x 8192 pixels; prepare.max_side=1024 reads a JPEG of that size, shrunk"),
     "no-caption": Reason(
         "no caption, or only white space (source.captions and source.columns.caption set where captions are; "
         "prepare.missing_caption=empty keeps images without)"
@@ -64,6 +66,8 @@ REASONS = {
     "too-small": Reason("a side shorter than prepare.min_side", False),
     "too-narrow": Reason("an aspect ratio above prepare.max_aspect", False),
     "licence": Reason("a licence that is not in allowed_licenses", False),
+    "expired-license": Reason("a licence that has expired; prepare.invalid_rights=keep uses the image", False),
+    "missing-release": Reason("people without a release; prepare.invalid_rights=keep uses the image", False),
 }
 
 

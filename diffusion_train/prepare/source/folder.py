@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from diffusion_train.data.caption.table_rows import MAX_METADATA, SUFFIXES, column_names, table_rows
-from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, OTHER_IMAGES
+from diffusion_train.data.image.decode import OTHER_IMAGES
 from diffusion_train.license import both
+from diffusion_train.prepare.image.formats import READABLE, extension, most_bytes
 from diffusion_train.prepare.rights import rights_of
 from diffusion_train.prepare.source.base import (
     Entry,
@@ -29,6 +30,7 @@ from diffusion_train.prepare.source.base import (
     parse_metadata,
     read_file,
 )
+from diffusion_train.prepare.source.misnamed import missing
 from diffusion_train.prepare.source.table import USUAL, USUAL_COLUMNS, Columns
 from diffusion_train.utils.text import argument, decode_text
 
@@ -71,7 +73,7 @@ class Folder:
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
         """Yield images and other files folder by folder, then rows of tables without an image, then faulty rows."""
-        images = set()
+        images: set[str] = set()
         for folder in self._folders:
             if folder.fault:
                 yield Entry(folder.path, folder.fault)
@@ -81,7 +83,7 @@ class Folder:
             yield from (_other(folder, name) for name in folder.others)
         for path, row in self._table.rows.items():
             if path not in images:
-                yield Entry(row.where, LeftOut("no-image", f"{path[:200]} does not exist"))
+                yield Entry(row.where, LeftOut("no-image", missing(path, images)))
         yield from self._table.faults
 
     def repeats(self) -> str:
@@ -156,7 +158,7 @@ def read_image(
         "json": _caption(facts, (caption_field,) if caption_field else USUAL["caption"]),
         "name": os.path.splitext(os.path.basename(path))[0].replace("_", " "),
     }
-    image = read_file(root / path)
+    image = read_file(root / path, most_bytes(path))
     texts = _png_texts(image)
     if texts.keys() >= _DRAWN and "prompt" not in texts:
         raise LeftOut("not-a-sample", "a grid of samples by sample.py")
@@ -239,7 +241,7 @@ def _walk(root: Path, path: str, seen: set[tuple[int, int]]) -> Iterator[_Files]
 
 
 def _sorted(path: str, names: Sequence[str]) -> _Files:
-    images = [name for name in names if _kind(name) in IMAGE_EXTENSIONS]
+    images = [name for name in names if extension(name) in READABLE]
     possible = {beside for image in images for kind in _SIDE_FILES for beside in _names_beside(image, kind)}
     side_files = possible & set(names)
     tables = [name for name in names if name.lower() in TABLES]
@@ -249,19 +251,16 @@ def _sorted(path: str, names: Sequence[str]) -> _Files:
 
 
 def _other(folder: _Files, name: str) -> Entry:
-    if _kind(name) in OTHER_IMAGES:
-        reason = LeftOut("unknown-format", f"{_kind(name)}; supported are {', '.join(IMAGE_EXTENSIONS)}")
+    kind = extension(name)
+    if kind in OTHER_IMAGES:
+        reason = LeftOut("unknown-format", f"{kind}; supported are {', '.join(READABLE)}")
     else:
-        reason = LeftOut("not-a-sample", "no image of this name" if _kind(name) in _SIDE_FILES else "")
+        reason = LeftOut("not-a-sample", "no image of this name" if kind in _SIDE_FILES else "")
     return Entry(folder.below(name), reason)
 
 
 def _names_beside(image: str, kind: str) -> list[str]:
     return [f"{name}.{written}" for written in (kind, kind.upper()) for name in (image, os.path.splitext(image)[0])]
-
-
-def _kind(name: str) -> str:
-    return os.path.splitext(name)[1][1:].lower()
 
 
 def _same_name(path: str) -> str:

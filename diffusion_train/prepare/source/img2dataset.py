@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from diffusion_train.data.caption.table_rows import MAX_METADATA
-from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, is_image_name
+from diffusion_train.data.image.decode import is_image_name
 from diffusion_train.data.image.header import MAX_BYTES
 from diffusion_train.data.shard import tar
+from diffusion_train.prepare.image.formats import READABLE
 from diffusion_train.prepare.source.base import (
     Entry,
     LeftOut,
@@ -106,7 +107,7 @@ def _samples(path: Path, name: str, encoding: str | None) -> Iterator[Entry]:
     for key, members in found.items():
         if key not in lost:
             yield Entry(f"{name}: {key}", partial(read_members, path, members, encoding), key, opened=[state])
-        unused = (kind for kind in members if kind not in IMAGE_EXTENSIONS and is_image_name(kind))
+        unused = (kind for kind in members if kind not in READABLE and is_image_name(kind))
         left_out += [Entry(f"{name}: {key}.{kind}", LeftOut("unused-image")) for kind in unused]
     yield from left_out
     yield from (Entry(name, LeftOut("torn-shard", str(fault)[:200])) for fault in faults)
@@ -114,7 +115,7 @@ def _samples(path: Path, name: str, encoding: str | None) -> Iterator[Entry]:
 
 def read_members(path: Path, members: Members, encoding: str | None = None) -> Record:
     """Read a sample from the members of a tar. Raises LeftOut."""
-    images = [kind for kind in members if kind in IMAGE_EXTENSIONS]
+    images = [kind for kind in members if kind in READABLE]
     if len(images) != 1:
         raise LeftOut(
             "no-image", f"a sample must have one image, got {len(images)} among the members {', '.join(members)}"[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_train.data.caption.table_rows import SUFFIXES, TableRow, column_names, table_rows
-from diffusion_train.prepare.rights import AUTHOR_FIELDS, LICENSE_FIELDS, SOURCE_FIELDS
+from diffusion_train.prepare.image.formats import most_bytes
+from diffusion_train.prepare.rights import AUTHOR_FIELDS, LICENSE_FIELDS, OWNER_FIELDS, SOURCE_FIELDS, Rights
 from diffusion_train.prepare.source.base import (
     Entry,
     LeftOut,
@@ -19,6 +21,8 @@ from diffusion_train.prepare.source.base import (
     file_state,
     read_file,
 )
+from diffusion_train.prepare.source.misnamed import images_in, missing
+from diffusion_train.validity import EXPIRY_FIELDS, PEOPLE_FIELDS, RELEASE_FIELDS
 
 USUAL = {
     "image": ("image", "file_name", "filename", "image_path", "image_file", "filepath", "path", "file", "jpg", "png"),
@@ -27,6 +31,10 @@ USUAL = {
     "license": LICENSE_FIELDS,
     "author": AUTHOR_FIELDS,
     "source": SOURCE_FIELDS,
+    "owner": OWNER_FIELDS,
+    "license_expires": EXPIRY_FIELDS,
+    "people": PEOPLE_FIELDS,
+    "model_release": RELEASE_FIELDS,
 }
 
 
@@ -40,6 +48,10 @@ class Columns:
     license: str | None = None
     author: str | None = None
     source: str | None = None
+    owner: str | None = None
+    license_expires: str | None = None
+    people: str | None = None
+    model_release: str | None = None
 
     def among(self, names: Sequence[str], where: str, needed: Sequence[str] = ("image", "caption")) -> Columns:
         """Return the columns among `names`, with "" for missing ones.
@@ -70,7 +82,7 @@ class Columns:
         facts = {name: value for name, value in row.items() if name not in (self.image, self.caption)}
         if isinstance(several := row.get(self.caption or ""), list):
             facts[str(self.caption)] = several
-        for name in ("license", "author", "source"):
+        for name in Rights._fields:
             if column := getattr(self, name):
                 facts[name] = row.get(column)
         return facts
@@ -137,4 +149,7 @@ def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str)
 
 
 def read_row(file: Path, caption: object, facts: dict[str, Any]) -> Record:
-    return Record(read_file(file), caption_from(caption), facts)
+    """Read the image of a row. Raises LeftOut, for a missing file with the name that may be meant."""
+    if not os.path.lexists(file):
+        raise LeftOut("no-image", missing(file.name, images_in(file.parent)))
+    return Record(read_file(file, most_bytes(file.name)), caption_from(caption), facts)

@@ -63,7 +63,7 @@ def test_an_empty_cell_says_nothing_and_two_licences_both_hold(write, read):
     table = "file_name,license,author,source\na.jpg,,,\nb.jpg,CC0,Joe,\nc.jpg,CC BY-NC 4.0,,\n"
     files = {f"{name}.jpg": b"1" for name in "abc"} | {f"{name}.json": rights for name in "abc"}
     found = read(Folder(write({**files, "metadata.csv": table})))
-    assert {name: rights_of(record.facts) for name, record in found.items()} == {
+    assert {name: rights_of(record.facts)[:3] for name, record in found.items()} == {
         "a": ("CC-BY-NC-4.0", "Jane", "https://x.org/1"),
         "b": ("CC-BY-NC-4.0 AND CC0-1.0", "Joe", "https://x.org/1"),
         "c": ("CC-BY-NC-4.0", "Jane", "https://x.org/1"),
@@ -174,7 +174,7 @@ def test_in_csv_only_an_empty_cell_is_no_caption(write, read):
 def test_nothing_is_passed_over_in_silence(write, read):
     files = {
         "a.jpg": b"1",
-        "scan.TIFF": b"",
+        "drawing.PSD": b"",
         "b.txt": "an image of this name is missing",
         "film.mp4": b"",
         "c.png": b"",
@@ -188,7 +188,7 @@ def test_nothing_is_passed_over_in_silence(write, read):
     found = reasons(read(Folder(write(files))))
     assert found.pop("c")[0] == "bad-metadata"
     assert found.pop("d") == ("bad-metadata", "must be an object, got a list")
-    assert found.pop("scan.TIFF")[0] == "unknown-format"
+    assert found.pop("drawing.PSD")[0] == "unknown-format"
     assert found == {
         "b.txt": ("not-a-sample", "no image of this name"),
         "film.mp4": ("not-a-sample", ""),

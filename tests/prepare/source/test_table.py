@@ -52,10 +52,10 @@ def test_rows_that_cannot_be_samples_are_counted(write, read):
     assert {name: fault.reason for name, fault in found.items() if isinstance(fault, LeftOut)} == {
         "t.csv line 2": "address",
         "t.csv line 3": "no-image",
-        "gone": "unreadable",
+        "gone": "no-image",
         "t.csv line 6": "bad-row",
         "t.csv line 7": "bad-row",
-        "a\njpg": "unreadable",
+        "a\njpg": "no-image",
     }
 
 
