@@ -12,15 +12,8 @@ Nodes = dict[str, Any]
 PREDICTIONS = {"epsilon": "Epsilon", "v": "V", "x0": "X0"}
 _OURS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 _SCHEDULES = {"linear": "linear.Linear", "scaled_linear": "scaled_linear.ScaledLinear"}
-_GRIDS = {"trailing": "Trailing", "leading": "Leading", "linspace": "Linspace"}
-_LEADING = ("DDIM", "DDPM", "PNDM")  # the default of these; the others use linspace
-_MULTISTEP = ("DPMSolver", "UniPC", "DEIS", "SASolver")
-_IN_SIGMAS = (
-    "Euler",
-    "Heun",
-    "KDPM2",
-    "LMS",
-)  # these start at sigma / alpha times the noise unless leading
+_GRID = "diffusion_train.sampler.grid"
+_SPACINGS = {"trailing": "Trailing", "leading": "Leading", "linspace": "Linspace"}
 
 
 def nodes(file: Path, source: str, prediction: str | None = None) -> Nodes:
@@ -35,7 +28,7 @@ def nodes(file: Path, source: str, prediction: str | None = None) -> Nodes:
     return {
         "diffusion.schedule": _schedule(settings, source),
         "diffusion.parameterization": _parameterization(settings, source, prediction),
-        "sampler.grid": _grids(name, settings, source),
+        "sampler.grid": _grids(settings, source),
     }
 
 
@@ -84,35 +77,52 @@ def _parameterization(settings: Nodes, source: str, prediction: str | None) -> N
     return {"_target_": f"diffusion_train.diffusion.parameterization.{PREDICTIONS[ours]}"}
 
 
-def _grids(name: str, settings: Nodes, source: str) -> Nodes:
-    """Return the grids of the model's own scheduler and of the one that diffusers makes from its settings.
+def _grids(settings: Nodes, source: str) -> Nodes:
+    """Return the grids of the schedulers that diffusers makes from these settings, by `from_config`.
 
-    That is a multistep solver for a scheduler that is none, and DDIM for one that is.
+    A setting that the file lacks has the default of the scheduler that is made, not of the one that the file names.
     """
-    is_multistep = name.startswith(_MULTISTEP)
     return {
-        "_target_": "diffusion_train.sampler.grid.BySampler",
-        "single_step": _grid("DDIMScheduler" if is_multistep else name, settings, source),
-        "multistep": _grid(name if is_multistep else "DPMSolverMultistepScheduler", settings, source),
+        "_target_": f"{_GRID}.BySampler",
+        "single_step": _ddim_grid(settings, source),
+        "multistep": _multistep_grid(settings, source),
+        "euler": _euler_grid(settings, source),
     }
 
 
-def _grid(name: str, settings: Nodes, source: str) -> Nodes:
-    spacing = settings.get("timestep_spacing", "leading" if name.startswith(_LEADING) else "linspace")
-    if spacing not in _GRIDS:
+def _ddim_grid(settings: Nodes, source: str) -> Nodes:
+    end_at_level = not settings.get("set_alpha_to_one", True)
+    return _levels(settings, source, "leading", unit_start=True) | {"end_at_level": end_at_level}
+
+
+def _multistep_grid(settings: Nodes, source: str) -> Nodes:
+    grid = _levels(settings, source, "linspace", unit_start=True)
+    if not grid["_target_"].endswith(".Trailing"):
+        grid["skip_last"] = True
+    return _karras(grid) if settings.get("use_karras_sigmas") else grid
+
+
+def _euler_grid(settings: Nodes, source: str) -> Nodes:
+    """Return the grid of Euler's method, which starts at sigma / alpha times the noise, unless its steps are leading."""
+    grid = _levels(settings, source, "linspace", unit_start=False)
+    if grid["_target_"].endswith(".Leading"):
+        grid["unit_start"] = True
+    if grid["_target_"].endswith(".Linspace"):
+        grid["whole"] = False
+    return _karras(grid) if settings.get("use_karras_sigmas") else grid
+
+
+def _levels(settings: Nodes, source: str, default: str, unit_start: bool) -> Nodes:
+    spacing = settings.get("timestep_spacing", default)
+    if spacing not in _SPACINGS:
         raise ValueError(f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json is not supported")
     return {
-        "_target_": f"diffusion_train.sampler.grid.{_GRIDS[spacing]}",
+        "_target_": f"{_GRID}.{_SPACINGS[spacing]}",
         "num_levels": settings.get("num_train_timesteps", 1000),
-        "unit_start": spacing == "leading" or not name.startswith(_IN_SIGMAS),
-        "end_at_level": _ends_at_level(name, settings),
+        "unit_start": unit_start,
         **({"offset": settings.get("steps_offset", 0)} if spacing == "leading" else {}),
-        **({"skip_last": name.startswith(_MULTISTEP)} if spacing != "trailing" else {}),
     }
 
 
-def _ends_at_level(name: str, settings: Nodes) -> bool:
-    """Return whether sampling ends at the least noisy level instead of at data; only DDIM and PNDM read the setting."""
-    if name.startswith("PNDM"):
-        return not settings.get("set_alpha_to_one", False)
-    return name.startswith("DDIM") and not settings.get("set_alpha_to_one", True)
+def _karras(grid: Nodes) -> Nodes:
+    return {"_target_": f"{_GRID}.Karras", "rho": 7.0, "model": grid}

@@ -27,6 +27,7 @@ SAVED = {
     },
 }
 
+CONF = Path(__file__).parents[2] / "conf"
 NO_GUIDANCE = "diffusion_train.guidance.none.NoGuidance"
 
 
@@ -57,6 +58,25 @@ def test_a_part_of_a_part_is_exchanged(run, conf, sampler):
     cfg = config.compose_run(run, [*sampler, "sampler/grid=karras", "sampler.grid.rho=5.0"], [conf])
     assert cfg.sampler.grid == {"_target_": "diffusion_train.sampler.grid.Karras", "rho": 5.0}
     assert cfg.sampler.num_steps == (18 if sampler else 50)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changed"),
+    [
+        (["sampler=ddim"], {}),
+        (["sampler=ddim", "sampler.num_steps=9"], {"num_steps": 9}),
+        (["sampler=ddim", "sampler.clip_x0=false"], {"clip_x0": False}),
+        (["sampler=ddpm"], {"num_steps": 1000, "eta": 1.0}),
+        (["sampler=ddim", "sampler/grid=uniform"], {"grid": {"_target_": "diffusion_train.sampler.grid.Uniform"}}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_runs_own_sampler_keeps_its_settings(tmp_path, arguments, changed):
+    """And another one keeps the grid, and whether the data are clipped."""
+    grid = {"_target_": "diffusion_train.sampler.grid.Trailing", "num_levels": 500}
+    own = {**SAVED["sampler"], "num_steps": 25, "clip_x0": True, "grid": grid}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(SAVED | {"sampler": own}))
+    assert config.compose_run(tmp_path, arguments, [CONF]).sampler == own | changed
 
 
 def test_an_option_may_refer_to_the_runs_values(run, conf, write):
