@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from time import monotonic
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 
@@ -41,10 +42,14 @@ class Scheduled(pl.Callback, ABC):
     """Calls `act` at the steps of `every`.
 
     At the end of the run it acts after the last checkpoint is saved, if it comes after Checkpointing in the callbacks.
+    `title` names it in messages.
     """
+
+    title: ClassVar[str] = ""
 
     def __init__(self, every: Every) -> None:
         self.every = every
+        self.seconds: float | None = None  # that `act` took when it was last called
 
     @abstractmethod
     def act(self, trainer: pl.Trainer, module: Any) -> None:
@@ -52,8 +57,13 @@ class Scheduled(pl.Callback, ABC):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.every.during(trainer):
-            self.act(trainer, module)
+            self._act(trainer, module)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         if self.every.last(trainer):
-            self.act(trainer, module)
+            self._act(trainer, module)
+
+    def _act(self, trainer: pl.Trainer, module: Any) -> None:
+        start = monotonic()
+        self.act(trainer, module)
+        self.seconds = monotonic() - start
