@@ -11,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from diffusion_train import config
+from diffusion_train.config.checks.values import is_addable
 from diffusion_train.config.mistakes import ConfigError
 
 SAVED = {
@@ -97,6 +98,14 @@ def test_all_mistakes_are_told_at_once(run, conf):
     assert {mistake.where for mistake in error.value.mistakes} >= set(arguments) - {"extra=long"}
     for words in ("did you mean heun?", "did you mean guidance.scale?", "did you mean num_samples?", "whole number"):
         assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "addable"),
+    [("mask", False), ("seed.x", False), ("sampler.x", True), ("sampler.grid.x", True), ("a.b", False)],
+)
+def test_a_plus_is_advised_only_where_something_may_read_a_new_key(key, addable):
+    assert is_addable(key, OmegaConf.create(SAVED)) == addable
 
 
 def test_a_group_that_is_no_part_of_the_run(run, conf):
