@@ -44,6 +44,7 @@ from .pipeline import Pipeline as Pipeline
 from .sampler.base import Sampler as Sampler
 from .sampler.ddim import DDIM as DDIM
 from .sampler.dpm_solver import DPMSolver as DPMSolver
+from .sampler.euler import Euler as Euler
 from .sampler.heun import Heun as Heun
 from .sampler.unipc import UniPC as UniPC
 from .training.ema import EMA as EMA

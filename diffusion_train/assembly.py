@@ -18,6 +18,7 @@ from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.run_folder import weights_file
 from diffusion_train.training.weights import load_exactly, load_weights, trainable_modules, trainable_state
+from diffusion_train.utils.text import printable
 
 
 def build_network(cfg: DictConfig, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -137,7 +138,24 @@ def reads(cfg: DictConfig, what: str) -> bool:
     """
     parts = [locate(node["_target_"]) for _, node in target_nodes(cfg.conditioner)]
     return any(
-        getattr(part, f"reads_{what}", True) or not part.__module__.startswith("diffusion_train.") for part in parts
+        getattr(part, f"reads_{what}", False) or not part.__module__.startswith("diffusion_train.") for part in parts
+    )
+
+
+def trigger_word(cfg: DictConfig) -> str:
+    """The word that the captions of a run have for its subject; "" if there is none."""
+    return str(cfg.get("data", {}).get("captions", {}).get("trigger", "") or "")
+
+
+def without_trigger(cfg: DictConfig, prompts: Sequence[str], key: str) -> str | None:
+    """Return a warning about the prompts of a setting `key` that lack the run's trigger word, or None."""
+    word = trigger_word(cfg)
+    missing = [prompt for prompt in prompts if prompt and word not in prompt]
+    if not missing:
+        return None
+    return (
+        f"{key}: {len(missing)} of {len(prompts)} prompts lack the trigger word {word!r}, for instance "
+        f"{printable(missing[0])!r}; images of the run's subject need it"
     )
 
 

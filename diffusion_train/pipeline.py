@@ -85,9 +85,10 @@ class Pipeline:
             return output
 
         def predict(xt: Tensor, t: Tensor, **cond: Tensor) -> Prediction:
-            return self.diffusion.predict(network, xt, t, **cond)
+            return diffusion.predict(network, xt, t, **cond)
 
-        schedule = self.diffusion.schedule
+        schedule = self.sampler.grid.on(self.diffusion.schedule)
+        diffusion = self.diffusion.on(schedule)
         noise = rng.normal("noise", self.autoencoder.latent_shape(self.shape), device)
         latents = self.sampler.sample(self.guidance(predict, schedule, cond, null), schedule, noise, rng)
         return self.autoencoder.decode(latents)

@@ -1,4 +1,4 @@
-"""The unweighted noise error by noise level, which shows where a network learns."""
+"""The noise error by noise level, which shows where a network learns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from diffusion_train.callbacks.scalars import log
+from diffusion_train.callbacks.scalars import log, noise_error
 from diffusion_train.callbacks.scheduled import at_least
 
 
@@ -26,7 +26,7 @@ class NoiseLevels(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         level = (outputs["t"] * self.num_levels).long().clamp(0, self.num_levels - 1)
-        values = torch.stack([outputs["noise_mse"].float(), torch.ones_like(outputs["t"])])
+        values = torch.stack([noise_error(outputs).float(), torch.ones_like(outputs["t"])])
         if self._sums is None:
             self._sums = torch.zeros(2, self.num_levels, device=values.device)
         self._sums.index_add_(1, level, values)

@@ -12,28 +12,33 @@ import pytorch_lightning as pl
 from tqdm import tqdm
 
 from diffusion_train.callbacks.scalars import Scalars
+from diffusion_train.callbacks.scheduled import Scheduled
 from diffusion_train.callbacks.throughput import Throughput
 from diffusion_train.callbacks.time_budget import TimeBudget
 
 
 class Progress(pl.Callback):
-    """Shows a progress bar on a terminal, and prints a line every `every_n_seconds` elsewhere, as in a log file."""
+    """Shows a progress bar on a terminal, and prints a line every `every_n_seconds` elsewhere, as in a log file.
 
-    def __init__(self, every_n_seconds: float = 15.0) -> None:
-        self.every_n_seconds = every_n_seconds
+    The time left includes what is done after the last step, if it was done before in this run and could be measured. The
+    rest of it is named; with `report` the run's report is a part of it.
+    """
+
+    def __init__(self, every_n_seconds: float = 15.0, report: bool = False) -> None:
+        self.every_n_seconds, self.report = every_n_seconds, report
         self._bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._first_step, self._start, self._printed_at = trainer.global_step, monotonic(), monotonic()
         if trainer.is_global_zero and sys.stderr is not None and sys.stderr.isatty():
-            shape = "{percentage:3.0f}%|{bar:20}| {postfix}"
+            shape = "{percentage:3.0f}%|{bar:20}| {desc}"
             self._bar = tqdm(total=1.0, bar_format=shape, dynamic_ncols=True, mininterval=0.2)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not trainer.is_global_zero:
             return
         if self._bar is not None:
-            self._bar.set_postfix_str(self._line(trainer), refresh=False)
+            self._bar.set_description_str(self._line(trainer), refresh=False)
             self._bar.update(max(0.0, self._fraction_done(trainer) - self._bar.n))
         elif monotonic() - self._printed_at > self.every_n_seconds or trainer.global_step == trainer.max_steps:
             self._printed_at = monotonic()
@@ -42,8 +47,17 @@ class Progress(pl.Callback):
     def _line(self, trainer: pl.Trainer) -> str:
         parts = [f"step {trainer.global_step:,}", *_figures(trainer)]
         if (left := self._seconds_left(trainer)) is not None:
-            parts.append(f"{timedelta(seconds=round(left))} left")
+            seconds, unmeasured = self._after_last_step(trainer)
+            then = f" + {', '.join(unmeasured)}" if unmeasured else ""
+            parts.append(f"{timedelta(seconds=round(left + seconds))}{then} left")
         return "  ".join(parts)
+
+    def _after_last_step(self, trainer: pl.Trainer) -> tuple[float, list[str]]:
+        """Return the seconds that the known work after the last step takes, and the names of the rest of it."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        work = [callback for callback in callbacks if isinstance(callback, Scheduled) and callback.every.at_end]
+        unmeasured = [callback.title for callback in work if callback.seconds is None]
+        return sum(callback.seconds or 0.0 for callback in work), [*unmeasured, *["report"] * self.report]
 
     def _fraction_done(self, trainer: pl.Trainer) -> float:
         fractions = [trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0]

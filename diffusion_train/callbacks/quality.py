@@ -27,6 +27,8 @@ class Quality(Scheduled):
     is the fraction of samples whose nearest image, among those of the `num_samples` captions, is that of their caption.
     """
 
+    title = "quality"
+
     def __init__(
         self,
         extractor: Extractor,

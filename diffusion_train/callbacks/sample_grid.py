@@ -24,6 +24,8 @@ class SampleGrid(Scheduled):
     Without prompts, the conditions of the first held-out samples are used, or of training samples if none are held out.
     """
 
+    title = "samples"
+
     def __init__(
         self,
         run_dir: str | Path,

@@ -19,6 +19,8 @@ from diffusion_train.sampler.base import Sampler
 class SampleScatter(Scheduled):
     """Draws `samples/step_00001000.png`: `num_samples` samples over as many data points."""
 
+    title = "samples"
+
     def __init__(
         self, run_dir: str | Path, sampler: Sampler, guidance: Guidance, every: Every, num_samples: int = 2000
     ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from diffusion_train.callbacks.scheduled import at_least
 
@@ -21,12 +22,21 @@ def is_logged(trainer: pl.Trainer) -> bool:
     return bool(trainer.global_step % trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]
 
 
+def noise_error(outputs: dict[str, Tensor]) -> Tensor:
+    """Return the error of the predicted noise of each row (B,), at most 1: that of predicting no noise.
+
+    A network that predicts the data divides its error by sigma^2, so that a single row with little noise would hide all
+    others in a mean.
+    """
+    return outputs["noise_mse"].clamp(max=1)
+
+
 class NumericalError(RuntimeError):
     """Training makes no progress because its gradients are not finite."""
 
 
 class Scalars(pl.Callback):
-    """Logs `train/loss`, `train/noise_mse` (unweighted), `train/lr` and `train/grad_norm`.
+    """Logs `train/loss`, `train/noise_mse` (see `noise_error`), `train/lr` and `train/grad_norm`.
 
     The device is read only at logged steps. Raises NumericalError after `max_skipped_steps` skipped steps in a row.
     """
@@ -40,7 +50,7 @@ class Scalars(pl.Callback):
         """Log the means over all ranks. Raises NumericalError on all ranks together."""
         if not is_logged(trainer):
             return
-        local = [outputs["loss"].mean(), outputs["noise_mse"].mean(), outputs["grad_norm"], module.skipped_in_a_row]
+        local = [outputs["loss"].mean(), noise_error(outputs).mean(), outputs["grad_norm"], module.skipped_in_a_row]
         means = trainer.strategy.reduce(torch.stack([value.double() for value in local]), reduce_op="mean")
         loss, noise_mse, grad_norm, skipped = means.tolist()
         self.last_loss = loss

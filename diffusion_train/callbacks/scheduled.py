@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from time import monotonic
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 
@@ -46,11 +47,15 @@ class Scheduled(pl.Callback, ABC):
     """Calls `act` at the steps of `every`.
 
     At the end of the run it acts after the last checkpoint is saved, if it comes after Checkpointing in the callbacks.
-    Work that may take long is given to `callbacks.stop.stoppable`, so that a signal need not wait for it.
+    Work that may take long is given to `callbacks.stop.stoppable`, so that a signal need not wait for it. `title` names
+    the callback in messages.
     """
+
+    title: ClassVar[str] = ""
 
     def __init__(self, every: Every) -> None:
         self.every = every
+        self.seconds: float | None = None  # that `act` took when it was last called
 
     @abstractmethod
     def act(self, trainer: pl.Trainer, module: Any) -> None:
@@ -65,8 +70,10 @@ class Scheduled(pl.Callback, ABC):
             self._act(trainer, module)
 
     def _act(self, trainer: pl.Trainer, module: Any) -> None:
+        start = monotonic()
         try:
             self.act(trainer, module)
+            self.seconds = monotonic() - start
         except Stopping:
             if trainer.is_global_zero:
                 log.warning(

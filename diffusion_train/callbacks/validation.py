@@ -26,6 +26,8 @@ class Validation(Scheduled):
     compared. `batch_size` defaults to that of sampling.
     """
 
+    title = "validation"
+
     def __init__(
         self,
         every: Every,

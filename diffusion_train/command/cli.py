@@ -1,7 +1,8 @@
 """`diffusion-train <command> [overrides]`, and the same for train.py and sample.py.
 
-A command is a file of this folder with a function `run(cfg) -> int` and the texts SUMMARY and EXAMPLE. The texts are
-read without importing the file, so that help and mistakes are printed before torch is loaded.
+A command is a file of this folder with a function `run(cfg) -> int` and the texts SUMMARY and EXAMPLE. One that works on
+a finished run lists in RUN_KEYS which keys of the run's config it reads. These are read without importing the file, so
+that help and mistakes are printed before torch is loaded.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from diffusion_train.utils.child_process import end_with
 from diffusion_train.utils.exit_code import DISK_ERRORS, Exit
 from diffusion_train.utils.interruption import Interrupted, interruptible
 from diffusion_train.utils.launcher import common_code, starter
+from diffusion_train.utils.quiet import plain_warnings
 from diffusion_train.utils.redact import redact_text
 from diffusion_train.utils.streams import unbroken_streams
 
@@ -45,6 +47,7 @@ class Command:
     summary: str
     example: str
     description: str
+    run_keys: tuple[str, ...] | None = None  # what it reads of a run's config, with everything below
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,12 +78,13 @@ def launch(name: str, arguments: Sequence[str]) -> int:
         return guarded(lambda: run(cfg))
 
     def start() -> int:
+        run_keys = commands()[name].run_keys
         with interruptible():
-            return launch_config(read_call(name, arguments), body, ends=(Exit.STOPPED, Exit.INTERRUPTED))
+            return launch_config(read_call(name, arguments), body, (Exit.STOPPED, Exit.INTERRUPTED), run_keys)
 
     if (parent := starter()) is not None:
         end_with(parent)
-    with unbroken_streams():
+    with unbroken_streams(), plain_warnings():
         return guarded(start)
 
 
@@ -191,8 +195,9 @@ def _read(file: Path) -> Command | None:
         for node in tree.body
         if isinstance(node, ast.Assign)
         for target in node.targets
-        if isinstance(target, ast.Name) and target.id in ("SUMMARY", "EXAMPLE")
+        if isinstance(target, ast.Name) and target.id in ("SUMMARY", "EXAMPLE", "RUN_KEYS")
     }
     description = ast.get_docstring(tree) or ""
     summary = texts.get("SUMMARY", description.split("\n")[0])
-    return Command(file.stem, summary, texts.get("EXAMPLE", f"diffusion-train {file.stem}"), description)
+    example = texts.get("EXAMPLE", f"diffusion-train {file.stem}")
+    return Command(file.stem, summary, example, description, texts.get("RUN_KEYS"))

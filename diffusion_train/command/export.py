@@ -34,6 +34,18 @@ SUMMARY = "export a run's model for diffusers, ComfyUI or A1111, and verify that
 EXAMPLE = """\
 diffusion-train export run=runs/sd15_lora/<date_time> format=lora_kohya out=brand.safetensors
 diffusion-train export run=runs/sd15_lora/<date_time> format=diffusers out=brand adapter.scale=0.8"""
+RUN_KEYS = (
+    "network",
+    "conditioner",
+    "autoencoder",
+    "adapter",
+    "diffusion",
+    "sampler",
+    "guidance",
+    "pretrained",
+    "name",
+    "data.captions.trigger",
+)
 
 FORMATS = {
     "diffusers": "pipeline_folder",

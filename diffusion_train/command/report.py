@@ -13,6 +13,18 @@ from diffusion_train.utils.quiet import quiet_libraries
 SUMMARY = "write a report for the person who approves a run's images"
 EXAMPLE = """diffusion-train report run=runs/brand/<date_time>
 diffusion-train report run=runs/brand/<date_time> marks=marks.json"""
+RUN_KEYS = (
+    "network",
+    "conditioner",
+    "autoencoder",
+    "adapter",
+    "diffusion",
+    "sampler",
+    "guidance",
+    "data",
+    "pretrained",
+    "name",
+)
 
 
 def run(cfg: DictConfig) -> int:

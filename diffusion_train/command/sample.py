@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from torch import Tensor
 
 from diffusion_train import config, picture
-from diffusion_train.assembly import load_pipeline, reads
+from diffusion_train.assembly import load_pipeline, reads, without_trigger
 from diffusion_train.data.caption.prompt_list import read_prompts
 from diffusion_train.data.image.collate import collate
 from diffusion_train.data.image.decode import decode_image
+from diffusion_train.data.image.header import ImageError
 from diffusion_train.pipeline import select_rows
 from diffusion_train.run_folder import weights_file
 from diffusion_train.utils.exit_code import Exit
@@ -22,6 +26,20 @@ from diffusion_train.utils.tensor import best_device
 
 SUMMARY = "sample images from a run"
 EXAMPLE = """python sample.py run=runs/openmoji/<date_time> prompts='["a red apple"]' num_samples=4 guidance.scale=3"""
+RUN_KEYS = (
+    "network",
+    "conditioner",
+    "autoencoder",
+    "adapter",
+    "diffusion",
+    "sampler",
+    "guidance",
+    "pretrained",
+    "name",
+    "data.image_size",
+    "data.background",
+    "data.crop",
+)
 
 
 def run(cfg: DictConfig) -> int:
@@ -31,6 +49,8 @@ def run(cfg: DictConfig) -> int:
     refuse(cfg)
     file = weights_file(Path(ask.run))
     conditions = read_conditions(cfg)
+    if warning := without_trigger(cfg, read_prompts(ask.prompts), "prompts"):
+        warnings.warn(warning, stacklevel=1)
     negative_prompt = read_negative_prompt(cfg)
     rows = [row for row in range(len(conditions["caption"])) for _ in range(ask.num_samples)]
     refuse_older(Path(ask.out), file_names(len(rows), ask.num_samples))
@@ -40,7 +60,9 @@ def run(cfg: DictConfig) -> int:
     facts = {
         "run": str(cfg.name),
         "weights": file_sha256(file)[:16],
-        "sampler": describe(cfg.sampler),
+        "sampler": f"{describe(cfg.sampler)} grid={describe(cfg.sampler.grid)}"
+        if "grid" in cfg.sampler
+        else describe(cfg.sampler),
         "guidance": describe(cfg.guidance),
         **({} if negative_prompt is None else {"negative_prompt": negative_prompt}),
     }
@@ -59,7 +81,14 @@ def refuse(cfg: DictConfig) -> None:
         for name, what in (("prompts", "captions"), ("negative_prompt", "captions"), ("images", "images"))
         if ask[name] and ask[name] != [""] and not reads(cfg, what)
     ]
+    if reads(cfg, "images"):
+        absent = [file for file in image_files(ask) if not file.is_file()]
+        mistakes += [config.Mistake(f"images={file}", "no such file", "give an image file") for file in absent]
     config.raise_all(mistakes)
+
+
+def image_files(ask: DictConfig) -> list[Path]:
+    return [Path(file).expanduser() for file in ([ask.images] if isinstance(ask.images, str) else ask.images)]
 
 
 def refuse_older(out: Path, names: list[str]) -> None:
@@ -77,7 +106,7 @@ def read_conditions(cfg: DictConfig) -> dict[str, Any]:
 
     Raises ValueError if there are both, but not one prompt for each image.
     """
-    prompts, images = read_prompts(cfg.sample.prompts), list(cfg.sample.images)
+    prompts, images = read_prompts(cfg.sample.prompts), image_files(cfg.sample)
     if not images:
         return {"caption": prompts or [""]}
     if prompts and len(prompts) != len(images):
@@ -87,13 +116,19 @@ def read_conditions(cfg: DictConfig) -> dict[str, Any]:
         )
     data = OmegaConf.merge(cfg.data, {"shards": ""})  # the shards are not read and may be missing
     transform = config.build(data).transform()
-    captions = prompts or [Path(image).stem for image in images]
+    captions = prompts or [image.stem for image in images]
+    pictures = [decoded(image, transform.background) for image in images]
     return collate(
-        [
-            {**transform(decode_image(Path(image).read_bytes(), transform.background), 0, 0), "caption": caption}
-            for image, caption in zip(images, captions, strict=True)
-        ]
+        [{**transform(picture, 0, 0), "caption": caption} for picture, caption in zip(pictures, captions, strict=True)]
     )
+
+
+def decoded(file: Path, background: Sequence[int] | None) -> Image.Image:
+    """Raises ValueError that names the file if it cannot be read or is no image."""
+    try:
+        return decode_image(file.read_bytes(), background)
+    except (OSError, ImageError) as error:
+        raise ValueError(f"images={file}: {error.strerror if isinstance(error, OSError) else error}") from error
 
 
 def read_negative_prompt(cfg: DictConfig) -> str | None:

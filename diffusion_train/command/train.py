@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from diffusion_train import config
-from diffusion_train.assembly import grid_prompts, reads
+from diffusion_train.assembly import grid_prompts, reads, trigger_word, without_trigger
 from diffusion_train.callbacks.bad_samples import TooManyBadSamples
 from diffusion_train.callbacks.checkpointing import NotSaved
 from diffusion_train.callbacks.scalars import NumericalError
@@ -83,6 +84,8 @@ def validate(cfg: DictConfig) -> None:
         config.raise_all(mistakes)  # before gigabytes are fetched
     config.resolve_files(cfg)
     config.raise_all([*mistakes, *_wrong_shapes(cfg)])
+    if first_process() and (warning := without_trigger(cfg, grid_prompts(cfg), "callbacks.samples.prompts")):
+        warnings.warn(warning, stacklevel=1)
 
 
 def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
@@ -231,8 +234,11 @@ def farewell(run: TrainingRun) -> None:
 
 
 def sample_command(cfg: DictConfig, run_dir: Path) -> str:
-    words = ["python", "sample.py", argument("run", run_dir)]
-    if chosen := [prompt for prompt in grid_prompts(cfg) if prompt][:3]:
+    words, word = ["python", "sample.py", argument("run", run_dir)], trigger_word(cfg)
+    prompts = [prompt for prompt in grid_prompts(cfg) if prompt]
+    if not any(word in prompt for prompt in prompts):
+        prompts = [*([word] if word else []), *prompts]
+    if chosen := prompts[:3]:
         listed = ", ".join('"' + prompt.replace('"', '\\"') + '"' for prompt in chosen)
         words.append(shlex.quote(f"prompts=[{listed}]"))
     return " ".join([*words, "num_samples=4"])

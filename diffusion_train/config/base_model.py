@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_train.config.checks.values import is_unknown, keys, set_value, settings
 from diffusion_train.config.mistakes import ConfigError, Mistake, did_you_mean
-from diffusion_train.config.run import load_run_config, takes_model_grid
+from diffusion_train.config.run import load_run_config
+from diffusion_train.config.sampler_choice import takes_model_grid, with_model_grid
 from diffusion_train.config.secrets import escape
 from diffusion_train.pretrained import diffusers_folder, origin, parts
 from diffusion_train.run_folder import weights_file
@@ -72,8 +73,9 @@ def overlay(cfg: DictConfig, arguments: Sequence[Override]) -> list[Mistake]:
     with open_dict(cfg):
         for path, node in model.nodes.items():
             is_chosen = path in _CHOOSABLE and any(_covers(key, path) for key in chosen)
-            keeps_own = path == "sampler.grid" and "sampler" in cfg and not takes_model_grid(cfg.sampler)
-            if not (is_chosen or keeps_own):
+            if path == "sampler.grid":
+                _overlay_grid(cfg, node, "sampler.grid" in chosen)
+            elif not is_chosen:
                 _overlay_part(cfg, path, node)
         cfg.base_record = {"kind": model.kind, "folder": pretrained}
         mistakes += _settings(cfg, chosen)
@@ -127,6 +129,13 @@ def _overlay_part(cfg: DictConfig, path: str, node: object) -> None:
     if isinstance(node, dict) and isinstance(old, dict) and old.get("_target_") == node.get("_target_"):
         node = node | {key: old[key] for key in old if f"{path}.{key}" in _FREE}
     above[name] = node
+
+
+def _overlay_grid(cfg: DictConfig, node: dict[str, Any], chosen: bool) -> None:
+    """Replace the grid of a sampler that has the plain one; Karras levels stay, and refer to the model's grid."""
+    own: Any = OmegaConf.to_container(cfg.sampler, resolve=False)
+    if "grid" in own:
+        cfg.sampler.grid = node if takes_model_grid(own) and not chosen else with_model_grid(own["grid"], node)
 
 
 def _settings(cfg: DictConfig, chosen: set[str]) -> Iterator[Mistake]:

@@ -82,13 +82,16 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     return f"did you mean {' or '.join(nearest[:3])}?"
 
 
-def unknown_key(argument: str, key: str, names: Iterable[str], options: Sequence[str]) -> str:
-    """Return the remedy for an unknown key; `options` are those of its group that have it."""
+def unknown_key(argument: str, key: str, names: Iterable[str], options: Sequence[str], addable: bool) -> str:
+    """Return the remedy for an unknown key.
+
+    `options` are those of its group that have it. `addable` says whether something may read it if it is added.
+    """
     if len(options) == 1:
         return f"only {options[0]} has this key; write {options[0]} {argument}"
     if options:
         return f"options with this key: {listed(options)}"
-    return did_you_mean(key, names) or f"to add a new key, write +{argument}"
+    return did_you_mean(key, names) or (f"to add a new key, write +{argument}" if addable else "leave it out")
 
 
 def _likeness(word: str, candidate: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,21 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_train.config.checks.values import is_unknown, keys, set_value, unusable
+from diffusion_train.config.checks.signatures import setting_mistakes
+from diffusion_train.config.checks.values import is_addable, is_unknown, keys, set_value, unusable
 from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with
-from diffusion_train.config.mistakes import ERRORS, Mistake, first_lines, listed, no_option, raise_all, unknown_key
+from diffusion_train.config.mistakes import (
+    ERRORS,
+    Mistake,
+    did_you_mean,
+    first_lines,
+    listed,
+    no_option,
+    raise_all,
+    unknown_key,
+)
+from diffusion_train.config.sampler_choice import sampler_for_run, with_model_grid
 from diffusion_train.config.secrets import escape
 from diffusion_train.config.targets import forbidden
 from diffusion_train.training.weights_header import read_description
@@ -66,13 +77,27 @@ def load_run_config(run: Path) -> DictConfig:
     return from_container(container)
 
 
-def compose_run(run: Path, arguments: Sequence[str], folders: Sequence[Path], words: Iterable[str] = ()) -> DictConfig:
+def compose_run(
+    run: Path,
+    arguments: Sequence[str],
+    folders: Sequence[Path],
+    words: Iterable[str] = (),
+    read: Collection[str] | None = None,
+) -> DictConfig:
     """Return a run's config with overrides: a group's option replaces a part of the run, a key sets its value.
 
-    `words` are further keys to suggest for a mistyped one. Raises ConfigError with every mistake.
+    `words` are further keys to suggest for a mistyped one. `read` are the keys of the run that the command reads, by
+    default all; no others can be set. Raises ConfigError with every mistake.
     """
     cfg = load_run_config(run)
     overrides, mistakes = parse(arguments)
+    unread = [o for o in overrides if read is not None and not _is_read(o, read)]
+    suggested = [*words, *(read or ())]
+    mistakes += [
+        Mistake(str(o.input_line), "nothing reads this key", did_you_mean(o.key_or_group, suggested) or "leave it out")
+        for o in unread
+    ]
+    overrides = [o for o in overrides if o not in unread]
     known = groups(folders)
     choices = [o for o in overrides if o.key_or_group in known]
     wrong = [m for o in choices for m in _choice_mistakes(o, known)]
@@ -88,6 +113,11 @@ def compose_run(run: Path, arguments: Sequence[str], folders: Sequence[Path], wo
             mistakes += _set(cfg, override, names, known, folders)
     raise_all([*mistakes, *unusable(cfg)])
     return cfg
+
+
+def _is_read(override: Override, read: Collection[str]) -> bool:
+    key = override.key_or_group.replace("/", ".")
+    return any(key == name or key.startswith(f"{name}.") for name in read)
 
 
 def _choice_mistakes(override: Override, known: dict[str, list[str]]) -> list[Mistake]:
@@ -117,14 +147,18 @@ def _exchange_parts(cfg: DictConfig, choices: Sequence[Override], folders: Seque
         if part is None or OmegaConf.select(cfg, path) is None:
             raise HydraException(f"group {group!r} is not a part of this run")
         plain: Any = OmegaConf.to_container(part, resolve=False)
-        if path == "sampler" and takes_model_grid(plain) and "grid" in cfg.sampler and "sampler/grid" not in chosen:
-            plain["grid"] = cfg.sampler.grid
+        if path in ("sampler", "sampler.grid"):
+            own: Any = OmegaConf.to_container(cfg.sampler, resolve=False)
+            plain = _for_run(path, plain, own, "sampler/grid" in chosen)
         OmegaConf.update(cfg, path, plain, merge=False)
 
 
-def takes_model_grid(sampler: Mapping[str, Any]) -> bool:
-    """Whether the grid of a sampler's node is the plain Uniform of our options, which the model's grid replaces."""
-    return bool(sampler.get("grid") == {"_target_": "diffusion_train.sampler.grid.Uniform"})
+def _for_run(path: str, option: Any, own: Any, grid_chosen: bool) -> Any:
+    """Return the node of an option of `sampler` or `sampler/grid` for a run whose sampler is `own`."""
+    if path == "sampler.grid":
+        return with_model_grid(option, own.get("grid"))
+    sampler = sampler_for_run(option, own, grid_chosen)
+    return sampler | {"grid": with_model_grid(sampler["grid"], own.get("grid"))} if "grid" in sampler else sampler
 
 
 def _set(
@@ -134,9 +168,10 @@ def _set(
     if override.is_delete() or override.is_sweep_override():
         return [Mistake(line, "deletions and sweeps are not possible for a run", f"write {key}=<value>")]
     if override.type == OverrideType.CHANGE and is_unknown(key, cfg):
-        remedy = unknown_key(line, key, names, options_with(key, folders))
+        remedy = unknown_key(line, key, names, options_with(key, folders), is_addable(key, cfg))
         return [Mistake(line, f"the run has no key {key!r}", remedy)]
-    return set_value(cfg, override, known)
+    is_new = is_unknown(key, cfg)
+    return set_value(cfg, override, known) or (setting_mistakes(cfg, key) if is_new else [])
 
 
 def _yaml(file: Path) -> object:

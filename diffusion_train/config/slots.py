@@ -23,7 +23,7 @@ _BESIDE_CONF = {
     ],
     ("optimizer",): [f"torch.optim.{name}" for name in ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")],
     ("sampler", "grid"): [
-        f"diffusion_train.sampler.grid.{name}" for name in ("BySampler", "Karras", "Leading", "Linspace", "Trailing")
+        f"diffusion_train.sampler.grid.{name}" for name in ("BySampler", "Leading", "Linspace", "Trailing")
     ],
     ("trainer", "strategy"): [f"pytorch_lightning.strategies.{name}" for name in ("DDPStrategy", "FSDPStrategy")],
 }
@@ -83,7 +83,7 @@ def slots() -> Slots:
                 references[_named((*slot, key))] = tuple(name[1].split("."))
     same = {slot: other for slot, other in references.items() if other in named}
     same |= {("conditioner", "parts", "*"): ("conditioner",)}
-    same |= {("sampler", "grid", part): ("sampler", "grid") for part in ("single_step", "multistep", "levels")}
+    same |= {("sampler", "grid", part): ("sampler", "grid") for part in ("single_step", "multistep", "euler", "model")}
     return Slots(_frozen(named), _frozen(hydra_keys), _frozen(keys), same)
 
 

@@ -9,6 +9,7 @@ Offset noise: Guttenberg 2023, "Diffusion with Offset Noise".
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -95,6 +96,12 @@ class GaussianDiffusion:
         mse = row_mean((_checked(output, x0) - self.target(x0, noise, t)).square())
         loss = self.weighting(alpha, sigma, det) / det.square() * mse
         return Loss(loss, ((alpha / det).square() * mse).detach(), t)
+
+    def on(self, schedule: Schedule) -> GaussianDiffusion:
+        """Return this process with another schedule, to sample with."""
+        process = copy.copy(self)
+        process.schedule = schedule
+        return process
 
     def predict(self, network: Network, xt: Tensor, t: Tensor, **cond: Tensor) -> Prediction:
         """Run the network on xt (B, ...) at t (B,), which must be above 0, and split its output."""

@@ -15,9 +15,10 @@ Nodes = dict[str, Any]
 PREDICTIONS = {"epsilon": "Epsilon", "v": "V", "x0": "X0"}
 _OURS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 _SCHEDULES = {"linear": "linear.Linear", "scaled_linear": "scaled_linear.ScaledLinear"}
+_GRID = "diffusion_train.sampler.grid"
+_SPACINGS = {"trailing": "Trailing", "leading": "Leading", "linspace": "Linspace"}
 _IN_SIGMAS = {"use_karras_sigmas": 7.0, "use_exponential_sigmas": None, "use_lu_lambdas": None}  # rho of Karras
 _SAMPLING = "it changes sampling, not training"
-_GRIDS = {"trailing": "Trailing", "leading": "Leading", "linspace": "Linspace"}
 
 
 def nodes(
@@ -35,7 +36,7 @@ def nodes(
     return {
         "diffusion.schedule": _schedule(settings, source),
         "diffusion.parameterization": _parameterization(settings, source, prediction),
-        "sampler.grid": _grids(name, settings, source),
+        "sampler.grid": _grids(settings, source),
     }
 
 
@@ -125,52 +126,57 @@ def _parameterization(settings: Nodes, source: str, prediction: str | None) -> N
     return {"_target_": f"diffusion_train.diffusion.parameterization.{PREDICTIONS[ours]}"}
 
 
-def _grids(name: str, settings: Nodes, source: str) -> Nodes:
-    """Return the grids of the model's own scheduler and of the one that diffusers makes from its settings.
+def _grids(settings: Nodes, source: str) -> Nodes:
+    """Return the grids of the schedulers that diffusers makes from these settings, by `from_config`.
 
-    That is a multistep solver for a scheduler that is none, and DDIM for one that is.
+    A setting that the file lacks has the default of the scheduler that is made, not of the one that the file names.
     """
-    is_multistep = CLASSES[name].multistep
     return {
-        "_target_": "diffusion_train.sampler.grid.BySampler",
-        "single_step": _grid("DDIMScheduler" if is_multistep else name, settings, source),
-        "multistep": _grid(name if is_multistep else "DPMSolverMultistepScheduler", settings, source),
+        "_target_": f"{_GRID}.BySampler",
+        "single_step": _ddim_grid(settings, source),
+        "multistep": _multistep_grid(settings, source),
+        "euler": _euler_grid(settings, source),
     }
 
 
-def _grid(name: str, settings: Nodes, source: str) -> Nodes:
-    spacing = settings.get("timestep_spacing") or CLASSES[name].spacing
-    if spacing not in _GRIDS:
+def _ddim_grid(settings: Nodes, source: str) -> Nodes:
+    end_at_level = not settings.get("set_alpha_to_one", True)
+    return _levels(settings, source, "leading", unit_start=True) | {"end_at_level": end_at_level}
+
+
+def _multistep_grid(settings: Nodes, source: str) -> Nodes:
+    grid = _levels(settings, source, "linspace", unit_start=True)
+    if not grid["_target_"].endswith(".Trailing"):
+        grid["skip_last"] = True
+    return _in_sigmas(grid, settings)
+
+
+def _euler_grid(settings: Nodes, source: str) -> Nodes:
+    """Return the grid of Euler's method, which starts at sigma / alpha times the noise, unless its steps are leading."""
+    grid = _levels(settings, source, "linspace", unit_start=False)
+    if grid["_target_"].endswith(".Leading"):
+        grid["unit_start"] = True
+    if grid["_target_"].endswith(".Linspace"):
+        grid["whole"] = False
+    return _in_sigmas(grid, {**settings, "use_lu_lambdas": False})  # which Euler's method does not read
+
+
+def _levels(settings: Nodes, source: str, default: str, unit_start: bool) -> Nodes:
+    spacing = settings.get("timestep_spacing") or default
+    if spacing not in _SPACINGS:
         raise ValueError(
             f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json must be one of "
-            f"{', '.join(_GRIDS)}; {_SAMPLING}"
+            f"{', '.join(_SPACINGS)}; {_SAMPLING}"
         )
-    by_sigma = next((key for key in _IN_SIGMAS if settings.get(key)), None)
-    if by_sigma and CLASSES[name].reads_sigmas:
-        levels = _whole_range(settings) if CLASSES[name].multistep else _levels(name, spacing, settings)
-        return {"_target_": "diffusion_train.sampler.grid.Karras", "rho": _IN_SIGMAS[by_sigma], "levels": levels}
-    return _levels(name, spacing, settings)
-
-
-def _levels(name: str, spacing: str, settings: Nodes) -> Nodes:
     return {
-        "_target_": f"diffusion_train.sampler.grid.{_GRIDS[spacing]}",
+        "_target_": f"{_GRID}.{_SPACINGS[spacing]}",
         "num_levels": settings.get("num_train_timesteps", 1000),
-        "unit_start": spacing == "leading" or not CLASSES[name].in_sigmas,
-        "end_at_level": _ends_at_level(name, settings),
+        "unit_start": unit_start,
         **({"offset": settings.get("steps_offset", 0)} if spacing == "leading" else {}),
-        **({"skip_last": CLASSES[name].multistep} if spacing != "trailing" else {}),
     }
 
 
-def _whole_range(settings: Nodes) -> Nodes:
-    """Return the grid from the noisiest to the least noisy level, of which a multistep solver takes the two ends."""
-    num_levels = settings.get("num_train_timesteps", 1000)
-    return {"_target_": "diffusion_train.sampler.grid.Linspace", "num_levels": num_levels, "unit_start": True}
-
-
-def _ends_at_level(name: str, settings: Nodes) -> bool:
-    """Return whether sampling ends at the least noisy level instead of at data; only DDIM and PNDM read the setting."""
-    if name.startswith("PNDM"):
-        return not settings.get("set_alpha_to_one", False)
-    return name.startswith("DDIM") and not settings.get("set_alpha_to_one", True)
+def _in_sigmas(grid: Nodes, settings: Nodes) -> Nodes:
+    """Return the grid with equal steps in a function of sigma / alpha, if the settings ask for it."""
+    key = next((key for key in _IN_SIGMAS if settings.get(key)), None)
+    return grid if key is None else {"_target_": f"{_GRID}.Karras", "rho": _IN_SIGMAS[key], "model": grid}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffusion_train.diffusion.process import Prediction
 from diffusion_train.diffusion.schedule.base import Schedule
-from diffusion_train.sampler.grid import Grid, Uniform
+from diffusion_train.sampler.grid import Family, Grid, Uniform
 from diffusion_train.utils.rng import Rng
 from diffusion_train.utils.tensor import expand
 
@@ -28,23 +28,25 @@ Predict = Callable[[Tensor, Tensor], Prediction]  # (xt (B, ...), t (B,)) -> x0 
 class Sampler(ABC):
     """Turns noise into data in `num_steps` steps over the times of `grid`, by default equal steps in t.
 
-    `multistep` says that steps extrapolate from the predictions of earlier steps, for which a grid may hold other times.
+    `family` chooses among the grids of a pretrained model.
     `clip_x0` clamps every predicted x0 to [-1, 1]; use it for models of pixels, never for latents.
     """
 
-    multistep: ClassVar[bool] = False
+    family: ClassVar[Family] = "single_step"
 
     def __init__(self, num_steps: int, grid: Grid | None = None, clip_x0: bool = False) -> None:
         if num_steps < 1:
             raise ValueError(f"sampler.num_steps={num_steps}: must be at least 1")
         self.num_steps = num_steps
-        grid = grid or Uniform()
-        self.grid = grid.for_multistep() if self.multistep else grid
+        self.grid = (grid or Uniform()).for_family(self.family)
         self.clip_x0 = clip_x0
 
     @torch.no_grad()
     def sample(self, predict: Predict, schedule: Schedule, noise: Tensor, rng: Rng) -> Tensor:
-        """Turn noise (B, ...) ~ N(0, 1) into data (B, ...). Row j depends only on its noise and its key of `rng`."""
+        """Turn noise (B, ...) ~ N(0, 1) into data (B, ...). Row j depends only on its noise and its key of `rng`.
+
+        `schedule` is that of `predict`; to reproduce diffusers it is `grid.on` of the schedule of training.
+        """
         predict = clipped(predict, schedule) if self.clip_x0 else predict
         times = self.grid(schedule, self.num_steps)
         start, end = noise_levels(schedule, times[[0, -1]], noise.device)

@@ -28,7 +28,7 @@ class DPMSolver(Sampler):
     is more than twice as long as the one before (h > 2 h_before).
     """
 
-    multistep = True
+    family = "multistep"
 
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
         levels = noise_levels(schedule, times, noise.device)

@@ -7,11 +7,17 @@ Karras: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Gen
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from diffusion_train.diffusion.schedule.base import Schedule
+from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule
+from diffusion_train.sampler.between_levels import LinearSigma, LogSNRLabel
+
+Family = Literal["single_step", "multistep", "euler"]
+"""The samplers that share a grid in diffusers: DDIM, those that extrapolate from earlier steps, and Euler and Heun."""
 
 
 class Grid(ABC):
@@ -27,9 +33,13 @@ class Grid(ABC):
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
         """Return strictly decreasing times (num_steps + 1,); all but the last must be at least the schedule's t_min."""
 
-    def for_multistep(self) -> Grid:
-        """Return the grid for a sampler that extrapolates from the predictions of earlier steps."""
+    def for_family(self, family: Family) -> Grid:
+        """Return the grid for a family of samplers."""
         return self
+
+    def on(self, schedule: Schedule) -> Schedule:
+        """Return the schedule to sample with, which may differ from `schedule` between the levels of its table."""
+        return schedule
 
 
 class Uniform(Grid):
@@ -52,20 +62,23 @@ class Uniform(Grid):
 
 
 class BySampler(Grid):
-    """The grid `multistep` for multistep samplers, and `single_step` for all others, as diffusers has them.
+    """A grid for each family of samplers, as diffusers has them; without `euler`, that is `single_step`.
 
     Multistep samplers need steps of similar size in lambda, also at the end.
     """
 
-    def __init__(self, single_step: Grid, multistep: Grid) -> None:
-        self.single_step, self.multistep = single_step, multistep
-        self.unit_start, self.as_is = single_step.unit_start, single_step.as_is
+    def __init__(self, single_step: Grid, multistep: Grid, euler: Grid | None = None) -> None:
+        self.grids: dict[Family, Grid] = {
+            "single_step": single_step,
+            "multistep": multistep,
+            "euler": euler or single_step,
+        }
 
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
-        return self.single_step(schedule, num_steps)
+        return self.grids["single_step"](schedule, num_steps)
 
-    def for_multistep(self) -> Grid:
-        return self.multistep
+    def for_family(self, family: Family) -> Grid:
+        return self.grids[family].for_family(family)
 
 
 class Levels(Grid):
@@ -98,7 +111,7 @@ class Levels(Grid):
 
     @abstractmethod
     def indices(self, num_steps: int) -> Tensor:
-        """Return the level indices (num_steps,), whole numbers that decrease from noise to data."""
+        """Return the level indices (num_steps,), decreasing from noise to data."""
 
 
 class Trailing(Levels):
@@ -112,10 +125,28 @@ class Trailing(Levels):
 
 
 class Linspace(Levels):
-    """Equal steps from the noisiest level to the least noisy one, both included."""
+    """Equal steps from the noisiest level to the least noisy one, both included.
+
+    With `whole=False` indices are not rounded, and sigma / alpha is linear between levels, as in diffusers' Euler.
+    """
+
+    def __init__(
+        self,
+        num_levels: int = 1000,
+        unit_start: bool = False,
+        end_at_level: bool = False,
+        skip_last: bool = False,
+        whole: bool = True,
+    ) -> None:
+        super().__init__(num_levels, unit_start, end_at_level, skip_last)
+        self.whole = whole
 
     def indices(self, num_steps: int) -> Tensor:
-        return torch.linspace(self.num_levels - 1, 0, num_steps, dtype=torch.float64).round()
+        steps = torch.linspace(self.num_levels - 1, 0, num_steps, dtype=torch.float64)
+        return steps.round() if self.whole else steps
+
+    def on(self, schedule: Schedule) -> Schedule:
+        return schedule if self.whole or schedule.zero_terminal_snr else LinearSigma(schedule, self.num_levels)
 
 
 class Leading(Levels):
@@ -142,14 +173,27 @@ class Leading(Levels):
 class Karras(Grid):
     """Equal steps in (sigma / alpha)^(1 / rho) from t = 1 to the schedule's t_min, then 0.
 
-    `levels` is a grid whose first and last time replace these ends. With rho = null, the limit of large rho, steps are
-    equal in log(sigma / alpha). Raises ValueError for a schedule with alpha = 0 at t = 1, where sigma / alpha is
-    infinite.
+    With rho = null, the limit of large rho, steps are equal in log(sigma / alpha). `model` is the grid of a pretrained
+    model, which these levels replace: x starts as with that grid, Euler's method keeps its first and last level, and the
+    network receives time labels as diffusers computes them, for multistep samplers whole ones.
+
+    Raises ValueError for a schedule with alpha = 0 at t = 1, where sigma / alpha is infinite.
     """
 
-    def __init__(self, rho: float | None = 7.0, levels: Grid | None = None) -> None:
-        self.rho, self.levels = rho, levels
-        self.unit_start = levels is not None and levels.unit_start
+    def __init__(self, rho: float | None = 7.0, model: Grid | None = None) -> None:
+        self.rho, self.model = rho, model
+        self.unit_start = model is not None and model.unit_start
+        self.family: Family = "single_step"
+
+    def for_family(self, family: Family) -> Grid:
+        grid = Karras(self.rho, self.model and self.model.for_family(family))
+        grid.family = family
+        return grid
+
+    def on(self, schedule: Schedule) -> Schedule:
+        if self.model is None or not isinstance(schedule, DiscreteSchedule):
+            return schedule
+        return LogSNRLabel(schedule, schedule.num_steps, whole=self.family == "multistep")
 
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
         if schedule.zero_terminal_snr:
@@ -157,7 +201,9 @@ class Karras(Grid):
                 f"grid Karras cannot be used with {type(schedule).__name__}: sigma / alpha is infinite at t = 1, where "
                 "alpha = 0; use the grid Uniform or Trailing"
             )
-        ends = torch.tensor([1.0, schedule.t_min]) if self.levels is None else self.levels(schedule, num_steps)[[0, -2]]
+        ends = torch.tensor([1.0, schedule.t_min])
+        if self.model is not None and self.family == "euler":
+            ends = self.model(schedule, num_steps)[[0, -2]]
         part = torch.linspace(0, 1, num_steps, dtype=torch.float64)
         first, last = -schedule.log_snr(ends).double() / 2
         if self.rho is None:

@@ -31,6 +31,8 @@ from diffusion_train.utils.rng import Rng
 class Heun(Sampler):
     """Second-order sampler with two predictions per step; the last step is Euler's and needs only one."""
 
+    family = "euler"
+
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
         levels = noise_levels(schedule, times, noise.device)
         x = levels[0].sigma * noise

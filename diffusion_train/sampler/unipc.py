@@ -30,7 +30,7 @@ class UniPC(Sampler):
     Steps are first order where those of `DPMSolver` are.
     """
 
-    multistep = True
+    family = "multistep"
 
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
         levels = noise_levels(schedule, times, noise.device)

@@ -1,9 +1,13 @@
-"""Silences log messages and warnings of libraries that users of this package cannot act on."""
+"""Prints warnings as one line, without those of libraries that users of this package cannot act on."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diffusion_train.utils.redact import redact_text
 
 _LOGGERS = (
     "pytorch_lightning",
@@ -23,6 +27,17 @@ def quiet_libraries() -> None:
         logging.getLogger(name).addFilter(_is_error)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Inside the block, a warning is printed as `warning: <message>`, without the line of code that it comes from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {redact_text(str(message))}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _is_error(record: logging.LogRecord) -> bool:

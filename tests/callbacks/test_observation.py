@@ -1,7 +1,9 @@
 """What watches training must not change it."""
 
 import csv
+import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from diffusion_train.autoencoder.identity import Identity
 from diffusion_train.callbacks.noise_levels import NoiseLevels
 from diffusion_train.callbacks.progress import Progress
 from diffusion_train.callbacks.sample_scatter import SampleScatter
-from diffusion_train.callbacks.scheduled import Every
+from diffusion_train.callbacks.scalars import noise_error
+from diffusion_train.callbacks.scheduled import Every, Scheduled
 from diffusion_train.callbacks.throughput import Throughput
 from diffusion_train.callbacks.validation import Validation
 from diffusion_train.guidance.none import NoGuidance
@@ -130,3 +133,44 @@ def test_progress_tells_step_loss_speed_and_time_left(tmp_path: Path, run_points
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("step ")]
     assert len(lines) == 3
     assert re.fullmatch(r"step 3  loss \d+\.\d{4}  [\d,]+ samples/s  0:00:00 left", lines[-1])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_line_on_a_terminal_begins_with_the_step(tmp_path: Path, run_points, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    run_points(tmp_path, 3, callbacks=(Progress(),))
+    assert re.search(r"\| step 3  loss [\d.]+  0:00:00 left", sys.stderr.getvalue())
+    assert "| ," not in sys.stderr.getvalue()
+
+
+class Slow(Scheduled):
+    title = "drawing"
+
+    def act(self, trainer, module) -> None:
+        """Take a minute, as far as the clock below goes."""
+        clock[0] += 60
+
+
+clock = [0.0]
+
+
+def test_the_time_left_includes_what_comes_after_the_last_step(tmp_path: Path, run_points, monkeypatch, capfd) -> None:
+    """By name until it was done once, and then by the time that it took; the report cannot be measured."""
+    for module in ("progress", "scheduled"):
+        monkeypatch.setattr(f"diffusion_train.callbacks.{module}.monotonic", lambda: clock[0])
+    progress, never = Progress(every_n_seconds=-1, report=True), Slow(Every(at_end=False))
+    run_points(tmp_path, 3, callbacks=(progress, Slow(Every(first=1)), never))
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("step ")]
+    left = [line.rpartition("  ")[2] for line in lines]
+    assert left == ["0:00:00 + drawing, report left", "0:01:30 + report left", "0:01:00 + report left"]
+
+
+def test_a_row_with_little_noise_does_not_hide_the_others() -> None:
+    """Above 1, the error of a network that predicts no noise at all, it is counted as 1."""
+    error = noise_error({"noise_mse": torch.tensor([0.25, 1452.0, float("nan")])})
+    assert error.tolist()[:2] == [0.25, 1.0]
+    assert error[2].isnan()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_train.assembly import without_trigger
 from diffusion_train.command.encode import check_settings
-from diffusion_train.command.sample import file_names, refuse, refuse_older
+from diffusion_train.command.sample import decoded, file_names, refuse, refuse_older
 from diffusion_train.command.train import sample_command
 from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.config import ConfigError
@@ -65,7 +68,8 @@ def test_an_out_that_cannot_be_made_is_refused_before_anything_is_drawn(tmp_path
         ("none.NoCondition", {"images": ["a.png"]}, False),
         ("text.text_conditioner.Text", {"prompts": ["red"], "negative_prompt": "blue"}, True),
         ("text.text_conditioner.Text", {"images": ["a.png"]}, False),
-        ("low_res.LowRes", {"images": ["a.png"]}, True),
+        ("packaged_text.PackagedText", {"images": ["a.png"]}, False),  # an encoder, not a conditioner
+        ("low_res.LowRes", {"images": [__file__]}, True),
         ("low_res.LowRes", {"prompts": ["red"]}, False),
     ],
 )
@@ -75,9 +79,21 @@ def test_prompts_and_images_are_for_runs_that_read_them(conditioner, setting, is
         refuse(asked(conditioner, **setting))
 
 
+@pytest.mark.parametrize("images", [["gone.png"], "gone.png"])
+def test_an_image_that_does_not_exist_is_one_mistake(images):
+    with pytest.raises(ConfigError, match=r"images=gone\.png\n +no such file"):
+        refuse(asked("low_res.LowRes", images=images))
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"text")
+    with pytest.raises(ValueError, match=r"images=.*a\.png: "):
+        decoded(tmp_path / "a.png", None)
+
+
 def test_of_several_conditioners_one_that_reads_a_prompt_is_enough():
     parts = {name: {"_target_": f"diffusion_train.conditioner.{name}"} for name in ("low_res.LowRes", "label.Label")}
-    cfg = asked("joint.Joint", prompts=["3"], images=["a.png"])
+    cfg = asked("joint.Joint", prompts=["3"], images=[__file__])
     cfg.conditioner.parts = {"a": parts["low_res.LowRes"], "b": parts["label.Label"]}
     refuse(cfg)
 
@@ -108,7 +124,7 @@ class OfAUser(Conditioner):
 
 def test_a_conditioner_of_a_user_is_given_what_is_asked_for(monkeypatch):
     monkeypatch.setattr("diffusion_train.assembly.locate", lambda target: OfAUser)
-    refuse(asked(prompts=["red"], images=["a.png"], negative_prompt=2024))
+    refuse(asked(prompts=["red"], images=[__file__], negative_prompt=2024))
 
 
 def test_the_command_that_training_prints_runs_as_printed(tmp_path):
@@ -118,3 +134,26 @@ def test_the_command_that_training_prints_runs_as_printed(tmp_path):
     overrides, mistakes = parse(words[2:])
     assert not mistakes
     assert [override.value() for override in overrides] == [str(folder), ["a cat", 'the "best" $1'], 4]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "shown"),
+    [([], ["zyx"]), ([""], ["zyx"]), (["a cat"], ["zyx", "a cat"]), (["a zyx cat", "a cat"], ["a zyx cat", "a cat"])],
+)
+def test_the_command_that_training_prints_has_the_trigger_word(prompts, shown):
+    cfg = branded(prompts)
+    overrides, _ = parse(shlex.split(sample_command(cfg, Path("run")))[2:])
+    assert overrides[1].value() == shown
+
+
+def test_prompts_without_the_trigger_word_are_warned_about():
+    prompts = ["a zyx cat", "a cat", "", "a dog"]
+    told = without_trigger(branded(), prompts, "prompts")
+    assert told.startswith("prompts: 2 of 4 prompts lack the trigger word 'zyx', for instance 'a cat'")
+    assert without_trigger(branded(), prompts[:1], "prompts") is None
+    assert without_trigger(OmegaConf.create({}), prompts, "prompts") is None
+
+
+def branded(prompts: Sequence[str] = ()) -> DictConfig:
+    samples = {"samples": {"prompts": list(prompts)}}
+    return OmegaConf.create({"callbacks": samples, "data": {"captions": {"trigger": "zyx"}}})

@@ -136,14 +136,14 @@ def test_the_command_line_sets_what_is_free(sd1):
     assert cfg.autoencoder.dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("option", ["dpm_solver", "unipc", "ddim"])
+@pytest.mark.parametrize("option", ["dpm_solver", "unipc", "ddim", "euler"])
 def test_a_sampler_takes_the_grid_of_the_model_in_training_and_when_sampling(sd1, tmp_path, option):
     trained = composed(*RECIPE, f"pretrained={sd1}", f"sampler={option}")
     config.save_config(composed(*RECIPE, f"pretrained={sd1}"), tmp_path / "run" / "config.yaml")
     for cfg in (trained, config.compose_run(tmp_path / "run", [f"sampler={option}"], [ROOT / "conf"])):
         sampler = config.build(cfg.sampler)
         levels = sampler.grid(config.build(cfg.diffusion.schedule), 10)[:-1] * 1000
-        assert levels[-1] == (2 if option == "ddim" else 101)
+        assert levels[-1] == {"ddim": 2, "euler": 1}.get(option, 101)
         assert sampler.grid.as_is == (option == "ddim")
 
 
@@ -159,6 +159,27 @@ def test_a_grid_chosen_by_hand_stays(sd1, tmp_path, chosen):
     config.save_config(composed(*RECIPE, f"pretrained={sd1}"), tmp_path / "run" / "config.yaml")
     for cfg in (trained, config.compose_run(tmp_path / "run", arguments, [ROOT / "conf", own.parent])):
         assert config.build(cfg.sampler).grid.rho == 5
+
+
+@pytest.mark.parametrize("again", [[], ["sampler=unipc"], ["sampler=unipc", "sampler/grid=karras"]], ids=len)
+def test_karras_levels_start_and_label_as_the_model_does(sd1, tmp_path, again):
+    """Chosen in training or when sampling, and kept by a sampler that is chosen later."""
+    chosen = ["sampler=dpm_solver", "sampler/grid=karras"]
+    trained = composed(*RECIPE, f"pretrained={sd1}", *chosen)
+    config.save_config(composed(*RECIPE, f"pretrained={sd1}"), tmp_path / "plain" / "config.yaml")
+    config.save_config(trained, tmp_path / "karras" / "config.yaml")
+    sampled = [("plain", chosen), ("karras", again)]
+    for cfg in (trained, *(config.compose_run(tmp_path / name, given, [ROOT / "conf"]) for name, given in sampled)):
+        schedule, grid = config.build(cfg.diffusion.schedule), config.build(cfg.sampler).grid
+        times = grid(schedule, 7)
+        labels = grid.on(schedule).label(times[:-1])
+        assert grid.unit_start
+        assert labels.tolist() == labels.round().tolist() != schedule.label(times[:-1]).tolist()
+
+
+def test_the_uniform_grid_can_be_chosen_for_a_model(sd1):
+    cfg = composed(*RECIPE, f"pretrained={sd1}", "sampler/grid=uniform")
+    assert cfg.sampler.grid == {"_target_": "diffusion_train.sampler.grid.Uniform"}
 
 
 def test_a_recipe_sets_what_is_no_part_of_the_model(sd1, tmp_path):

@@ -11,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from diffusion_train import config
+from diffusion_train.config.checks.values import is_addable
 from diffusion_train.config.mistakes import ConfigError
 
 SAVED = {
@@ -27,6 +28,7 @@ SAVED = {
     },
 }
 
+CONF = Path(__file__).parents[2] / "conf"
 NO_GUIDANCE = "diffusion_train.guidance.none.NoGuidance"
 
 
@@ -59,6 +61,25 @@ def test_a_part_of_a_part_is_exchanged(run, conf, sampler):
     assert cfg.sampler.num_steps == (18 if sampler else 50)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "changed"),
+    [
+        (["sampler=ddim"], {}),
+        (["sampler=ddim", "sampler.num_steps=9"], {"num_steps": 9}),
+        (["sampler=ddim", "sampler.clip_x0=false"], {"clip_x0": False}),
+        (["sampler=ddpm"], {"num_steps": 1000, "eta": 1.0}),
+        (["sampler=ddim", "sampler/grid=uniform"], {"grid": {"_target_": "diffusion_train.sampler.grid.Uniform"}}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_runs_own_sampler_keeps_its_settings(tmp_path, arguments, changed):
+    """And another one keeps the grid, and whether the data are clipped."""
+    grid = {"_target_": "diffusion_train.sampler.grid.Trailing", "num_levels": 500}
+    own = {**SAVED["sampler"], "num_steps": 25, "clip_x0": True, "grid": grid}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(SAVED | {"sampler": own}))
+    assert config.compose_run(tmp_path, arguments, [CONF]).sampler == own | changed
+
+
 def test_an_option_may_refer_to_the_runs_values(run, conf, write):
     write(conf, {"sampler/by_size.yaml": "num_steps: ${size}\n"})
     cfg = config.compose_run(run, ["sampler=by_size", "size=64"], [conf])
@@ -77,6 +98,14 @@ def test_all_mistakes_are_told_at_once(run, conf):
     assert {mistake.where for mistake in error.value.mistakes} >= set(arguments) - {"extra=long"}
     for words in ("did you mean heun?", "did you mean guidance.scale?", "did you mean num_samples?", "whole number"):
         assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "addable"),
+    [("mask", False), ("seed.x", False), ("sampler.x", True), ("sampler.grid.x", True), ("a.b", False)],
+)
+def test_a_plus_is_advised_only_where_something_may_read_a_new_key(key, addable):
+    assert is_addable(key, OmegaConf.create(SAVED)) == addable
 
 
 def test_a_group_that_is_no_part_of_the_run(run, conf):

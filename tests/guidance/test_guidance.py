@@ -75,9 +75,11 @@ def test_scale_walks_from_null_to_cond(scale, schedule):
     torch.testing.assert_close(p.noise, null.noise + scale * (cond.noise - null.noise))
 
 
-@pytest.mark.parametrize("rescale", [0.0, 0.7, 1.0])
-def test_guided_prediction_is_consistent(rescale, schedule):
-    p = ClassifierFree(5.0, rescale=rescale)(Predictor(schedule), schedule, COND, NULL)(XT, T)
+@pytest.mark.parametrize(("rescale", "of"), [(0.0, "v"), (0.7, "v"), (1.0, "v"), (0.7, "noise")])
+def test_guided_prediction_is_consistent(rescale, of, schedule):
+    if of == "noise" and schedule.zero_terminal_snr:
+        pytest.skip("refused, see below")
+    p = ClassifierFree(5.0, rescale=rescale, rescale_of=of)(Predictor(schedule), schedule, COND, NULL)(XT, T)
     alpha, sigma = (expand(v, XT) for v in schedule.alpha_sigma(T))
     torch.testing.assert_close(alpha * p.x0 + sigma * p.noise, XT, rtol=0, atol=2e-5)
 
@@ -129,6 +131,24 @@ def test_rescale_is_diffusers_rescale_of_v(schedule):
     torch.testing.assert_close(v_of(p, schedule), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("schedule", ["linear"], indirect=True)
+def test_rescale_of_the_noise_is_diffusers_for_epsilon(schedule):
+    predict = Predictor(schedule)
+    guided = [
+        ClassifierFree(6.0, rescale=rescale, rescale_of=of)(predict, schedule, COND, NULL)(XT, T).noise
+        for rescale, of in ((0.7, "noise"), (0.0, "noise"), (0.7, "v"))
+    ]
+    expected = rescale_noise_cfg(guided[1], predict(XT, T, **COND).noise, guidance_rescale=0.7)
+    torch.testing.assert_close(guided[0], expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(guided[2], expected, atol=1e-2)
+
+
+def test_the_noise_is_not_rescaled_where_it_does_not_determine_the_data():
+    guidance = ClassifierFree(6.0, rescale=0.7, rescale_of="noise")
+    with pytest.raises(ValueError, match="rescale_of=noise: cannot be used"):
+        guidance(Predictor(SCHEDULES["ztsnr"]), SCHEDULES["ztsnr"], COND, NULL)
+
+
 @pytest.mark.parametrize("shape", [(1,), (2, 4, 4)], ids=["one number", "an image"])
 def test_rescale_leaves_a_constant_alone(shape, schedule):
     """A row without contrast, or of one number, has no standard deviation to divide by."""
@@ -146,8 +166,9 @@ def test_rescale_leaves_a_constant_alone(shape, schedule):
         ({"interval": (0.6, 0.2)}, "interval"),
         ({"interval": (0.0, 1.5)}, "interval"),
         ({"rescale": 1.2}, "rescale=1.2"),
+        ({"rescale_of": "x0"}, "rescale_of=x0"),
     ],
-    ids=["falling", "outside", "rescale"],
+    ids=["falling", "outside", "rescale", "rescale_of"],
 )
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -38,27 +38,46 @@ def read(tmp_path, **settings):
     return nodes(file, "base")
 
 
+MADE = {"DDIMScheduler": "single_step", "EulerDiscreteScheduler": "euler", **dict.fromkeys(MULTISTEP, "multistep")}
+
+
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", None])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("made", ["own", "other"])
-def test_the_steps_are_those_of_the_scheduler(made, kind, spacing, offset, tmp_path):
-    """Its own, or those that diffusers gives a scheduler of the other sort, made from its settings."""
+@pytest.mark.parametrize("made", MADE)
+def test_the_steps_are_those_of_the_scheduler_made_from_the_file(made, kind, spacing, offset, tmp_path):
+    """Whatever scheduler the file names: a setting that it lacks has the default of the one that is made."""
     settings = {"steps_offset": offset} | ({"timestep_spacing": spacing} if spacing else {})
-    scheduler = getattr(diffusers, kind)(**BETAS, **settings, **({"skip_prk_steps": True} if kind[0] == "P" else {}))
-    multistep = (kind in MULTISTEP) == (made == "own")
-    if made == "other":
-        scheduler = (diffusers.DPMSolverMultistepScheduler if multistep else diffusers.DDIMScheduler).from_config(
-            scheduler.config
-        )
+    scheduler = getattr(diffusers, made).from_config({"_class_name": kind, **BETAS, **settings})
     found = read(tmp_path, _class_name=kind, **settings)
     grids, schedule = (hydra.utils.instantiate(found[name]) for name in ("sampler.grid", "diffusion.schedule"))
-    grid = grids.for_multistep() if multistep else grids
-    for num_steps in (4, 10, 28, 38):  # 999 / 27 and 999 / 37 are whole: Euler's method does not round
+    grid = grids.for_family(MADE[made])
+    for num_steps in (4, 10, 28, 38, 50):  # Euler's method does not round the steps of 50
         scheduler.set_timesteps(num_steps)
-        steps = list(dict.fromkeys(scheduler.timesteps.tolist()))  # PNDM takes its second step twice
-        assert schedule.label(grid(schedule, num_steps)[:-1]).tolist() == pytest.approx(steps, abs=1e-3)
+        times = grid(schedule, num_steps)
+        labels = grid.on(schedule).label(times[:-1]).tolist()
+        assert labels == pytest.approx(scheduler.timesteps.tolist(), abs=1e-3)
         assert grid.unit_start == (abs(_start(scheduler) - 1) < 1e-3)
+        if made != "DDIMScheduler":
+            alpha, sigma = grid.on(schedule).alpha_sigma(times)
+            torch.testing.assert_close(sigma / alpha, scheduler.sigmas, rtol=5e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("made", [name for name in MADE if name != "DDIMScheduler"])
+def test_karras_levels_of_the_file_are_those_of_the_scheduler(made, tmp_path):
+    """Multistep solvers round the time labels, and Euler's method does not."""
+    settings = {"_class_name": "PNDMScheduler", "use_karras_sigmas": True, "steps_offset": 1}
+    scheduler, found = getattr(diffusers, made).from_config(BETAS | settings), read(tmp_path, **settings)
+    grids, schedule = (hydra.utils.instantiate(found[name]) for name in ("sampler.grid", "diffusion.schedule"))
+    grid = grids.for_family(MADE[made])
+    for num_steps in (5, 10, 20, 50):
+        scheduler.set_timesteps(num_steps)
+        times = grid(schedule, num_steps)
+        alpha, sigma = grid.on(schedule).alpha_sigma(times)
+        torch.testing.assert_close(sigma / alpha, scheduler.sigmas, rtol=5e-6, atol=2e-6)
+        labels = grid.on(schedule).label(times[:-1])
+        torch.testing.assert_close(labels, scheduler.timesteps.float(), rtol=0, atol=2e-3)
+        assert torch.equal(labels, labels.round()) == (made != "EulerDiscreteScheduler")
 
 
 def _start(scheduler):
@@ -73,20 +92,20 @@ def _start(scheduler):
     ("settings", "level"),
     [
         (SD15, True),
-        (SDXL, False),
+        (SDXL, False),  # the file of these tests; that of the model has set_alpha_to_one: false
         ({"_class_name": "DDIMScheduler"}, False),
         ({"_class_name": "DDIMScheduler", "set_alpha_to_one": False}, True),
-        ({"_class_name": "PNDMScheduler"}, True),
+        ({"_class_name": "PNDMScheduler"}, False),
         ({"_class_name": "PNDMScheduler", "set_alpha_to_one": True}, False),
-        ({"_class_name": "EulerDiscreteScheduler", "set_alpha_to_one": False}, False),
+        ({"_class_name": "EulerDiscreteScheduler", "set_alpha_to_one": False}, True),
         ({"_class_name": "DPMSolverMultistepScheduler"}, False),
-        ({"_class_name": "DPMSolverMultistepScheduler", "set_alpha_to_one": False}, True),  # as in DDIM made from it
+        ({"_class_name": "DPMSolverMultistepScheduler", "set_alpha_to_one": False}, True),
     ],
 )
 def test_where_the_steps_end(settings, level, tmp_path):
-    """Multistep solvers always step to the data."""
-    grid = read(tmp_path, **settings)["sampler.grid"]
-    assert (grid["single_step"]["end_at_level"], grid["multistep"]["end_at_level"]) == (level, False)
+    """DDIM as its setting says; all others step to the data."""
+    grid = hydra.utils.instantiate(read(tmp_path, **settings)["sampler.grid"])
+    assert [grid.for_family(family).as_is for family in ("single_step", "multistep", "euler")] == [level, False, False]
 
 
 @pytest.mark.parametrize("num_steps", [5, 10, 20, 50])

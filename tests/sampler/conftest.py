@@ -21,6 +21,7 @@ from diffusion_train.diffusion.schedule.sigmoid import Sigmoid
 from diffusion_train.sampler.base import Predict, Sampler
 from diffusion_train.sampler.ddim import DDIM
 from diffusion_train.sampler.dpm_solver import DPMSolver
+from diffusion_train.sampler.euler import Euler
 from diffusion_train.sampler.grid import Uniform
 from diffusion_train.sampler.heun import Heun
 from diffusion_train.sampler.unipc import UniPC
@@ -39,6 +40,7 @@ SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "ddpm": lambda n: DDIM(n, Uniform(), eta=1.0),
     "ddim_eta_half": lambda n: DDIM(n, Uniform(), eta=0.5),
     "ddim": lambda n: DDIM(n, Uniform()),
+    "euler": lambda n: Euler(n, Uniform()),
     "heun": lambda n: Heun(n, Uniform()),
     "dpm_solver": lambda n: DPMSolver(n, Uniform()),
     "unipc": lambda n: UniPC(n, Uniform()),

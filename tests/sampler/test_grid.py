@@ -10,6 +10,7 @@ from diffusion_train.diffusion.schedule.linear import Linear
 from diffusion_train.diffusion.schedule.rectified_flow import RectifiedFlow
 from diffusion_train.sampler.ddim import DDIM
 from diffusion_train.sampler.dpm_solver import DPMSolver
+from diffusion_train.sampler.euler import Euler
 from diffusion_train.sampler.grid import BySampler, Karras, Leading, Linspace, Trailing, Uniform
 from diffusion_train.sampler.heun import Heun
 from diffusion_train.sampler.unipc import UniPC
@@ -105,17 +106,18 @@ def test_an_end_at_a_level_is_taken_as_it_is(grid, gaussian):
     torch.testing.assert_close(x, divided * schedule.alpha_sigma(times[-1:])[0], rtol=0, atol=1e-6)
 
 
-def test_a_multistep_sampler_takes_its_own_grid():
+def test_a_sampler_takes_the_grid_of_its_family():
     """With its own start and end; a grid for all samplers is left as it is."""
     single_step, multistep = Leading(end_at_level=True), Linspace(unit_start=True, skip_last=True)
-    grid = BySampler(single_step, multistep)
+    euler = Linspace(whole=False)
+    grid = BySampler(single_step, multistep, euler)
     for make in (DPMSolver, UniPC):
         assert make(10, grid).grid is multistep
         assert make(10, single_step).grid is single_step
-    for make in (DDIM, Heun):
-        sampler = make(10, grid)
-        assert torch.equal(sampler.grid(Linear(), 10), single_step(Linear(), 10))
-        assert (sampler.grid.unit_start, sampler.grid.as_is) == (False, True)
+    for make in (Euler, Heun):
+        assert make(10, grid).grid is euler
+        assert make(10, BySampler(single_step, multistep)).grid is single_step  # as runs of earlier versions
+    assert DDIM(10, grid).grid is single_step
 
 
 def test_a_unit_start_is_the_noise_itself(gaussian):

@@ -7,7 +7,6 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from diffusion_train.diffusion.process import Prediction
 from diffusion_train.diffusion.schedule.base import Schedule
@@ -131,13 +130,18 @@ def test_clip_x0_bounds_samples(clip_x0, gaussian):
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_yaml_builds_a_sampler(path):
-    sampler = hydra.utils.instantiate(OmegaConf.load(path))
+    sampler = of_yaml(path.stem)
     assert isinstance(sampler, Sampler)
     assert sampler.grid(Linear(), sampler.num_steps)[0] == 1
 
 
 def test_ddpm_yaml_is_eta_1():
-    assert hydra.utils.instantiate(OmegaConf.load(CONF / "ddpm.yaml")).eta == 1
+    assert of_yaml("ddpm").eta == 1
+
+
+def of_yaml(name):
+    with hydra.initialize_config_dir(str(CONF.parent), version_base="1.3"):
+        return hydra.utils.instantiate(hydra.compose(None, [f"+sampler={name}"]).sampler)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,12 @@ def unread(cfg: DictConfig, read: Collection[str]) -> list[Mistake]:
     ]
 
 
+def setting_mistakes(cfg: DictConfig, key: str) -> list[Mistake]:
+    """Return the mistakes at a key inside a part, such as a setting that the class of the part does not have."""
+    above = [(path, node) for path, node in target_nodes(cfg) if key.startswith(f"{path}.")]
+    return [mistake for path, node in above[-1:] for mistake in _node_mistakes(path, node) if key in mistake.where]
+
+
 def target_nodes(parent: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     """Yield (dotted key, node) of every node with a `_target_`, without those that interpolations repeat."""
     if OmegaConf.is_dict(parent) and "_target_" in parent:

@@ -51,6 +51,18 @@ def is_unknown(key: str, cfg: DictConfig) -> bool:
     return False
 
 
+def is_addable(key: str, cfg: DictConfig) -> bool:
+    """Whether something may read a new key: it lies in a part, or in a collection of parts such as `callbacks`."""
+    node: Any = OmegaConf.to_container(cfg, resolve=False)
+    for name in key.split(".")[:-1]:
+        node = node.get(name)
+        if not isinstance(node, dict):
+            return False
+        if "_target_" in node or any(isinstance(child, dict) and "_target_" in child for child in node.values()):
+            return True
+    return False
+
+
 def unusable(cfg: DictConfig) -> list[Mistake]:
     """Return a mistake for each mandatory value that is missing and each interpolation that cannot be resolved.
 

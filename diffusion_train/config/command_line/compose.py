@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from diffusion_train.config import resolvers
 from diffusion_train.config.base_model import named, overlay, sets_part
-from diffusion_train.config.checks.values import hydra_mistakes, is_unknown, keys, set_value, unusable
+from diffusion_train.config.checks.values import hydra_mistakes, is_addable, is_unknown, keys, set_value, unusable
 from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.config.folders import groups, options_with, read_yaml
 from diffusion_train.config.mistakes import ERRORS, ConfigError, Mistake, first_lines, no_option, unknown_key
@@ -48,13 +48,12 @@ class Composer:
         values = [o for o in overrides if self._sets_value(o)]
         choices, cfg, refused = self._without_refused([o for o in overrides if o not in values])
         lost = tuple(o.key_or_group.replace("/", ".") + "." for o, _ in refused if self._is_choice(o))
-        names = [*keys(cfg), *self.groups]
-        mistakes += [self._explain(o, error, names) for o, error in refused if not o.key_or_group.startswith(lost)]
+        mistakes += [self._explain(o, error, cfg) for o, error in refused if not o.key_or_group.startswith(lost)]
         # Values inside parts of a pretrained model are checked against its parts, not against the YAML files.
         brought = [o for o in values if sets_part(o)] if named(cfg, overrides) else []
         values = [o for o in values if o not in brought]
         unknown = [o for o in values if is_unknown(o.key_or_group, cfg)]
-        mistakes += [self._no_such_key(o, names) for o in unknown if not o.key_or_group.startswith(lost)]
+        mistakes += [self._no_such_key(o, cfg) for o in unknown if not o.key_or_group.startswith(lost)]
         known = [o for o in values if o not in unknown]
         mistakes += [m for o in known for m in set_value(cfg, o, self.groups)]
         mistakes += overlay(cfg, [*choices, *known, *brought])
@@ -138,18 +137,19 @@ class Composer:
         options = self.groups[override.key_or_group]
         return not all(option in options for option in (value if isinstance(value, list) else [value]))
 
-    def _explain(self, override: Override, error: Exception, names: Sequence[str]) -> Mistake:
+    def _explain(self, override: Override, error: Exception, cfg: DictConfig) -> Mistake:
         line, key, value = str(override.input_line), override.key_or_group, override.value()
         if self._lacks_option(override):
             if value is None:
                 return Mistake(line, f"group {key!r} cannot be null", f"leave it out with '~{key}'")
             return no_option(line, key, value, self.groups[key])
         problem = first_lines(error)
-        return self._no_such_key(override, names) if "Could not override" in problem else Mistake(line, problem)
+        return self._no_such_key(override, cfg) if "Could not override" in problem else Mistake(line, problem)
 
-    def _no_such_key(self, override: Override, names: Sequence[str]) -> Mistake:
+    def _no_such_key(self, override: Override, cfg: DictConfig) -> Mistake:
         line, key = str(override.input_line), override.key_or_group
-        remedy = unknown_key(line, key, names, options_with(key, self.folders))
+        names = [*keys(cfg), *self.groups]
+        remedy = unknown_key(line, key, names, options_with(key, self.folders), is_addable(key, cfg))
         return Mistake(line, f"there is no key or group {key!r}", remedy)
 
 

@@ -44,15 +44,15 @@ class _Ended(BaseException):
     """Raised to start no further job of a sweep."""
 
 
-def launch(call: Call, body: Body, ends: Collection[int] = ()) -> int:
+def launch(call: Call, body: Body, ends: Collection[int] = (), run_keys: Collection[str] | None = None) -> int:
     """Run `body` on the config if it has no mistakes; return the exit code, of a sweep the highest of all jobs.
 
-    A job whose code is in `ends` ends the sweep. Raises ConfigError with every mistake.
+    `run_keys` are those that the command reads of the config of a finished run, with everything below them. A job whose code is in `ends` ends the sweep. Raises ConfigError with every mistake.
     """
     resolvers.install()
     allow(call.allowed)
     if "run" in call.settings:
-        return _on_run(call, body)
+        return _on_run(call, body, run_keys)
     cfg = first_pass(call)
     if call.flags.cfg == "job":
         # Hydra would print it without the pretrained model's parts.
@@ -200,7 +200,7 @@ def _set_run_dir(cfg: DictConfig) -> Path:
     return Path(folder)
 
 
-def _on_run(call: Call, body: Body) -> int:
+def _on_run(call: Call, body: Body, run_keys: Collection[str] | None) -> int:
     """Run `body` on the config of a run, with the command's own settings in a node named after the command."""
     own_arguments = [a for a in call.overrides if first_word(a) in call.settings]
     run_arguments = [a for a in call.overrides if first_word(a) not in call.settings]
@@ -211,7 +211,7 @@ def _on_run(call: Call, body: Body) -> int:
     cfg = OmegaConf.create({})
     if not OmegaConf.is_missing(own, "run"):
         try:
-            cfg = compose_run(Path(str(own.run)), run_arguments, call.folders, words=call.settings)
+            cfg = compose_run(Path(str(own.run)), run_arguments, call.folders, call.settings, run_keys)
         except ConfigError as error:
             mistakes += error.mistakes
         except ValueError as error:

@@ -27,7 +27,7 @@ MISTAKES = {
     "sampler.num_step=3": "did you mean sampler.num_steps?",
     "max_steps=3": "did you mean trainer.max_steps?",
     "sampler.grid.rho=3": "only sampler/grid=karras has this key; write sampler/grid=karras sampler.grid.rho=3",
-    "brand_new=3": "+brand_new=3",
+    "brand_new=3": "leave it out",
     "trainer.max_steps=abc": "'trainer.max_steps' must be a whole number, got 'abc'",
     "trainer.max_steps=1e3": "write trainer.max_steps=1000",
     "seed=true": "must be a whole number",
