@@ -134,8 +134,9 @@ def _tests(targets: str | Sequence[str], key: str) -> Iterator[tuple[str, Fits]]
     elif targets == "attention":
         yield targets, lambda name, _: _ends(name, _ATTENTION)
     elif targets == "attention_and_convolutions":
-        yield targets, lambda name, layer: (
-            _ends(name, _ATTENTION) or (isinstance(layer, nn.Conv2d) and not _ends(name, _ENDS))
+        yield (
+            targets,
+            lambda name, layer: _ends(name, _ATTENTION) or (isinstance(layer, nn.Conv2d) and not _ends(name, _ENDS)),
         )
     else:
         try:
