@@ -21,7 +21,7 @@ from diffusion_train.report.facts import CopyingFacts, Fidelity, Report
 from diffusion_train.report.marks import FORMAT
 from diffusion_train.report.measure import RESOLUTION
 from diffusion_train.report.plot import strip, trade_off
-from diffusion_train.report.rights_table import asked_for
+from diffusion_train.report.rights_table import affected, asked_for
 from diffusion_train.report.sweep import SURPRISING
 
 _SERIOUS = {"non-commercial", "no-derivatives", "unknown", "unread"}
@@ -63,6 +63,7 @@ def report_page(report: Report, pictures: Path, approvals: Approvals) -> str:
         ratio_to_seeds=drift.changed / drift.seeds if drift and drift.seeds else None,
         licenses=list(dict.fromkeys(one.name for entry in report.rights for one in entry.licenses)),
         asked=asked,
+        affected=affected,
         serious=not _SERIOUS.isdisjoint(asked),
         palettes={name: strip(swatches) for name, swatches in report.fidelity.palettes.items()},
         plot=trade_off(report.sweep.rows) if report.sweep else None,

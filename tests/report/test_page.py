@@ -166,13 +166,13 @@ def test_samples_that_training_did_not_change_look_the_same(folder: Path) -> Non
 
 @pytest.mark.parametrize(
     ("after", "told"),
-    [(13.0, "further from the brand’s than"), (9.5, "as far from the brand’s as"), (5.0, "closer to")],
+    [(13.0, "further from the brand’s than before"), (9.5, "as far from the brand’s as"), (5.0, "closer to")],
 )
 def test_colours_are_told_however_they_changed(folder: Path, after: float, told: str) -> None:
     run = {"kid": 1.0, "kid_error": None, "likeness": 0.4, "colours": after}
     text = first_screen(folder, fidelity=fidelity(-1.0, run=run))
-    assert f"Colours are {told}" in text
-    assert f"(difference 10.0 before, {after:.1f} after; less than 1 is not visible)" in text
+    assert f"Its colours are {told}" in text
+    assert f"less than 1 is not visible): before 10.0, after {after:.1f}." in text
 
 
 def test_the_title_names_brand_owner_and_date(folder: Path) -> None:
@@ -216,7 +216,7 @@ def test_the_first_screen_names_what_must_be_decided(folder: Path) -> None:
     assert "1 of 4" in content
     assert "50 %" in content
     assert "2.0 ×" in content
-    assert "the licence text was not recognised" in content
+    assert "(4 &lt;script&gt;" in content.split("the licence text was not recognised")[0][-400:]
 
 
 def test_marks_for_a_report_of_another_version_fail_with_the_remedy(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_person_marks_in_a_browser_and_the_marks_come_back(folder: Path) -> No
     async def use(tab: Any) -> dict[str, Any]:
         await tab.open(file)
         found = {"before": await tab.run("document.querySelector('#progress').textContent")}
-        await tab.run("document.querySelectorAll('.approve')[0].click()")
+        await tab.run("document.querySelectorAll('.controls .approve')[0].click()")
         await tab.run("document.querySelectorAll('.reject')[1].click()")
         await tab.run(
             "const box = document.querySelectorAll('.remark')[1]; box.value = 'off <b>colour'; box.dispatchEvent(new Event('input'))"
@@ -294,6 +294,27 @@ def test_marks_that_the_report_has_taken_in_count_as_judged_until_one_s_own_repl
         1,  # the other image
         "1 of 2 brand samples judged, 0 rejected",
     ]
+
+
+@pytest.mark.slow
+def test_the_page_fits_a_desk_and_a_phone(folder: Path) -> None:
+    file = folder / "report.html"
+    marks = [{"image": "a" * 32, "prompt": "", "seed": 0, "verdict": "", "remark": "dark", "reviewer": "A", "time": ""}]
+    file.write_text(made_page(folder, decisions=[decision()], marks=marks), "utf-8")
+
+    async def use(tab: Any) -> list[Any]:
+        found = []
+        for width in (1400, 390):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+            await tab.call("Emulation.setDeviceMetricsOverride", **size)
+            await tab.open(file)
+            found.append(await tab.run("document.documentElement.scrollWidth"))
+        return [*found, await tab.run("document.querySelector('#progress').textContent")]
+
+    *widths, progress = _browser().drive(folder / "profile", folder, use)
+    assert widths[0] <= 1400
+    assert widths[1] <= 390
+    assert progress == "0 of 2 brand samples judged"  # a remark alone judges nothing
 
 
 def _browser() -> Any:

@@ -20,7 +20,7 @@ from diffusion_train.report.facts import Swatch, SweepRow
 from diffusion_train.report.marks import FORMAT, Mark, counted, merged, read_marks
 from diffusion_train.report.material import see
 from diffusion_train.report.plot import AXES, Axis, Box, strip, trade_off
-from diffusion_train.report.rights_table import asked_for, rights
+from diffusion_train.report.rights_table import affected, asked_for, rights
 from diffusion_train.report.sweep import choose, undominated
 
 CAPTIONS = ["the acme red car logo", "the acme red bus logo", "the acme blue car logo", "the acme logo on white"]
@@ -117,6 +117,8 @@ def test_rights_follow_the_bases_down_and_name_what_they_ask_for(tmp_path: Path)
         [("creativeml-openrail-m", None)],
     ]
     assert list(asked_for(found)) == ["share-alike", "non-commercial", "unknown", "unread"]
+    assert affected(found, "unknown") == "1 image of this run"
+    assert affected(found, "unread") == "base model"
 
 
 def test_what_the_record_says_of_the_base_goes_before_its_files(tmp_path: Path) -> None:
