@@ -15,6 +15,7 @@ from cattrs import BaseValidationError, Converter, transform_error
 
 from diffusion_train.run_folder import RunFolder, weights_file
 from diffusion_train.utils.files import atomic_file, file_sha256
+from diffusion_train.utils.text import argument
 
 _FORMAT = "diffusion_train approvals 1"
 _MAX_BYTES = 16 << 20
@@ -94,6 +95,11 @@ def record(run: Path, decision: Decision) -> None:
     decisions = [asdict(one) for one in [*_read(folder), decision]]
     with atomic_file(folder.approvals) as file:
         file.write(json.dumps({"format": _FORMAT, "decisions": decisions}, indent=1, ensure_ascii=False).encode())
+
+
+def approve_command(run: Path) -> str:
+    """Return the command that records an approval, to be completed."""
+    return f"diffusion-train approve {argument('run', run)} marks=marks.json use=\"'<use>'\" by=\"'<name>'\""
 
 
 def _read(folder: RunFolder) -> list[Decision]:

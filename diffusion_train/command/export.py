@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train import config, picture
 from diffusion_train.adapter.lora import without
-from diffusion_train.approval import Approvals, approvals_of
+from diffusion_train.approval import Approvals, approvals_of, approve_command
 from diffusion_train.assembly import grid_prompts, load_pipeline, starts_from_run
 from diffusion_train.export.exported_model import Model, base_folder
 from diffusion_train.export.model_card import Facts, readme
@@ -31,7 +31,7 @@ from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import publish, sha256_of_files, temporary_folder
 from diffusion_train.utils.quiet import quiet_libraries
 from diffusion_train.utils.tensor import best_device
-from diffusion_train.utils.text import argument, printable
+from diffusion_train.utils.text import printable
 
 SUMMARY = "export a run's model for diffusers, ComfyUI or A1111, and verify that it gives the same results"
 EXAMPLE = """\
@@ -119,7 +119,7 @@ def refuse_wrong(ask: DictConfig, approvals: Approvals) -> None:
     if not ask.tolerance > 0:
         mistakes.append(config.Mistake(f"tolerance={ask.tolerance}", "must be above 0"))
     if ask.require_approval and not approvals.valid:
-        remedy = f"run: diffusion-train approve {argument('run', Path(ask.run))} marks=<marks.json> use=<use> by=<name>"
+        remedy = f"run: {approve_command(run_folder(ask).path)}"
         problem = printable("; ".join(approvals.describe()), 400)
         mistakes.append(config.Mistake("require_approval=true", problem, remedy))
     config.raise_all(mistakes)

@@ -12,7 +12,7 @@ from cattrs import ClassValidationError, Converter, transform_error
 from cattrs.gen import make_dict_unstructure_fn, override
 from omegaconf import DictConfig
 
-from diffusion_train.approval import approvals_of
+from diffusion_train.approval import approvals_of, approve_command
 from diffusion_train.data.caption.prompt_list import read_prompts
 from diffusion_train.metric.extractor import EfficientNetLite0
 from diffusion_train.report.album import Album
@@ -69,10 +69,12 @@ def show_report(run: Path, report: Report) -> None:
     content = json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_file(folder.report) as file:
         file.write(content.encode("utf-8", "replace"))
+    approvals = approvals_of(run, report.scale)
     with atomic_file(folder.report_page) as file:
-        page = report_page(report, folder.report_images, approvals_of(run, report.scale))
-        file.write(page.encode("utf-8", "replace"))
+        file.write(report_page(report, folder.report_images, approvals).encode("utf-8", "replace"))
     print(f"report: {folder.report_page}")
+    if not approvals.valid:
+        print(f"to approve it, save marks there, then run:\n  {approve_command(run)}")
 
 
 def read_settings(settings: Mapping[str, Any]) -> Settings:

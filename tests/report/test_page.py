@@ -232,7 +232,8 @@ def test_marks_for_a_report_of_another_version_fail_with_the_remedy(tmp_path: Pa
 def test_a_person_marks_in_a_browser_and_the_marks_come_back(folder: Path) -> None:
     browser = _browser()
     file, profile = folder / "report.html", folder / "profile"
-    file.write_text(made_page(folder), "utf-8")
+    samples = [*report()["samples"], sample("c" * 32, kind="general")]
+    file.write_text(made_page(folder, samples=samples), "utf-8")
 
     async def use(tab: Any) -> dict[str, Any]:
         await tab.open(file)
@@ -241,6 +242,9 @@ def test_a_person_marks_in_a_browser_and_the_marks_come_back(folder: Path) -> No
         await tab.run("document.querySelectorAll('.reject')[1].click()")
         await tab.run(
             "const box = document.querySelectorAll('.remark')[1]; box.value = 'off <b>colour'; box.dispatchEvent(new Event('input'))"
+        )
+        await tab.run(
+            "const last = document.querySelectorAll('.remark')[3]; last.value = 'dark'; last.dispatchEvent(new Event('input'))"
         )
         await tab.run("document.querySelector('[value=flagged]').click()")
         found["shown"] = await tab.run("document.querySelectorAll('.sample:not(.hidden)').length")
@@ -267,6 +271,7 @@ def test_a_person_marks_in_a_browser_and_the_marks_come_back(folder: Path) -> No
     assert {image[0]: (mark.verdict, mark.remark) for image, mark in marks.items()} == {
         "a": ("approve", ""),
         "b": ("reject", "off <b>colour"),
+        "c": ("", "dark"),
     }
     assert {mark.reviewer for mark in marks.values()} == {"Ada"}
     assert saved.weights == WEIGHTS
