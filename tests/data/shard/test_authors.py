@@ -7,6 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from diffusion_train.data.dataset import ShardDataset
+from diffusion_train.data.image.preprocess import Preprocess
+from diffusion_train.data.image.transform import ImageTransform
 from diffusion_train.data.shard import authors as module
 from diffusion_train.data.shard.authors import asks_for_author, authors
 from diffusion_train.data.shard.catalog_builder import open_shards
@@ -22,9 +25,19 @@ FACTS = {
 }
 
 
+def members(make_png):
+    return [(f"{key}.{kind}", data) for key in FACTS for kind, data in (("png", make_png(0)), ("json", FACTS[key]))]
+
+
+def test_the_record_of_a_run_names_them(make_tar, make_png):
+    captions = [(f"{key}.txt", b"x") for key in FACTS]
+    dataset = ShardDataset(make_tar(members(make_png) + captions), Preprocess(ImageTransform(8)))
+    found = dataset.facts["authors"]
+    assert found == {"CC BY 4.0": {"Ada L.": 2}, "MIT": {"Dora": 1}}
+
+
 def test_they_are_counted_by_licence(make_tar, make_png, monkeypatch):
-    members = [(f"{key}.{kind}", data) for key in FACTS for kind, data in (("png", make_png(0)), ("json", FACTS[key]))]
-    catalog = open_shards(make_tar([*members, ("g.png", make_png(1))]))
+    catalog = open_shards(make_tar([*members(make_png), ("g.png", make_png(1))]))
     every = np.arange(len(catalog))
     found = authors(catalog, every, StorageByScheme())
     assert found == {"CC BY 4.0": {"Ada L.": 2}, "MIT": {"Dora": 1}}
