@@ -96,7 +96,8 @@ def exported(cfg: DictConfig, model: Model, form: ModuleType, about: Facts, scra
         shutil.copyfile(grid, folder / "sample.png")
     else:
         picture.save_png(picture.to_image(proof.picture), folder / "sample.png", {"prompt": question.prompt})
-    if unusual := getattr(form, "unusual_keys", lambda _: [])(model):
+    unusual: list[str] = form.unusual_keys(model) if hasattr(form, "unusual_keys") else []
+    if unusual:
         print(UNUSUAL.format(", ".join(unusual)))
     about = replace(about, unusual_keys=unusual)
     (folder / "README.md").write_text(readme(model, ask.format, about, question, proof, names, out), "utf-8")

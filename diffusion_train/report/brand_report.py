@@ -38,8 +38,8 @@ def write_report(run: Path, cfg: DictConfig, settings: Mapping[str, Any]) -> Non
     approvals_of(run, None)  # an unreadable file fails before hours of drawing
     artist = Artist(read_settings(settings), EfficientNetLite0().to(device), Album(folder.report_images))
     report = build(run, cfg, artist, device)
-    names = {key: getattr(report, key) or older.get(key) for key in ("brand", "owner")}
-    show_report(run, replace(report, marks=marks, **names))
+    brand, owner = report.brand or older.get("brand"), report.owner or older.get("owner")
+    show_report(run, replace(report, marks=marks, brand=brand, owner=owner))
 
 
 def read_report(run: Path) -> Report:
