@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = Path(sys.executable).with_name("diffusion-train")
 _CONTEXT = multiprocessing.get_context("forkserver")
 _IMPORTED = [
-    *(f"diffusion_train.command.{name}" for name in ("train", "sample", "encode", "export", "report", "check")),
+    *(
+        f"diffusion_train.command.{name}"
+        for name in ("train", "sample", "encode", "export", "report", "approve", "check")
+    ),
     *("diffusers", "transformers", "peft", "wandb", "matplotlib.figure"),
 ]
 

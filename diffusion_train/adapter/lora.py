@@ -16,6 +16,7 @@ M = TypeVar("M", bound=nn.Module)
 
 # The last parts of layer names, in networks of diffusers, in ours, and in text encoders of transformers.
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "qkv", "text_kv", "out", "q_proj", "k_proj", "v_proj", "out_proj")
+_ENDS = ("conv_in", "conv_out")  # of a U-Net of diffusers; the set of kohya's sd-scripts has no place for them
 _INITS: dict[str, Any] = {"kaiming": True, "gaussian": "gaussian"}
 _NAME = "default"  # of the adapter; peft can hold several
 
@@ -23,8 +24,8 @@ _NAME = "default"  # of the adapter; peft can hold several
 class LoRA:
     """Freezes a network and adds an adapter to every layer that `targets` selects; at the start it changes no output.
 
-    `targets` selects linear layers and convolutions: "attention", "attention_and_convolutions", a list of name endings,
-    or a regular expression for whole names. `alpha` null means `rank`. `scale` multiplies a trained adapter; 0 is the
+    `targets` selects linear layers and convolutions: "attention", "attention_and_convolutions" (all convolutions but
+    diffusers' conv_in and conv_out), a list of name endings, or a regular expression for whole names. `alpha` null means `rank`. `scale` multiplies a trained adapter; 0 is the
     base model. `text_encoder` selects the layers that `on_text_encoder` adapts: true for attention, or a list of name
     endings. `text_encoder_lr` is read by the code that builds the optimizer. Raises ValueError if a target matches no
     layer.
@@ -133,7 +134,10 @@ def _tests(targets: str | Sequence[str], key: str) -> Iterator[tuple[str, Fits]]
     elif targets == "attention":
         yield targets, lambda name, _: _ends(name, _ATTENTION)
     elif targets == "attention_and_convolutions":
-        yield targets, lambda name, layer: _ends(name, _ATTENTION) or isinstance(layer, nn.Conv2d)
+        yield (
+            targets,
+            lambda name, layer: _ends(name, _ATTENTION) or (isinstance(layer, nn.Conv2d) and not _ends(name, _ENDS)),
+        )
     else:
         try:
             pattern = re.compile(targets)

@@ -11,6 +11,7 @@ import importlib
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train import config, picture
 from diffusion_train.adapter.lora import without
+from diffusion_train.approval import Approvals, approvals_of, approve_command
 from diffusion_train.assembly import grid_prompts, load_pipeline, starts_from_run
 from diffusion_train.export.exported_model import Model, base_folder
 from diffusion_train.export.model_card import Facts, readme
@@ -29,6 +31,7 @@ from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import publish, sha256_of_files, temporary_folder
 from diffusion_train.utils.quiet import quiet_libraries
 from diffusion_train.utils.tensor import best_device
+from diffusion_train.utils.text import printable
 
 SUMMARY = "export a run's model for diffusers, ComfyUI or A1111, and verify that it gives the same results"
 EXAMPLE = """\
@@ -53,6 +56,10 @@ FORMATS = {
     "lora_kohya": "lora_kohya",
     "single_file": "original_file",
 }
+UNUSUAL = """\
+note: tools that know only the layers of kohya's sd-scripts leave out these keys, without a message, and draw other images:
+  {}
+  adapter.targets=attention_and_convolutions trains a LoRA without them"""
 ONE_FILE = ("lora_kohya", "single_file")
 
 
@@ -61,7 +68,8 @@ def run(cfg: DictConfig) -> int:
 
     quiet_libraries()
     ask = cfg.export
-    refuse_wrong(ask)
+    approvals = approvals_of(Path(ask.run), strength(cfg))
+    refuse_wrong(ask, approvals)
     model = opened(cfg)
     form = importlib.import_module(f"diffusion_train.export.{FORMATS[ask.format]}")
     if getattr(form, "ADAPTERS_ONLY", False) and not model.adapters:
@@ -69,19 +77,19 @@ def run(cfg: DictConfig) -> int:
             f"format={ask.format}: the run must have an adapter, but it trained all weights; give format=diffusers "
             "or format=single_file"
         )
-    out = Path(ask.out)
+    out, said = Path(ask.out), approvals.describe()
     try:
         with temporary_folder(out.absolute().parent) as scratch:
-            return exported(cfg, model, form, scratch)
+            return exported(cfg, model, form, facts(cfg, model, said), scratch)
     except Unproved as error:
         print(f"{error}; nothing was written to {out}", file=sys.stderr)
         return Exit.NUMERICAL
 
 
-def exported(cfg: DictConfig, model: Model, form: ModuleType, scratch: Path) -> int:
+def exported(cfg: DictConfig, model: Model, form: ModuleType, about: Facts, scratch: Path) -> int:
     """Write the export in `scratch`, compare it with the run and move it to `cfg.export.out`; return the exit code.
 
-    `form` is the module of the format. Raises Unproved if the comparison fails.
+    `form` is the module of the format; `about` is for the card. Raises Unproved if the comparison fails.
     """
 
     ask, folder, out = cfg.export, scratch / "export", Path(cfg.export.out)
@@ -100,15 +108,18 @@ def exported(cfg: DictConfig, model: Model, form: ModuleType, scratch: Path) -> 
         shutil.copyfile(grid, folder / "sample.png")
     else:
         picture.save_png(picture.to_image(proof.picture), folder / "sample.png", {"prompt": question.prompt})
-    (folder / "README.md").write_text(
-        readme(model, ask.format, facts(cfg, model), question, proof, names, out), "utf-8"
-    )
+    unusual: list[str] = form.unusual_keys(model) if hasattr(form, "unusual_keys") else []
+    if unusual:
+        print(UNUSUAL.format(", ".join(unusual)))
+    about = replace(about, unusual_keys=unusual)
+    (folder / "README.md").write_text(readme(model, ask.format, about, question, proof, names, out), "utf-8")
     publish_export(folder, file, out)
+    print("\n".join(printable(line, 400) for line in about.approvals))
     print(f"wrote {ask.format} to {out}; {card_of(out)} says how to use it")
     return Exit.DONE
 
 
-def refuse_wrong(ask: DictConfig) -> None:
+def refuse_wrong(ask: DictConfig, approvals: Approvals) -> None:
     """Raises ConfigError with every mistake in the command's own settings."""
 
     mistakes, out = [], Path(ask.out)
@@ -120,6 +131,10 @@ def refuse_wrong(ask: DictConfig) -> None:
         mistakes.append(config.Mistake(f"out={out}", "exists already", "give another name, or remove it"))
     if not ask.tolerance > 0:
         mistakes.append(config.Mistake(f"tolerance={ask.tolerance}", "must be above 0"))
+    if ask.require_approval and not approvals.valid:
+        remedy = f"run: {approve_command(run_folder(ask).path)}"
+        problem = printable("; ".join(approvals.describe()), 400)
+        mistakes.append(config.Mistake("require_approval=true", problem, remedy))
     config.raise_all(mistakes)
 
 
@@ -142,7 +157,13 @@ def trigger(cfg: DictConfig) -> str:
     return str(cfg.data.get("captions", {}).get("trigger", "") or "")
 
 
-def facts(cfg: DictConfig, model: Model) -> Facts:
+def strength(cfg: DictConfig) -> float | None:
+    """Return the strength of the run's adapter; None if it has none."""
+    scale = cfg.adapter.get("scale")
+    return None if scale is None else float(scale)
+
+
+def facts(cfg: DictConfig, model: Model, approvals: list[str]) -> Facts:
     """Return what the model card says about the run, its data and its base model."""
 
     plain = {key: value for key, value in config.redact(cfg).items() if key != "export"}
@@ -157,6 +178,7 @@ def facts(cfg: DictConfig, model: Model) -> Facts:
         trigger=trigger(cfg),
         templates=[str(template) for template in templates],
         config=plain,
+        approvals=approvals,
     )
 
 

@@ -27,6 +27,8 @@ class TrainingConfig:
     channels_last: bool
     compile: bool
     report: bool
+    brand: str | None
+    owner: str | None
 
     data: _Untried  # built separately, and has its own check
     diffusion: _Tried

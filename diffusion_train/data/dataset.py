@@ -26,6 +26,7 @@ from diffusion_train.data.order.order import Draw, Window
 from diffusion_train.data.precomputed.latents import PrecomputedLatents
 from diffusion_train.data.sample_decoder import BadSample, SampleDecoder
 from diffusion_train.data.selection import Indices, Selection, per_source, sizes
+from diffusion_train.data.shard.authors import authors
 from diffusion_train.data.shard.catalog import Located
 from diffusion_train.data.shard.catalog_builder import Shards, open_shards
 from diffusion_train.data.shard.problem import DataError, Problem
@@ -153,7 +154,7 @@ class ShardDataset:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Sources, licences, shards with their digests, and the number of samples left out by reason."""
+        """Sources, licences, authors, shards with their digests, and the number of samples left out by reason."""
         names, index = self.catalog.licenses()
         counts = np.bincount(index[self.samples] + 1, minlength=len(names) + 1).tolist()
         meta = self.catalog.meta
@@ -161,6 +162,7 @@ class ShardDataset:
             "sources": dict(self.sources),
             "left_out": dict(self.chosen.left_out),
             "licenses": {name: count for name, count in zip(["unknown", *names], counts, strict=True) if count},
+            "authors": authors(self.catalog, self.samples, self.storage),
             "shards": [
                 {"shard": redact_url(url), "version": version, "digest": digest}
                 for url, version, digest in zip(self.catalog.urls, self.catalog.versions, meta["digests"], strict=True)

@@ -1,6 +1,8 @@
 """Exports a LoRA with the names of kohya's sd-scripts, which ComfyUI and A1111 read.
 
 Layers have their diffusers names with underscores for dots; the U-Net of XL has those of the first authors' layout.
+sd-scripts adapts the U-Net's attention, residual blocks, downsamplers and upsamplers alone (`networks/lora.py`), so
+some tools drop the keys of other layers. The file has them all the same, and `unusual_keys` names them.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ _TEXT_ENCODERS = {
     "sd": {"text_encoder": "lora_te"},
     "sdxl": {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
 }
+_BLOCKS = {"attentions", "resnets", "downsamplers", "upsamplers"}
 _BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
 def write(model: Model, folder: Path) -> Path:
     """Write the LoRA to a .safetensors file in `folder` and return the file."""
     rank, alpha = rank_and_alpha(model)
-    layers = {name.replace(".", "_"): layer for name, layer in _layers(model)}
+    layers = dict(_layers(model))
     tensors = {
         name.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): value
         for name, value in weights_of(layers).items()
@@ -46,11 +49,20 @@ def write(model: Model, folder: Path) -> Path:
     return folder / f"{model.name}.safetensors"
 
 
+def unusual_keys(model: Model) -> list[str]:
+    """Return the keys, without endings such as ".alpha", of the layers for which sd-scripts has no place."""
+    return sorted(key for name, key in _unet_keys(model).items() if not _BLOCKS & set(name.split(".")))
+
+
 def _layers(model: Model) -> Iterator[tuple[str, Any]]:
-    modules = [name for name, _ in model.unet.named_modules()] if model.family == "sdxl" else []
-    names = unet_names(modules, model.unet.config.layers_per_block)
-    for name, layer in model.adapters.items():
-        yield f"lora_unet_{names.get(name, name)}", layer
+    for name, key in _unet_keys(model).items():
+        yield key, model.adapters[name]
     for encoder, layers in model.text_adapters.items():
         for name, layer in layers.items():
-            yield f"{_TEXT_ENCODERS[model.family][encoder]}_{name}", layer
+            yield f"{_TEXT_ENCODERS[model.family][encoder]}_{name}".replace(".", "_"), layer
+
+
+def _unet_keys(model: Model) -> dict[str, str]:
+    modules = [name for name, _ in model.unet.named_modules()] if model.family == "sdxl" else []
+    names = unet_names(modules, model.unet.config.layers_per_block)
+    return {name: f"lora_unet_{names.get(name, name)}".replace(".", "_") for name in model.adapters}

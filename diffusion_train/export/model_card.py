@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from markupsafe import Markup
 
+from diffusion_train.data.shard.authors import asks_for_author
 from diffusion_train.export.exported_model import Model
 from diffusion_train.export.lora_peft import rank_and_alpha
 from diffusion_train.export.proof import Proof, Question
+from diffusion_train.license import normalise, terms
 from diffusion_train.page import card
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about a run for its model card. `data` is its data.json, `config` its redacted config."""
+    """Facts about a run for its model card. `data` is its data.json, `config` its redacted config.
+
+    `approvals` are the lines that say who approved its images. `unusual_keys` are those that some tools leave out.
+    """
 
     base: str
     base_sha256: str
@@ -27,6 +33,16 @@ class Facts:
     trigger: str
     templates: list[str]
     config: dict[str, Any]
+    approvals: Sequence[str]
+    unusual_keys: Sequence[str] = ()
+
+
+class Credit(NamedTuple):
+    """The authors to name for one licence, and the number of its images without an author on record."""
+
+    license: str
+    authors: list[str]
+    unnamed: int
 
 
 def readme(
@@ -36,6 +52,8 @@ def readme(
     base = _base_name(facts.base)
     on_hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(@.*)?", base)
     rank, alpha = rank_and_alpha(model) if model.adapters else (None, None)
+    licenses = facts.data.get("licenses") or {}
+    open_terms = [name for name in licenses if terms(normalise(name))]
     config = yaml.safe_dump(_without_paths(facts.config), sort_keys=False, allow_unicode=True)
     return card(
         "diffusion_train.export",
@@ -47,6 +65,10 @@ def readme(
         proof=proof,
         base=base,
         hub_base=on_hub and on_hub[1],
+        thing="LoRA" if form.startswith("lora") else "model",
+        license=facts.base_license if licenses and not open_terms else None,
+        open_terms=open_terms,
+        credits=list(_credits(facts.data)),
         rank=rank,
         alpha=alpha,
         file=names[0],
@@ -57,6 +79,14 @@ def readme(
         config=Markup(config),
         fence=Markup("`" * max(3, 1 + max(map(len, re.findall("`+", config)), default=0))),
     )
+
+
+def _credits(data: dict[str, Any]) -> Iterator[Credit]:
+    authors = data.get("authors") or {}
+    for license, amount in (data.get("licenses") or {}).items():
+        if asks_for_author(license):
+            named: dict[str, int] = authors.get(license) or {}
+            yield Credit(license, list(named), amount - sum(named.values()))
 
 
 def _without_paths(node: Any) -> Any:

@@ -1,19 +1,25 @@
 """Kernel inception distance (KID) between two sets of features.
 
 Binkowski et al. 2018, "Demystifying MMD GANs": the unbiased estimate of MMD^2 (Gretton et al. 2012, eq. 3) under the
-kernel k(x, y) = (x . y / D + 1)^3. It can be negative for sets of the same distribution.
+kernel k(x, y) = (x . y / D + 1)^3. It can be negative for sets of the same distribution. Intervals are jackknife estimates with
+Student's t (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", ch. 11). A bootstrap would draw rows twice,
+and pairs of equal rows bias the estimate.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 CHUNK = 1024  # rows of the kernel matrix held at a time
+_LEAST = 3  # groups or rows that an interval needs
 
 
 class KID(Metric):
@@ -53,4 +59,58 @@ def _mean_of_pairs(x: Tensor) -> Tensor:
 
 
 def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    return torch.stack([((rows @ y.T / x.shape[1] + 1) ** 3).sum() for rows in torch.split(x, CHUNK)]).sum()
+    return torch.stack([_kernel(rows, y).sum() for rows in torch.split(x, CHUNK)]).sum()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """MMD^2 of two sets, and its values without each group of x (G,) and without each row of y (m,)."""
+
+    value: float
+    without_x: Tensor
+    without_y: Tensor
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        """Return the difference of two estimates with the same groups of x (by number) and the same y."""
+        return Estimate(self.value - other.value, self.without_x - other.without_x, self.without_y - other.without_y)
+
+    @property
+    def error(self) -> float | None:
+        """Half the width of the 95 % interval; None if there are too few groups or rows to tell."""
+        least = min(len(self.without_x), len(self.without_y))
+        if least < _LEAST:
+            return None
+        variance = sum((len(one) - 1) * float(one.var(correction=0)) for one in (self.without_x, self.without_y))
+        return float(stdtrit(least - 1, 0.975)) * sqrt(variance)
+
+
+def estimate(x: Tensor, y: Tensor, group_size: int = 1) -> Estimate:
+    """Return the estimate for x (G * group_size, D), whose groups are left out as a whole, and y (m, D).
+
+    Samples of one prompt belong to one group, because they are alike.
+    """
+    x, y = x.double(), y.double()
+    xx, yy = (_kernel(one, one).fill_diagonal_(0) for one in (x, y))
+    xy = _kernel(x, y)
+    n, m, groups = len(x), len(y), len(x) // group_size
+    within_x = xx.reshape(groups, group_size, groups, group_size).sum((1, 3))
+    across = xy.reshape(groups, group_size, m).sum(1)
+
+    def value(of_x: Tensor, of_y: Tensor, of_both: Tensor, n: int, m: int) -> Tensor:
+        return of_x / (n * (n - 1)) + of_y / (m * (m - 1)) - 2 * of_both / (n * m)
+
+    enough_x, enough_y = n - group_size > 1, m > 2
+    return Estimate(
+        float(value(xx.sum(), yy.sum(), xy.sum(), n, m)),
+        value(_without(within_x), yy.sum(), xy.sum() - across.sum(1), n - group_size, m) if enough_x else x[:0, 0],
+        value(xx.sum(), _without(yy), xy.sum() - across.sum(0), n, m - 1) if enough_y else y[:0, 0],
+    )
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _without(sums: Tensor) -> Tensor:
+    """Return the sums (N,) of a symmetric matrix (N, N) without row and column i."""
+    return sums.sum() - 2 * sums.sum(1) + sums.diagonal()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,19 @@ from cattrs import ClassValidationError, Converter, transform_error
 from cattrs.gen import make_dict_unstructure_fn, override
 from omegaconf import DictConfig
 
+from diffusion_train.approval import approvals_of, approve_command
 from diffusion_train.data.caption.prompt_list import read_prompts
 from diffusion_train.metric.extractor import EfficientNetLite0
 from diffusion_train.report.album import Album
 from diffusion_train.report.build import build
 from diffusion_train.report.drawing import Artist, Settings
 from diffusion_train.report.facts import Fidelity, Report, Rights
-from diffusion_train.report.marks import Mark, merged, read_marks
+from diffusion_train.report.marks import Mark, merged
 from diffusion_train.report.report_page import report_page
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.utils.files import atomic_file
 from diffusion_train.utils.tensor import best_device
+from diffusion_train.utils.text import argument
 
 
 def write_report(run: Path, cfg: DictConfig, settings: Mapping[str, Any]) -> None:
@@ -31,30 +33,48 @@ def write_report(run: Path, cfg: DictConfig, settings: Mapping[str, Any]) -> Non
     `settings` are those of conf/report.yaml.
     """
     folder, device = RunFolder(run), best_device()
+    older = _read(folder) if folder.report.is_file() else {}
+    marks = [Mark(**mark) for mark in older.get("marks", [])]
+    approvals_of(run, None)  # an unreadable file fails before hours of drawing
     artist = Artist(read_settings(settings), EfficientNetLite0().to(device), Album(folder.report_images))
     report = build(run, cfg, artist, device)
-    marks = [Mark(**mark) for mark in _read(folder)["marks"]] if folder.report.is_file() else []
-    _write(folder, replace(report, marks=marks))
+    brand, owner = report.brand or older.get("brand"), report.owner or older.get("owner")
+    show_report(run, replace(report, marks=marks, brand=brand, owner=owner))
 
 
-def add_marks(run: Path, file: Path) -> None:
-    """Add a reviewer's marks to the report of a run. Raises ValueError if there is no report that can be read."""
-    folder = RunFolder(run)
+def read_report(run: Path) -> Report:
+    """Return the report of a run folder. Raises ValueError if there is none, or if this version cannot read it."""
+    folder, command = RunFolder(run), f"diffusion-train report {argument('run', run)}"
     if not folder.report.is_file():
-        raise ValueError(
-            f"run={run}: has no report.json to add marks to; first run the command without marks=, which writes the report"
-        )
+        raise ValueError(f"run={run}: has no report.json; first write the report: {command}")
     try:
-        report = from_json(_read(folder))
+        return from_json(_read(folder))
     except ValueError as error:
         raise ValueError(
-            f"run={run}: this version cannot read report.json ({error}); run the command without marks= to write the report again"
+            f"run={run}: this version cannot read report.json ({error}); write the report again: {command}"
         ) from error
-    marks = read_marks(file)
+
+
+def add_marks(run: Path, report: Report, marks: Sequence[Mark]) -> None:
+    """Add a reviewer's marks to the report of a run, and write it."""
     images = {sample.image for sample in report.samples}
     unknown = sum(mark.image not in images for mark in marks)
     print(f"{len(marks)} marks" + (f", {unknown} of them on images that this report does not show" if unknown else ""))
-    _write(folder, replace(report, marks=merged(report.marks, marks)))
+    show_report(run, replace(report, marks=merged(report.marks, marks)))
+
+
+def show_report(run: Path, report: Report) -> None:
+    """Write report.json and report.html, which shows the approvals of the run."""
+    folder = RunFolder(run)
+    content = json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_file(folder.report) as file:
+        file.write(content.encode("utf-8", "replace"))
+    approvals = approvals_of(run, report.scale)
+    with atomic_file(folder.report_page) as file:
+        file.write(report_page(report, folder.report_images, approvals).encode("utf-8", "replace"))
+    print(f"report: {folder.report_page}")
+    if not approvals.valid:
+        print(f"to approve it, save marks there, then run:\n  {approve_command(run)}")
 
 
 def read_settings(settings: Mapping[str, Any]) -> Settings:
@@ -93,12 +113,3 @@ _CONVERTER = _converter()
 def _read(folder: RunFolder) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(folder.report.read_text("utf-8"))
     return content
-
-
-def _write(folder: RunFolder, report: Report) -> None:
-    content = json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False)
-    with atomic_file(folder.report) as file:
-        file.write(content.encode("utf-8", "replace"))
-    with atomic_file(folder.report_page) as file:
-        file.write(report_page(report, folder.report_images).encode("utf-8", "replace"))
-    print(f"report: {folder.report_page}")

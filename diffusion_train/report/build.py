@@ -16,11 +16,13 @@ from diffusion_train.metric.copying import Audit, Nearest
 from diffusion_train.report import facts, measure, sweep
 from diffusion_train.report.coverage import Coverage
 from diffusion_train.report.drawing import Artist, Drawn, draw_all
-from diffusion_train.report.material import together
+from diffusion_train.report.material import Images, Seen, together
 from diffusion_train.report.models import Models, Row
 from diffusion_train.report.rights_table import rights
 from diffusion_train.run_folder import weights_file
 from diffusion_train.utils.files import file_sha256
+
+_SHOWN = 12  # of the brand's own images
 
 
 def build(run: Path, cfg: Any, artist: Artist, device: str) -> facts.Report:
@@ -33,6 +35,8 @@ def build(run: Path, cfg: Any, artist: Artist, device: str) -> facts.Report:
     rows += models.step_rows() if artist.settings.steps else []
     return facts.Report(
         name=str(cfg.name),
+        brand=_named(artist.settings.brand, cfg.get("brand")),
+        owner=_named(artist.settings.owner, cfg.get("owner")),
         base=Path(cfg.pretrained).name if drawn.has_base else None,
         data=builder.data(),
         prompts={kind: facts.PromptSource(len(one.prompts), one.prompts.origin) for kind, one in drawn.kinds.items()},
@@ -41,11 +45,13 @@ def build(run: Path, cfg: Any, artist: Artist, device: str) -> facts.Report:
         copying=builder.copying_by_kind(),
         coverage=builder.coverage(samples),
         samples=samples,
+        brand_images=builder.brand_images(),
         sweep=builder.sweep(rows),
         rights=rights(run, cfg.pretrained, OmegaConf.select(cfg, "base_record.license")),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
-        weights=file_sha256(weights_file(run))[:16],
+        weights=file_sha256(weights_file(run)),
+        scale=models.scale,
         step=models.step,
     )
 
@@ -56,7 +62,7 @@ class Builder:
     def __init__(self, drawn: Drawn, artist: Artist) -> None:
         self.drawn, self.artist, self.settings = drawn, artist, artist.settings
         self.copying = measure.calibrate(drawn.seen_train, drawn.seen_held_out, self.settings.false_alarm)
-        self._originals: dict[int, str] = {}  # names of training images' pictures by their index
+        self._pictures: dict[tuple[int, int], str] = {}  # names by set of images and index in it
         rate = self.settings.false_alarm
         self.checks = {kind: self.copying.check(one.after, rate) for kind, one in drawn.kinds.items()}
 
@@ -66,9 +72,9 @@ class Builder:
         return facts.ImageCounts(train.total, len(train), held_out.total, len(held_out), reference)
 
     def fidelity(self) -> facts.Fidelity:
-        one, brand = self.drawn.kinds["brand"], self.drawn.brand
-        base = measure.fidelity(one.before, brand) if one.before else None
-        run = measure.fidelity(one.after, brand)
+        one, brand, count = self.drawn.kinds["brand"], self.drawn.brand, self.settings.num_samples
+        base = measure.fidelity(one.before, brand, count) if one.before else None
+        run = measure.fidelity(one.after, brand, count)
         floor = measure.floor(self.drawn.seen_train, brand, len(one.after)) if self.drawn.has_held_out else None
         sets = {"brand": brand, "base": one.before, "run": one.after}
         return facts.Fidelity(
@@ -77,6 +83,8 @@ class Builder:
             base=base,
             run=run,
             floor=floor,
+            change=measure.kid_change(one.before, one.after, brand, count) if one.before else None,
+            changed=measure.change(one.before, one.after) if one.before else None,
             gap_closed=_gap_closed(base, run, floor) if base and floor else None,
             palettes={name: measure.swatches(measure.colours(seen)) for name, seen in sets.items() if seen},
         )
@@ -116,20 +124,36 @@ class Builder:
                 seed=one.seeds[number],
                 before=one.pictures_before[number] if one.before else None,
                 image=one.pictures[number],
+                own=self._own(one.prompts.conditions["caption"][row]) if kind != "general" else None,
                 likeness=float(likeness[number]),
                 copying=facts.SampleCopying(float(audit.p[number]), bool(audit.flagged[number]), **pairs),
             )
+
+    def brand_images(self) -> list[facts.BrandImage]:
+        """Return a few of the brand's images, spread evenly."""
+        images = self.drawn.brand_images
+        count = min(_SHOWN, len(images))
+        chosen = [index * len(images) // count for index in range(count)]
+        return [facts.BrandImage(self._picture(images, index), images.batch["caption"][index]) for index in chosen]
+
+    def _own(self, caption: str) -> str | None:
+        """Return the picture of the first image with this caption, of held-out images first; None without one."""
+        for images in (self.drawn.held_out, self.drawn.train):
+            if caption and caption in images.batch["caption"]:
+                return self._picture(images, images.batch["caption"].index(caption))
+        return None
 
     def _pair(self, number: int, near: Nearest, threshold: float) -> facts.NearestImage:
         batch, relative = self.drawn.train.batch, float(near.distance[number])
         index = self.copying.indices[int(near.row[number])]
         key, caption = batch["key"][index], batch["caption"][index]
-        return facts.NearestImage(relative, relative < threshold, self._original(index), key, caption)
+        picture = self._picture(self.drawn.train, index)
+        return facts.NearestImage(relative, relative < threshold, picture, key, caption)
 
-    def _original(self, index: int) -> str:
-        if index not in self._originals:
-            self._originals[index] = self.artist.album.add(self.drawn.train.picture(index))
-        return self._originals[index]
+    def _picture(self, images: Images, index: int) -> str:
+        if (id(images), index) not in self._pictures:
+            self._pictures[id(images), index] = self.artist.album.add(images.picture(index))
+        return self._pictures[id(images), index]
 
     def sweep(self, rows: Sequence[Row]) -> facts.Sweep | None:
         """Draw and measure each setting. Returns None if there are fewer than two."""
@@ -144,10 +168,8 @@ class Builder:
         )
 
     def _sweep_row(self, row: Row) -> facts.SweepRow:
-        pipeline, kinds = row.pipeline(), self.drawn.kinds
-        indices = {kind: one.few() for kind, one in kinds.items()}
-        seen = {kind: one.drawn_by(self.artist, pipeline, indices[kind]) for kind, one in kinds.items()}
-        closeness = measure.fidelity(seen["brand"], self.drawn.brand)
+        seen, kinds = self._samples_of(row), self.drawn.kinds
+        closeness = measure.fidelity(seen["brand"], self.drawn.brand, self.settings.num_samples)
         before = kinds["general"].before if "general" in kinds else None
         audit, _ = self.copying.check(together(seen["brand"], seen["learned"]), self.settings.false_alarm)
         copying = measure.copying_facts(self.copying, audit, self.settings.false_alarm)
@@ -156,13 +178,27 @@ class Builder:
             value=row.value,
             name=row.name,
             kid=closeness.kid,
+            kid_error=closeness.kid_error,
             likeness=closeness.likeness,
             colours=closeness.colours,
-            drift=measure.change(before.rows(indices["general"]), seen["general"]) if before else None,
+            drift=measure.change(before, seen["general"]) if before else None,
             flagged=copying.flagged,
             samples=copying.samples,
             chance=copying.chance,
         )
+
+    def _samples_of(self, row: Row) -> dict[str, Seen]:
+        """Return the samples of a setting by kind, for every setting of the same prompts and seeds."""
+        if row.drawn == "run":
+            return {kind: one.after for kind, one in self.drawn.kinds.items()}
+        if row.drawn == "base":
+            return {kind: one.before for kind, one in self.drawn.kinds.items() if one.before}
+        pipeline = row.pipeline()
+        return {kind: one.drawn_by(self.artist, pipeline) for kind, one in self.drawn.kinds.items()}
+
+
+def _named(*names: Any) -> str | None:
+    return next((str(name) for name in names if name), None)
 
 
 def _gap_closed(base: facts.Closeness, run: facts.Closeness, floor: facts.Closeness) -> facts.GapClosed:

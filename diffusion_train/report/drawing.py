@@ -23,7 +23,6 @@ from diffusion_train.report.material import (
 from diffusion_train.report.models import Models
 
 MIN_IMAGES = 2  # images that a distance between sets needs
-_FEW = 8  # with fewer prompts a sweep draws every seed
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ class Settings:
     false_alarm: float
     scales: Sequence[float]
     steps: bool
+    brand: str | None = None
+    owner: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_samples", "batch_size"):
@@ -94,15 +95,8 @@ class Sampled:
     pictures_before: Sequence[str]
     pictures: Sequence[str]
 
-    def few(self) -> list[int]:
-        """Return the indices of the samples that a sweep draws: the first seed of each prompt, or all seeds of few."""
-        if len(self.prompts) < _FEW:
-            return list(range(len(self.rows)))
-        return [index for index, row in enumerate(self.rows) if index == 0 or row != self.rows[index - 1]]
-
-    def drawn_by(self, artist: Artist, pipeline: Pipeline, indices: Sequence[int]) -> Seen:
-        rows, seeds = ([values[index] for index in indices] for values in (self.rows, self.seeds))
-        return artist.draw(pipeline, self.prompts, rows, seeds)[0]
+    def drawn_by(self, artist: Artist, pipeline: Pipeline) -> Seen:
+        return artist.draw(pipeline, self.prompts, self.rows, self.seeds)[0]
 
 
 @dataclass(frozen=True)
@@ -123,6 +117,11 @@ class Drawn:
     @property
     def brand(self) -> Seen:
         return self.seen_held_out if self.has_held_out else self.seen_train
+
+    @property
+    def brand_images(self) -> Images:
+        """The images of `brand`, with their captions."""
+        return self.held_out if self.has_held_out else self.train
 
 
 def draw_all(models: Models, artist: Artist) -> Drawn:

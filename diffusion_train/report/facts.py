@@ -12,8 +12,10 @@ from diffusion_train.report.marks import Mark
 class Report:
     """All that report.html shows. The kinds of prompts are "brand", "learned" (training captions) and "general"."""
 
-    format: int = 1
+    format: int = 2
     name: str
+    brand: str | None  # the brand's name; None if nobody gave it
+    owner: str | None  # who answers for the brand
     base: str | None  # None for a run that started from nothing
     data: ImageCounts
     prompts: Mapping[str, PromptSource]  # by kind
@@ -22,11 +24,13 @@ class Report:
     copying: Mapping[str, CopyingFacts]  # by kind; "base" is the control, whose model never saw the images
     coverage: WordCoverage
     samples: Sequence[Sample]
+    brand_images: Sequence[BrandImage]
     sweep: Sweep | None  # None if there are fewer than two settings to compare
     rights: Sequence[Rights]
     made: str  # ISO 8601
     version: str
-    weights: str  # the first 16 digits of the file's SHA-256
+    weights: str  # SHA-256 of the file
+    scale: float | None  # strength of the adapter in the samples; None without one
     step: int | None
     marks: Sequence[Mark] = ()
 
@@ -60,6 +64,8 @@ class Fidelity:
     run: Closeness
     floor: Closeness | None  # None without held-out images
     palettes: Mapping[str, Sequence[Swatch]]  # of "brand", "base" and "run"
+    change: Change | None = None  # of KID from base to run; None without base
+    changed: float | None = None  # mean 1 - cosine of features between the same samples of base and run
     gap_closed: GapClosed | None = None  # None without base or floor; report.json then has no such key
 
 
@@ -68,8 +74,24 @@ class Closeness:
     """Closeness of images to the brand's: KID, mean cosine to the nearest image, and CIEDE2000 of the palettes."""
 
     kid: float
+    kid_error: float | None  # half the width of the 95 % interval; None if there are too few images to tell
     likeness: float
     colours: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of KID, and half the width of its 95 % interval; None if there are too few images to tell."""
+
+    value: float
+    error: float | None
+
+    @property
+    def direction(self) -> str:
+        """ "closer" or "further" if the interval says so, else "same"."""
+        if self.error is None or abs(self.value) <= self.error:
+            return "same"
+        return "closer" if self.value < 0 else "further"
 
 
 @dataclass(frozen=True)
@@ -148,15 +170,24 @@ class ThinWord:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt and seed as the base (`before`) and the run (`image`) draw it; both are names of pictures."""
+    """One prompt and seed as the base (`before`) and the run (`image`) draw it; all three are names of pictures."""
 
     set: str  # the kind of prompt
     prompt: str
     seed: int
     before: str | None
     image: str
+    own: str | None  # the brand's own image with this caption; None if it has none
     likeness: float
     copying: SampleCopying
+
+
+@dataclass(frozen=True)
+class BrandImage:
+    """A picture of the brand itself; `image` is its name."""
+
+    image: str
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -197,6 +228,7 @@ class SweepRow:
     value: float
     name: str
     kid: float
+    kid_error: float | None
     likeness: float
     colours: float
     drift: float | None

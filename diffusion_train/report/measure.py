@@ -20,11 +20,11 @@ from diffusion_train.metric.copying import (
     relative,
     without_itself,
 )
-from diffusion_train.metric.kid import mmd
+from diffusion_train.metric.kid import Estimate, estimate, mmd
 from diffusion_train.metric.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, distances, groups
 from diffusion_train.metric.palette import Palette, palette
 from diffusion_train.metric.palette import distance as palette_distance
-from diffusion_train.report.facts import Closeness, CopyingFacts, Drift, Swatch
+from diffusion_train.report.facts import Change, Closeness, CopyingFacts, Drift, Swatch
 from diffusion_train.report.material import Seen
 
 # The least differences that count, by measure: a bit of 63, and 1 - cosine of features and of small pictures.
@@ -90,12 +90,25 @@ def likeness(images: Seen, brand: Seen) -> Tensor:
     return 1 - nearest(cosine_distance(images.features, brand.features)).distance
 
 
-def fidelity(images: Seen, brand: Seen) -> Closeness:
+def kid(images: Seen, brand: Seen, num_samples: int = 1) -> Estimate:
+    """Return the distance of samples, `num_samples` of each prompt one after the other, or of images to the brand's."""
+    return estimate(images.features, brand.features, num_samples)
+
+
+def fidelity(images: Seen, brand: Seen, num_samples: int = 1) -> Closeness:
+    distance = kid(images, brand, num_samples)
     return Closeness(
-        kid=float(mmd(images.features, brand.features)),
+        kid=distance.value,
+        kid_error=distance.error,
         likeness=float(likeness(images, brand).mean()),
         colours=float(palette_distance(colours(images), colours(brand))),
     )
+
+
+def kid_change(before: Seen, after: Seen, brand: Seen, num_samples: int) -> Change:
+    """Return the change of KID from `before` to `after`: the same prompts in order, `num_samples` seeds of each."""
+    change = kid(after, brand, num_samples) - kid(before, brand, num_samples)
+    return Change(change.value, change.error)
 
 
 def floor(train: Seen, brand: Seen, num_samples: int) -> Closeness:

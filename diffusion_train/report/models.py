@@ -22,11 +22,12 @@ from diffusion_train.training.weights import checkpoint_weights, load_weights
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of a sweep."""
+    """One setting of a sweep. `drawn` says that its samples are drawn already: "base" or "run", or "" if not."""
 
     axis: str  # "scale" or "step"
     value: float
     pipeline: Callable[[], Pipeline]
+    drawn: str = ""
 
     @property
     def name(self) -> str:
@@ -43,6 +44,12 @@ class Models:
         self.weights, description = load_weights(weights_file(run))
         self.shape, step = description["shape"], description.get("step")
         self.step = step if isinstance(step, int) else None
+
+    @property
+    def scale(self) -> float | None:
+        """The strength of the run's adapter; None without one."""
+        scale = self.cfg.adapter.get("scale")
+        return None if scale is None else float(scale)
 
     def own(self) -> Pipeline:
         return self._with(self.cfg, self.weights)
@@ -63,13 +70,15 @@ class Models:
         if not self.cfg.pretrained or (is_adapted(self.cfg) and not has_scale):
             return []
         at = self._scaled if has_scale else self._between
-        return [Row("scale", scale, partial(at, scale)) for scale in scales]
+        drawn = {self.scale if has_scale else 1.0: "run", 0.0: "base"}
+        return [Row("scale", scale, partial(at, scale), drawn.get(float(scale), "")) for scale in scales]
 
     def step_rows(self) -> Iterator[Row]:
         """Yield a row for each undamaged checkpoint, oldest first, with the weights of its first average."""
         for file in reversed(by_step(RunFolder(self.run).checkpoints)):
             if damage(file) is None:
-                yield Row("step", int(file.stem.rpartition("_")[2]), partial(self._at, file))
+                step = int(file.stem.rpartition("_")[2])
+                yield Row("step", step, partial(self._at, file), "run" if step == self.step else "")
 
     def _scaled(self, scale: float) -> Pipeline:
         other = copy.deepcopy(self.cfg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
+from math import ceil, log10
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ class Box(NamedTuple):
 WIDTH, HEIGHT = 560, 320
 AXES = Box(56, 18, WIDTH - 24, HEIGHT - 44)
 _NAME_HEIGHT, _LETTER = 13, 7
+_LEAST_DRIFT = 0.05  # that an axis of drift spans; smaller changes are not visible
 
 
 class Stripe(NamedTuple):
@@ -49,13 +51,35 @@ class Point(NamedTuple):
     name: Box
 
 
+class Axis(NamedTuple):
+    """The values at both ends of an axis, and the digits after the point that tell them apart."""
+
+    low: float
+    high: float
+    digits: int
+
+    @classmethod
+    def over(cls, values: Sequence[float], least: float = 0.0) -> Axis:
+        """Return the axis of some values; it spans at least `least`, so that differences that mean nothing look small."""
+        low, high = min(values), max(values)
+        short = max(0.0, least - (high - low)) / 2
+        low, high = (low - short, high + short) if low < 0 or low > short else (0.0, max(high, least))
+        whole = all(float(value).is_integer() for value in values) and not least
+        return cls(low, high, 0 if whole or low == high else max(2, ceil(-log10(high - low))))
+
+    def position(self, value: float, start: float, end: float) -> float:
+        """Return the position from `start` (low) to `end`, with margins; the middle if both ends are equal."""
+        fraction = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return start + (0.06 + 0.88 * fraction) * (end - start)
+
+
 @dataclass(frozen=True)
 class TradeOff:
     """Drawing of KID against drift, or against the strength or step if there is no base."""
 
     points: Sequence[Point]
-    xs: Sequence[float]  # values of the points along the axis
-    ys: Sequence[float]
+    x: Axis
+    y: Axis
     of_drift: bool
     width, height, axes = WIDTH, HEIGHT, AXES
 
@@ -75,17 +99,15 @@ def trade_off(rows: Sequence[SweepRow]) -> TradeOff:
     drifts = [row.drift for row in rows if row.drift is not None]
     of_drift = len(drifts) == len(rows)
     xs, ys = drifts if of_drift else [row.value for row in rows], [row.kid for row in rows]
-    centres = list(zip(_spread(xs, AXES.left, AXES.right), _spread(ys, AXES.bottom, AXES.top), strict=True))
+    x = Axis.over(xs, _LEAST_DRIFT if of_drift else 0)
+    y = Axis.over(ys, max(row.kid_error or 0 for row in rows))
+    centres = [
+        (x.position(one, AXES.left, AXES.right), y.position(other, AXES.bottom, AXES.top))
+        for one, other in zip(xs, ys, strict=True)
+    ]
     names = _names([row.name for row in rows], centres)
     points = [Point(row, *centre, name) for row, centre, name in zip(rows, centres, names, strict=True)]
-    return TradeOff(points, xs, ys, of_drift)
-
-
-def _spread(values: Sequence[float], start: float, end: float) -> list[float]:
-    """Return positions from `start` (low values) to `end`, with margins; in the middle if all values are equal."""
-    low, high = min(values), max(values)
-    fractions = [(value - low) / (high - low) if high > low else 0.5 for value in values]
-    return [start + (0.06 + 0.88 * fraction) * (end - start) for fraction in fractions]
+    return TradeOff(points, x, y, of_drift)
 
 
 def _names(names: Sequence[str], centres: Sequence[tuple[float, float]]) -> list[Box]:

@@ -42,6 +42,16 @@ def asked_for(entries: Sequence[Rights]) -> dict[str, str]:
     return {term: meaning for term, meaning in MEANING.items() if term in terms_found}
 
 
+def affected(entries: Sequence[Rights], term: str) -> str:
+    """Return which images or models have a licence with this term, such as "9 images of this run, base model"."""
+    counts = [(entry.role, [one.images for one in entry.licenses if term in one.terms]) for entry in entries]
+    return ", ".join(_amount(sum(filter(None, some)), role) for role, some in counts if some)
+
+
+def _amount(images: int, role: str) -> str:
+    return f"{images:,} {role.replace('images', 'image', 1) if images == 1 else role}" if images else role
+
+
 def _of_run(role: str, folder: Path) -> Rights:
     data = _read_json((folder if folder.is_dir() else folder.parent) / "data.json")
     images, counts = data.get("samples"), data.get("licenses")

@@ -65,14 +65,14 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 def publish(temporary: Path, path: Path) -> None:
     """Rename a complete file, or a folder of files, to `path` on the same file system, once all of it is on disk.
 
-    A file replaces a file, and a folder an empty folder; anything else at `path` raises FileExistsError. A file gets
-    the read and write permissions of the folder that it was in.
+    A file replaces a file, and a folder an empty folder; anything else at `path` raises FileExistsError. Every file
+    gets the read and write permissions of the outermost folder, because safetensors makes its files private to the user.
     """
-    for inner in temporary.rglob("*") if temporary.is_dir() else ():
+    mode = (temporary if temporary.is_dir() else temporary.parent).stat().st_mode
+    for inner in [*(temporary.rglob("*") if temporary.is_dir() else ()), temporary]:
+        if inner.is_file() and not inner.is_symlink():
+            inner.chmod(mode & 0o666)
         _flush(inner)
-    if temporary.is_file():  # safetensors makes its files private to this user
-        temporary.chmod(temporary.parent.stat().st_mode & 0o666)
-    _flush(temporary)
     try:
         os.replace(temporary, path)
     except OSError as error:

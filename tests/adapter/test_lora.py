@@ -172,6 +172,8 @@ def test_presets_of_diffusers() -> None:
     more = set(targeted(network, "attention_and_convolutions")) - set(attention)
     assert "unet.down_blocks.0.resnets.0.conv1" in more
     assert all("time_emb" not in name for name in more)
+    assert not more & {"unet.conv_in", "unet.conv_out"}  # kohya's set has no place for them
+    assert targeted(network, ["conv_in", "conv_out"]) == ["unet.conv_in", "unet.conv_out"]
 
 
 @pytest.mark.parametrize("targets", ["attention", ["up", "to_q"], "blocks"])

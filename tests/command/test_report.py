@@ -59,6 +59,10 @@ def test_a_run_from_nothing_has_no_before_and_one_with_a_base_has(runs: Path) ->
     assert {sample["before"] for sample in first["samples"]} == {None}
     assert second["base"] == "first"
     assert [row["name"] for row in second["sweep"]["rows"]] == ["scale 0", "scale 1", "step 1", "step 2"]
+    kid = {row["name"]: row["kid"] for row in second["sweep"]["rows"]}
+    assert kid["scale 1"] == kid["step 2"] == second["fidelity"]["run"]["kid"]  # the same samples as in the card
+    assert kid["scale 0"] == second["fidelity"]["base"]["kid"]
+    assert {sample["own"] is None for sample in second["samples"] if sample["set"] != "general"} == {False}
     assert {sample["set"] for sample in second["samples"]} == {"brand", "learned", "general"}
     assert [entry["licenses"][0]["terms"] for entry in second["rights"]] == [["unknown"], ["unknown"]]
 

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from diffusion_train.approval import Decision, record
 from diffusion_train.assembly import load_pipeline
 from diffusion_train.command.cli import launch
 from diffusion_train.command.export import FORMATS
@@ -23,6 +25,7 @@ from diffusion_train.export.exported_model import Model
 from diffusion_train.export.proof import difference
 from diffusion_train.pretrained.diffusers_folder import check_contents
 from diffusion_train.run_folder import RunFolder
+from diffusion_train.utils.files import file_sha256
 
 LORA = ("adapter=lora", "adapter.rank=4", "adapter.alpha=6")
 ALL = "adapter.targets='.*'"
@@ -88,7 +91,16 @@ def test_diffusers_gives_our_prediction_and_image(
     where = [f"run={runs(base, *overrides)}", f"format={form}", f"out={tmp_path / 'out'}"]
     code = launch("export", [*where, *scaled, *CALM])
     assert code == 0
-    assert max(differences(capsys.readouterr().out)) < 1e-4
+    printed = capsys.readouterr().out
+    assert max(differences(printed)) < 1e-4
+    unusual = {
+        "sd15": "lora_unet_conv_in, lora_unet_conv_out",
+        "sdxl": "lora_unet_input_blocks_0_0, lora_unet_label_emb",
+    }
+    assert (unusual.get(base, "lora_unet_conv_in") in printed) == (form == "lora_kohya" and ALL in overrides)
+    assert "no approval: nobody has approved" in printed
+    modes = {oct(file.stat().st_mode) for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert len(modes) == 1  # those of any new file, not those of safetensors
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert {"README.md", "sample.png"} < {path.name for path in (tmp_path / "out").iterdir()}
 
@@ -207,6 +219,18 @@ def test_kohya_s_names_of_text_encoders(tiny: Tiny, runs: Callable[..., Path], t
     }
 
 
+def decision(run: Path, **other: Any) -> Decision:
+    facts = {
+        "verdict": "approved",
+        "use": "campaign X",
+        "by": "Ada",
+        "date": "2026-12-01T10:00:00+00:00",
+        "approved": 3,
+    }
+    weights = file_sha256(run / "weights.safetensors")
+    return Decision(**{**facts, "weights": weights, "scale": 1.0, **other})
+
+
 @pytest.mark.slow
 def test_one_file_with_its_card(tiny: Tiny, make_run: MakeRun, tmp_path: Path) -> None:
     base = shutil.copytree(tiny("sd15"), tmp_path / "base")
@@ -216,7 +240,9 @@ def test_one_file_with_its_card(tiny: Tiny, make_run: MakeRun, tmp_path: Path) -
     data = {"samples": 7, "licenses": {"CC0-1.0": 5, "<b>`odd`|": 2}, "sources": {"icons": 7}}
     (run / "data.json").write_text(json.dumps(data))
     out = tmp_path / "out" / "brand.safetensors"
-    assert launch("export", [f"run={run}", "format=lora_kohya", f"out={out}", *CALM]) == 0
+    record(run, decision(run))
+    arguments = [f"run={run}", "format=lora_kohya", f"out={out}", *CALM]
+    assert launch("export", [*arguments, "require_approval=true"]) == 0
     assert sorted(path.name for path in out.parent.iterdir()) == ["brand.md", "brand.png", "brand.safetensors"]
     with safe_open(out, "pt") as file:
         assert file.metadata()["ss_network_dim"] == "4"
@@ -224,7 +250,10 @@ def test_one_file_with_its_card(tiny: Tiny, make_run: MakeRun, tmp_path: Path) -
         assert file.get_tensor(f"{name}.alpha").item() == 6
     card = out.with_suffix(".md").read_text()
     head = yaml.safe_load(card.split("---")[1])
-    assert head["license"] == "creativeml-openrail-m"
+    assert "license" not in head
+    assert "under creativeml-openrail-m" in card
+    assert "approved for campaign X: by Ada on 2026-12-01 (3 samples approved, 0 rejected)" in card
+    assert out.stat().st_mode == out.with_suffix(".md").stat().st_mode
     assert head["instance_prompt"] == "zkx"
     for told in ("zkx", "{caption}, {trigger} style", "CC0-1.0 | 5", "SHA-256", "![samples](brand.png)", "rank: 4"):
         assert told in card, told
@@ -315,6 +344,20 @@ def test_a_sample_grid_that_is_a_link_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "private.png").write_text("CANARY")
     (samples / "step_2.png").symlink_to(tmp_path / "private.png")
     assert RunFolder(tmp_path / "run").last_samples == samples / "step_1.png"
+
+
+def test_an_export_that_must_be_approved_is_refused_without(
+    tiny: Tiny, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", "experiment=sd15_full", f"pretrained={tiny('sd15')}", *LORA)
+    arguments = [f"run={run}", f"out={tmp_path / 'out'}", "require_approval=true"]
+    assert launch("export", arguments) == 2
+    told = capsys.readouterr().err
+    assert "nobody has approved the images of this run; run: diffusion-train approve run=" in told
+    record(run, decision(run))
+    assert launch("export", [*arguments, "adapter.scale=0.5"]) == 2
+    assert "for adapter.scale=1 only, not for adapter.scale=0.5" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_there_is_not_overwritten(

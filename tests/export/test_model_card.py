@@ -28,7 +28,7 @@ def card(form: str, **others: Any) -> str:
     adapters = {"layer": LAYER} if form.startswith("lora") else {}
     model: Any = SimpleNamespace(adapters=adapters, text_encoders={}, family="sdxl", name="brand")
     plain: dict[str, Any] = {"base": "some/base@main", "base_sha256": "ab", "base_license": None, "data": {}}
-    facts = Facts(**plain | {"trigger": "", "templates": [], "config": CONFIG} | others)
+    facts = Facts(**plain | {"trigger": "", "templates": [], "config": CONFIG, "approvals": ["no approval"]} | others)
     proof = Proof(1e-6, 2e-6, torch.zeros(3, 8, 8))
     ask = Question('a "red" `apple`', 0, 10, 1.5)
     return readme(model, form, facts, ask, proof, ("brand.safetensors", "brand.png"), Path("/out/brand.safetensors"))
@@ -47,7 +47,9 @@ def test_it_says_how_the_export_is_used(form: str) -> None:
 
 
 def test_the_hub_reads_its_head() -> None:
-    head = yaml.safe_load(card("lora_peft", base_license="a: b", trigger="'zkx\" é").split("---")[1])
+    free = {"samples": 5, "licenses": {"CC0-1.0": 3, "CC-BY-4.0": 2}}
+    text = card("lora_peft", base_license="a: b", trigger="'zkx\" é", data=free)
+    head = yaml.safe_load(text.split("---")[1])
     assert head == {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
@@ -79,5 +81,35 @@ def test_it_says_what_it_was_trained_on_and_not_where() -> None:
 
 def test_unknown_rights_are_told() -> None:
     text = card("diffusers")
-    assert "Its licence is **unknown**" in text
+    assert "under an **unknown** licence" in text
     assert "names no licences of the training images" in text
+
+
+@pytest.mark.parametrize(
+    ("licenses", "why"),
+    [
+        ({"CC0-1.0": 5, "unknown": 14}, "The licences of 1 kind of training images must be read first: unknown."),
+        ({"proprietary": 1, "CC-BY-NC-4.0": 1}, "The licences of 2 kinds of training images must be read first: "),
+        ({}, "The licences of the training images are not on record."),
+    ],
+)
+def test_no_licence_is_claimed_for_what_others_may_own(licenses: dict[str, int], why: str) -> None:
+    text = card("lora_kohya", base_license="creativeml-openrail-m", data={"samples": 19, "licenses": licenses})
+    assert "license" not in yaml.safe_load(text.split("---")[1])
+    assert f"**Licence of this LoRA.** None is claimed. {why}" in text
+    assert "**Base model.** `some/base@main`, under creativeml-openrail-m." in text
+
+
+def test_authors_are_named_where_licences_ask_for_it() -> None:
+    licenses = {"CC-BY-4.0": 4, "CC0-1.0": 2, "CC BY-SA 3.0": 1}
+    text = card("diffusers", data={"licenses": licenses, "authors": {"CC-BY-4.0": {"Ada *L.*": 2, "Bob": 1}}})
+    assert "- CC-BY-4.0: Ada \\*L.\\*, Bob; 1 image without an author on record\n" in text
+    assert "- CC BY-SA 3.0: 1 image without an author on record\n" in text
+    assert "CC0-1.0:" not in text
+
+
+def test_it_names_approvals_and_the_keys_that_other_tools_leave_out() -> None:
+    text = card("lora_kohya", approvals=["approved for campaign <X>"], unusual_keys=["lora_unet_conv_in"])
+    assert "- approved for campaign &lt;X&gt;\n" in text
+    assert "draw other images: `lora_unet_conv_in`.\n" in text
+    assert "kohya's sd-scripts" not in card("lora_kohya")

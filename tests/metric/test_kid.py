@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diffusion_train.metric import kid as module
-from diffusion_train.metric.kid import KID, mmd
+from diffusion_train.metric.kid import KID, estimate, mmd
 
 
 def kernel(x: Tensor, y: Tensor) -> float:
@@ -88,3 +88,26 @@ def test_needs_two_rows_a_side(num_generated: int) -> None:
         metric.update(normal(num_generated, 4), real=False)
     with pytest.raises(ValueError, match="at least two real and two generated"):
         metric.compute()
+
+
+def test_an_estimate_leaves_out_groups_and_rows() -> None:
+    x, y = normal(12, 8), normal(5, 8, seed=1)
+    found = estimate(x, y, group_size=3)
+    assert found.value == pytest.approx(float(mmd(x, y)))
+    groups = [float(mmd(torch.cat([x[: 3 * g], x[3 * g + 3 :]]), y)) for g in range(4)]
+    rows = [float(mmd(x, torch.cat([y[:j], y[j + 1 :]]))) for j in range(5)]
+    torch.testing.assert_close(found.without_x, torch.tensor(groups, dtype=torch.float64))
+    torch.testing.assert_close(found.without_y, torch.tensor(rows, dtype=torch.float64))
+    assert (found - found).error == 0
+    assert estimate(x[:6], y, group_size=3).error is None
+    assert estimate(x, y[:2]).error is None
+
+
+def test_the_interval_of_a_difference_holds_the_true_one_about_as_often_as_it_says() -> None:
+    """Two models of one distribution: the true difference is 0. Their samples are paired, as by prompt and seed."""
+    held = 0
+    for trial in range(150):
+        brand, (common, *own) = normal(11, 32, seed=1000 + trial), normal(3, 16, 32, seed=trial)
+        before, after = (estimate(0.7 * common + 0.7 * one + 0.5, brand) for one in own)
+        held += abs((after - before).value) <= ((after - before).error or 0)
+    assert 0.92 <= held / 150 < 1

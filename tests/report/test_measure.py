@@ -110,3 +110,13 @@ def test_a_model_that_did_not_change_has_no_drift_and_seeds_are_paired_within_pr
     turned = measure.drift(before, seen(before.features.flip(1)), num_samples=1)
     assert turned.changed == pytest.approx(1)
     assert turned.seeds is None
+
+
+def test_a_change_by_noise_is_none_and_a_real_one_is() -> None:
+    brand, before = seen(normal(30, 16)), seen(normal(24, 16, seed=1) + 1)
+    noise, nearer = (seen(before.features + shift) for shift in (0.02 * normal(24, 16, seed=2), -0.8))
+    assert measure.kid_change(before, noise, brand, num_samples=2).direction == "same"
+    assert measure.kid_change(before, nearer, brand, num_samples=2).direction == "closer"
+    assert measure.kid_change(nearer, before, brand, num_samples=2).direction == "further"
+    few = measure.kid_change(before.rows([0, 1]), nearer.rows([0, 1]), brand, num_samples=1)
+    assert (few.error, few.direction) == (None, "same")

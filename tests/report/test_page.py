@@ -7,85 +7,19 @@ import hashlib
 import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from report_content import HOSTILE, PICTURES, WEIGHTS, report, sample
 
-from diffusion_train.report.brand_report import add_marks, from_json, to_json
+from diffusion_train.approval import Approvals, Decision
+from diffusion_train.report.brand_report import from_json, read_report, to_json
 from diffusion_train.report.marks import read_marks
 from diffusion_train.report.report_page import report_page
-
-HOSTILE = "<script>alert(1)</script> \u202e\x1b[2J {caption} \" onload='x' ${name} &amp; </style>"
-PICTURES = {"a" * 32: "red", "b" * 32: "blue", "c" * 32: "green"}
-
-
-def sample(image: str, kind: str = "brand", flagged: bool = False, **other: Any) -> dict[str, Any]:
-    pair = {"relative": 0.25, "near": flagged, "image": "c" * 32, "key": HOSTILE, "caption": HOSTILE}
-    measures = ("hash", "features", "thumbnail")
-    copying = {"p": 0.5, "flagged": flagged, **dict.fromkeys(measures, pair)}
-    plain = {"set": kind, "prompt": HOSTILE, "seed": 0, "before": "b" * 32, "image": image, "likeness": 0.4}
-    return {**plain, "copying": copying, **other}
-
-
-def report(**other: Any) -> dict[str, Any]:
-    """The content of a report.json."""
-    close = {"kid": 1.0, "likeness": 0.4, "colours": 5.0}
-    audit = {
-        "samples": 2,
-        "flagged": 1,
-        "asked_false_alarm": 0.05,
-        "false_alarm": 0.05,
-        "expected": 0.1,
-        "chance": 0.09,
-        "thresholds": {"hash": 0.5, "features": 0.4},
-        "references": 50,
-        "held_out": 10,
-        "leaked": 1,
-        "train": 4,
-        "measures": ["hash", "features", "thumbnail"],
-    }
-    swatches = [{"lab": [50.0, 10.0, 10.0], "fraction": 0.75}, {"lab": [90.0, 0.0, 0.0], "fraction": 0.25}]
-    rows = [
-        {"axis": "scale", "value": value, "name": f"scale {value}", **close, "drift": value, "flagged": 0, "samples": 2}
-        | {"chance": 1.0, "undominated": True, "chosen": value == 1}
-        for value in (0, 1)
-    ]
-    licenses = [{"name": HOSTILE, "images": 4, "terms": ["unread"]}]
-    content = {
-        "format": 1,
-        "name": HOSTILE,
-        "base": HOSTILE,
-        "data": {"train": 4, "train_seen": 4, "held_out": 10, "held_out_seen": 10, "reference": "held-out images"},
-        "prompts": {kind: {"count": 1, "origin": "given"} for kind in ("brand", "general")},
-        "fidelity": {
-            "extractor": "efflite0",
-            "samples": 2,
-            **dict.fromkeys(("base", "run", "floor"), close),
-            "palettes": {"brand": swatches, "run": swatches},
-            "gap_closed": {"kid": 0.5, "colours": None},
-        },
-        "drift": {"changed": 0.2, "seeds": 0.1, "kid": 0.3, "colours": 2.0},
-        "copying": {"brand": audit, "general": {**audit, "flagged": 0, "chance": 1.0}, "base": audit},
-        "coverage": {
-            "captions": 4,
-            "bands": [{"band": "0", "prompts": 1, "samples": 2, "likeness": 0.4, "flagged": 1}],
-            "thin": [{"word": HOSTILE, "captions": 0}],
-            "num_thin": 1,
-            "common": [HOSTILE],
-        },
-        "samples": [sample("a" * 32, flagged=True), sample("b" * 32), sample("a" * 32, kind="general", seed=1)],
-        "sweep": {"rows": rows, "goals": ["kid"]},
-        "rights": [{"role": HOSTILE, "images": 4, "licenses": licenses, "sources": {}}],
-        "made": "2026-01-01T00:00:00+00:00",
-        "version": "0",
-        "weights": "0" * 16,
-        "step": 7,
-        "marks": [],
-    }
-    return {**content, **other}
 
 
 @pytest.fixture
@@ -96,17 +30,30 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def made_page(folder: Path, **other: Any) -> str:
-    return report_page(from_json(report(**other)), folder / "report_images")
+def made_page(folder: Path, decisions: Sequence[Decision] = (), **other: Any) -> str:
+    return report_page(from_json(report(**other)), folder / "report_images", Approvals(decisions, WEIGHTS, 1.0))
+
+
+def first_screen(folder: Path, **other: Any) -> str:
+    """The text above the samples, with single spaces and without tags."""
+    return " ".join(re.sub("<[^>]*>", " ", made_page(folder, **other).split('class="toolbar"')[0]).split())
+
+
+def fidelity(change: float, error: float | None = 0.3, **other: Any) -> dict[str, Any]:
+    """Closeness of a run whose distance changed by `change`; that of the base is 6.5, of real images 0.5."""
+    close = {"kid_error": 1.0, "likeness": 0.4, "colours": 10.0}
+    parts = {name: {"kid": kid, **close} for name, kid in (("base", 6.5), ("run", 6.5 + change), ("floor", 0.5))}
+    closed = {"kid": -change / 6, "colours": 0.1}
+    return {**report()["fidelity"], **parts, "change": {"value": change, "error": error}, "gap_closed": closed, **other}
 
 
 def without_a_base() -> dict[str, Any]:
     """What differs in the report of a run that has neither a base nor held-out images."""
     full = report()
     data = {**full["data"], "held_out": 0, "held_out_seen": 0, "reference": "training images"}
-    fidelity = {**full["fidelity"], "base": None, "floor": None}
+    fidelity = {**full["fidelity"], "base": None, "floor": None, "change": None, "changed": None}
     del fidelity["gap_closed"]
-    samples = [{**one, "before": None} for one in full["samples"]]
+    samples = [{**one, "before": None, "own": None} for one in full["samples"]]
     return {"base": None, "data": data, "fidelity": fidelity, "drift": None, "samples": samples, "sweep": None}
 
 
@@ -192,11 +139,76 @@ def test_one_held_out_image_is_too_few_to_compare_with(folder: Path) -> None:
 
 
 def test_a_run_that_went_away_from_the_brand_is_told(folder: Path) -> None:
-    fidelity = {**report()["fidelity"], "gap_closed": {"kid": -0.2, "colours": 0.1}}
-    first_screen = made_page(folder, fidelity=fidelity).split('class="toolbar"')[0]
-    assert "Further away" in first_screen
-    assert "10 % of the way to them" in first_screen
-    assert "of the way from the base" not in first_screen
+    text = first_screen(folder, fidelity=fidelity(0.5))
+    assert "Further away The samples were closer to real images of the brand before training." in text
+    assert "of the way" not in text
+
+
+@pytest.mark.parametrize(("change", "error"), [(0.002, 0.3), (-0.002, 0.3), (-3.0, None)])
+def test_noise_gets_no_verdict(folder: Path, change: float, error: float | None) -> None:
+    text = first_screen(folder, fidelity=fidelity(change, error))
+    assert "No clear change Before and after are equally far from real images of the brand" in text
+    assert ("differences up to 0.30 are noise" if error else "too few images to tell differences from noise") in text
+    assert "✗ decide on this" not in made_page(folder, fidelity=fidelity(change, error)).split("What was copied")[0]
+
+
+def test_a_run_that_came_closer_says_by_how_much(folder: Path) -> None:
+    text = first_screen(folder, fidelity=fidelity(-3.0))
+    assert "50 % of the way from the base to real images of the brand (between 45 % and 55 %)." in text
+    assert "before 6.50, after 3.50; differences up to 0.30 are noise. Real images: 0.50." in text
+
+
+def test_samples_that_training_did_not_change_look_the_same(folder: Path) -> None:
+    assert "Looks as before Before and after look the same" in first_screen(
+        folder, fidelity=fidelity(-1.0, changed=0.001)
+    )
+
+
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [(13.0, "further from the brand’s than before"), (9.5, "as far from the brand’s as"), (5.0, "closer to")],
+)
+def test_colours_are_told_however_they_changed(folder: Path, after: float, told: str) -> None:
+    run = {"kid": 1.0, "kid_error": None, "likeness": 0.4, "colours": after}
+    text = first_screen(folder, fidelity=fidelity(-1.0, run=run))
+    assert f"Its colours are {told}" in text
+    assert f"less than 1 is not visible): before 10.0, after {after:.1f}." in text
+
+
+def test_the_title_names_brand_owner_and_date(folder: Path) -> None:
+    content = made_page(folder, brand="Acme", owner="Acme AG", name="brand")
+    assert "<h1>Acme</h1>" in content
+    assert "Owner: Acme AG Report of 1 January 2026 Run brand, step 7" in first_screen(
+        folder, brand="Acme", owner="Acme AG", name="brand"
+    )
+    assert "<h1>run 3</h1>" in made_page(folder, brand=None, name="run 3")
+
+
+def test_the_brand_s_own_images_stand_above_and_beside_the_samples(folder: Path) -> None:
+    above, *cards = made_page(folder).split("<figure ")
+    assert "The brand’s own images" in above
+    assert ["the brand’s own" in card for card in cards] == [True, True, True]
+    samples = [sample("a" * 32, own=None)]
+    assert "the brand’s own</small>" not in made_page(folder, samples=samples)
+
+
+def decision(**other: Any) -> Decision:
+    facts = {"verdict": "approved", "use": "campaign X", "by": "Ada <b>", "date": "2026-12-01T10:00:00+00:00"}
+    return Decision(**{**facts, "weights": WEIGHTS, "scale": 1.0, "approved": 3, "rejected": 1, **other})
+
+
+def test_the_decision_stands_at_the_top(folder: Path) -> None:
+    assert "Not decided yet." in first_screen(folder)
+    told = "Approved for campaign X by Ada &lt;b&gt; on 1 December 2026. 3 samples approved, 1 rejected."
+    assert told in first_screen(folder, decisions=[decision()]).replace(" .", ".")
+    for lapsed, why in (
+        (decision(weights="1" * 64), "out of date: the weights have changed since"),
+        (decision(scale=0.5), "for adapter.scale=0.5 only, not for adapter.scale=1"),
+        (decision(verdict="revoked", by="Bob"), "withdrawn by Bob on 2026-12-01"),
+    ):
+        text = first_screen(folder, decisions=[decision(), lapsed])
+        assert f"Not approved for campaign X : {why}." in text
+        assert "Approved for" not in text
 
 
 def test_the_first_screen_names_what_must_be_decided(folder: Path) -> None:
@@ -204,31 +216,35 @@ def test_the_first_screen_names_what_must_be_decided(folder: Path) -> None:
     assert "1 of 4" in content
     assert "50 %" in content
     assert "2.0 ×" in content
-    assert "the licence text was not recognised" in content
+    assert "(4 &lt;script&gt;" in content.split("the licence text was not recognised")[0][-400:]
 
 
 def test_marks_for_a_report_of_another_version_fail_with_the_remedy(tmp_path: Path) -> None:
     for content in ({}, report(further=1)):
         (tmp_path / "report.json").write_text(json.dumps(content))
         with pytest.raises(
-            ValueError, match=r"cannot read report.json .*; run the command without marks= to write the report again"
+            ValueError, match=r"cannot read report.json .*; write the report again: diffusion-train report run="
         ):
-            add_marks(tmp_path, tmp_path / "marks.json")
+            read_report(tmp_path)
 
 
 @pytest.mark.slow
 def test_a_person_marks_in_a_browser_and_the_marks_come_back(folder: Path) -> None:
     browser = _browser()
     file, profile = folder / "report.html", folder / "profile"
-    file.write_text(made_page(folder), "utf-8")
+    samples = [*report()["samples"], sample("c" * 32, kind="general")]
+    file.write_text(made_page(folder, samples=samples), "utf-8")
 
     async def use(tab: Any) -> dict[str, Any]:
         await tab.open(file)
         found = {"before": await tab.run("document.querySelector('#progress').textContent")}
-        await tab.run("document.querySelectorAll('.approve')[0].click()")
+        await tab.run("document.querySelectorAll('.controls .approve')[0].click()")
         await tab.run("document.querySelectorAll('.reject')[1].click()")
         await tab.run(
             "const box = document.querySelectorAll('.remark')[1]; box.value = 'off <b>colour'; box.dispatchEvent(new Event('input'))"
+        )
+        await tab.run(
+            "const last = document.querySelectorAll('.remark')[3]; last.value = 'dark'; last.dispatchEvent(new Event('input'))"
         )
         await tab.run("document.querySelector('[value=flagged]').click()")
         found["shown"] = await tab.run("document.querySelectorAll('.sample:not(.hidden)').length")
@@ -250,13 +266,15 @@ def test_a_person_marks_in_a_browser_and_the_marks_come_back(folder: Path) -> No
     assert found["before"] == "0 of 2 brand samples judged"
     assert found["kept"] == "2 of 2 brand samples judged, 1 rejected"
     assert (found["shown"], found["nameless"], found["pictures"]) == (1, "reviewer", True)
-    marks = {mark.image: mark for mark in read_marks(folder / "marks.json")}
+    saved = read_marks(folder / "marks.json")
+    marks = {mark.image: mark for mark in saved.marks}
     assert {image[0]: (mark.verdict, mark.remark) for image, mark in marks.items()} == {
         "a": ("approve", ""),
         "b": ("reject", "off <b>colour"),
+        "c": ("", "dark"),
     }
     assert {mark.reviewer for mark in marks.values()} == {"Ada"}
-    assert json.loads((folder / "marks.json").read_text())["weights"] == "0" * 16
+    assert saved.weights == WEIGHTS
 
 
 @pytest.mark.slow
@@ -281,6 +299,27 @@ def test_marks_that_the_report_has_taken_in_count_as_judged_until_one_s_own_repl
         1,  # the other image
         "1 of 2 brand samples judged, 0 rejected",
     ]
+
+
+@pytest.mark.slow
+def test_the_page_fits_a_desk_and_a_phone(folder: Path) -> None:
+    file = folder / "report.html"
+    marks = [{"image": "a" * 32, "prompt": "", "seed": 0, "verdict": "", "remark": "dark", "reviewer": "A", "time": ""}]
+    file.write_text(made_page(folder, decisions=[decision()], marks=marks), "utf-8")
+
+    async def use(tab: Any) -> list[Any]:
+        found = []
+        for width in (1400, 390):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+            await tab.call("Emulation.setDeviceMetricsOverride", **size)
+            await tab.open(file)
+            found.append(await tab.run("document.documentElement.scrollWidth"))
+        return [*found, await tab.run("document.querySelector('#progress').textContent")]
+
+    *widths, progress = _browser().drive(folder / "profile", folder, use)
+    assert widths[0] <= 1400
+    assert widths[1] <= 390
+    assert progress == "0 of 2 brand samples judged"  # a remark alone judges nothing
 
 
 def _browser() -> Any:

@@ -17,10 +17,10 @@ from diffusion_train.picture import to_image
 from diffusion_train.report.album import Album
 from diffusion_train.report.coverage import Coverage
 from diffusion_train.report.facts import Swatch, SweepRow
-from diffusion_train.report.marks import FORMAT, Mark, merged, read_marks
+from diffusion_train.report.marks import FORMAT, Mark, counted, merged, read_marks
 from diffusion_train.report.material import see
-from diffusion_train.report.plot import AXES, Box, strip, trade_off
-from diffusion_train.report.rights_table import asked_for, rights
+from diffusion_train.report.plot import AXES, Axis, Box, strip, trade_off
+from diffusion_train.report.rights_table import affected, asked_for, rights
 from diffusion_train.report.sweep import choose, undominated
 
 CAPTIONS = ["the acme red car logo", "the acme red bus logo", "the acme blue car logo", "the acme logo on white"]
@@ -47,7 +47,7 @@ def test_samples_stand_in_the_band_of_their_prompt_and_thin_words_are_named() ->
 
 def row(kid: float, drift: float | None, flagged: int = 0, chance: float = 1.0) -> SweepRow:
     figures = {"kid": kid, "likeness": 0.5, "colours": 5.0, "drift": drift, "chance": chance}
-    return SweepRow(axis="scale", value=1, name="", flagged=flagged, samples=8, **figures)
+    return SweepRow(axis="scale", value=1, name="", flagged=flagged, samples=8, kid_error=None, **figures)
 
 
 def test_a_row_is_beaten_only_by_one_that_is_nowhere_worse() -> None:
@@ -72,9 +72,20 @@ def test_in_the_drawing_of_a_sweep_names_cover_nothing_and_low_values_stand_near
     assert sum(one.overlap(other) for one, other in combinations(boxes, 2)) == 0
     first, *others = found.points  # no drift, and far from the brand
     assert all(first.x < one.x and first.y < one.y for one in others)
+    assert (found.x.low, found.x.high, found.y.low, found.y.high) == (0, 0.9, 0.5, 3)
     alike = trade_off([replace(row(1, None), value=value) for value in (1, 2)])
     assert not alike.of_drift
     assert {point.y for point in alike.points} == {(AXES.top + AXES.bottom) / 2}
+
+
+def test_the_ends_of_an_axis_differ_and_noise_does_not_fill_it() -> None:
+    assert Axis.over([0.001, 0.003], least=0.05) == Axis(0.0, 0.05, 2)
+    assert Axis.over([0.0012, 0.0031]) == Axis(0.0012, 0.0031, 3)
+    assert Axis.over([150, 600]) == Axis(150, 600, 0)
+    noisy = trade_off([replace(row(kid, 0.5), kid_error=1.0) for kid in (6.489, 6.491)])
+    low, high = sorted(point.y for point in noisy.points)
+    assert high - low < 1
+    assert noisy.y.high - noisy.y.low == pytest.approx(1)
 
 
 def test_the_stripes_of_a_palette_stand_side_by_side() -> None:
@@ -106,6 +117,8 @@ def test_rights_follow_the_bases_down_and_name_what_they_ask_for(tmp_path: Path)
         [("creativeml-openrail-m", None)],
     ]
     assert list(asked_for(found)) == ["share-alike", "non-commercial", "use-restricted", "unknown"]
+    assert affected(found, "unknown") == "1 image of this run"
+    assert affected(found, "use-restricted") == "base model"
 
 
 def test_what_the_record_says_of_the_base_goes_before_its_files(tmp_path: Path) -> None:
@@ -146,7 +159,7 @@ def marks_file(tmp_path: Path, *marks: Any, **other: Any) -> Path:
 
 def test_marks_are_read_as_they_were_saved_and_nothing_else_is(tmp_path: Path) -> None:
     file = marks_file(tmp_path, {**mark(), "extra": "<b>"}, mark("b" * 32, "reject", remark="off colour"))
-    assert [asdict(one) for one in read_marks(file)] == [mark(), mark("b" * 32, "reject", remark="off colour")]
+    assert [asdict(one) for one in read_marks(file).marks] == [mark(), mark("b" * 32, "reject", remark="off colour")]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +169,7 @@ def test_marks_are_read_as_they_were_saved_and_nothing_else_is(tmp_path: Path) -
         ('{"marks": []}', "not a file of marks"),
         (json.dumps({"format": FORMAT, "marks": [3]}), "mark 0: not a mapping"),
         (json.dumps({"format": FORMAT, "marks": [mark(), mark(verdict="maybe")]}), "mark 1: verdict 'maybe'"),
+        (json.dumps({"format": FORMAT, "marks": [mark(verdict="", remark="")]}), "mark 0: needs a verdict or a remark"),
         (json.dumps({"format": FORMAT, "marks": [mark(remark="x" * 5000)]}), "remark must be text"),
         (json.dumps({"format": FORMAT, "marks": [mark(seed=True)]}), "seed must be a whole number"),
     ],
@@ -172,6 +186,19 @@ def test_a_reviewers_last_word_counts_and_reviewers_stand_beside_each_other() ->
     other = Mark(**mark(reviewer="Bob"))
     assert merged([late], [early, other]) == [late, other]
     assert merged([early], [late]) == [late]
+
+
+def test_a_remark_without_a_verdict_is_a_mark(tmp_path: Path) -> None:
+    file = tmp_path / "marks.json"
+    file.write_text(json.dumps({"format": FORMAT, "weights": "w", "marks": [mark(verdict="", remark="too dark")]}))
+    found = read_marks(file)
+    assert (found.marks[0].verdict, found.marks[0].remark, found.weights) == ("", "too dark", "w")
+
+
+def test_one_rejection_outweighs_approvals_and_unknown_images_do_not_count() -> None:
+    verdicts = [("a", "approve"), ("b", "approve"), ("b", "reject"), ("c", ""), ("d", "approve")]
+    marks = [Mark(**mark(image=image, verdict=verdict, remark="x")) for image, verdict in verdicts]
+    assert counted(marks, {"a", "b", "c"}) == (1, 1)
 
 
 def test_what_is_kept_of_images_is_small_and_gives_the_same_figures() -> None:

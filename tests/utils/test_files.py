@@ -95,7 +95,11 @@ def test_permissions_are_those_of_any_new_folder_and_file(tmp_path):
         pass
     with atomic_file(tmp_path / "out" / "a") as file:
         os.chmod(file.name, 0o600)  # as safetensors does
-    for made, plain in (("out", "plain"), ("out/a", "plain/a")):
+    with atomic_folder(tmp_path / "both") as folder:
+        (folder / "inner").mkdir()
+        for file in (folder / "a", folder / "inner" / "a"):
+            file.touch(0o600)
+    for made, plain in (("out", "plain"), ("out/a", "plain/a"), ("both/a", "plain/a"), ("both/inner/a", "plain/a")):
         assert (tmp_path / made).stat().st_mode == (tmp_path / plain).stat().st_mode
 
 

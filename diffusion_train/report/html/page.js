@@ -5,7 +5,7 @@ const reviewer = document.getElementById("reviewer");
 const place = "diffusion_train marks " + bar.dataset.weights;
 let marks = {}; // image -> verdict, remark, time, prompt, seed
 const earlier = Object.fromEntries(samples.map((sample) =>
-  [sample.dataset.image, [...sample.querySelectorAll(".marks li")].map((line) => line.className)]));
+  [sample.dataset.image, [...sample.querySelectorAll(".marks li:not(.remark)")].map((line) => line.className)]));
 
 function remembered() {
   try {
@@ -68,7 +68,11 @@ function save() {
     reviewer.focus();
     return;
   }
-  const listed = Object.values(marks).filter((one) => one.verdict).map((one) => ({ ...one, reviewer: reviewer.value.trim() }));
+  const listed = Object.values(marks).map((one) => ({ ...one, verdict: one.verdict || "", reviewer: reviewer.value.trim() }));
+  if (!listed.length) {
+    document.getElementById("progress").textContent = "nothing is marked yet";
+    return;
+  }
   const { format, run, weights } = bar.dataset;
   const text = JSON.stringify({ format, run, weights, marks: listed }, null, 1);
   const link = document.createElement("a");

@@ -1,0 +1,117 @@
+"""Record that somebody approves the images of a run for one use, or withdraws this.
+
+The approval rests on the marks that a reviewer saved on the report. It holds for the present weights of the run: after
+more training it counts as none. Several uses can be approved one after the other.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_train import config
+from diffusion_train.approval import Decision, approvals_of, record
+from diffusion_train.report.brand_report import add_marks, read_report, show_report
+from diffusion_train.report.facts import Report
+from diffusion_train.report.marks import counted, read_marks
+from diffusion_train.run_folder import weights_file
+from diffusion_train.utils.exit_code import Exit
+from diffusion_train.utils.files import file_sha256
+from diffusion_train.utils.quiet import quiet_libraries
+from diffusion_train.utils.text import argument, printable
+
+SUMMARY = "record that somebody approves a run's images for one use"
+EXAMPLE = """\
+diffusion-train approve run=runs/brand/<date_time> marks=marks.json use="'campaign X'" by="'A. Name'"
+diffusion-train approve run=runs/brand/<date_time> use="'campaign X'" by="'A. Name'" revoke=true"""
+
+
+def run(cfg: DictConfig) -> int:
+    """`cfg` is the run's config; this command's settings are in `cfg.approve`."""
+    quiet_libraries()
+    ask, folder = cfg.approve, Path(cfg.approve.run)
+    refuse_wrong(cfg)
+    report = read_report(folder)
+    if ask.revoke:
+        record(folder, withdrawal(ask, folder, report))
+        show_report(folder, report)
+    else:
+        marks = read_marks(Path(ask.marks))
+        decision = approval(ask, folder, report, marks.weights, counted(marks.marks, _images(report)))
+        record(folder, decision)
+        add_marks(folder, report, marks.marks)
+    print("\n".join(printable(line, 400) for line in approvals_of(folder, report.scale).describe()))
+    return Exit.DONE
+
+
+def refuse_wrong(cfg: DictConfig) -> None:
+    """Raises ConfigError with every mistake in the command's own settings, and for settings of the run."""
+    ask, mistakes = cfg.approve, []
+    if not Path(ask.run).is_dir():
+        mistakes.append(config.Mistake(f"run={ask.run}", "must be a run folder, into which the approval is written"))
+    for key in ("use", "by"):
+        if not str(ask[key]).strip():
+            mistakes.append(config.Mistake(f"{key}={ask[key]}", "must not be empty"))
+    if not (ask.marks or ask.revoke):
+        remedy = 'give the file that the button "Save marks" of the report writes'
+        mistakes.append(config.Mistake("marks=null", "must be given, because an approval rests on marks", remedy))
+    if ask.marks and ask.revoke:
+        mistakes.append(config.Mistake(f"marks={ask.marks}", "is not read with revoke=true", "leave it out"))
+    own = config.load_run_config(Path(ask.run))
+    if OmegaConf.merge(cfg, {"approve": None}) != OmegaConf.merge(own, {"approve": None}):
+        remedy = "leave them out; the report decides which images are approved"
+        mistakes.append(config.Mistake("settings of the run", "cannot be changed by approve", remedy))
+    config.raise_all(mistakes)
+
+
+def approval(ask: DictConfig, folder: Path, report: Report, marked: str, counts: tuple[int, int]) -> Decision:
+    """Return the approval. `marked` are the weights in the file of marks, `counts` its approved and rejected samples.
+
+    Raises ValueError if report, marks and run do not have the same weights, or if no sample is approved.
+    """
+    weights = file_sha256(weights_file(folder))
+    again = f"make the report again (diffusion-train report {argument('run', folder)}) and mark its samples"
+    if report.weights != weights:
+        raise ValueError(f"run={folder}: the weights have changed since the report was made; {again}")
+    if marked != weights:
+        raise ValueError(f"marks={ask.marks}: the marks are of images of other weights; {again}")
+    approved, rejected = counts
+    if not approved:
+        raise ValueError(f"marks={ask.marks}: must approve at least one sample of the report, got {rejected} rejected")
+    marks = file_sha256(Path(ask.marks))
+    return Decision(
+        verdict="approved",
+        use=_line(ask.use),
+        by=_line(ask.by),
+        date=_now(),
+        weights=weights,
+        scale=report.scale,
+        marks=marks,
+        approved=approved,
+        rejected=rejected,
+    )
+
+
+def withdrawal(ask: DictConfig, folder: Path, report: Report) -> Decision:
+    """Return the withdrawal. Raises ValueError if nobody has approved this use."""
+    approvals, use = approvals_of(folder, report.scale), _line(ask.use)
+    uses = [one.use for one in approvals.latest if one.verdict == "approved"]
+    if use not in uses:
+        known = f"approved are: {', '.join(map(printable, uses))}" if uses else "nothing is approved"
+        raise ValueError(f"use={use}: is not approved, so it cannot be withdrawn; {known}")
+    by = _line(ask.by)
+    return Decision(verdict="revoked", use=use, by=by, date=_now(), weights=approvals.weights, scale=approvals.scale)
+
+
+def _images(report: Report) -> set[str]:
+    return {sample.image for sample in report.samples}
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
