@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from diffusion_train.training.checkpoint import by_step, load
+from diffusion_train.training.checkpoint.file import by_step, load
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS, EVERY = 200, 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from diffusion_train.utils.interruption import exit_at_signals
+from diffusion_train.utils.process.interruption import exit_at_signals
 
 
 def main(command: str | None = None) -> int:

@@ -28,12 +28,12 @@ from diffusion_train.data.selection import strict_error
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.encode.precomputed_data import use_precomputed
 from diffusion_train.network.layout import set_memory_format
-from diffusion_train.training.checkpoint import AtomicCheckpointIO, read_facts
+from diffusion_train.training.checkpoint.file import AtomicCheckpointIO, read_facts
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization
 from diffusion_train.training.precision import check_trained, shorten_frozen, trainer_arguments
 from diffusion_train.training.resume import changed_settings, check_same_base, check_same_settings, find_checkpoint
-from diffusion_train.utils.launcher import first_process, num_started
+from diffusion_train.utils.process.launcher import first_process, num_started
 
 # What to give instead if Lightning rejects a setting of `trainer`.
 _REMEDIES = {

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from checkpoint_state import state
 from omegaconf import OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 from warm_process import python
 
 from diffusion_train.agreement import CheckpointFile, Report, agree, differing, facts, unseen
 from diffusion_train.config import ConfigError
-from diffusion_train.training.checkpoint import load, step_name
+from diffusion_train.training.checkpoint.file import load, step_name
 from diffusion_train.utils.exit_code import Exit
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +74,7 @@ def test_what_a_host_may_have_of_its_own_is_not_compared() -> None:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> CheckpointFile:
     path = tmp_path / step_name(3)
-    torch.save({"diffusion_train": {"format": 1, "step": 3}}, path)
+    torch.save(state(3), path)
     return CheckpointFile.read(path)
 
 

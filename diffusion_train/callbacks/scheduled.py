@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 
-from diffusion_train.utils.interruption import Stopping
+from diffusion_train.utils.process.interruption import Stopping
 
 log = logging.getLogger(__name__)
 

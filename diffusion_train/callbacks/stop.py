@@ -14,7 +14,7 @@ import torch.distributed
 
 from diffusion_train.callbacks.progress import say
 from diffusion_train.training.rank_processes import PASSED_ON, pass_on
-from diffusion_train.utils.interruption import SIGNALS, Stopping, exit_code, interrupt, leave_soon, stop_request
+from diffusion_train.utils.process.interruption import SIGNALS, Stopping, exit_code, interrupt, leave_soon, stop_request
 
 T = TypeVar("T")
 

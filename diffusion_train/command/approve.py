@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffusion_train import config
 from diffusion_train.approval import Decision, approvals_of, record
@@ -26,6 +26,7 @@ SUMMARY = "record that somebody approves a run's images for one use"
 EXAMPLE = """\
 diffusion-train approve run=runs/brand/<date_time> marks=marks.json use="'campaign X'" by="'A. Name'"
 diffusion-train approve run=runs/brand/<date_time> use="'campaign X'" by="'A. Name'" revoke=true"""
+RUN_KEYS = ()
 
 
 def run(cfg: DictConfig) -> int:
@@ -47,7 +48,7 @@ def run(cfg: DictConfig) -> int:
 
 
 def refuse_wrong(cfg: DictConfig) -> None:
-    """Raises ConfigError with every mistake in the command's own settings, and for settings of the run."""
+    """Raises ConfigError with every mistake in the command's own settings."""
     ask, mistakes = cfg.approve, []
     if not Path(ask.run).is_dir():
         mistakes.append(config.Mistake(f"run={ask.run}", "must be a run folder, into which the approval is written"))
@@ -59,10 +60,6 @@ def refuse_wrong(cfg: DictConfig) -> None:
         mistakes.append(config.Mistake("marks=null", "must be given, because an approval rests on marks", remedy))
     if ask.marks and ask.revoke:
         mistakes.append(config.Mistake(f"marks={ask.marks}", "is not read with revoke=true", "leave it out"))
-    own = config.load_run_config(Path(ask.run))
-    if OmegaConf.merge(cfg, {"approve": None}) != OmegaConf.merge(own, {"approve": None}):
-        remedy = "leave them out; the report decides which images are approved"
-        mistakes.append(config.Mistake("settings of the run", "cannot be changed by approve", remedy))
     config.raise_all(mistakes)
 
 

@@ -32,7 +32,7 @@ from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.storage.by_scheme import StorageByScheme
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import atomic_file
-from diffusion_train.utils.workers import WorkerDied
+from diffusion_train.utils.process.workers import WorkerDied
 
 SUMMARY = "look for faults in shards"
 EXAMPLE = """\

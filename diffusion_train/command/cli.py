@@ -23,10 +23,10 @@ from diffusion_train import __version__
 from diffusion_train.config.command_line.call import read_call
 from diffusion_train.config.command_line.launch import launch as launch_config
 from diffusion_train.config.mistakes import ConfigError, did_you_mean
-from diffusion_train.utils.child_process import end_with
 from diffusion_train.utils.exit_code import DISK_ERRORS, Exit
-from diffusion_train.utils.interruption import Interrupted, interruptible
-from diffusion_train.utils.launcher import common_code, starter
+from diffusion_train.utils.process.child_process import end_with
+from diffusion_train.utils.process.interruption import Interrupted, interruptible
+from diffusion_train.utils.process.launcher import common_code, starter
 from diffusion_train.utils.quiet import plain_warnings
 from diffusion_train.utils.redact import redact_text
 from diffusion_train.utils.streams import unbroken_streams

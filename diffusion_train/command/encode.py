@@ -29,8 +29,8 @@ from diffusion_train.training.precision import resolve
 from diffusion_train.training_run import RunCaptions, check_image_shapes
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import remove_strays
-from diffusion_train.utils.launcher import first_process
 from diffusion_train.utils.lock import locked
+from diffusion_train.utils.process.launcher import first_process
 from diffusion_train.utils.quiet import quiet_libraries
 from diffusion_train.utils.redact import redact_text
 from diffusion_train.utils.text import argument

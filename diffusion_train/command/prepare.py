@@ -26,7 +26,7 @@ from diffusion_train.prepare.source.folder import Folder
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import atomic_file
 from diffusion_train.utils.lock import locked
-from diffusion_train.utils.workers import WorkerDied
+from diffusion_train.utils.process.workers import WorkerDied
 
 SUMMARY = "make shards from a folder, a table, a download or a packaged collection"
 EXAMPLE = """\

@@ -31,7 +31,7 @@ from diffusion_train.page import plain
 from diffusion_train.pretrained import origin
 from diffusion_train.report.brand_report import write_report
 from diffusion_train.run_folder import RunFolder
-from diffusion_train.training.checkpoint import read_facts
+from diffusion_train.training.checkpoint.file import read_facts
 from diffusion_train.training.precision import resolve
 from diffusion_train.training.rank_processes import take_over
 from diffusion_train.training.resume import resume_hint
@@ -43,10 +43,10 @@ from diffusion_train.training_run import (
     lightning_trainer,
 )
 from diffusion_train.utils.exit_code import DISK_ERRORS, Exit
-from diffusion_train.utils.interruption import Stopping, handlers_restored
-from diffusion_train.utils.launcher import first_process
 from diffusion_train.utils.lock import locked
-from diffusion_train.utils.process_group import own_process_group
+from diffusion_train.utils.process.interruption import Stopping, handlers_restored
+from diffusion_train.utils.process.launcher import first_process
+from diffusion_train.utils.process.process_group import own_process_group
 from diffusion_train.utils.quiet import quiet_libraries
 from diffusion_train.utils.redact import redact_text
 from diffusion_train.utils.text import argument

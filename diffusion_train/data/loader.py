@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from diffusion_train.data.base import Batch, Dataset, Sample
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.rank_batches import Plan
-from diffusion_train.utils.child_process import serve_parent
+from diffusion_train.utils.process.child_process import serve_parent
 from diffusion_train.utils.rng import key_seed
 
 

@@ -34,7 +34,7 @@ from diffusion_train.data.shard.patterns import Patterns, find_shards
 from diffusion_train.data.shard.problem import DataError, Problem
 from diffusion_train.data.storage.urls import is_local, local_path, scheme_of
 from diffusion_train.data.synchronized_loader import together
-from diffusion_train.utils.child_process import serve_parent
+from diffusion_train.utils.process.child_process import serve_parent
 from diffusion_train.utils.redact import redact_url
 from diffusion_train.utils.rng import key_seed
 from diffusion_train.utils.text import printable

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from diffusion_train.data.storage.base import StorageError
-from diffusion_train.utils.interruption import Stopping, stop_request
+from diffusion_train.utils.process.interruption import Stopping, stop_request
 
 T = TypeVar("T")
 

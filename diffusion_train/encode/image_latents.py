@@ -24,7 +24,7 @@ from diffusion_train.data.order.order import Draw, Shape
 from diffusion_train.data.precomputed.entries import Entries, EntryWriter
 from diffusion_train.data.precomputed.latents import PrecomputedLatents
 from diffusion_train.encode.rank import Rank
-from diffusion_train.utils.child_process import serve_parent
+from diffusion_train.utils.process.child_process import serve_parent
 from diffusion_train.utils.text import printable
 
 _AT_ONCE = 4096  # samples looked up together

@@ -16,7 +16,7 @@ from diffusion_train.prepare.source.base import LeftOut
 from diffusion_train.prepare.source.folder import Folder
 from diffusion_train.utils.files import cache_folder
 from diffusion_train.utils.lock import wait_for_lock
-from diffusion_train.utils.workers import available
+from diffusion_train.utils.process.workers import available
 
 _FORMAT = 3  # increase it when the same images would give other samples
 _FEW = 64  # with fewer entries, starting other processes takes longer than the work

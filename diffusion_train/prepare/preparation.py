@@ -25,8 +25,8 @@ from diffusion_train.prepare.shard_sample import Rules
 from diffusion_train.prepare.source.base import REASONS, STATE, Entry, LeftOut, Source, refuse
 from diffusion_train.prepare.work import Outcome, keep_index, make_all
 from diffusion_train.utils.files import atomic_file
+from diffusion_train.utils.process.workers import Workers, available
 from diffusion_train.utils.text import printable
-from diffusion_train.utils.workers import Workers, available
 
 LEFT_OUT = "left_out.jsonl"
 _AT_ONCE = 8  # entries in one task of a process

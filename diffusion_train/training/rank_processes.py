@@ -21,8 +21,8 @@ from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from diffusion_train.utils.exit_code import Exit
-from diffusion_train.utils.interruption import interruption_is_pending, signals_blocked
-from diffusion_train.utils.launcher import STARTED_BY, starter
+from diffusion_train.utils.process.interruption import interruption_is_pending, signals_blocked
+from diffusion_train.utils.process.launcher import STARTED_BY, starter
 
 PASSED_ON = signal.SIGUSR2  # how the processes of a node tell each other that one of them got a signal
 _LOOK_EVERY, _PATIENCE = 0.5, 5.0  # seconds

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_train.run_folder import RunFolder
-from diffusion_train.training.checkpoint import by_step, damage, mismatch, newest_whole
+from diffusion_train.training.checkpoint.file import by_step, damage, mismatch, newest_whole
 from diffusion_train.utils.text import argument
 
 # Groups of the config that decide how weights move. All other settings may change when a run resumes.

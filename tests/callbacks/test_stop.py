@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from diffusion_train.callbacks.stop import GracefulStop, stoppable
-from diffusion_train.utils.interruption import Interrupted, Stopping, handlers_restored, stop_request
+from diffusion_train.utils.process.interruption import Interrupted, Stopping, handlers_restored, stop_request
 
 
 @pytest.fixture

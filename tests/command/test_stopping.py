@@ -15,12 +15,12 @@ from warm_process import python
 
 from diffusion_train.command.cli import guarded
 from diffusion_train.config import ConfigError
-from diffusion_train.training.checkpoint import load
+from diffusion_train.training.checkpoint.file import load
 from diffusion_train.training.weights import load_weights
 from diffusion_train.training_run import check_launch
 from diffusion_train.utils.exit_code import Exit
-from diffusion_train.utils.interruption import Interrupted, interruptible
-from diffusion_train.utils.launcher import num_started
+from diffusion_train.utils.process.interruption import Interrupted, interruptible
+from diffusion_train.utils.process.launcher import num_started
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

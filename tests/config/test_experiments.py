@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from omegaconf import open_dict
+from safetensors.torch import save_file
 
 from diffusion_train import config
 from diffusion_train.command.train import run, validate
@@ -67,7 +68,8 @@ def described(kind: str, folder: Path) -> Path:
     """Stable Diffusion without its weights."""
     write_layout(Model(kind, "epsilon", False), folder)
     for name in WEIGHTS["sdxl" if kind == "sdxl" else "sd"]:
-        (folder / name / "model.safetensors").touch()
+        prefix = "" if name.startswith("text_encoder") else "diffusion_pytorch_"
+        save_file({}, folder / name / f"{prefix}model.safetensors")
         (folder / name.replace("text_encoder", "tokenizer")).mkdir(exist_ok=True)
     return folder
 

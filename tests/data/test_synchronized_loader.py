@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from diffusion_train.data.storage.base import Denied
 from diffusion_train.data.synchronized_loader import StoppedOnAllRanks, SynchronizedLoader
-from diffusion_train.utils.child_process import serve_parent
+from diffusion_train.utils.process.child_process import serve_parent
 
 pytestmark = pytest.mark.slow
 _LONGEST = 120  # seconds; processes that wait for each other without end are a failure, not a hang

@@ -12,7 +12,7 @@ import pytest
 import torch
 from checkpoint_state import WEIGHT, state
 
-from diffusion_train.training import checkpoint as ckpt
+from diffusion_train.training.checkpoint import file as ckpt
 from diffusion_train.training.weights_header import FORMAT
 from diffusion_train.utils.files import remove_strays
 
@@ -169,7 +169,7 @@ SAVER = """
 import sys, torch
 from pathlib import Path
 from checkpoint_state import state
-from diffusion_train.training.checkpoint import AtomicCheckpointIO, step_name
+from diffusion_train.training.checkpoint.file import AtomicCheckpointIO, step_name
 folder = Path(sys.argv[1])
 print("ready", flush=True)
 for step in range(1, 10000):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from checkpoint_state import state
 
-from diffusion_train.training import checkpoint as ckpt
-from diffusion_train.training.checkpoint_schema import problems
+from diffusion_train.training.checkpoint import file as ckpt
+from diffusion_train.training.checkpoint.schema import problems
 
 
 def paths(node: Any, *above: Any) -> Iterator[tuple[Any, ...]]:

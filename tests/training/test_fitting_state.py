@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_train.training.checkpoint import load
-from diffusion_train.training.fitting_state import check_state
+from diffusion_train.training.checkpoint.file import load
+from diffusion_train.training.checkpoint.fitting_state import check_state
 
 
 @pytest.fixture(scope="module")

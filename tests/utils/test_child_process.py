@@ -12,7 +12,7 @@ import pytest
 
 WORKER = """
 import sys, time
-from diffusion_train.utils import child_process
+from diffusion_train.utils.process import child_process
 child_process.GRACE = float(sys.argv[1])
 child_process.serve_parent()
 print("ready", flush=True)
@@ -21,7 +21,7 @@ time.sleep(30)
 
 PARENT = """
 import multiprocessing, time
-from diffusion_train.utils.child_process import serve_parent
+from diffusion_train.utils.process.child_process import serve_parent
 def work():
     serve_parent()
     time.sleep(60)

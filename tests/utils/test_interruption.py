@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from diffusion_train.utils.interruption import Stopping, StopRequest
+from diffusion_train.utils.process.interruption import Stopping, StopRequest
 
 HEAD = """
 import hashlib, os, signal, sys, threading, time
-from diffusion_train.utils import interruption
-from diffusion_train.utils.interruption import exit_at_signals, interruptible, signals_blocked
+from diffusion_train.utils.process import interruption
+from diffusion_train.utils.process.interruption import exit_at_signals, interruptible, signals_blocked
 interruption.TIME_TO_LEAVE = 0.3
 def wait_in_a_library():
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
@@ -28,7 +28,7 @@ with interruptible():
 """
 BLOCKED = """
 with signals_blocked():
-    code = "from diffusion_train.utils.interruption import exit_at_signals; exit_at_signals()"
+    code = "from diffusion_train.utils.process.interruption import exit_at_signals; exit_at_signals()"
     child = os.posix_spawn(sys.executable, [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), 15); " + code], os.environ)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

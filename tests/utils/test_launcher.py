@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_train.utils.launcher import _RANKS, first_process
+from diffusion_train.utils.process.launcher import _RANKS, first_process
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from diffusion_train.utils.workers import WorkerDied, Workers
+from diffusion_train.utils.process.workers import WorkerDied, Workers
 
 
 def double(number: int) -> int:

@@ -27,7 +27,7 @@ from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unw
 from diffusion_train.config.run import compose_run
 from diffusion_train.config.secrets import escape, redact, redact_override
 from diffusion_train.config.targets import allow
-from diffusion_train.utils.launcher import num_started
+from diffusion_train.utils.process.launcher import num_started
 
 Body = Callable[[DictConfig], int]
 

@@ -26,8 +26,8 @@ from diffusion_train.data.storage.remedy import remedy, spelling
 from diffusion_train.data.storage.urls import is_local
 from diffusion_train.utils.files import cache_folder
 from diffusion_train.utils.lock import wait_for_lock
+from diffusion_train.utils.process.workers import Workers, available
 from diffusion_train.utils.redact import redact_url
-from diffusion_train.utils.workers import Workers, available
 
 Shards = Patterns | Mapping[str, Patterns]  # or several sources by name
 _PROBES = 32  # shards whose state is requested at once

@@ -12,7 +12,7 @@ import pytest
 
 from diffusion_train.data.shard import catalog_builder
 from diffusion_train.data.storage.base import Stat
-from diffusion_train.utils.interruption import Interrupted, interruptible
+from diffusion_train.utils.process.interruption import Interrupted, interruptible
 
 
 def slow(url, storage):

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
-from diffusion_train.utils.child_process import serve_parent
+from diffusion_train.utils.process.child_process import serve_parent
 
 T = TypeVar("T")
 R = TypeVar("R")

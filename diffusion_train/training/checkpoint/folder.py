@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from diffusion_train.training.checkpoint import by_step, newest_whole
+from diffusion_train.training.checkpoint.file import by_step, newest_whole
 from diffusion_train.utils.exit_code import DISK_ERRORS
 from diffusion_train.utils.files import TEMPORARY
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 
-from diffusion_train.utils.interruption import SIGNALS
+from diffusion_train.utils.process.interruption import SIGNALS
 
 GRACE = 30.0  # seconds
 _LOOK_EVERY = 0.5  # seconds

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from diffusion_train.utils.exit_code import Exit
-from diffusion_train.utils.launcher import common_code
+from diffusion_train.utils.process.launcher import common_code
 
 OF_CLUSTERS = (signal.SIGTERM, signal.SIGUSR1)
 SIGNALS = (signal.SIGINT, *OF_CLUSTERS)
