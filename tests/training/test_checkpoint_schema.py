@@ -12,7 +12,7 @@ import torch
 from checkpoint_state import state
 
 from diffusion_train.training.checkpoint import file as ckpt
-from diffusion_train.training.checkpoint.schema import problems
+from diffusion_train.training.checkpoint.checkpoint_schema import problems
 
 
 def paths(node: Any, *above: Any) -> Iterator[tuple[Any, ...]]:

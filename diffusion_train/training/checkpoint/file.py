@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from diffusion_train.training.checkpoint import hashed_zip, schema
+from diffusion_train.training.checkpoint import checkpoint_schema, hashed_zip
 from diffusion_train.training.weights import disk_errors
 from diffusion_train.training.weights_header import check_format
 from diffusion_train.utils.files import atomic_file
@@ -81,8 +81,8 @@ def peek(path: Path, mmap: bool = True) -> dict[str, Any]:
     if not isinstance(written, dict) or "format" not in written:
         raise ValueError(f"{path}: not a checkpoint of diffusion_train")
     check_format(path, written["format"])
-    if wrong := schema.problems(checkpoint):
-        raise ValueError(schema.listing(path, wrong))
+    if wrong := checkpoint_schema.problems(checkpoint):
+        raise ValueError(checkpoint_schema.listing(path, wrong))
     return dict(checkpoint)
 
 
