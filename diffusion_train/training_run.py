@@ -31,7 +31,7 @@ from diffusion_train.network.layout import set_memory_format
 from diffusion_train.training.checkpoint.file import AtomicCheckpointIO, read_facts
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization
-from diffusion_train.training.precision import check_trained, shorten_frozen, trainer_arguments
+from diffusion_train.training.precision import check_device, check_trained, shorten_frozen, trainer_arguments
 from diffusion_train.training.resume import changed_settings, check_same_base, check_same_settings, find_checkpoint
 from diffusion_train.utils.process.launcher import first_process, num_started
 
@@ -184,6 +184,7 @@ def lightning_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:
         )
     except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
         raise ValueError(_with_setting(cfg.trainer, str(error).partition("\n")[0])) from error
+    check_device(str(cfg.trainer.get("precision")), trainer.strategy.root_device.type)
     return trainer
 
 

@@ -168,7 +168,7 @@ class Checkpointing(pl.Callback):
             self.warned_of_links = True
             warnings.warn(
                 f"{self.folder}: links cannot be made here, so last.ckpt is left out; resume=auto does not need it",
-                stacklevel=2,
+                stacklevel=1,
             )
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Reports a run that learns nothing: a gradient of exactly 0, or weights that do not change."""
+"""Reports a run that learns nothing: a learning rate or a gradient of 0, or weights that do not change."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from torch import Tensor
 
 from diffusion_train.callbacks.scalars import is_logged
 from diffusion_train.callbacks.scheduled import at_least
+from diffusion_train.training.lr_schedule import Constant
 
 
 class Movement(pl.Callback):
     """Warns once if the gradient of all trained weights is 0, and once if none of them changed in `num_steps` steps.
+
+    At the start it warns of a learning rate schedule that does not fit the length of the run.
 
     It looks at logged steps alone, because it waits for the device, and compares weights by their sums and norms.
     """
@@ -27,6 +30,10 @@ class Movement(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._since, self._marks = trainer.global_step, _marks(module)
+        schedule = module.optimization.lr_schedule
+        if trainer.is_global_zero and isinstance(schedule, Constant):
+            for doubt in schedule.doubts(trainer.max_steps):
+                warnings.warn(doubt, stacklevel=1)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not is_logged(trainer):
@@ -46,7 +53,7 @@ class Movement(pl.Callback):
             warnings.warn(
                 f"step {trainer.global_step}: {problem}, so this run learns nothing; optimizer.lr may be too small for "
                 f"trainer.precision={trainer.precision}, or the network may ignore its trained weights",
-                stacklevel=2,
+                stacklevel=1,
             )
 
 

@@ -20,7 +20,8 @@ class SkippedSteps(pl.Callback):
     """Writes each skipped step with the keys of its samples to skipped_steps.jsonl.
 
     It looks at each step one step later, so that no step waits for the device. Raises NumericalError on all ranks
-    if more than the fraction `max_fraction` of the last `window` steps was skipped, in any pattern.
+    if more than the fraction `max_fraction` of the last `window` steps was skipped, in any pattern. A run of fewer steps
+    ends in the same way if its last step was skipped as well: it was not recovering.
     """
 
     def __init__(self, run_dir: str | Path, max_fraction: float = 0.2, window: int = 100) -> None:
@@ -34,14 +35,21 @@ class SkippedSteps(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._look(trainer)
         self._last = (trainer.global_step, list(batch["key"]), AsyncCopy(module.skipped_in_a_row))
-        if (skipped := sum(self._recent)) > self.max_fraction * self.window:
+        self._end_above(self.window)
+
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        self._look(trainer)
+        steps = len(self._recent)
+        if steps == trainer.global_step == trainer.max_steps and self._recent[-1]:
+            self._end_above(steps)
+
+    def _end_above(self, steps: int) -> None:
+        """Raises NumericalError if more than `max_fraction` of `steps` were skipped."""
+        if (skipped := sum(self._recent)) > self.max_fraction * steps:
             raise NumericalError(
                 f"{skipped} of the last {len(self._recent)} steps were skipped because their gradient was not finite; "
                 f"{self.file} lists them with their samples. Lower optimizer.lr, or use trainer.precision=32-true"
             )
-
-    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        self._look(trainer)
 
     def _look(self, trainer: pl.Trainer) -> None:
         """Look at the step before. All ranks see the same, because they exchanged its gradient."""

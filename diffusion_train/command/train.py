@@ -91,6 +91,8 @@ def validate(cfg: DictConfig) -> None:
 def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
     """Yield the mistakes in settings that parts can find without data and without the model's files."""
     refusals = (ValueError, MisconfigurationException)
+    if not 0 <= cfg.seed < 2**32:
+        yield config.Mistake(f"seed={cfg.seed}", "must be from 0 to 4294967295", "give the same number to repeat a run")
     yield from config.dry_build(cfg, ["data"])
     yield from config.attempt(lambda: _data_settings(cfg).check(), "data")
     yield from config.dry_build(cfg, DRY_BUILT, refusals)

@@ -68,7 +68,7 @@ class WandB(WandbLogger):
             self._experiment, self._is_lost = None, True
             problem = f"{type(error).__name__}: {error}".rstrip(": ")
             warnings.warn(
-                f"W&B: {problem}; the run continues without it, and metrics.csv has all metrics", stacklevel=3
+                f"W&B: {problem}; the run continues without it, and metrics.csv has all metrics", stacklevel=1
             )
 
     @rank_zero_only
@@ -139,7 +139,7 @@ def start(init: Mapping[str, Any], timeout_s: float) -> Any:
             problem = f"{type(error).__name__}: {error}"
             wandb.teardown()  # a second init beside the failed one would wait for it
     if problem:
-        warnings.warn(f"W&B: {problem}; the run is logged offline; upload it later with `wandb sync`", stacklevel=2)
+        warnings.warn(f"W&B: {problem}; the run is logged offline; upload it later with `wandb sync`", stacklevel=1)
     return wandb.init(**init, mode="offline", settings=settings)
 
 

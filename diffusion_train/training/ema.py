@@ -110,7 +110,7 @@ class EMA:
             warnings.warn(
                 f"ema: the checkpoint has only the averages {state['names']}; these start from the current weights: "
                 f"{', '.join(new)}",
-                stacklevel=2,
+                stacklevel=1,
             )
 
 

@@ -27,6 +27,16 @@ class Constant:
         """Return the factor of `optimizer.lr` at a step, from 0."""
         return min(1.0, (step + 1) / (self.warmup_steps + 1))
 
+    def doubts(self, max_steps: int) -> list[str]:
+        """Return what keeps a run of `max_steps` steps from learning at `optimizer.lr`."""
+        if max_steps == 1 or max_steps > self.warmup_steps:  # one step is a trial
+            return []
+        doubt = (
+            f"lr_schedule.warmup_steps={self.warmup_steps} lasts longer than trainer.max_steps={max_steps}: the learning "
+            f"rate reaches {self(max_steps - 1):.2g} of optimizer.lr; give fewer warm-up steps, or train longer"
+        )
+        return [doubt]
+
 
 @dataclass(frozen=True)
 class Linear(Constant):
@@ -37,6 +47,15 @@ class Linear(Constant):
     def __call__(self, step: int) -> float:
         progress = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
         return super().__call__(step) * (self.final + (1 - self.final) * self.height(min(1.0, max(0.0, progress))))
+
+    def doubts(self, max_steps: int) -> list[str]:
+        if self.final != 0 or max_steps <= self.num_steps:
+            return super().doubts(max_steps)
+        doubt = (
+            f"the learning rate is 0 from step {self.num_steps + 1} to trainer.max_steps={max_steps}, and the run learns "
+            f"nothing there; give lr_schedule.num_steps={max_steps}, or lr_schedule.final above 0"
+        )
+        return [*super().doubts(max_steps), doubt]
 
     def height(self, progress: float) -> float:
         """Return the height of the decay, from 1 at progress 0 (end of warm-up) to 0 at progress 1 (the horizon)."""

@@ -39,6 +39,14 @@ def check_trained(network: nn.Module, precision: str) -> None:
         )
 
 
+def check_device(precision: str, device: str) -> None:
+    """Raise ValueError if autocast on this type of device lacks operations in this precision."""
+    if device == "cpu" and _LONG.get(precision, precision) == "16-mixed":
+        raise ValueError(
+            "trainer.precision=16-mixed: on a CPU, torch cannot join tensors of float16 and float32; use bf16-mixed"
+        )
+
+
 def trainer_arguments(precision: str) -> dict[str, Any]:
     """Return the arguments of Lightning's Trainer for a precision."""
     if precision != "bf16-true":

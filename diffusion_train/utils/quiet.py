@@ -21,7 +21,8 @@ _LOGGERS = (
 def quiet_libraries() -> None:
     """Keep only the errors of these loggers, whether or not their libraries are imported already.
 
-    Lightning's advice concerns its own training loops, which are not used here.
+    Lightning's advice concerns its own training loops, which are not used here. Warnings of this package need
+    `stacklevel=1`: Lightning calls its hooks, so with a greater one they would count as Lightning's.
     """
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_error)

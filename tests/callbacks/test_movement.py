@@ -11,6 +11,7 @@ from torch import nn
 
 from diffusion_train.callbacks.movement import Movement
 from diffusion_train.network.mlp import MLP
+from diffusion_train.utils.quiet import quiet_libraries
 
 
 def reports(run_points, tmp_path: Path, **settings) -> list[str]:
@@ -40,6 +41,15 @@ def test_a_gradient_of_0_is_reported_once(run_points, tmp_path: Path) -> None:
 def test_weights_that_do_not_move_are_reported_once(run_points, tmp_path: Path, lr: float) -> None:
     (message,) = reports(run_points, tmp_path, lr=lr, network=trained_before())
     assert message.startswith("step 3: no trained weight changed since step 0")
+
+
+def test_a_schedule_that_ends_before_the_run_is_reported_at_the_start(run_points, tmp_path: Path) -> None:
+    """The run's cosine reaches 0 after 20 steps. The commands silence Lightning, which calls the callback."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quiet_libraries()
+        run_points(tmp_path, 22, callbacks=(Movement(),))
+    assert any("the learning rate is 0 from step 21 to trainer.max_steps=22" in str(w.message) for w in caught)
 
 
 def trained_before() -> nn.Module:

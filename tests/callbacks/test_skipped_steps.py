@@ -29,7 +29,7 @@ def lines(run_dir: Path) -> list[dict]:
 
 def test_each_skipped_step_is_recorded_with_its_samples(run_points, tmp_path: Path) -> None:
     """The last step too, at which nothing comes after it."""
-    _, recorded = run_points(tmp_path, 8, callbacks=(Poison(2, 5, 8), SkippedSteps(tmp_path)))
+    _, recorded = run_points(tmp_path, 8, callbacks=(Poison(2, 5, 8), SkippedSteps(tmp_path, max_fraction=0.5)))
     assert [line["step"] for line in lines(tmp_path)] == [2, 5, 8]
     assert [line["keys"] for line in lines(tmp_path)] == [recorded.keys[step - 1] for step in (2, 5, 8)]
 
@@ -45,3 +45,15 @@ def test_too_many_skipped_steps_end_the_run_in_any_pattern(run_points, tmp_path:
     with pytest.raises(NumericalError, match=r"5 of the last \d+ steps were skipped"):
         run_points(tmp_path, 60, callbacks=(Poison(*steps), SkippedSteps(tmp_path, max_fraction=0.2, window=20)))
     assert [line["step"] for line in lines(tmp_path)] == list(steps[:5])
+
+
+def test_a_run_shorter_than_the_window_does_not_end_as_done(run_points, tmp_path: Path) -> None:
+    """A learning rate of 4e7 in place of 4e-7: all steps after the first are skipped."""
+    with pytest.raises(NumericalError, match="2 of the last 5 steps were skipped"):
+        run_points(tmp_path, 5, callbacks=(Poison(4, 5), SkippedSteps(tmp_path)))
+
+
+def test_a_short_run_that_recovered_is_done(run_points, tmp_path: Path) -> None:
+    """As a scaler of float16 does, which skips steps until its scale fits."""
+    run_points(tmp_path, 5, callbacks=(Poison(1, 2), SkippedSteps(tmp_path)))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]

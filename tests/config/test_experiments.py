@@ -164,6 +164,13 @@ def test_prompts_of_a_run_that_reads_none_are_told() -> None:
     assert len(error.value.mistakes) == 2
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_not_one_is_told_by_its_name(seed: int) -> None:
+    """In other tools, -1 draws a seed."""
+    with pytest.raises(config.ConfigError, match=f"seed={seed}\n.*must be from 0 to 4294967295"):
+        validate(composed("experiment=ddpm_cifar_style", "data.shards=x.tar", "trainer=cpu", f"seed={seed}"))
+
+
 def test_wrong_settings_are_told_before_a_model_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fetched: list[str] = []
     monkeypatch.setattr("diffusion_train.pretrained.hub.snapshot", lambda *_: described("sd1", tmp_path))

@@ -31,3 +31,26 @@ def test_inverse_sqrt_is_constant_and_then_halves_as_steps_quadruple() -> None:
     assert schedule(200) == pytest.approx(1.0)
     assert schedule(800) == pytest.approx(0.5)
     assert schedule(3200) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(100, 10), Linear(100, 10)], ids=["cosine", "linear"])
+def test_steps_beyond_a_horizon_of_0_are_doubted_exactly_where_the_rate_is_0(schedule) -> None:
+    assert schedule.doubts(100) == []
+    assert schedule(99) > 0
+    (doubt,) = schedule.doubts(101)
+    assert "the learning rate is 0 from step 101 to trainer.max_steps=101" in doubt
+    assert schedule(100) == 0
+
+
+@pytest.mark.parametrize("schedule", [Cosine(100, 10, 0.1), Constant(100), InverseSqrt(100)], ids=repr)
+def test_a_schedule_without_such_a_horizon_may_go_on(schedule) -> None:
+    assert schedule.doubts(100_000) == []
+
+
+def test_a_warm_up_that_outlasts_the_run_is_doubted() -> None:
+    assert Constant(100, 9).doubts(10) == []
+    (doubt,) = Constant(100, 10).doubts(10)
+    assert doubt.startswith(
+        "lr_schedule.warmup_steps=10 lasts longer than trainer.max_steps=10: the learning rate reaches 0.91"
+    )
+    assert Constant(100, 10).doubts(1) == []

@@ -11,7 +11,7 @@ from torch import nn
 
 from diffusion_train.adapter.lora import LoRA
 from diffusion_train.network.mlp import MLP
-from diffusion_train.training.precision import check_trained
+from diffusion_train.training.precision import check_device, check_trained
 
 
 def trained_adapter(network: nn.Module) -> nn.Module:
@@ -62,3 +62,12 @@ def test_a_precision_that_loses_steps_is_refused(
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed", "16-mixed"])
 def test_other_precisions_train_all_weights(precision: str) -> None:
     check_trained(MLP(in_channels=2, width=16, depth=1), precision)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "16"])
+def test_float16_is_refused_on_a_cpu(precision: str) -> None:
+    """Stable Diffusion XL joins its text embedding of float16 with sizes of float32."""
+    with pytest.raises(ValueError, match=r"^trainer\.precision=16-mixed: on a CPU.*use bf16-mixed"):
+        check_device(precision, "cpu")
+    check_device(precision, "cuda")
+    check_device("bf16-mixed", "cpu")

@@ -192,5 +192,5 @@ class LongCaptions:
             warnings.warn(
                 f"{len(self)} captions are longer than the text encoder's {self.max_length} tokens and were cut, for "
                 f"instance '{self._example}'; shorten them, or raise the encoder's max_length",
-                stacklevel=3,
+                stacklevel=1,
             )

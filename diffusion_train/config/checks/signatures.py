@@ -35,7 +35,7 @@ def unread(cfg: DictConfig, read: Collection[str]) -> list[Mistake]:
     plain = OmegaConf.to_container(cfg, resolve=False)
     used = [*read, *_references(plain)]
     return [
-        Mistake(path, "nothing reads this key", did_you_mean(path, used))
+        Mistake(path, "nothing reads this key", _remedy(path, used))
         for path in _plain_leaves(plain)
         if not any(path == name or path.startswith((f"{name}.", f"{name}[")) for name in used)
     ]
@@ -45,6 +45,15 @@ def setting_mistakes(cfg: DictConfig, key: str) -> list[Mistake]:
     """Return the mistakes at a key inside a part, such as a setting that the class of the part does not have."""
     above = [(path, node) for path, node in target_nodes(cfg) if key.startswith(f"{path}.")]
     return [mistake for path, node in above[-1:] for mistake in _node_mistakes(path, node) if key in mistake.where]
+
+
+def _remedy(path: str, used: Collection[str]) -> str:
+    group, _, name = path.partition(".")
+    return (
+        f"to leave it out, write '~{path}'"
+        if group == "callbacks" and name.isidentifier()
+        else did_you_mean(path, used)
+    )
 
 
 def target_nodes(parent: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:

@@ -37,6 +37,7 @@ from diffusion_train.utils.text import argument, decode_text
 PLACES = ("txt", "caption", "table", "json", "name", "prompt")
 TABLES = tuple(f"{name}{suffix}" for name in ("captions", "metadata") for suffix in SUFFIXES)
 _SIDE_FILES = ("txt", "caption", "json")
+_OF_SYSTEMS = ("@eaDir", "__MACOSX")  # folders that network drives and archives of macOS add
 _DRAWN = {"run", "weights", "sampler", "guidance"}  # texts in every PNG of sample.py; in its samples also their prompt
 Facts = dict[str, Any]
 
@@ -231,13 +232,17 @@ def _walk(root: Path, path: str, seen: set[tuple[int, int]]) -> Iterator[_Files]
             return
         seen.add(identity)
         with os.scandir(root / path) as items:
-            found = {item.name: item.is_dir() for item in items if not item.name.startswith(".")}
+            found = {item.name: item.is_dir() for item in items if not _is_hidden(item.name)}
     except OSError as error:
         yield _Files(path, fault=LeftOut("unreadable", error.strerror or str(error)))
         return
     yield _sorted(path, [name for name, is_folder in sorted(found.items()) if not is_folder])
     for name in sorted(name for name, is_folder in found.items() if is_folder):
         yield from _walk(root, f"{path}/{name}" if path else name, seen)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _OF_SYSTEMS
 
 
 def _sorted(path: str, names: Sequence[str]) -> _Files:

@@ -38,7 +38,7 @@ def free_space(folder: Path, num_kept: int, error: OSError) -> bool:
     _remove(surplus)
     if surplus:
         names = ", ".join(path.name for path in surplus)
-        warnings.warn(f"{folder}: the disk is full; deleted {names} and saving again", stacklevel=2)
+        warnings.warn(f"{folder}: the disk is full; deleted {names} and saving again", stacklevel=1)
     return bool(surplus)
 
 

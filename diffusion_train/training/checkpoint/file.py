@@ -143,7 +143,7 @@ def newest_whole(folder: Path) -> Path | None:
         if not (problem := damage(path)):
             return path
         damaged.append(f"{path}: {problem}")
-        warnings.warn(f"{damaged[-1]}; using the checkpoint before it", stacklevel=2)
+        warnings.warn(f"{damaged[-1]}; using the checkpoint before it", stacklevel=1)
     if damaged:
         raise ValueError(
             "every checkpoint of this run is damaged; to start again, delete them or use another run_dir:\n  "

@@ -37,6 +37,11 @@ def test_a_right_config_passes():
     assert told({"seed": 1, "sampler": HEUN, "callbacks": {"samples": {"sampler": HEUN}}}, read=["seed"]) == []
 
 
+def test_a_callback_that_is_null_is_told_how_to_leave_it_out():
+    [mistake] = told({"callbacks": {"validation": None, "samples": {"sampler": HEUN}}})
+    assert mistake == "callbacks.validation\n    nothing reads this key; to leave it out, write '~callbacks.validation'"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

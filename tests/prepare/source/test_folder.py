@@ -184,6 +184,8 @@ def test_nothing_is_passed_over_in_silence(write, read):
         "captions.csv": "image,caption\na.jpg,one\ngone.jpg,lost\na.jpg,again\nc.png,unquoted, comma\n",
         ".hidden.jpg": b"",
         ".git/x.jpg": b"",
+        "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg": b"",
+        "__MACOSX/a.jpg": b"",
     }
     found = reasons(read(Folder(write(files))))
     assert found.pop("c")[0] == "bad-metadata"
