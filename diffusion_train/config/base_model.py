@@ -133,7 +133,7 @@ def _overlay_part(cfg: DictConfig, path: str, node: object) -> None:
 
 def _overlay_grid(cfg: DictConfig, node: dict[str, Any], chosen: bool) -> None:
     """Replace the grid of a sampler that has the plain one; Karras levels stay, and refer to the model's grid."""
-    own: Any = OmegaConf.to_container(cfg.sampler, resolve=False)
+    own: Any = OmegaConf.to_container(cfg.get("sampler") or OmegaConf.create(), resolve=False)
     if "grid" in own:
         cfg.sampler.grid = node if takes_model_grid(own) and not chosen else with_model_grid(own["grid"], node)
 

@@ -164,11 +164,11 @@ def test_what_recipes_need_is_trusted(name):
 
 
 def test_arguments_of_code_reach_the_target_untouched_and_win():
-    grid, items = object(), [object()]
-    node = {**HEUN, "grid": "???"}
-    sampler = config.build(node, "sampler", grid=grid)
-    assert (sampler.num_steps, sampler.grid) == (3, grid)
-    assert config.build(node, "sampler", grid=items, num_steps=5).grid is items
+    single_step, items = object(), [object()]
+    node = {"_target_": "diffusion_train.sampler.grid.BySampler", "single_step": "???", "multistep": 3}
+    grid = config.build(node, "sampler.grid", single_step=single_step)
+    assert grid.grids == {"single_step": single_step, "multistep": 3, "euler": single_step}
+    assert config.build(node, "sampler.grid", single_step=items, multistep=5).grids["single_step"] is items
 
 
 def test_parts_inside_parts_are_built_with_what_they_refer_to():
@@ -179,9 +179,10 @@ def test_parts_inside_parts_are_built_with_what_they_refer_to():
 
 
 def test_data_is_plain():
-    built = config.build({"sampler": {**HEUN, "grid": [1, {"x": [2]}]}, "two": {"x": [1]}})
-    assert type(built["sampler"].grid) is list
-    assert type(built["sampler"].grid[1]) is dict
+    karras = {"_target_": "diffusion_train.sampler.grid.Karras", "rho": [1, {"x": [2]}]}
+    built = config.build({"sampler": {"grid": karras}, "two": {"x": [1]}})
+    assert type(built["sampler"]["grid"].rho) is list
+    assert type(built["sampler"]["grid"].rho[1]) is dict
     assert type(built["two"]["x"]) is list
 
 

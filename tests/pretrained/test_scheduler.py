@@ -150,8 +150,8 @@ def test_noise_levels_of_karras_and_exponential_spacings_are_those_of_diffusers(
     found = read(tmp_path, _class_name=kind, **settings)
     grids, schedule = (hydra.utils.instantiate(found[name]) for name in ("sampler.grid", "diffusion.schedule"))
     for grid, scheduler in (
-        (grids if kind not in MULTISTEP else grids.for_multistep(), own),
-        (grids.for_multistep(), diffusers.DPMSolverMultistepScheduler.from_config(own.config)),
+        (grids.for_family("multistep" if kind in MULTISTEP else "euler"), own),
+        (grids.for_family("multistep"), diffusers.DPMSolverMultistepScheduler.from_config(own.config)),
     ):
         for num_steps in (2, 4, 10, 28):
             scheduler.set_timesteps(num_steps)

@@ -112,7 +112,8 @@ def _gif_bomb() -> bytes:
 
 def _jpeg_bomb() -> bytes:
     frame = struct.pack(">HBHHBBBB", 11, 8, 12_000, 12_000, 1, 1, 0x11, 0)
-    return b"\xff\xd8\xff\xc0" + frame + b"\xff\xda"
+    scan = struct.pack(">HBBBBBB", 8, 1, 1, 0, 0, 63, 0)
+    return b"\xff\xd8\xff\xc0" + frame + b"\xff\xda" + scan
 
 
 @pytest.mark.parametrize("bomb", [_webp_bomb, _gif_bomb, _jpeg_bomb], ids=["webp", "gif", "jpeg"])

@@ -71,7 +71,7 @@ def test_images_as_paths(tmp_path, read):
     file = save(tmp_path / "p.parquet", {"image": ["a.jpg", "gone.jpg", "http://x/a.jpg"], "caption": ["a", "b", "c"]})
     found = read(Parquet(str(file)))
     assert found["a"].image == b"1"
-    assert found["gone"].reason == "unreadable"
+    assert found["gone"].reason == "no-image"
     assert found["p.parquet row 2"].reason == "address"
 
 
