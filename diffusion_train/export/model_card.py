@@ -23,7 +23,7 @@ from diffusion_train.page import card
 class Facts:
     """Facts about a run for its model card. `data` is its data.json, `config` its redacted config.
 
-    `approvals` are the lines that say who approved its images. `unusual_keys` are those that some tools leave out.
+    `approvals` are the lines that say who approved its images. `unusual_keys` are those that some tools ignore.
     """
 
     base: str

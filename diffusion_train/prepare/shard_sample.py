@@ -68,8 +68,8 @@ class Rules:
 class Measures(NamedTuple):
     """The facts about a sample for the dataset card; width and height are those of the stored image, upright.
 
-    `converted` is the format that the source had, "" if a shard may store it. `is_blank` is an image that shows nothing on
-    white.
+    `converted` is the format that the source had, "" if a shard may store it. `is_blank` says that the image is
+    blank on white.
     """
 
     key: str

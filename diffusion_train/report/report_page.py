@@ -84,7 +84,7 @@ def date(text: str) -> str:
 
 
 def closing(fidelity: Fidelity) -> Closing | None:
-    """Return None without a gap to close, and if no interval says that the run is closer than the base."""
+    """Return how much of the gap is closed; None without a gap, or if the interval does not say that it is closed."""
     change, closed = fidelity.change, fidelity.gap_closed and fidelity.gap_closed.kid
     if not (change and closed and change.error is not None and change.direction == "closer"):
         return None

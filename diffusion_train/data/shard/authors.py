@@ -1,4 +1,4 @@
-"""Authors of the images whose licences ask that their authors are named."""
+"""Authors of the images whose licences require attribution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_NAME_NEEDED = re.compile(r"(CC0-1\.0|CC-PDM-1\.0|CC-PDDC|LicenseRef-[\w.-]+|
 
 
 def asks_for_author(license: str) -> bool:
-    """Whether a licence asks that its author is named; an owner's own terms (LicenseRef-...) say so elsewhere."""
+    """Whether a licence requires attribution. An owner's terms (LicenseRef-...) are not read, so they do not count."""
     name = normalise(license)
     return is_recognised(name) and not _NO_NAME_NEEDED.fullmatch(name)
 

@@ -1,4 +1,4 @@
-"""Processes that work for another one: they leave signals to it and end with it."""
+"""Worker processes: they ignore signals, which their parent handles, and end when the parent ends."""
 
 from __future__ import annotations
 
