@@ -14,14 +14,14 @@ from diffusion_train.data.image.decode import decode_image
 from diffusion_train.data.image.ground import is_blank
 from diffusion_train.data.image.header import FORMATS, Header, ImageError, TooManyPixels, image_header
 from diffusion_train.data.image.profile import profile_use
-from diffusion_train.license import UNKNOWN, decide
 from diffusion_train.metric.near_duplicates import signature
 from diffusion_train.prepare.image.stored_image import source_header, stored_image
 from diffusion_train.prepare.image.svg_safety import OutsideReference
-from diffusion_train.prepare.rights import NO_RIGHTS, Rights, with_rights
 from diffusion_train.prepare.source.base import Entry, LeftOut, Record, refuse
+from diffusion_train.rights.image_rights import NO_RIGHTS, Rights, with_rights
+from diffusion_train.rights.license import UNKNOWN, decide
+from diffusion_train.rights.validity import expiry_mistake, rights_faults
 from diffusion_train.utils.text import clean_text, is_damaged
-from diffusion_train.validity import expiry_mistake, rights_faults
 
 MissingCaption = Literal["drop", "empty"]
 InvalidRights = Literal["drop", "keep"]

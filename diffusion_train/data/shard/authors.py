@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.storage.base import Storage
-from diffusion_train.license import is_recognised, normalise
+from diffusion_train.rights.license import is_recognised, normalise
 
 MOST = 10_000  # images whose authors are read; more would delay the start, and no card could name them all
 _NO_NAME_NEEDED = re.compile(r"(CC0-1\.0|CC-PDM-1\.0|CC-PDDC|LicenseRef-[\w.-]+|Unlicense|WTFPL|0BSD|MIT-0)")
