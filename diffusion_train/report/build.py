@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from diffusion_train import __version__
+from diffusion_train.config.model_changes import model_changes
 from diffusion_train.metric.copying import Audit, Nearest
 from diffusion_train.report import facts, measure, sweep
 from diffusion_train.report.coverage import Coverage
@@ -19,14 +20,13 @@ from diffusion_train.report.drawing import Artist, Drawn, draw_all
 from diffusion_train.report.material import Images, Seen, together
 from diffusion_train.report.models import Models, Row
 from diffusion_train.report.rights_table import rights
-from diffusion_train.run_folder import weights_file
-from diffusion_train.utils.files import file_sha256
 
 _SHOWN = 12  # of the brand's own images
 
 
 def build(run: Path, cfg: Any, artist: Artist, device: str) -> facts.Report:
     """Return the report of a run folder with config `cfg`, without marks. Raises ValueError as `draw_all` does."""
+    changed = model_changes(run, cfg)
     models = Models(run, cfg, device)
     drawn = draw_all(models, artist)
     builder = Builder(drawn, artist)
@@ -50,9 +50,10 @@ def build(run: Path, cfg: Any, artist: Artist, device: str) -> facts.Report:
         rights=rights(run, cfg.pretrained, OmegaConf.select(cfg, "base_record.license")),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
-        weights=file_sha256(weights_file(run)),
+        weights=models.sha256,
         scale=models.scale,
         step=models.step,
+        changed=changed,
     )
 
 

@@ -32,6 +32,7 @@ class Report:
     weights: str  # SHA-256 of the file
     scale: float | None  # strength of the adapter in the samples; None without one
     step: int | None
+    changed: Sequence[str] = ()  # settings of the model that differ from the run's own
     marks: Sequence[Mark] = ()
 
 
