@@ -129,7 +129,8 @@ def decoded(file: Path, background: Sequence[int] | None) -> Image.Image:
     try:
         return decode_image(file.read_bytes(), background)
     except (OSError, ImageError) as error:
-        raise ValueError(f"images={file}: {error.strerror if isinstance(error, OSError) else error}") from error
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"images={file}: {problem}; give a file that can be read, such as a PNG or JPEG") from error
 
 
 def read_negative_prompt(cfg: DictConfig) -> str | None:

@@ -156,25 +156,25 @@ class Builder:
             self._pictures[id(images), index] = self.artist.album.add(images.picture(index))
         return self._pictures[id(images), index]
 
-    def sweep(self, rows: Sequence[Row]) -> facts.Sweep | None:
+    def sweep(self, rows: Sequence[Row]) -> sweep.Sweep | None:
         """Draw and measure each setting. Returns None if there are fewer than two."""
         if len(rows) < 2:
             return None
         bar = tqdm(rows, "Comparing settings", unit="setting", mininterval=0.5, disable=None)
         measured = [self._sweep_row(row) for row in bar]
         good, chosen = sweep.undominated(measured), sweep.choose(measured)
-        return facts.Sweep(
+        return sweep.Sweep(
             [replace(row, undominated=good[index], chosen=index == chosen) for index, row in enumerate(measured)],
             sweep.GOALS,
         )
 
-    def _sweep_row(self, row: Row) -> facts.SweepRow:
+    def _sweep_row(self, row: Row) -> sweep.SweepRow:
         seen, kinds = self._samples_of(row), self.drawn.kinds
         closeness = measure.fidelity(seen["brand"], self.drawn.brand, self.settings.num_samples)
         before = kinds["general"].before if "general" in kinds else None
         audit, _ = self.copying.check(together(seen["brand"], seen["learned"]), self.settings.false_alarm)
         copying = measure.copying_facts(self.copying, audit, self.settings.false_alarm)
-        return facts.SweepRow(
+        return sweep.SweepRow(
             axis=row.axis,
             value=row.value,
             name=row.name,

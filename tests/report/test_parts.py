@@ -17,12 +17,12 @@ from diffusion_train.picture import to_image
 from diffusion_train.report.album import Album
 from diffusion_train.report.brand_report import read_report, taken_over
 from diffusion_train.report.coverage import Coverage
-from diffusion_train.report.facts import Swatch, SweepRow
+from diffusion_train.report.facts import Swatch
 from diffusion_train.report.marks import FORMAT, Mark, judged, merged, read_marks
 from diffusion_train.report.material import see
 from diffusion_train.report.plot import AXES, Axis, Box, strip, trade_off
 from diffusion_train.report.rights_table import affected, asked_for, rights
-from diffusion_train.report.sweep import choose, undominated
+from diffusion_train.report.sweep import SweepRow, choose, undominated
 from diffusion_train.run_folder import RunFolder
 
 CAPTIONS = ["the acme red car logo", "the acme red bus logo", "the acme blue car logo", "the acme logo on white"]
@@ -225,7 +225,7 @@ def test_an_older_report_that_cannot_be_read_is_put_aside(tmp_path: Path, conten
 @pytest.mark.parametrize("content", ["{", "[]", "[" * 100000, "{}"])
 def test_a_damaged_report_is_named_with_its_remedy(tmp_path: Path, content: str) -> None:
     (tmp_path / "report.json").write_text(content)
-    with pytest.raises(ValueError, match="this version cannot read report.json .*; write the report again"):
+    with pytest.raises(ValueError, match=r"this version cannot read report\.json .*; write the report again"):
         read_report(tmp_path)
 
 
