@@ -104,7 +104,7 @@ def reviewing(run: Path) -> AbstractContextManager[None]:
 
 
 def record(run: Path, decision: Decision) -> None:
-    """Add a decision to those of a run folder, inside of `reviewing`. Raises ValueError if approvals.json cannot be read."""
+    """Add a decision to those of a run folder, within `reviewing`. Raises ValueError if they cannot be read."""
     folder = RunFolder(run)
     decisions = [asdict(one) for one in [*_read(folder), decision]]
     with atomic_file(folder.approvals) as file:

@@ -20,6 +20,7 @@ from diffusion_train.report.drawing import Artist, Drawn, draw_all
 from diffusion_train.report.material import Images, Seen, together
 from diffusion_train.report.models import Models, Row
 from diffusion_train.report.rights_table import rights
+from diffusion_train.report.sweep import Sweep, SweepRow
 
 _SHOWN = 12  # of the brand's own images
 
@@ -156,25 +157,25 @@ class Builder:
             self._pictures[id(images), index] = self.artist.album.add(images.picture(index))
         return self._pictures[id(images), index]
 
-    def sweep(self, rows: Sequence[Row]) -> sweep.Sweep | None:
+    def sweep(self, rows: Sequence[Row]) -> Sweep | None:
         """Draw and measure each setting. Returns None if there are fewer than two."""
         if len(rows) < 2:
             return None
         bar = tqdm(rows, "Comparing settings", unit="setting", mininterval=0.5, disable=None)
         measured = [self._sweep_row(row) for row in bar]
         good, chosen = sweep.undominated(measured), sweep.choose(measured)
-        return sweep.Sweep(
+        return Sweep(
             [replace(row, undominated=good[index], chosen=index == chosen) for index, row in enumerate(measured)],
             sweep.GOALS,
         )
 
-    def _sweep_row(self, row: Row) -> sweep.SweepRow:
+    def _sweep_row(self, row: Row) -> SweepRow:
         seen, kinds = self._samples_of(row), self.drawn.kinds
         closeness = measure.fidelity(seen["brand"], self.drawn.brand, self.settings.num_samples)
         before = kinds["general"].before if "general" in kinds else None
         audit, _ = self.copying.check(together(seen["brand"], seen["learned"]), self.settings.false_alarm)
         copying = measure.copying_facts(self.copying, audit, self.settings.false_alarm)
-        return sweep.SweepRow(
+        return SweepRow(
             axis=row.axis,
             value=row.value,
             name=row.name,

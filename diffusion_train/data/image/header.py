@@ -22,11 +22,11 @@ class TooManyPixels(ImageError):
 class Header(NamedTuple):
     """The header of an image: width and height in pixels, upright, and a mode of L, RGB, CMYK, P, LA and RGBA.
 
-    `orientation` is that of EXIF or XMP, 1 if it is missing or invalid; `unusual_orientation` means that it is neither in
-    JPEG's or WebP's EXIF nor in PNG's eXIf. `profile` is the ICC profile, None if there is none. `alpha` means that parts
-    may be transparent. `frame` is the box (left, top, right, bottom) of a first frame that does not fill the image. `cut`
-    means that the end of a PNG is missing, perhaps with its orientation. `buffered` is a JPEG whose coefficients libjpeg
-    holds all at once: progressive, or with several scans.
+    `orientation` is that of EXIF or XMP, 1 if it is missing or invalid; `unusual_orientation` means that it is neither
+    in JPEG's or WebP's EXIF nor in PNG's eXIf. `profile` is the ICC profile, None if there is none. `alpha` means that
+    parts may be transparent. `frame` is the box (left, top, right, bottom) of a first frame that does not fill the
+    image. `cut` means that the end of a PNG is missing, perhaps with its orientation. `buffered` is a JPEG whose
+    coefficients libjpeg holds all at once: progressive, or with several scans.
     """
 
     format: str
