@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from diffusion_train.data.image.decode import MARGIN, decode_image
-from diffusion_train.data.image.header import image_header
+from diffusion_train.data.image.read_header import image_header
 from diffusion_train.data.image.resize import to_bytes
 from diffusion_train.data.image.transform import ImageTransform
 

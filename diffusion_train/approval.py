@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from cattrs import BaseValidationError, Converter, transform_error
 
 from diffusion_train.run_folder import RunFolder, weights_file
 from diffusion_train.utils.files import atomic_file, file_sha256
+from diffusion_train.utils.lock import wait_for_lock
 from diffusion_train.utils.text import argument
 
 _FORMAT = "diffusion_train approvals 1"
@@ -26,7 +28,8 @@ _CONVERTER = Converter(forbid_extra_keys=True)
 class Decision:
     """An approval of a run's images for one use, or the withdrawal of one.
 
-    `approved` and `rejected` count the samples in the file of marks, whose SHA-256 is `marks`. A withdrawal has no marks.
+    `approved` and `rejected` count samples by the marks of all reviewers, `not_judged` those of brand prompts without a
+    verdict. `marks` is the SHA-256 of the file of marks that the approval names. A withdrawal has no marks.
     """
 
     verdict: Literal["approved", "revoked"]
@@ -38,6 +41,12 @@ class Decision:
     marks: str | None = None
     approved: int = 0
     rejected: int = 0
+    not_judged: int | None = None  # None in records of earlier versions
+
+    @property
+    def counts(self) -> str:
+        judged = f"{self.approved} samples approved, {self.rejected} rejected"
+        return judged if self.not_judged is None else f"{judged}, {self.not_judged} of brand prompts not judged"
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Approvals:
         """Return a line for each use on which somebody decided, or one line that says that nobody did."""
         lines = [
             f"{'no approval' if fault else 'approved'} for {one.use}: "
-            + (fault or f"by {one.by} on {one.date[:10]} ({one.approved} samples approved, {one.rejected} rejected)")
+            + (fault or f"by {one.by} on {one.date[:10]} ({one.counts})")
             for one in self.latest
             for fault in [self.fault(one)]
         ]
@@ -89,8 +98,13 @@ def approvals_of(run: Path, scale: float | None) -> Approvals:
     return Approvals(_read(RunFolder(weights.parent)), file_sha256(weights), scale)
 
 
+def reviewing(run: Path) -> AbstractContextManager[None]:
+    """Wait until no other command changes the approvals or the report of a run, and keep others waiting meanwhile."""
+    return wait_for_lock(RunFolder(run).review_lock)
+
+
 def record(run: Path, decision: Decision) -> None:
-    """Add a decision to those of a run folder. Raises ValueError if approvals.json cannot be read."""
+    """Add a decision to those of a run folder, within `reviewing`. Raises ValueError if they cannot be read."""
     folder = RunFolder(run)
     decisions = [asdict(one) for one in [*_read(folder), decision]]
     with atomic_file(folder.approvals) as file:
@@ -114,9 +128,14 @@ def _read(folder: RunFolder) -> list[Decision]:
             raise ValueError(f'its "format" must be "{_FORMAT}"')
         return _CONVERTER.structure(content.get("decisions"), list[Decision])
     except BaseValidationError as error:
-        raise ValueError(f"{file}: cannot be read ({'; '.join(transform_error(error))})") from error
+        raise _unreadable(file, "; ".join(transform_error(error))) from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file}: cannot be read ({error})") from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, problem: object) -> ValueError:
+    remedy = "restore it from a backup, or move it away and approve again"
+    return ValueError(f"{file}: cannot be read ({problem}); {remedy}")
 
 
 def _text(scale: float | None) -> str:

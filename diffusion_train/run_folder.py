@@ -14,7 +14,7 @@ class RunFolder:
         self.weights, self.metrics = path / "weights.safetensors", path / "metrics.csv"
         self.checkpoints, self.samples = path / "checkpoints", path / "samples"
         self.changes, self.skipped_steps = path / "changes.jsonl", path / "skipped_steps.jsonl"
-        self.approvals = path / "approvals.json"
+        self.approvals, self.review_lock = path / "approvals.json", path / ".review.lock"
         self.report, self.report_page, self.report_images = (
             path / name for name in ("report.json", "report.html", "report_images")
         )

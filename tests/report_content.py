@@ -76,6 +76,7 @@ def report(**other: Any) -> dict[str, Any]:
         "weights": WEIGHTS,
         "scale": 1.0,
         "step": 7,
+        "changed": [],
         "marks": [],
     }
     return {**content, **other}

@@ -21,7 +21,7 @@ from diffusion_train.check.rules import RULES, by_rule
 from diffusion_train.check.samples import Samples, small_members
 from diffusion_train.data.image.collate import to_levels
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.image.header import image_header
+from diffusion_train.data.image.read_header import image_header
 from diffusion_train.data.image.transform import AlignedError
 from diffusion_train.data.selection import Indices
 from diffusion_train.data.shard.catalog import Catalog

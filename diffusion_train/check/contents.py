@@ -20,8 +20,9 @@ from diffusion_train.data.caption.fault import CaptionError
 from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS
 from diffusion_train.data.image.ground import is_blank
-from diffusion_train.data.image.header import Header, ImageError, image_header
+from diffusion_train.data.image.header import Header, ImageError
 from diffusion_train.data.image.profile import profile_use
+from diffusion_train.data.image.read_header import image_header
 from diffusion_train.data.image.transform import AlignedError
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.selection import Mask

@@ -12,10 +12,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffusion_train import config
-from diffusion_train.approval import Decision, approvals_of, record
+from diffusion_train.approval import Decision, approvals_of, record, reviewing
 from diffusion_train.report.brand_report import add_marks, read_report, show_report
 from diffusion_train.report.facts import Report
-from diffusion_train.report.marks import counted, read_marks
+from diffusion_train.report.marks import MarksFile, judged, merged, read_marks
 from diffusion_train.run_folder import weights_file
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import file_sha256
@@ -34,15 +34,15 @@ def run(cfg: DictConfig) -> int:
     quiet_libraries()
     ask, folder = cfg.approve, Path(cfg.approve.run)
     refuse_wrong(cfg)
-    report = read_report(folder)
-    if ask.revoke:
-        record(folder, withdrawal(ask, folder, report))
-        show_report(folder, report)
-    else:
-        marks = read_marks(Path(ask.marks))
-        decision = approval(ask, folder, report, marks.weights, counted(marks.marks, _images(report)))
-        record(folder, decision)
-        add_marks(folder, report, marks.marks)
+    with reviewing(folder):
+        report = read_report(folder)
+        if ask.revoke:
+            record(folder, withdrawal(ask, folder, report))
+            show_report(folder, report)
+        else:
+            marks = read_marks(Path(ask.marks))
+            record(folder, approval(ask, folder, report, marks))
+            add_marks(folder, report, marks.marks)
     print("\n".join(printable(line, 400) for line in approvals_of(folder, report.scale).describe()))
     return Exit.DONE
 
@@ -63,21 +63,29 @@ def refuse_wrong(cfg: DictConfig) -> None:
     config.raise_all(mistakes)
 
 
-def approval(ask: DictConfig, folder: Path, report: Report, marked: str, counts: tuple[int, int]) -> Decision:
-    """Return the approval. `marked` are the weights in the file of marks, `counts` its approved and rejected samples.
+def approval(ask: DictConfig, folder: Path, report: Report, marks: MarksFile) -> Decision:
+    """Return the approval, which rests on the new marks and on those that other reviewers made in the report.
 
-    Raises ValueError if report, marks and run do not have the same weights, or if no sample is approved.
+    Raises ValueError if report, marks and run do not have the same model, or if no sample is approved.
     """
     weights = file_sha256(weights_file(folder))
     again = f"make the report again (diffusion-train report {argument('run', folder)}) and mark its samples"
     if report.weights != weights:
         raise ValueError(f"run={folder}: the weights have changed since the report was made; {again}")
-    if marked != weights:
+    if report.changed:
+        raise ValueError(
+            f"run={folder}: the report was made with other settings of the model than the run has "
+            f"({', '.join(report.changed)}); {again}"
+        )
+    if marks.weights != weights:
         raise ValueError(f"marks={ask.marks}: the marks are of images of other weights; {again}")
-    approved, rejected = counts
+    approved, rejected = judged(merged(report.marks, marks.marks), {sample.image for sample in report.samples})
     if not approved:
-        raise ValueError(f"marks={ask.marks}: must approve at least one sample of the report, got {rejected} rejected")
-    marks = file_sha256(Path(ask.marks))
+        raise ValueError(
+            f"marks={ask.marks}: at least one sample of the report must be approved and not rejected by anybody, "
+            f"got {len(rejected)} rejected; mark the samples in report.html"
+        )
+    to_judge = {sample.image for sample in report.samples if sample.set == "brand"}
     return Decision(
         verdict="approved",
         use=_line(ask.use),
@@ -85,9 +93,10 @@ def approval(ask: DictConfig, folder: Path, report: Report, marked: str, counts:
         date=_now(),
         weights=weights,
         scale=report.scale,
-        marks=marks,
-        approved=approved,
-        rejected=rejected,
+        marks=file_sha256(Path(ask.marks)),
+        approved=len(approved),
+        rejected=len(rejected),
+        not_judged=len(to_judge - approved - rejected),
     )
 
 
@@ -100,10 +109,6 @@ def withdrawal(ask: DictConfig, folder: Path, report: Report) -> Decision:
         raise ValueError(f"use={use}: is not approved, so it cannot be withdrawn; {known}")
     by = _line(ask.by)
     return Decision(verdict="revoked", use=use, by=by, date=_now(), weights=approvals.weights, scale=approvals.scale)
-
-
-def _images(report: Report) -> set[str]:
-    return {sample.image for sample in report.samples}
 
 
 def _line(text: object) -> str:

@@ -21,14 +21,15 @@ from diffusion_train import config, picture
 from diffusion_train.adapter.lora import without
 from diffusion_train.approval import Approvals, approvals_of, approve_command
 from diffusion_train.assembly import grid_prompts, load_pipeline, starts_from_run
+from diffusion_train.config.model_changes import model_changes
 from diffusion_train.export.exported_model import Model, base_folder
 from diffusion_train.export.model_card import Facts, readme
 from diffusion_train.export.proof import Question, Unproved, ours, prove
 from diffusion_train.pretrained.diffusers_folder import weight_files
 from diffusion_train.pretrained.model_license import license_of
-from diffusion_train.run_folder import RunFolder
+from diffusion_train.run_folder import RunFolder, weights_file
 from diffusion_train.utils.exit_code import Exit
-from diffusion_train.utils.files import publish, sha256_of_files, temporary_folder
+from diffusion_train.utils.files import publish, sha256_of_files, temporary_folder, unchanged
 from diffusion_train.utils.quiet import quiet_libraries
 from diffusion_train.utils.tensor import best_device
 from diffusion_train.utils.text import printable
@@ -68,9 +69,11 @@ def run(cfg: DictConfig) -> int:
 
     quiet_libraries()
     ask = cfg.export
-    approvals = approvals_of(Path(ask.run), strength(cfg))
-    refuse_wrong(ask, approvals)
-    model = opened(cfg)
+    with unchanged(weights_file(Path(ask.run))):
+        approvals = approvals_of(Path(ask.run), strength(cfg))
+        refuse_wrong(ask, approvals)
+        refuse_other_model(cfg)
+        model = opened(cfg)
     form = importlib.import_module(f"diffusion_train.export.{FORMATS[ask.format]}")
     if getattr(form, "ADAPTERS_ONLY", False) and not model.adapters:
         raise ValueError(
@@ -136,6 +139,14 @@ def refuse_wrong(ask: DictConfig, approvals: Approvals) -> None:
         problem = printable("; ".join(approvals.describe()), 400)
         mistakes.append(config.Mistake("require_approval=true", problem, remedy))
     config.raise_all(mistakes)
+
+
+def refuse_other_model(cfg: DictConfig) -> None:
+    """Raises ConfigError if an approval is required and a setting makes another model of the approved weights."""
+    changed = model_changes(Path(cfg.export.run), cfg) if cfg.export.require_approval else []
+    remedy = "leave them out; if the base has moved, give pretrained=<where it is now>"
+    problem = "the approval is not for the run with other settings of its model"
+    config.raise_all([config.Mistake(", ".join(changed), problem, remedy)] if changed else [])
 
 
 def opened(cfg: DictConfig) -> Model:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from diffusion_train.approval import reviewing
 from diffusion_train.report.brand_report import add_marks, read_report, write_report
 from diffusion_train.report.marks import read_marks
 from diffusion_train.utils.exit_code import Exit
@@ -35,7 +36,8 @@ def run(cfg: DictConfig) -> int:
     if not folder.is_dir():
         raise ValueError(f"run={folder}: must be a run folder, into which the report is written")
     if cfg.report.marks:
-        add_marks(folder, read_report(folder), read_marks(Path(cfg.report.marks)).marks)
+        with reviewing(folder):
+            add_marks(folder, read_report(folder), read_marks(Path(cfg.report.marks)).marks)
     else:
         write_report(folder, cfg, cfg.report)
     return Exit.DONE

@@ -20,7 +20,7 @@ from diffusion_train.data.image.header import ImageError
 from diffusion_train.pipeline import select_rows
 from diffusion_train.run_folder import weights_file
 from diffusion_train.utils.exit_code import Exit
-from diffusion_train.utils.files import file_sha256
+from diffusion_train.utils.files import unchanged
 from diffusion_train.utils.quiet import quiet_libraries
 from diffusion_train.utils.tensor import best_device
 
@@ -54,12 +54,13 @@ def run(cfg: DictConfig) -> int:
     negative_prompt = read_negative_prompt(cfg)
     rows = [row for row in range(len(conditions["caption"])) for _ in range(ask.num_samples)]
     refuse_older(Path(ask.out), file_names(len(rows), ask.num_samples))
-    pipeline = load_pipeline(Path(ask.run), cfg, device=best_device())
+    with unchanged(file) as sha256:
+        pipeline = load_pipeline(Path(ask.run), cfg, device=best_device())
     seeds = [ask.seed + number % ask.num_samples for number in range(len(rows))]
     samples = pipeline.sample(seeds, select_rows(conditions, rows), ask.batch_size, negative_prompt)
     facts = {
         "run": str(cfg.name),
-        "weights": file_sha256(file)[:16],
+        "weights": sha256[:16],
         "sampler": f"{describe(cfg.sampler)} grid={describe(cfg.sampler.grid)}"
         if "grid" in cfg.sampler
         else describe(cfg.sampler),
@@ -128,7 +129,8 @@ def decoded(file: Path, background: Sequence[int] | None) -> Image.Image:
     try:
         return decode_image(file.read_bytes(), background)
     except (OSError, ImageError) as error:
-        raise ValueError(f"images={file}: {error.strerror if isinstance(error, OSError) else error}") from error
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"images={file}: {problem}; give a file that can be read, such as a PNG or JPEG") from error
 
 
 def read_negative_prompt(cfg: DictConfig) -> str | None:

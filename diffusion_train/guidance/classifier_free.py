@@ -43,7 +43,9 @@ class ClassifierFree(Guidance):
         self.scale = scale
         self.interval = (first, last)
         if rescale_of not in ("v", "noise"):
-            raise ValueError(f"guidance.rescale_of={rescale_of}: must be v or noise")
+            raise ValueError(
+                f"guidance.rescale_of={rescale_of}: must be v or noise; use v, as in the paper, or noise, as in diffusers"
+            )
         self.rescale, self.rescale_of = rescale, rescale_of
 
     def __call__(self, predict: ConditionalPredict, schedule: Schedule, cond: Cond, null: Cond) -> Predict:

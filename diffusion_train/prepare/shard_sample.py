@@ -12,8 +12,9 @@ from PIL import Image
 
 from diffusion_train.data.image.decode import decode_image
 from diffusion_train.data.image.ground import is_blank
-from diffusion_train.data.image.header import FORMATS, Header, ImageError, TooManyPixels, image_header
+from diffusion_train.data.image.header import FORMATS, Header, ImageError, TooManyPixels
 from diffusion_train.data.image.profile import profile_use
+from diffusion_train.data.image.read_header import image_header
 from diffusion_train.metric.near_duplicates import signature
 from diffusion_train.prepare.image.stored_image import source_header, stored_image
 from diffusion_train.prepare.image.svg_safety import OutsideReference
@@ -113,9 +114,8 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
     license = facts.get("license", UNKNOWN)
     if rules.allowed_licenses is not None and not decide(license, rules.allowed_licenses):
         raise LeftOut("licence", license[:200])
-    if rules.invalid_rights == "drop":
-        for reason, detail in rights_faults(facts, date.today()).items():
-            raise LeftOut(reason, detail)
+    if rules.invalid_rights == "drop" and (faults := rights_faults(facts, date.today())):
+        raise LeftOut(next(iter(faults)), "; ".join(faults.values()))
     if is_damaged(record.caption or ""):
         raise LeftOut("not-utf8", clean_text(record.caption or "")[:200])
     caption = clean_text(record.caption or "").strip()

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cattrs import ClassValidationError, Converter, transform_error
+from cattrs import BaseValidationError, Converter, transform_error
 from cattrs.gen import make_dict_unstructure_fn, override
 from omegaconf import DictConfig
 
-from diffusion_train.approval import approvals_of, approve_command
+from diffusion_train.approval import approvals_of, approve_command, reviewing
 from diffusion_train.data.caption.prompt_list import read_prompts
 from diffusion_train.metric.extractor import EfficientNetLite0
 from diffusion_train.report.album import Album
 from diffusion_train.report.build import build
 from diffusion_train.report.drawing import Artist, Settings
 from diffusion_train.report.facts import Fidelity, Report, Rights
-from diffusion_train.report.marks import Mark, merged
+from diffusion_train.report.marks import Mark, checked_marks, merged
 from diffusion_train.report.report_page import report_page
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.utils.files import atomic_file
@@ -33,13 +35,39 @@ def write_report(run: Path, cfg: DictConfig, settings: Mapping[str, Any]) -> Non
     `settings` are those of conf/report.yaml.
     """
     folder, device = RunFolder(run), best_device()
-    older = _read(folder) if folder.report.is_file() else {}
-    marks = [Mark(**mark) for mark in older.get("marks", [])]
     approvals_of(run, None)  # an unreadable file fails before hours of drawing
     artist = Artist(read_settings(settings), EfficientNetLite0().to(device), Album(folder.report_images))
     report = build(run, cfg, artist, device)
-    brand, owner = report.brand or older.get("brand"), report.owner or older.get("owner")
-    show_report(run, replace(report, marks=marks, brand=brand, owner=owner))
+    with reviewing(run):  # reviewers may have added marks meanwhile
+        marks, brand, owner = taken_over(folder)
+        show_report(run, replace(report, marks=marks, brand=report.brand or brand, owner=report.owner or owner))
+
+
+def taken_over(folder: RunFolder) -> tuple[Sequence[Mark], str | None, str | None]:
+    """Return what a new report takes over from the older one: marks, brand and owner.
+
+    An older report that cannot be read gets another name, with a warning, so that its marks are not lost.
+    """
+    if not folder.report.is_file():
+        return (), None, None
+    try:
+        older = _read(folder.report)
+        marks = checked_marks(older.get("marks", []), "marks")
+        brand, owner = (text if isinstance(text := older.get(key), str) else None for key in ("brand", "owner"))
+    except (ValueError, TypeError) as error:
+        aside = next(
+            file
+            for number in count(1)
+            if not (file := folder.report.with_suffix(f".unreadable_{number}.json")).exists()
+        )
+        folder.report.rename(aside)
+        warnings.warn(
+            f"{folder.report}: cannot be read ({str(error)[:200]}), so the new report has none of its marks; the old "
+            f"file is now {aside.name}",
+            stacklevel=1,
+        )
+        return (), None, None
+    return marks, brand, owner
 
 
 def read_report(run: Path) -> Report:
@@ -48,7 +76,7 @@ def read_report(run: Path) -> Report:
     if not folder.report.is_file():
         raise ValueError(f"run={run}: has no report.json; first write the report: {command}")
     try:
-        return from_json(_read(folder))
+        return from_json(_read(folder.report))
     except ValueError as error:
         raise ValueError(
             f"run={run}: this version cannot read report.json ({error}); write the report again: {command}"
@@ -73,7 +101,9 @@ def show_report(run: Path, report: Report) -> None:
     with atomic_file(folder.report_page) as file:
         file.write(report_page(report, folder.report_images, approvals).encode("utf-8", "replace"))
     print(f"report: {folder.report_page}")
-    if not approvals.valid:
+    if report.changed:
+        print(f"it cannot be approved, because it is not of the run's own model: changed {', '.join(report.changed)}")
+    elif not approvals.valid:
         print(f"to approve it, save marks there, then run:\n  {approve_command(run)}")
 
 
@@ -93,7 +123,7 @@ def from_json(content: Mapping[str, Any]) -> Report:
     """Return the report that `to_json` gave `content` for. Raises ValueError for other content."""
     try:
         return _CONVERTER.structure(content, Report)
-    except ClassValidationError as error:
+    except BaseValidationError as error:
         raise ValueError("; ".join(transform_error(error))) from error
 
 
@@ -110,6 +140,12 @@ def _converter() -> Converter:
 _CONVERTER = _converter()
 
 
-def _read(folder: RunFolder) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(folder.report.read_text("utf-8"))
+def _read(file: Path) -> dict[str, Any]:
+    """Raises ValueError if a report.json is damaged."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError("must be a mapping")  # noqa: TRY004
     return content

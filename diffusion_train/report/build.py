@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from diffusion_train import __version__
+from diffusion_train.config.model_changes import model_changes
 from diffusion_train.metric.copying import Audit, Nearest
 from diffusion_train.report import facts, measure, sweep
 from diffusion_train.report.coverage import Coverage
@@ -19,14 +20,14 @@ from diffusion_train.report.drawing import Artist, Drawn, draw_all
 from diffusion_train.report.material import Images, Seen, together
 from diffusion_train.report.models import Models, Row
 from diffusion_train.report.rights_table import rights
-from diffusion_train.run_folder import weights_file
-from diffusion_train.utils.files import file_sha256
+from diffusion_train.report.sweep import Sweep, SweepRow
 
 _SHOWN = 12  # of the brand's own images
 
 
 def build(run: Path, cfg: Any, artist: Artist, device: str) -> facts.Report:
     """Return the report of a run folder with config `cfg`, without marks. Raises ValueError as `draw_all` does."""
+    changed = model_changes(run, cfg)
     models = Models(run, cfg, device)
     drawn = draw_all(models, artist)
     builder = Builder(drawn, artist)
@@ -50,9 +51,10 @@ def build(run: Path, cfg: Any, artist: Artist, device: str) -> facts.Report:
         rights=rights(run, cfg.pretrained, OmegaConf.select(cfg, "base_record.license")),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
-        weights=file_sha256(weights_file(run)),
+        weights=models.sha256,
         scale=models.scale,
         step=models.step,
+        changed=changed,
     )
 
 
@@ -155,25 +157,25 @@ class Builder:
             self._pictures[id(images), index] = self.artist.album.add(images.picture(index))
         return self._pictures[id(images), index]
 
-    def sweep(self, rows: Sequence[Row]) -> facts.Sweep | None:
+    def sweep(self, rows: Sequence[Row]) -> Sweep | None:
         """Draw and measure each setting. Returns None if there are fewer than two."""
         if len(rows) < 2:
             return None
         bar = tqdm(rows, "Comparing settings", unit="setting", mininterval=0.5, disable=None)
         measured = [self._sweep_row(row) for row in bar]
         good, chosen = sweep.undominated(measured), sweep.choose(measured)
-        return facts.Sweep(
+        return Sweep(
             [replace(row, undominated=good[index], chosen=index == chosen) for index, row in enumerate(measured)],
             sweep.GOALS,
         )
 
-    def _sweep_row(self, row: Row) -> facts.SweepRow:
+    def _sweep_row(self, row: Row) -> SweepRow:
         seen, kinds = self._samples_of(row), self.drawn.kinds
         closeness = measure.fidelity(seen["brand"], self.drawn.brand, self.settings.num_samples)
         before = kinds["general"].before if "general" in kinds else None
         audit, _ = self.copying.check(together(seen["brand"], seen["learned"]), self.settings.false_alarm)
         copying = measure.copying_facts(self.copying, audit, self.settings.false_alarm)
-        return facts.SweepRow(
+        return SweepRow(
             axis=row.axis,
             value=row.value,
             name=row.name,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diffusion_train.report.marks import Mark
+from diffusion_train.report.sweep import Sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Report:
     weights: str  # SHA-256 of the file
     scale: float | None  # strength of the adapter in the samples; None without one
     step: int | None
+    changed: Sequence[str] = ()  # settings of the model that differ from the run's own
     marks: Sequence[Mark] = ()
 
 
@@ -210,33 +212,6 @@ class NearestImage:
     image: str
     key: str
     caption: str
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Strengths and checkpoints of the run, and the figures by which they are compared."""
-
-    rows: Sequence[SweepRow]
-    goals: Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepRow:
-    """Figures of one strength (`axis` "scale") or checkpoint ("step")."""
-
-    axis: str
-    value: float
-    name: str
-    kid: float
-    kid_error: float | None
-    likeness: float
-    colours: float
-    drift: float | None
-    flagged: int
-    samples: int
-    chance: float
-    undominated: bool = False
-    chosen: bool = False
 
 
 @dataclass(frozen=True)

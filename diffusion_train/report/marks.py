@@ -51,18 +51,21 @@ def read_marks(file: Path) -> MarksFile:
         raise ValueError(f"marks={file}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("marks"), list):
         raise ValueError(f"marks={file}: not a file of marks ({FORMAT})")
-    marks = [_checked(mark, f"marks={file}: mark {number}") for number, mark in enumerate(content["marks"])]
-    return MarksFile(marks, str(content.get("weights", "")))
+    return MarksFile(checked_marks(content["marks"], f"marks={file}"), str(content.get("weights", "")))
 
 
-def counted(marks: Iterable[Mark], images: Collection[str]) -> tuple[int, int]:
-    """Return how many of these images are approved and how many rejected; one that anybody rejects is not approved."""
-    verdicts: dict[str, set[str]] = {}
+def checked_marks(marks: Iterable[Any], where: str) -> list[Mark]:
+    """Return marks as JSON holds them. Raises ValueError that begins with `where` for the first that is not valid."""
+    return [_checked(mark, f"{where}: mark {number}") for number, mark in enumerate(marks)]
+
+
+def judged(marks: Iterable[Mark], images: Collection[str]) -> tuple[set[str], set[str]]:
+    """Return which of these images are approved and which rejected; one that anybody rejects is not approved."""
+    verdicts: dict[str, set[str]] = {"approve": set(), "reject": set(), "": set()}
     for mark in marks:
         if mark.image in images:
-            verdicts.setdefault(mark.image, set()).add(mark.verdict)
-    rejected = sum("reject" in one for one in verdicts.values())
-    return sum("approve" in one for one in verdicts.values() if "reject" not in one), rejected
+            verdicts[mark.verdict].add(mark.image)
+    return verdicts["approve"] - verdicts["reject"], verdicts["reject"]
 
 
 def merged(*several: Iterable[Mark]) -> list[Mark]:

@@ -18,6 +18,7 @@ from diffusion_train.pipeline import Pipeline
 from diffusion_train.run_folder import RunFolder, weights_file
 from diffusion_train.training.checkpoint.file import by_step, damage, load
 from diffusion_train.training.weights import checkpoint_weights, load_weights
+from diffusion_train.utils.files import unchanged
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Models:
         self.run, self.cfg, self.device = run, cfg, device
         if cfg.pretrained and "base_record" in cfg:
             config.resolve_files(cfg)
-        self.weights, description = load_weights(weights_file(run))
+        with unchanged(weights_file(run)) as self.sha256:
+            self.weights, description = load_weights(weights_file(run))
         self.shape, step = description["shape"], description.get("step")
         self.step = step if isinstance(step, int) else None
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 
 from diffusion_train.metric.colour import lab_to_srgb
-from diffusion_train.report.facts import Swatch, SweepRow
+from diffusion_train.report.facts import Swatch
+from diffusion_train.report.sweep import SweepRow
 
 
 class Box(NamedTuple):

@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-from diffusion_train.report.facts import SweepRow
+from dataclasses import dataclass
 
 GOALS = ("kid", "drift", "flagged")  # figures of a row that are better low
 SURPRISING = 0.05  # flags whose `chance` is lower are more than chance explains
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Strengths and checkpoints of the run, and the figures by which they are compared."""
+
+    rows: Sequence[SweepRow]
+    goals: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """Figures of one strength (`axis` "scale") or checkpoint ("step")."""
+
+    axis: str
+    value: float
+    name: str
+    kid: float
+    kid_error: float | None
+    likeness: float
+    colours: float
+    drift: float | None
+    flagged: int
+    samples: int
+    chance: float
+    undominated: bool = False
+    chosen: bool = False
 
 
 def undominated(rows: Sequence[SweepRow]) -> list[bool]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusion_train.rights.license import UNKNOWN, both, is_blank, normalise
+from diffusion_train.rights.license import UNKNOWN, both, is_blank, is_empty, normalise
 from diffusion_train.rights.owned_license import copyright_owner
 from diffusion_train.rights.validity import EXPIRY_FIELDS, PEOPLE_FIELDS, RELEASE_FIELDS, iso_date
 from diffusion_train.utils.text import clean_text
@@ -46,14 +46,14 @@ def rights_of(facts: Mapping[str, Any]) -> Rights:
     """
     by_name = {str(name).casefold(): value for name, value in facts.items()}
 
-    def first(names: Sequence[str]) -> list[str]:
-        return next((texts for name in names if (texts := _texts(by_name.get(name)))), [])
+    def first(names: Sequence[str], is_nothing: Callable[[str], bool] = is_blank) -> list[str]:
+        return next((texts for name in names if (texts := _texts(by_name.get(name), is_nothing))), [])
 
     licenses, owners = first(LICENSE_FIELDS), first(OWNER_FIELDS)
     owners = [copyright_owner(text) or text for text in owners] or list(filter(None, map(copyright_owner, licenses)))
-    others = (AUTHOR_FIELDS, SOURCE_FIELDS, owners, EXPIRY_FIELDS, PEOPLE_FIELDS, RELEASE_FIELDS)
-    texts = (", ".join(names if names is owners else first(names)) for names in others)
-    return Rights(both(*licenses), *texts)
+    texts = [first(AUTHOR_FIELDS), first(SOURCE_FIELDS), owners]
+    texts += [first(names, is_empty) for names in (EXPIRY_FIELDS, PEOPLE_FIELDS, RELEASE_FIELDS)]  # "none" means no
+    return Rights(both(*licenses), *map(", ".join, texts))
 
 
 def with_rights(facts: dict[str, Any], default: Rights = NO_RIGHTS) -> dict[str, Any]:
@@ -75,15 +75,15 @@ def with_rights(facts: dict[str, Any], default: Rights = NO_RIGHTS) -> dict[str,
     return plain
 
 
-def _texts(value: object) -> list[str]:
+def _texts(value: object, is_nothing: Callable[[str], bool] = is_blank) -> list[str]:
     """Return the texts of a field: a text, the items of a list, or the name in an object (its JSON without a name)."""
     if isinstance(value, list | tuple):
-        return list(dict.fromkeys(text for item in value for text in _texts(item)))
+        return list(dict.fromkeys(text for item in value for text in _texts(item, is_nothing)))
     if isinstance(value, dict):
         by_name = {str(name).casefold(): inner for name, inner in value.items()}
-        named = next((texts for name in _NAMES if (texts := _texts(by_name.get(name)))), [])
-        return named or ([json.dumps(value)] if _texts(list(value.values())) else [])
-    return [] if value is None or is_blank(str(value)) else [str(value).strip()]
+        named = next((texts for name in _NAMES if (texts := _texts(by_name.get(name), is_nothing))), [])
+        return named or ([json.dumps(value)] if _texts(list(value.values()), is_nothing) else [])
+    return [] if value is None or is_nothing(str(value)) else [str(value).strip()]
 
 
 def _plain(value: Any) -> Any:

@@ -27,7 +27,8 @@ MEANING = {  # of the terms of a licence
 }
 _EXPRESSIONS = Licensing()
 _LONGEST = 200  # characters of a name; longer texts are licences themselves, not names
-_NOTHING = {"", "unknown", "none", "null", "nan", "n/a", "na", "?", "-", "unspecified", "undefined"}
+_EMPTY = {"", "nan", "nat", "<na>"}  # texts of an empty cell, as pandas writes it too
+_NOTHING = _EMPTY | {"unknown", "none", "null", "n/a", "na", "?", "-", "unspecified", "undefined"}
 
 
 def both(*licenses: str) -> str:
@@ -84,6 +85,11 @@ def mistyped(allowed: Sequence[str], licenses: Iterable[str]) -> list[str]:
         for entry in allowed
         if not (is_recognised(normalise(_stem(entry))) or any(decide(name, [entry]) for name in names))
     ]
+
+
+def is_empty(text: str) -> bool:
+    """Whether a text is that of an empty cell."""
+    return text.strip().casefold() in _EMPTY
 
 
 def is_blank(text: str) -> bool:

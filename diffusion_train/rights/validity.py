@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
+from diffusion_train.rights.license import is_empty
+
 EXPIRY_FIELDS = ("license_expires", "licence_expires", "expires", "expiry", "expiry_date", "valid_until")
 PEOPLE_FIELDS = ("people", "persons", "has_people")
 RELEASE_FIELDS = ("model_release", "model_releases", "people_release", "release")
-_NEVER = {"", "never", "none", "no", "unlimited", "perpetual", "n/a", "-", "null"}
-_NO = {"", "no", "n", "0", "false", "none", "null", "nan", "nobody", "missing", "pending", "-", "?", "unknown"}
+_NEVER = {"never", "none", "no", "unlimited", "perpetual", "n/a", "-", "null"}
+_NO = {"", "no", "n", "0", "false", "none", "null", "nobody", "missing", "pending", "-", "?", "unknown", "n/a", "na"}
 _NOBODY = {"n/a", "na", "not needed", "not required", "not applicable"}  # as a release: nobody needs one
 _YEAR_FIRST = re.compile(r"(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})(?:[T ].*)?")
 _DAY_FIRST = re.compile(r"(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.(?P<year>\d{4})")
@@ -26,7 +28,7 @@ def expiry_date(text: str) -> date | None:
     Raises ValueError for what is not a date: 2026-12-31, 2026/12/31 or 31.12.2026 (12/31/2026 is ambiguous).
     """
     text = text.strip()
-    if text.casefold() in _NEVER:
+    if is_empty(text) or text.casefold() in _NEVER:
         return None
     match = _YEAR_FIRST.fullmatch(text) or _DAY_FIRST.fullmatch(text)
     try:
@@ -55,6 +57,7 @@ def iso_date(text: str) -> str:
 def rights_faults(facts: Mapping[str, Any], today: date) -> dict[str, str]:
     """Return rule -> detail for the rights in a sample's metadata that do not hold: expired-license, missing-release."""
     by_name = {str(name).casefold(): str(value).strip() for name, value in facts.items() if value is not None}
+    by_name = {name: text for name, text in by_name.items() if not is_empty(text)}
     faults = {}
     try:
         last = expiry_date(_first(by_name, EXPIRY_FIELDS))
@@ -70,8 +73,8 @@ def rights_faults(facts: Mapping[str, Any], today: date) -> dict[str, str]:
 
 
 def _first(by_name: Mapping[str, str], names: Sequence[str]) -> str:
-    return next((by_name[name] for name in names if by_name.get(name)), "")
+    return next((by_name[name] for name in names if name in by_name), "")
 
 
 def _refuse(text: str) -> date:
-    raise ValueError(f"license_expires={text[:40]!r} is not a date; write 2026-12-31")
+    raise ValueError(f"license_expires={text[:40]!r} is not a date; write 2026-12-31, or never")

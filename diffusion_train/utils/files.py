@@ -107,6 +107,15 @@ def file_sha256(path: Path) -> str:
     return digest
 
 
+@contextmanager
+def unchanged(path: Path) -> Iterator[str]:
+    """Yield the SHA-256 of a file that the block reads. Raises ValueError if the file has changed at its end."""
+    sha256 = file_sha256(path)
+    yield sha256
+    if file_sha256(path) != sha256:
+        raise ValueError(f"{path}: was replaced while the command read it, perhaps by a running training; try again")
+
+
 def check_sha256(path: Path, expected: str, package: str) -> None:
     """Raise ValueError unless a file of a third party's package has the known SHA-256."""
     if (found := file_sha256(path)) != expected:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from report_content import report
 
 from diffusion_train import config
-from diffusion_train.approval import approvals_of
+from diffusion_train.approval import Decision, approvals_of, record, reviewing
 from diffusion_train.command.cli import launch
 from diffusion_train.config.command_line.compose import Composer
 from diffusion_train.config.folders import conf_folder
@@ -43,8 +44,8 @@ def run(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "run")
 
 
-def marks(run: Path, verdicts: dict[str, str], **other: Any) -> Path:
-    one = {"prompt": "", "seed": 0, "remark": "r", "reviewer": "Ada", "time": "2026"}
+def marks(run: Path, verdicts: dict[str, str], reviewer: str = "Ada", **other: Any) -> Path:
+    one = {"prompt": "", "seed": 0, "remark": "r", "reviewer": reviewer, "time": "2026"}
     listed = [{**one, "image": image * 32, "verdict": verdict} for image, verdict in verdicts.items()]
     file = run.parent / "marks.json"
     weights = file_sha256(run / "weights.safetensors")
@@ -66,10 +67,43 @@ def test_an_approval_is_recorded_and_shown(run: Path, capsys: pytest.CaptureFixt
     assert "approved for campaign X: by A. Name on 20" in capsys.readouterr().out
     [decision] = json.loads((run / "approvals.json").read_text())["decisions"]
     assert (decision["weights"], decision["marks"]) == (file_sha256(run / "weights.safetensors"), file_sha256(file))
-    assert (decision["approved"], decision["rejected"]) == (1, 1)
+    assert [decision[name] for name in ("approved", "rejected", "not_judged")] == [1, 1, 0]
     page = (run / "report.html").read_text("utf-8")
     assert "Approved for <b>campaign X</b> by A. Name on" in page
     assert page.count("<b>Ada</b>: reject, r") == 1  # the marks are in the report too
+
+
+def test_what_other_reviewers_rejected_is_rejected(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch("report", [f"run={run}", f"marks={marks(run, {'a': 'reject'}, reviewer='Bob')}"]) == 0
+    assert approve(run, f"marks={marks(run, {'a': 'approve'})}", *ADA) == 2
+    assert "approved and not rejected by anybody, got 1 rejected" in capsys.readouterr().err
+    assert approve(run, f"marks={marks(run, {'b': 'approve'})}", *ADA) == 0
+    assert "(1 samples approved, 1 rejected, 0 of brand prompts not judged)" in capsys.readouterr().out
+    (run / "report.json").write_text(json.dumps(report(weights=file_sha256(run / "weights.safetensors"), scale=None)))
+    assert approve(run, f"marks={marks(run, {'b': 'approve'})}", *ADA) == 0
+    assert "(1 samples approved, 0 rejected, 1 of brand prompts not judged)" in capsys.readouterr().out
+
+
+def test_a_report_of_another_model_is_not_approved(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((run / "report.json").read_text())
+    (run / "report.json").write_text(json.dumps(content | {"changed": ["adapter.alpha"]}))
+    assert approve(run, f"marks={marks(run, {'a': 'approve'})}", *ADA) == 2
+    assert (
+        "other settings of the model than the run has (adapter.alpha); make the report again" in capsys.readouterr().err
+    )
+
+
+def test_two_who_approve_at_once_wait_for_each_other(run: Path) -> None:
+    record_ours = Decision(verdict="approved", use="stickers", by="Bob", date="2026", weights="w", scale=None)
+    other = Thread(target=approve, args=(run, f"marks={marks(run, {'a': 'approve'})}", *ADA))
+    with reviewing(run):
+        other.start()
+        other.join(2)
+        assert other.is_alive()
+        assert not (run / "approvals.json").exists()
+        record(run, record_ours)
+    other.join()
+    assert [one.use for one in approvals_of(run, None).decisions] == ["stickers", "campaign X"]
 
 
 def test_several_follow_one_another_and_one_is_withdrawn(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,8 +137,8 @@ def test_other_weights_have_no_approval(run: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("verdicts", "arguments", "told"),
     [
-        ({"a": "reject"}, ADA, "must approve at least one sample of the report, got 1 rejected"),
-        ({"c": "approve"}, ADA, "must approve at least one sample of the report, got 0 rejected"),
+        ({"a": "reject"}, ADA, "must be approved and not rejected by anybody, got 1 rejected"),
+        ({"c": "approve"}, ADA, "must be approved and not rejected by anybody, got 0 rejected"),
         ({"a": "approve"}, ("use=' '", "by=Ada"), "use= \n    must not be empty"),
         ({"a": "approve"}, ("use=x",), "by\n    must be given"),
         ({"a": "approve"}, (*ADA, "revoke=true"), "is not read with revoke=true"),
@@ -132,5 +166,7 @@ def test_marks_are_needed_and_must_be_of_these_weights(run: Path, capsys: pytest
 def test_a_damaged_record_is_an_error_and_stays(run: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     (run / "approvals.json").write_text(content)
     assert approve(run, f"marks={marks(run, {'a': 'approve'})}", *ADA) == 2
-    assert "approvals.json: cannot be read" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "approvals.json: cannot be read" in told
+    assert "restore it from a backup, or move it away and approve again" in told
     assert (run / "approvals.json").read_text() == content

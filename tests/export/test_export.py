@@ -357,6 +357,30 @@ def test_an_export_that_must_be_approved_is_refused_without(
     record(run, decision(run))
     assert launch("export", [*arguments, "adapter.scale=0.5"]) == 2
     assert "for adapter.scale=1 only, not for adapter.scale=0.5" in capsys.readouterr().err
+    for changed in ("adapter.alpha=64", f"autoencoder.source={tiny('sdxl')}", "data.captions.trigger=zkx"):
+        assert launch("export", [*arguments, changed]) == 2
+        told = capsys.readouterr().err
+        assert f"{changed.partition('=')[0]}\n    the approval is not for" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_replaced_while_they_are_read_are_refused(
+    tiny: Tiny, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a training that saves: the approval would be of other weights than those that are exported."""
+    base = ("experiment=sd15_full", f"pretrained={tiny('sd15')}", *LORA)
+    run, other = make_run(tmp_path / "run", *base), make_run(tmp_path / "other", *base)
+    record(run, decision(run))
+    weights = other / "weights.safetensors"
+    save_file(load_file(weights), weights, {**safe_open(weights, "pt").metadata(), "more": "x"})
+
+    def replacing(*arguments: Any, **other: Any) -> Any:
+        shutil.move(weights, run / "weights.safetensors")
+        return load_pipeline(*arguments, **other)
+
+    monkeypatch.setattr("diffusion_train.command.export.load_pipeline", replacing)
+    assert launch("export", [f"run={run}", f"out={tmp_path / 'out'}", "require_approval=true"]) == 2
+    assert "weights.safetensors: was replaced while the command read it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -269,6 +269,15 @@ def test_rights_that_do_not_hold_are_left_out_unless_asked_for(facts, reason):
     assert isinstance(made(facts=facts, invalid_rights="keep"), Made)
 
 
+def test_all_rights_that_do_not_hold_are_named():
+    record = Record(b"", "x", {"license": "own", "expires": "2001-01-01", "people": "yes"})
+    found = make("k", Entry("k", lambda: record), Rules())
+    assert (found.reason, found.detail) == (
+        "expired-license",
+        "expired after 2001-01-01; people=yes, model_release=not stated",
+    )
+
+
 def test_owner_and_last_day_stand_under_their_names():
     facts = {"license": "© 2024 ACME GmbH", "expires": "31.12.2999", "release": "MR-7", "persons": 2}
     found = made(facts=facts).sample["json"]

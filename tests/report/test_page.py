@@ -329,3 +329,23 @@ def _browser() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_a_run_without_recorded_licences_asks_for_a_decision(folder: Path) -> None:
+    assert "Rights None recorded No licence of a training image is on record." in first_screen(folder, rights=[])
+    own = {"role": "training images", "images": 4, "licenses": [], "sources": {}}
+    names = [{"name": name, "images": 2, "terms": []} for name in ("LicenseRef-Own", "CC0-1.0")]
+    assert "Rights Own, CC0-1.0 No recorded licence" in first_screen(folder, rights=[{**own, "licenses": names}])
+
+
+def test_the_decision_says_how_many_samples_were_not_judged(folder: Path) -> None:
+    made = {
+        "verdict": "approved",
+        "use": "posters",
+        "by": "Ada",
+        "date": "2026-01-01",
+        "weights": WEIGHTS,
+        "scale": 1.0,
+    }
+    for number, words in ((2, "3 samples approved, 1 rejected, 2 not judged."), (None, "1 rejected.</p>")):
+        assert words in made_page(folder, [Decision(**made, approved=3, rejected=1, not_judged=number)])

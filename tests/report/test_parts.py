@@ -15,13 +15,15 @@ from torch.nn.functional import interpolate
 
 from diffusion_train.picture import to_image
 from diffusion_train.report.album import Album
+from diffusion_train.report.brand_report import read_report, taken_over
 from diffusion_train.report.coverage import Coverage
-from diffusion_train.report.facts import Swatch, SweepRow
-from diffusion_train.report.marks import FORMAT, Mark, counted, merged, read_marks
+from diffusion_train.report.facts import Swatch
+from diffusion_train.report.marks import FORMAT, Mark, judged, merged, read_marks
 from diffusion_train.report.material import see
 from diffusion_train.report.plot import AXES, Axis, Box, strip, trade_off
 from diffusion_train.report.rights_table import affected, asked_for, rights
-from diffusion_train.report.sweep import choose, undominated
+from diffusion_train.report.sweep import SweepRow, choose, undominated
+from diffusion_train.run_folder import RunFolder
 
 CAPTIONS = ["the acme red car logo", "the acme red bus logo", "the acme blue car logo", "the acme logo on white"]
 
@@ -198,7 +200,33 @@ def test_a_remark_without_a_verdict_is_a_mark(tmp_path: Path) -> None:
 def test_one_rejection_outweighs_approvals_and_unknown_images_do_not_count() -> None:
     verdicts = [("a", "approve"), ("b", "approve"), ("b", "reject"), ("c", ""), ("d", "approve")]
     marks = [Mark(**mark(image=image, verdict=verdict, remark="x")) for image, verdict in verdicts]
-    assert counted(marks, {"a", "b", "c"}) == (1, 1)
+    assert judged(marks, {"a", "b", "c"}) == ({"a"}, {"b"})
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "[" * 100000, '{"marks": 3}', '{"marks": [{"image": "a", "verdict": "approve"}]}', b"\xff"],
+)
+def test_an_older_report_that_cannot_be_read_is_put_aside(tmp_path: Path, content: str | bytes) -> None:
+    data = content if isinstance(content, bytes) else content.encode()
+    for number in (1, 2):
+        (tmp_path / "report.json").write_bytes(data)
+        with pytest.warns(
+            UserWarning, match=f"has none of its marks; the old file is now report.unreadable_{number}.json"
+        ):
+            assert taken_over(RunFolder(tmp_path)) == ((), None, None)
+        assert (tmp_path / f"report.unreadable_{number}.json").read_bytes() == data
+        with pytest.raises(ValueError, match="first write the report"):
+            read_report(tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps({"marks": [mark()], "brand": "Acme"}))
+    assert taken_over(RunFolder(tmp_path)) == ([Mark(**mark())], "Acme", None)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100000, "{}"])
+def test_a_damaged_report_is_named_with_its_remedy(tmp_path: Path, content: str) -> None:
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ValueError, match=r"this version cannot read report\.json .*; write the report again"):
+        read_report(tmp_path)
 
 
 def test_what_is_kept_of_images_is_small_and_gives_the_same_figures() -> None:

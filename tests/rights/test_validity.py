@@ -4,6 +4,7 @@ from datetime import date
 
 import pytest
 
+from diffusion_train.rights.image_rights import with_rights
 from diffusion_train.rights.validity import expiry_date, rights_faults
 
 TODAY = date(2026, 6, 15)
@@ -15,7 +16,7 @@ def test_a_last_day_is_read(text):
 
 
 def test_a_licence_may_never_end():
-    assert [expiry_date(text) for text in ("", "never", "Perpetual", "n/a")] == [None] * 4
+    assert [expiry_date(text) for text in ("", "never", "Perpetual", "n/a", "nan", "NaT", "<NA>")] == [None] * 7
 
 
 @pytest.mark.parametrize("text", ["12/31/2026", "2026-02-30", "soon", "31.12.26"])
@@ -26,11 +27,12 @@ def test_other_texts_are_refused(text):
 
 @pytest.mark.parametrize(
     ("last", "is_expired"),
-    [("2026-06-14", True), ("2026-06-15", False), ("2999-01-01", False), (None, False), ("soon", True)],
+    [("2026-06-14", True), ("2026-06-15", False), ("2999-01-01", False), (None, False), ("NaT", False), ("soon", True)],
 )
 def test_a_licence_holds_through_its_last_day(last, is_expired):
     for field in ("license_expires", "Expiry", "valid_until"):
-        assert ("expired-license" in rights_faults({field: last}, TODAY)) is is_expired
+        for read in ({field: last}, with_rights({field: last})):
+            assert ("expired-license" in rights_faults(read, TODAY)) is is_expired
 
 
 @pytest.mark.parametrize(
@@ -49,8 +51,14 @@ def test_a_licence_holds_through_its_last_day(last, is_expired):
         (None, None, False),
         (None, "no", True),
         (None, "n/a", False),
+        ("nan", "nan", False),
+        (None, "NaN", False),
+        ("n/a", None, False),
+        ("yes", "n/a", False),
+        (None, "none", True),
     ],
 )
 def test_people_need_a_release(people, release, is_missing):
-    faults = rights_faults({"people": people, "Model_Release": release}, TODAY)
-    assert ("missing-release" in faults) is is_missing
+    facts = {"people": people, "Model_Release": release}
+    for read in (facts, with_rights(facts)):  # as written beside an image, and as in a shard
+        assert ("missing-release" in rights_faults(read, TODAY)) is is_missing

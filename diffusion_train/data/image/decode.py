@@ -12,8 +12,9 @@ import simplejpeg
 from PIL import Image
 
 from diffusion_train.data.image.ground import WHITE, Ground, on_ground
-from diffusion_train.data.image.header import Header, ImageError, TooManyPixels, image_header
+from diffusion_train.data.image.header import Header, ImageError, TooManyPixels
 from diffusion_train.data.image.profile import to_srgb
+from diffusion_train.data.image.read_header import image_header
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
 OTHER_IMAGES = ("avif", "bmp", "heic", "heif", "jp2", "jxl", "psd", "svg", "tif", "tiff")  # not supported

@@ -17,8 +17,9 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from diffusion_train.data.image.decode import IMAGE_EXTENSIONS
-from diffusion_train.data.image.header import MAX_BYTES, ImageError, image_header
+from diffusion_train.data.image.header import MAX_BYTES, ImageError
 from diffusion_train.data.image.profile import profile_use
+from diffusion_train.data.image.read_header import image_header
 from diffusion_train.data.shard import tar
 from diffusion_train.data.shard.index import MEMBER, ShardIndex, Traits
 from diffusion_train.data.shard.problem import Problem

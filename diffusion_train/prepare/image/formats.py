@@ -19,9 +19,9 @@ def extension(name: str) -> str:
     return os.path.splitext(name)[1][1:].lower()
 
 
-def most_bytes(name: str) -> int:
-    """Return how many bytes an image file of this name may have."""
-    return _MOST_BYTES.get(extension(name), MAX_BYTES)
+def most_bytes(kind: str) -> int:
+    """Return how many bytes an image may have; `kind` is its extension, or its format as `converted_format` names it."""
+    return _MOST_BYTES.get(kind.lower(), MAX_BYTES)
 
 
 def converted_format(data: bytes) -> str | None:

@@ -9,7 +9,8 @@ from PIL import Image
 
 from diffusion_train.data.image.decode import MAX_PIXELS, decode_image, stored
 from diffusion_train.data.image.ground import WHITE
-from diffusion_train.data.image.header import FORMATS, MAX_BYTES, Header, ImageError, TooManyPixels, image_header
+from diffusion_train.data.image.header import FORMATS, MAX_BYTES, Header, ImageError, TooManyPixels
+from diffusion_train.data.image.read_header import image_header
 from diffusion_train.prepare.image.formats import converted_format
 from diffusion_train.prepare.image.pillow_formats import decode_pillow, pillow_header
 from diffusion_train.prepare.image.svg import draw_svg, svg_header

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from diffusion_train.data.caption.table_rows import MAX_METADATA, SUFFIXES, column_names, table_rows
+from diffusion_train.data.caption.table_rows import MAX_METADATA, column_names, table_rows
 from diffusion_train.data.image.decode import OTHER_IMAGES
 from diffusion_train.prepare.image.formats import READABLE, extension, most_bytes
 from diffusion_train.prepare.source.base import (
@@ -28,16 +28,15 @@ from diffusion_train.prepare.source.base import (
     parse_metadata,
     read_file,
 )
-from diffusion_train.prepare.source.misnamed import missing
+from diffusion_train.prepare.source.folder_files import SIDE_FILES, Files, files_by_folder
+from diffusion_train.prepare.source.misnamed import Names
 from diffusion_train.prepare.source.table import USUAL, USUAL_COLUMNS, Columns
 from diffusion_train.rights.image_rights import rights_of
 from diffusion_train.rights.license import both
 from diffusion_train.utils.text import argument, decode_text
 
 PLACES = ("txt", "caption", "table", "json", "name", "prompt")
-TABLES = tuple(f"{name}{suffix}" for name in ("captions", "metadata") for suffix in SUFFIXES)
-_SIDE_FILES = ("txt", "caption", "json")
-_OF_SYSTEMS = ("@eaDir", "__MACOSX")  # folders that network drives and archives of macOS add
+_GUESSES = 100  # rows without an image for which a similar name is looked for; looking for more takes too long
 _DRAWN = {"run", "weights", "sampler", "guidance"}  # texts in every PNG of sample.py; in its samples also their prompt
 Facts = dict[str, Any]
 
@@ -70,21 +69,19 @@ class Folder:
         _ = self._table  # read now, so that mistakes in tables are reported before images are read
 
     def total(self) -> int:
-        return sum(1 for _ in self.entries())
+        in_folders = sum(bool(folder.fault) + len(folder.images) + len(folder.others) for folder in self._folders)
+        return in_folders + len(self._imageless) + len(self._table.faults)
 
     def entries(self, skip: int = 0) -> Iterator[Entry]:
         """Yield images and other files folder by folder, then rows of tables without an image, then faulty rows."""
-        images: set[str] = set()
         for folder in self._folders:
             if folder.fault:
                 yield Entry(folder.path, folder.fault)
-            for name in folder.images:
-                images.add(_same_name(folder.below(name)))
-                yield self._image(folder, name)
+            yield from (self._image(folder, name) for name in folder.images)
             yield from (_other(folder, name) for name in folder.others)
-        for path, row in self._table.rows.items():
-            if path not in images:
-                yield Entry(row.where, LeftOut("no-image", missing(path, images)))
+        names = Names(self._image_names)
+        for number, (path, row) in enumerate(self._imageless.items()):
+            yield Entry(row.where, LeftOut("no-image", names.missing(path, guess=number < _GUESSES)))
         yield from self._table.faults
 
     def repeats(self) -> str:
@@ -104,9 +101,9 @@ class Folder:
         words.append(f'python train.py "data.shards={{{shards}}}" "data.repeats={{{repeats}}}"')
         return "folders called 10_word are not repeated; to repeat them as kohya's scripts do:\n  " + "\n  ".join(words)
 
-    def _image(self, folder: _Files, name: str) -> Entry:
+    def _image(self, folder: Files, name: str) -> Entry:
         path = folder.below(name)
-        found = {kind: folder.beside(name, kind) for kind in _SIDE_FILES if kind in (*self.captions, "json")}
+        found = {kind: folder.beside(name, kind) for kind in SIDE_FILES if kind in (*self.captions, "json")}
         root = Path(self.path)
         beside = {kind: root / file for kind, file in found.items() if file}
         row = self._table.rows.get(_same_name(path), _NO_ROW)
@@ -115,9 +112,17 @@ class Folder:
         return Entry(path, read, os.path.splitext(path)[0], files, row.table)
 
     @cached_property
-    def _folders(self) -> list[_Files]:
-        ignored = {_identity(Path(self.ignore))} if self.ignore and Path(self.ignore).is_dir() else set()
-        return list(_walk(Path(self.path), "", ignored))
+    def _folders(self) -> list[Files]:
+        return list(files_by_folder(Path(self.path), Path(self.ignore) if self.ignore else None))
+
+    @cached_property
+    def _image_names(self) -> set[str]:
+        return {_same_name(folder.below(name)) for folder in self._folders for name in folder.images}
+
+    @cached_property
+    def _imageless(self) -> dict[str, Row]:
+        """The rows of tables whose image does not exist, by its path."""
+        return {path: row for path, row in self._table.rows.items() if path not in self._image_names}
 
     @cached_property
     def _table(self) -> _Table:
@@ -159,7 +164,7 @@ def read_image(
         "json": _caption(facts, (caption_field,) if caption_field else USUAL["caption"]),
         "name": os.path.splitext(os.path.basename(path))[0].replace("_", " "),
     }
-    image = read_file(root / path, most_bytes(path))
+    image = read_file(root / path, most_bytes(extension(path)))
     texts = _png_texts(image)
     if texts.keys() >= _DRAWN and "prompt" not in texts:
         raise LeftOut("not-a-sample", "a grid of samples by sample.py")
@@ -175,25 +180,6 @@ def _together(beside: Facts, row: Facts) -> Facts:
     licenses = [rights_of(said).license for said in (beside, row)]
     together = both(*licenses)
     return facts if together in licenses else facts | {"license": together}
-
-
-class _Files(NamedTuple):
-    """The sorted names in one folder; `path` is relative to the root, "" for the root itself."""
-
-    path: str
-    images: Sequence[str] = ()
-    side_files: frozenset[str] = frozenset()
-    tables: Sequence[str] = ()
-    others: Sequence[str] = ()
-    fault: LeftOut | None = None
-
-    def below(self, name: str) -> str:
-        return f"{self.path}/{name}" if self.path else name
-
-    def beside(self, image: str, kind: str) -> str | None:
-        """Return the path of img.<kind> or img.jpg.<kind>, relative to the root, or None."""
-        found = (name for name in _names_beside(image, kind) if name in self.side_files)
-        return next((self.below(name) for name in found), None)
 
 
 @dataclass
@@ -220,52 +206,13 @@ class _Table:
             self.rows[path] = Row(where, values.get(chosen.caption or ""), chosen.facts(values), state)
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    facts = os.stat(folder)
-    return facts.st_dev, facts.st_ino
-
-
-def _walk(root: Path, path: str, seen: set[tuple[int, int]]) -> Iterator[_Files]:
-    """Yield every folder once, links too, so that circular links end."""
-    try:
-        if (identity := _identity(root / path)) in seen:
-            return
-        seen.add(identity)
-        with os.scandir(root / path) as items:
-            found = {item.name: item.is_dir() for item in items if not _is_hidden(item.name)}
-    except OSError as error:
-        yield _Files(path, fault=LeftOut("unreadable", error.strerror or str(error)))
-        return
-    yield _sorted(path, [name for name, is_folder in sorted(found.items()) if not is_folder])
-    for name in sorted(name for name, is_folder in found.items() if is_folder):
-        yield from _walk(root, f"{path}/{name}" if path else name, seen)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in _OF_SYSTEMS
-
-
-def _sorted(path: str, names: Sequence[str]) -> _Files:
-    images = [name for name in names if extension(name) in READABLE]
-    possible = {beside for image in images for kind in _SIDE_FILES for beside in _names_beside(image, kind)}
-    side_files = possible & set(names)
-    tables = [name for name in names if name.lower() in TABLES]
-    known = {*images, *side_files, *tables}
-    others = [name for name in names if name not in known]
-    return _Files(path, images, frozenset(side_files), tables, others)
-
-
-def _other(folder: _Files, name: str) -> Entry:
+def _other(folder: Files, name: str) -> Entry:
     kind = extension(name)
     if kind in OTHER_IMAGES:
         reason = LeftOut("unknown-format", f"{kind}; supported are {', '.join(READABLE)}")
     else:
-        reason = LeftOut("not-a-sample", "no image of this name" if kind in _SIDE_FILES else "")
+        reason = LeftOut("not-a-sample", "no image of this name" if kind in SIDE_FILES else "")
     return Entry(folder.below(name), reason)
-
-
-def _names_beside(image: str, kind: str) -> list[str]:
-    return [f"{name}.{written}" for written in (kind, kind.upper()) for name in (image, os.path.splitext(image)[0])]
 
 
 def _same_name(path: str) -> str:

@@ -16,9 +16,8 @@ from typing import BinaryIO
 
 from diffusion_train.data.caption.table_rows import MAX_METADATA
 from diffusion_train.data.image.decode import is_image_name
-from diffusion_train.data.image.header import MAX_BYTES
 from diffusion_train.data.shard import tar
-from diffusion_train.prepare.image.formats import READABLE
+from diffusion_train.prepare.image.formats import READABLE, most_bytes
 from diffusion_train.prepare.source.base import (
     Entry,
     LeftOut,
@@ -128,7 +127,7 @@ def read_members(path: Path, members: Members, encoding: str | None = None) -> R
             caption = (
                 decode_text(_read(file, members["txt"], MAX_METADATA), encoding).strip() if "txt" in members else None
             )
-            return Record(_read(file, members[images[0]], MAX_BYTES), caption, facts)
+            return Record(_read(file, members[images[0]], most_bytes(images[0])), caption, facts)
     except OSError as error:
         raise LeftOut("unreadable", error.strerror or str(error)) from None
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.data.image.header import MAX_BYTES
+from diffusion_train.prepare.image.formats import converted_format, most_bytes
 from diffusion_train.prepare.source.base import Entry, LeftOut, Record, caption_from, file_state, require
 from diffusion_train.prepare.source.table import USUAL_COLUMNS, Columns, table_entry
 
@@ -78,7 +78,7 @@ class Parquet:
 
 def embedded_image(image: bytes, caption: object, facts: dict[str, Any]) -> Record:
     """Return the record of an image in a row. Raises LeftOut if it is too large."""
-    if len(image) > MAX_BYTES:
+    if len(image) > most_bytes(converted_format(image) or ""):
         raise LeftOut("too-many-bytes", f"{len(image)} bytes")
     return Record(image, caption_from(caption), facts)
 

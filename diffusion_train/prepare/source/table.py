@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_train.data.caption.table_rows import SUFFIXES, TableRow, column_names, table_rows
-from diffusion_train.prepare.image.formats import most_bytes
+from diffusion_train.prepare.image.formats import extension, most_bytes
 from diffusion_train.prepare.source.base import (
     Entry,
     LeftOut,
@@ -20,7 +20,7 @@ from diffusion_train.prepare.source.base import (
     file_state,
     read_file,
 )
-from diffusion_train.prepare.source.misnamed import images_in, missing
+from diffusion_train.prepare.source.misnamed import images_in
 from diffusion_train.rights.image_rights import AUTHOR_FIELDS, LICENSE_FIELDS, OWNER_FIELDS, SOURCE_FIELDS, Rights
 from diffusion_train.rights.validity import EXPIRY_FIELDS, PEOPLE_FIELDS, RELEASE_FIELDS
 
@@ -151,5 +151,5 @@ def table_entry(row: dict[str, Any], columns: Columns, folder: Path, where: str)
 def read_row(file: Path, caption: object, facts: dict[str, Any]) -> Record:
     """Read the image of a row. Raises LeftOut, for a missing file with the name that may be meant."""
     if not os.path.lexists(file):
-        raise LeftOut("no-image", missing(file.name, images_in(file.parent)))
-    return Record(read_file(file, most_bytes(file.name)), caption_from(caption), facts)
+        raise LeftOut("no-image", images_in(file.parent).missing(file.name))
+    return Record(read_file(file, most_bytes(extension(file.name))), caption_from(caption), facts)

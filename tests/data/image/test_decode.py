@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffusion_train.data.image.decode import decode_image, stored
-from diffusion_train.data.image.header import ImageError, image_size
+from diffusion_train.data.image.header import ImageError
+from diffusion_train.data.image.read_header import image_size
 
 
 def _encode(image: Image.Image, kind: str = "jpeg", **options) -> bytes:

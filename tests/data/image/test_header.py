@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffusion_train.data.image.decode import decode_image
-from diffusion_train.data.image.header import MAX_BYTES, ImageError, image_header, image_size
+from diffusion_train.data.image.header import MAX_BYTES, ImageError
+from diffusion_train.data.image.read_header import image_header, image_size
 
 
 def test_the_header_tells_the_size_that_decoding_gives(picture):

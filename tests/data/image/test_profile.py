@@ -9,8 +9,8 @@ from colour_profiles import LINEAR, LINEAR_GREY, ONLY_BLACK_INK, SRGB, WIDE, enc
 from PIL import Image, ImageCms
 
 from diffusion_train.data.image.decode import decode_image
-from diffusion_train.data.image.header import image_header
 from diffusion_train.data.image.profile import profile_use
+from diffusion_train.data.image.read_header import image_header
 
 BEST = {"quality": 100, "subsampling": 0}
 SMOOTH = Image.fromarray(np.random.default_rng(1).integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((48, 32))

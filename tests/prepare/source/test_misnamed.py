@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from diffusion_train.prepare.source.base import LeftOut
 from diffusion_train.prepare.source.folder import Folder
-from diffusion_train.prepare.source.misnamed import missing
+from diffusion_train.prepare.source.misnamed import Names
 from diffusion_train.prepare.source.table import Csv
 
 
@@ -21,8 +23,20 @@ from diffusion_train.prepare.source.table import Csv
     ],
 )
 def test_the_name_that_is_meant(name, meant):
-    message = missing(name, ["img_1.JPG", "sub/logo.svg", "v1.2.png", "shoe_red.png"])
+    message = Names(["img_1.JPG", "sub/logo.svg", "v1.2.png", "shoe_red.png"]).missing(name)
     assert message == f"{name} does not exist" + (f"; did you mean {meant}?" if meant else "")
+
+
+@pytest.mark.parametrize(("number", "ending"), [(20_000, ""), (500, "_")])
+def test_a_large_table_of_wrong_names_takes_seconds(tmp_path, number, ending):
+    for index in range(20 if ending else number):
+        (tmp_path / f"photo_{index}.jpg").touch()
+    rows = "".join(f"photo_{index}{ending}\n" for index in range(number))
+    (tmp_path / "captions.csv").write_text(f"image\n{rows}")
+    began = time.perf_counter()
+    source = Folder(str(tmp_path))
+    assert source.total() == len(list(source.entries()))
+    assert time.perf_counter() - began < 30  # an index for each name took 70 ms a row
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv"])
