@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusion_train import config, picture
 from diffusion_train.assembly import load_pipeline, reads, without_trigger
+from diffusion_train.command.next_commands import after_sampling
 from diffusion_train.data.caption.prompt_list import read_prompts
 from diffusion_train.data.image.collate import collate
 from diffusion_train.data.image.decode import decode_image
@@ -68,6 +69,8 @@ def run(cfg: DictConfig) -> int:
     }
     prompts = [conditions["caption"][row] for row in rows]
     write(samples, list(zip(prompts, seeds, strict=True)), ask.num_samples, facts, Path(ask.out))
+    if then := after_sampling(cfg, Path(ask.run)):
+        print("\n".join(then))
     return Exit.DONE
 
 

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train.assembly import without_trigger
 from diffusion_train.command.encode import check_settings
+from diffusion_train.command.next_commands import sample_command
 from diffusion_train.command.sample import decoded, file_names, refuse, refuse_older
-from diffusion_train.command.train import sample_command
 from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.config import ConfigError
 from diffusion_train.config.command_line.arguments import parse
