@@ -142,6 +142,15 @@ def reads(cfg: DictConfig, what: str) -> bool:
     )
 
 
+def idle_guidance(cfg: DictConfig) -> list[config.Mistake]:
+    """Return a mistake if guidance has no condition to guide to, so that it would change nothing."""
+    scale = cfg.guidance.get("scale", 1.0)
+    if scale == 1 or not str(cfg.conditioner._target_).endswith(".NoCondition"):
+        return []
+    problem = "has no effect, because the samples of this run have no condition (conditioner=none)"
+    return [config.Mistake(f"guidance.scale={scale:g}", problem, "leave it out, or give guidance=none")]
+
+
 def trigger_word(cfg: DictConfig) -> str:
     """The word that the captions of a run have for its subject; "" if there is none."""
     return str(cfg.get("data", {}).get("captions", {}).get("trigger", "") or "")

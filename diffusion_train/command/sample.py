@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_train import config, picture
-from diffusion_train.assembly import load_pipeline, reads, without_trigger
+from diffusion_train.assembly import idle_guidance, load_pipeline, reads, without_trigger
 from diffusion_train.command.next_commands import after_sampling
 from diffusion_train.data.caption.prompt_list import read_prompts
 from diffusion_train.data.image.collate import collate
@@ -78,7 +78,7 @@ def refuse(cfg: DictConfig) -> None:
     """Raises ConfigError with every mistake in the command's own settings."""
     ask = cfg.sample
     mistakes = config.too_small(ask, num_samples=1, batch_size=1, seed=0)
-    mistakes += config.unwritable("out", Path(ask.out))
+    mistakes += [*config.unwritable("out", Path(ask.out)), *idle_guidance(cfg)]
     mistakes += [
         config.Mistake(f"{name}={ask[name]}", f"this run's conditioner reads no {what}", "leave it out")
         for name, what in (("prompts", "captions"), ("negative_prompt", "captions"), ("images", "images"))

@@ -85,6 +85,7 @@ class SDXLText(TextEncoder):
         parts = [(folder / f"text_encoder{n}", folder / f"tokenizer{n}") for n in ("", "_2")]
         self.first = TransformersEncoder(*parts[0], "CLIPTextModel", pool=no_pool, **options)
         self.second = TransformersEncoder(*parts[1], "CLIPTextModelWithProjection", pool=projected_pool, **options)
+        self.longest = self.first.longest
 
     @property
     def fingerprint(self) -> str:

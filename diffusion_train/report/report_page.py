@@ -15,6 +15,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from diffusion_train.approval import Approvals
+from diffusion_train.license import MEANING
 from diffusion_train.page import page
 from diffusion_train.report.album import embedded
 from diffusion_train.report.facts import CopyingFacts, Fidelity, Report
@@ -24,7 +25,7 @@ from diffusion_train.report.plot import strip, trade_off
 from diffusion_train.report.rights_table import affected, asked_for
 from diffusion_train.report.sweep import SURPRISING
 
-_SERIOUS = {"non-commercial", "no-derivatives", "unknown", "unread"}
+_SERIOUS = set(MEANING) - {"share-alike", "use-restricted"}  # terms under which the images may not be used at all
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class TextEncoder(ABC):
     """Embeds captions. It is no nn.Module, so that the conditioner neither trains nor saves its weights."""
 
     max_length: int  # in tokens; longer captions are cut
+    longest: int | None = None  # up to which max_length can be raised; None: without limit
     padded: bool = False  # whether captions are padded to max_length, and networks attend to the padding too
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
@@ -52,6 +53,7 @@ class TransformersEncoder(TextEncoder):
         self.read = read or last_layer
         self._model: Any = None
         self._files = find_whole(weights, str(weights))
+        self.longest = _positions(weights)
         if model in KEYS:
             check_text_encoder(model, weights, tokenizer)
 
@@ -128,10 +130,9 @@ class TransformersEncoder(TextEncoder):
                 options = {"use_safetensors": True, "dtype": torch.float32, **_SAFE, **self._files.arguments}
                 model, loaded = model_class.from_pretrained(self.weights, output_loading_info=True, **options)
             check_complete(loaded["missing_keys"], str(self.weights))
-            max_positions = getattr(model.config, "max_position_embeddings", self.max_length)
-            if self.max_length > max_positions:
+            if self.longest is not None and self.max_length > self.longest:
                 raise ValueError(
-                    f"conditioner.encoder.max_length={self.max_length}: must be at most the encoder's {max_positions} "
+                    f"conditioner.encoder.max_length={self.max_length}: must be at most the encoder's {self.longest} "
                     "positions"
                 )
             self._model = model.eval().requires_grad_(False)
@@ -159,6 +160,13 @@ class TransformersEncoder(TextEncoder):
         cut = self._tokenizer(texts, padding=padding, truncation=True, max_length=self.max_length)["input_ids"]
         for caption, all_ids, ids in zip(captions, whole, cut, strict=True):
             yield caption, ids, len(all_ids) > self.max_length
+
+
+def _positions(folder: Path) -> int | None:
+    """Return the number of positions that an encoder was trained for; None if it has no such number."""
+    file = folder / "config.json"
+    stated = json.loads(file.read_text("utf-8")).get("max_position_embeddings") if file.is_file() else None
+    return stated if isinstance(stated, int) else None
 
 
 def _encodable(caption: str) -> str:
