@@ -62,15 +62,20 @@ def _whole_weights(run: Path) -> dict[str, Tensor]:
 
 
 def build_conditioner(cfg: DictConfig) -> Conditioner:
-    """Return the conditioner of a config, with its adapter if it has one. Raises ValueError if it cannot be adapted."""
+    """Return the conditioner of a config, with its adapter if it has one.
+
+    Raises ValueError if it cannot be adapted, or if weights of its text encoder are missing.
+    """
     conditioner: Conditioner = config.build(cfg.conditioner)
+    for text in conditioner.texts():
+        text.encoder.check_weights()
     if cfg.adapter.get("text_encoder"):
         conditioner.adapt(config.build(cfg.adapter).on_text_encoder)
     return conditioner
 
 
 def build_token_counter(cfg: DictConfig) -> Tokens | None:
-    """Return a token counter for the conditioner's text encoder, or None for conditioner=none.
+    """Return a token counter for the conditioner's text encoder, or None for conditioner=none. Needs no weights.
 
     Raises ValueError if the conditioner has no text encoder that counts tokens.
     """

@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> int:
     config.check(cfg, read=READ)
     refuse(cfg)
     if cfg.pretrained:
-        config.place_files(cfg)
+        config.place_files(cfg, weights=False)
     try:
         return check(cfg)
     except (StorageError, WorkerDied) as error:

@@ -104,6 +104,10 @@ class SDXLText(TextEncoder):
         """Return the number of tokens of each caption, uncut; the two encoders share a vocabulary."""
         return self.first.num_tokens(captions)
 
+    def check_weights(self) -> None:
+        self.first.check_weights()
+        self.second.check_weights()
+
     def unload(self) -> None:
         self.first.unload()
         self.second.unload()

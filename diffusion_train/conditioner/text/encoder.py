@@ -53,6 +53,9 @@ class TextEncoder(ABC):
         An embedding must not depend on the other captions, to the last bit: a new one equals a cached one.
         """
 
+    def check_weights(self) -> None:  # noqa: B027
+        """Raises ValueError if files of the weights are missing, which counting tokens does not need."""
+
     def unload(self) -> None:  # noqa: B027
         """Free the memory of the weights."""
 

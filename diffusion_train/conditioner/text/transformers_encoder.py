@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diffusion_train.conditioner.text.encoder import Embedding, TextEncoder
 from diffusion_train.conditioner.text.online_text import OnlineText, Part
 from diffusion_train.pretrained.foreign_keys import KEYS, check_text_encoder
-from diffusion_train.pretrained.weight_files import check_complete, find_whole
+from diffusion_train.pretrained.weight_files import Weights, check_complete, find_whole
 from diffusion_train.utils.files import file_sha256
 
 _FORMAT = 2  # increased if the same files would give other embeddings
@@ -33,8 +33,9 @@ class TransformersEncoder(TextEncoder):
 
     `model` is the name of a class of transformers. `read` returns text (B, l, D) and `pool` pooled (B, P) of its
     output. Captions are grouped by their number of tokens, so that none is padded. With `padded`, every caption is
-    padded to `max_length` instead, for models that were trained on embeddings of the padding. Raises ValueError if a
-    folder has no safetensors weights or the encoder has fewer positions than `max_length`.
+    padded to `max_length` instead, for models that were trained on embeddings of the padding. When the weights are
+    loaded, raises ValueError if there are no safetensors files of them or the encoder has fewer positions than
+    `max_length`.
     """
 
     def __init__(
@@ -52,7 +53,6 @@ class TransformersEncoder(TextEncoder):
         self.max_length, self.pool, self.padded, self.normalize = max_length, pool, padded, normalize
         self.read = read or last_layer
         self._model: Any = None
-        self._files = find_whole(weights, str(weights))
         self.longest = _positions(weights)
         if model in KEYS:
             check_text_encoder(model, weights, tokenizer)
@@ -100,6 +100,13 @@ class TransformersEncoder(TextEncoder):
         import transformers
 
         return transformers.AutoTokenizer.from_pretrained(self.tokenizer, **_SAFE)
+
+    @cached_property
+    def _files(self) -> Weights:
+        return find_whole(self.weights, str(self.weights))
+
+    def check_weights(self) -> None:
+        _ = self._files
 
     def unload(self) -> None:
         self._model = None
