@@ -55,6 +55,12 @@ class Walk:
         """Run the printed command that starts so, with settings that make it small."""
         return self.run(*self.printed(start, **chosen), *small, code=code)
 
+    def refused_until_approved(self, run: Path, remedy: str) -> None:
+        self.run("diffusion-train", "export", f"run={run}", "out=no", "require_approval=true", code=Exit.WRONG)
+        assert "nobody has approved" in self.done.stderr
+        assert f"{remedy} run={run}" in self.done.stderr
+        assert not (self.folder / "no").exists()
+
 
 @pytest.mark.slow
 def test_a_folder_of_brand_images_becomes_an_export_that_somebody_signed(tmp_path: Path) -> None:
@@ -88,11 +94,12 @@ def test_a_folder_of_brand_images_becomes_an_export_that_somebody_signed(tmp_pat
         what_is_exported_says_its_rights(tmp_path / name)
         assert "nobody has approved" in (tmp_path / name / "README.md").read_text()
 
+    exported = walk.done
+    walk.refused_until_approved(run, "write its report: diffusion-train report")
+    walk.done = exported
     walk.follow("diffusion-train report", *SMALL_REPORT)
     reported = walk.done
-    refused = walk.run("diffusion-train", "export", f"run={run}", "out=no", "require_approval=true", code=Exit.WRONG)
-    assert "nobody has approved" in walk.done.stderr + refused
-    assert f"diffusion-train approve run={run}" in walk.done.stderr
+    walk.refused_until_approved(run, "then run: diffusion-train approve")
 
     (tmp_path / "marks.json").write_text(json.dumps(marks_of_a_reviewer(run)))
     walk.done = reported
