@@ -98,7 +98,7 @@ def record(run: Path, decision: Decision) -> None:
 
 
 def approve_command(run: Path) -> str:
-    """Return the command that records an approval, to be completed."""
+    """Return the command that records an approval, with placeholders for the use and the name."""
     return f"diffusion-train approve {argument('run', run)} marks=marks.json use=\"'<use>'\" by=\"'<name>'\""
 
 

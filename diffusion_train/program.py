@@ -1,4 +1,4 @@
-"""The entry of all programs, which handles signals before it imports what takes time."""
+"""The entry point of all programs. It installs signal handlers before the imports that take time."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from diffusion_train import config
-from diffusion_train.agreement import agree, facts
 from diffusion_train.assembly import build_conditioner, build_network, grid_prompts
 from diffusion_train.callbacks.checkpointing import check_same_run
 from diffusion_train.callbacks.run_record import RunRecord
@@ -28,6 +27,7 @@ from diffusion_train.data.selection import strict_error
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.encode.precomputed_data import use_precomputed
 from diffusion_train.network.layout import set_memory_format
+from diffusion_train.rank_agreement import agree, facts
 from diffusion_train.training.checkpoint.file import AtomicCheckpointIO, read_facts
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization

@@ -16,7 +16,7 @@ M = TypeVar("M", bound=nn.Module)
 
 # The last parts of layer names, in networks of diffusers, in ours, and in text encoders of transformers.
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "qkv", "text_kv", "out", "q_proj", "k_proj", "v_proj", "out_proj")
-_ENDS = ("conv_in", "conv_out")  # of a U-Net of diffusers; the set of kohya's sd-scripts has no place for them
+_ENDS = ("conv_in", "conv_out")  # of a U-Net of diffusers; kohya's sd-scripts does not adapt them
 _INITS: dict[str, Any] = {"kaiming": True, "gaussian": "gaussian"}
 _NAME = "default"  # of the adapter; peft can hold several
 
@@ -24,11 +24,11 @@ _NAME = "default"  # of the adapter; peft can hold several
 class LoRA:
     """Freezes a network and adds an adapter to every layer that `targets` selects; at the start it changes no output.
 
-    `targets` selects linear layers and convolutions: "attention", "attention_and_convolutions" (all convolutions but
-    diffusers' conv_in and conv_out), a list of name endings, or a regular expression for whole names. `alpha` null means `rank`. `scale` multiplies a trained adapter; 0 is the
-    base model. `text_encoder` selects the layers that `on_text_encoder` adapts: true for attention, or a list of name
-    endings. `text_encoder_lr` is read by the code that builds the optimizer. Raises ValueError if a target matches no
-    layer.
+    `targets` selects linear layers and convolutions: "attention", "attention_and_convolutions" (all convolutions except
+    diffusers' conv_in and conv_out), a list of name endings, or a regular expression for whole names. `alpha` null
+    means `rank`. `scale` multiplies a trained adapter; 0 is the base model. `text_encoder` selects the layers that
+    `on_text_encoder` adapts: true for attention, or a list of name endings. `text_encoder_lr` is read by the code that
+    builds the optimizer. Raises ValueError if a target matches no layer.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class LoRA:
         if rank < 1:
             raise ValueError(f"adapter.rank={rank}: must be at least 1")
         if alpha == 0:
-            raise ValueError("adapter.alpha=0: must not be 0, which makes every gradient 0; null is adapter.rank")
+            raise ValueError("adapter.alpha=0: every gradient would be 0; use null for adapter.rank")
         if not 0 <= dropout < 1:
             raise ValueError(f"adapter.dropout={dropout:g}: must be in [0, 1)")
         if init not in _INITS:

@@ -103,7 +103,7 @@ class KL(Autoencoder):
 
 
 def _scale_and_shift(config: Any, where: str) -> tuple[Tensor, Tensor]:
-    """Return both for one channel or each: (1 or channels, 1, 1). Raises ValueError if their settings do not fit."""
+    """Return scale and shift, each (1, 1, 1) or (channels, 1, 1). Raises ValueError if their settings do not fit."""
     mean, std = config.latents_mean, config.latents_std
     if mean is None and std is None:
         return torch.full((1, 1, 1), config.scaling_factor), torch.full((1, 1, 1), config.shift_factor or 0.0)

@@ -54,9 +54,10 @@ class Checkpointing(pl.Callback):
     """Saves checkpoints and weights every `every_n_steps` steps and after the last one.
 
     The newest `num_kept` checkpoints stay; `last.ckpt` is a link to the newest, where links can be made. On a full disk
-    the oldest of them are deleted first. `description` is plain data about the run, which each file holds: at least its
-    `config`. Resuming raises ValueError if data, seed, batch size, precision or the version of the noise differ from the
-    checkpoint's, except those that `allow_mismatch` names: then the data module continues with samples not drawn yet.
+    the oldest of them are deleted before the new one is written. `description` is plain data about the run, which each
+    file holds: at least its `config`. Resuming raises ValueError if data, seed, batch size, precision or the version of
+    the noise differ from the checkpoint's, except those that `allow_mismatch` names: then the data module continues
+    with samples not drawn yet.
     """
 
     def __init__(
@@ -199,8 +200,8 @@ class Checkpointing(pl.Callback):
             raise mismatch({name: (before.get(name), now[name]) for name in refused}, changed, then)
         if lacks := [name for name in data.record(0) if name not in saved]:
             raise ValueError(
-                f"the checkpoint does not record the order of its data ({', '.join(lacks)}), as that of data=stream; "
-                "start again in another run_dir"
+                f"the checkpoint does not record the order of its data ({', '.join(lacks)}); runs with data=stream do "
+                "not; start again in another run_dir"
             )
 
 

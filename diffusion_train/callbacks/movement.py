@@ -19,7 +19,7 @@ class Movement(pl.Callback):
 
     At the start it warns of a learning rate schedule that does not fit the length of the run.
 
-    It looks at logged steps alone, because it waits for the device, and compares weights by their sums and norms.
+    It looks only at logged steps, because it waits for the device. It compares weights by their sums and norms.
     """
 
     def __init__(self, num_steps: int = 100) -> None:

@@ -20,8 +20,8 @@ from diffusion_train.callbacks.time_budget import TimeBudget
 class Progress(pl.Callback):
     """Shows a progress bar on a terminal, and prints a line every `every_n_seconds` elsewhere, as in a log file.
 
-    The time left includes what is done after the last step, if it was done before in this run and could be measured. The
-    rest of it is named; with `report` the run's report is a part of it.
+    The time left includes the work after the last step, such as samples and validation, if this run has measured it.
+    Work that was not measured is named instead; with `report`, the run's report is named too.
     """
 
     def __init__(self, every_n_seconds: float = 15.0, report: bool = False) -> None:
@@ -53,7 +53,7 @@ class Progress(pl.Callback):
         return "  ".join(parts)
 
     def _after_last_step(self, trainer: pl.Trainer) -> tuple[float, list[str]]:
-        """Return the seconds that the known work after the last step takes, and the names of the rest of it."""
+        """Return the seconds that measured work after the last step takes, and the names of the other work."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         work = [callback for callback in callbacks if isinstance(callback, Scheduled) and callback.every.at_end]
         unmeasured = [callback.title for callback in work if callback.seconds is None]

@@ -22,8 +22,9 @@ T = TypeVar("T")
 class GracefulStop(pl.Callback):
     """Stops all ranks after the current step at the first signal, and immediately at the second.
 
-    Waiting for data and the work given to `stoppable` end at once, saving does not. Signals before the end of the first
-    step interrupt the process. The callback comes after Checkpointing, so that at the end all is saved before it acts.
+    A signal ends waiting for data and the work given to `stoppable` at once, but not saving. Signals before the end of
+    the first step interrupt the process. The callback comes after Checkpointing, so that the run is saved before it
+    acts.
     """
 
     def __init__(self) -> None:

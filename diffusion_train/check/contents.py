@@ -27,8 +27,8 @@ from diffusion_train.data.order.order import Draw
 from diffusion_train.data.selection import Mask
 from diffusion_train.data.shard.problem import Problem
 from diffusion_train.metric.near_duplicates import SIGNATURE, Signatures, signature
+from diffusion_train.rights.validity import rights_faults
 from diffusion_train.utils.process.workers import Workers, available
-from diffusion_train.validity import rights_faults
 
 _CHUNK = 256  # samples in one task of a process
 

@@ -48,7 +48,7 @@ RULES = {
     "colour-profile": Rule("note", "Its colours are converted to sRGB when it is read."),
     "unusable-profile": Rule("warning", "It is broken or of another colour space than the image, and ignored: save the image as sRGB."),
     "transparent-image": Rule("note", "Transparent parts show data.background."),
-    "blank-image": Rule("warning", "Training sees an empty image: data.background=contrast shows a white image on transparency, and a colour any other."),
+    "blank-image": Rule("warning", "Training sees an empty image: set data.background to contrast if the image is white on transparency, else to another colour."),
     "animated-image": Rule("note", "Only the first frame is used; data.animated=refuse makes it a bad sample."),
     "deep-image": Rule("note", "It is converted to 8 bits per channel."),
     # captions
@@ -61,7 +61,7 @@ RULES = {
     # json and rights
     "malformed-json": Rule("warning", "The json is not used, so the licence is unknown: write the json again."),
     "unknown-license": Rule("warning", 'Write "license" into the json; data.allowed_licenses leaves such samples out.'),
-    "unread-license": Rule("warning", "The text is not a name that is known: read it, and write an SPDX name, proprietary, own work or LicenseRef-<your name>."),
+    "unread-license": Rule("warning", "The text is not the name of a known licence: read it, and write an SPDX name, proprietary, own work or LicenseRef-<your name>."),
     "expired-license": Rule("warning", "Renew the licence and write its new last day, or leave the sample out; prepare leaves it out."),
     "missing-release": Rule("warning", "Write the release of the people into model_release, or people=no; prepare leaves the sample out."),
     "license-not-allowed": Rule("warning", "It is left out because of data.allowed_licenses."),

@@ -24,7 +24,7 @@ from diffusion_train.data.selection import (
 )
 from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.shard.problem import Problem
-from diffusion_train.license import UNKNOWN, normalise, terms
+from diffusion_train.rights.license import UNKNOWN, normalise, terms
 
 
 def of_samples(

@@ -1,7 +1,7 @@
-"""Record that somebody approves the images of a run for one use, or withdraws this.
+"""Record that somebody approves the images of a run for one use, or withdraw the approval.
 
-The approval rests on the marks that a reviewer saved on the report. It holds for the present weights of the run: after
-more training it counts as none. Several uses can be approved one after the other.
+The approval is based on the marks that a reviewer saved on the report. It is valid for the present weights of the run,
+until more training changes them. Several uses can be approved one after the other.
 """
 
 from __future__ import annotations

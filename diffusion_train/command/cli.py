@@ -1,8 +1,8 @@
 """`diffusion-train <command> [overrides]`, and the same for train.py and sample.py.
 
-A command is a file of this folder with a function `run(cfg) -> int` and the texts SUMMARY and EXAMPLE. One that works on
-a finished run lists in RUN_KEYS which keys of the run's config it reads. These are read without importing the file, so
-that help and mistakes are printed before torch is loaded.
+A command is a file of this folder with a function `run(cfg) -> int` and the texts SUMMARY and EXAMPLE. A command on a
+finished run lists in RUN_KEYS which keys of the run's config it reads. SUMMARY, EXAMPLE and RUN_KEYS are read without
+importing the file, so that help and mistakes are printed before torch is loaded.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ FORMATS = {
     "single_file": "original_file",
 }
 UNUSUAL = """\
-note: tools that know only the layers of kohya's sd-scripts leave out these keys, without a message, and draw other images:
+note: tools that know only the layers of kohya's sd-scripts silently ignore these keys and draw other images:
   {}
   adapter.targets=attention_and_convolutions trains a LoRA without them"""
 ONE_FILE = ("lora_kohya", "single_file")

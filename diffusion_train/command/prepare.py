@@ -17,13 +17,13 @@ from omegaconf import DictConfig
 from diffusion_train import config
 from diffusion_train.assembly import build_token_counter
 from diffusion_train.config.folders import own_settings
-from diffusion_train.license import mistyped
 from diffusion_train.prepare.dataset_card import make_card, readme, summary
 from diffusion_train.prepare.ledger import FOLDER, Ledger, refuse_other_things
 from diffusion_train.prepare.next_step import next_commands
 from diffusion_train.prepare.preparation import LEFT_OUT, Preparation
 from diffusion_train.prepare.source.base import Source
 from diffusion_train.prepare.source.folder import Folder
+from diffusion_train.rights.license import mistyped
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import atomic_file
 from diffusion_train.utils.lock import locked

@@ -16,7 +16,7 @@ from diffusion_train.data.image.decode import IMAGE_EXTENSIONS, MAX_PIXELS, is_i
 from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.shard.index import Traits
 from diffusion_train.data.shard.problem import DataError, Problem
-from diffusion_train.license import decide, mistyped
+from diffusion_train.rights.license import decide, mistyped
 from diffusion_train.utils.text import printable
 
 log = logging.getLogger(__name__)

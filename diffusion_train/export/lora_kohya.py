@@ -2,7 +2,7 @@
 
 Layers have their diffusers names with underscores for dots; the U-Net of XL has those of the first authors' layout.
 sd-scripts adapts the U-Net's attention, residual blocks, downsamplers and upsamplers alone (`networks/lora.py`), so
-some tools drop the keys of other layers. The file has them all the same, and `unusual_keys` names them.
+some tools ignore the keys of other layers. The file still contains them, and `unusual_keys` names them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def write(model: Model, folder: Path) -> Path:
 
 
 def unusual_keys(model: Model) -> list[str]:
-    """Return the keys, without endings such as ".alpha", of the layers for which sd-scripts has no place."""
+    """Return the keys, without endings such as ".alpha", of the layers that sd-scripts does not adapt."""
     return sorted(key for name, key in _unet_keys(model).items() if not _BLOCKS & set(name.split(".")))
 
 

@@ -15,15 +15,15 @@ from diffusion_train.data.shard.authors import asks_for_author
 from diffusion_train.export.exported_model import Model
 from diffusion_train.export.lora_peft import rank_and_alpha
 from diffusion_train.export.proof import Proof, Question
-from diffusion_train.license import normalise, terms
 from diffusion_train.page import card
+from diffusion_train.rights.license import normalise, terms
 
 
 @dataclass(frozen=True)
 class Facts:
     """Facts about a run for its model card. `data` is its data.json, `config` its redacted config.
 
-    `approvals` are the lines that say who approved its images. `unusual_keys` are those that some tools leave out.
+    `approvals` are the lines that say who approved its images. `unusual_keys` are those that some tools ignore.
     """
 
     base: str

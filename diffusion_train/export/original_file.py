@@ -20,7 +20,7 @@ _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "s
 def write(model: Model, folder: Path) -> Path:
     """Write the model, with adapters merged, to a .safetensors file in `folder` and return the file.
 
-    Raises ValueError if the autoencoder scales its latents as no model in this format does.
+    Raises ValueError if the autoencoder does not scale its latents as the published model does.
     """
     _check_latents(model)
     config = merge(model.unet).config
@@ -42,7 +42,7 @@ def write(model: Model, folder: Path) -> Path:
 
 
 def _check_latents(model: Model) -> None:
-    """A single file has no settings, so that tools scale the latents of each version as published."""
+    """Raise ValueError if latents are scaled in another way: a file has no settings, so tools use the published ones."""
     own = json.loads((model.base / "vae" / "config.json").read_text("utf-8"))
     published = json.loads((LAYOUTS / f"{model.version}.json").read_text("utf-8"))["vae"]
     names = ("latents_mean", "latents_std", "scaling_factor")

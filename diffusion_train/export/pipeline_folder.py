@@ -36,7 +36,7 @@ def write(model: Model, folder: Path) -> Path:
 
 
 def _fill(base: Path, folder: Path) -> None:
-    """Write the weights of a part that has them only as a variant under the name that is read without `variant`."""
+    """Write the weights of a part under the plain name if it has only a variant, such as fp16."""
     weights = find(base)
     if weights.variant:
         stem = weights.files[0].name.partition(".")[0]

@@ -1,6 +1,6 @@
 """Loads an export as any user of diffusers does, in a separate process: `python -m diffusion_train.export.reload CASE`.
 
-It uses nothing of this package but readers of JSON and of file names. CASE is a folder with case.json and
+It uses nothing of this package except readers of JSON and of file names. CASE is a folder with case.json and
 inputs.safetensors. It writes answer.safetensors there: one prediction for the inputs, and the image for the noise and
 the prompt.
 """

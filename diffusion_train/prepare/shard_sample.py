@@ -14,14 +14,14 @@ from diffusion_train.data.image.decode import decode_image
 from diffusion_train.data.image.ground import is_blank
 from diffusion_train.data.image.header import FORMATS, Header, ImageError, TooManyPixels, image_header
 from diffusion_train.data.image.profile import profile_use
-from diffusion_train.license import UNKNOWN, decide
 from diffusion_train.metric.near_duplicates import signature
 from diffusion_train.prepare.image.stored_image import source_header, stored_image
 from diffusion_train.prepare.image.svg_safety import OutsideReference
-from diffusion_train.prepare.rights import NO_RIGHTS, Rights, with_rights
 from diffusion_train.prepare.source.base import Entry, LeftOut, Record, refuse
+from diffusion_train.rights.image_rights import NO_RIGHTS, Rights, with_rights
+from diffusion_train.rights.license import UNKNOWN, decide
+from diffusion_train.rights.validity import expiry_mistake, rights_faults
 from diffusion_train.utils.text import clean_text, is_damaged
-from diffusion_train.validity import expiry_mistake, rights_faults
 
 MissingCaption = Literal["drop", "empty"]
 InvalidRights = Literal["drop", "keep"]
@@ -68,8 +68,8 @@ class Rules:
 class Measures(NamedTuple):
     """The facts about a sample for the dataset card; width and height are those of the stored image, upright.
 
-    `converted` is the format that the source had, "" if a shard may store it. `is_blank` is an image that shows nothing on
-    white.
+    `converted` is the format that the source had, "" if a shard may store it. `is_blank` says that the image is
+    blank on white.
     """
 
     key: str

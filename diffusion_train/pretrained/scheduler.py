@@ -165,8 +165,8 @@ def _levels(settings: Nodes, source: str, default: str, unit_start: bool) -> Nod
     spacing = settings.get("timestep_spacing") or default
     if spacing not in _SPACINGS:
         raise ValueError(
-            f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json must be one of "
-            f"{', '.join(_SPACINGS)}; {_SAMPLING}"
+            f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json is not supported; set it to one "
+            f"of {', '.join(_SPACINGS)}: {_SAMPLING}"
         )
     return {
         "_target_": f"{_GRID}.{_SPACINGS[spacing]}",

@@ -15,7 +15,7 @@ class Report:
     format: int = 2
     name: str
     brand: str | None  # the brand's name; None if nobody gave it
-    owner: str | None  # who answers for the brand
+    owner: str | None  # who is responsible for the brand
     base: str | None  # None for a run that started from nothing
     data: ImageCounts
     prompts: Mapping[str, PromptSource]  # by kind

@@ -56,7 +56,7 @@ def read_marks(file: Path) -> MarksFile:
 
 
 def counted(marks: Iterable[Mark], images: Collection[str]) -> tuple[int, int]:
-    """Return how many of these images are approved, and how many are rejected: by anybody, so it is no approval then."""
+    """Return how many of these images are approved and how many rejected; one that anybody rejects is not approved."""
     verdicts: dict[str, set[str]] = {}
     for mark in marks:
         if mark.image in images:

@@ -22,7 +22,7 @@ from diffusion_train.training.weights import checkpoint_weights, load_weights
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of a sweep. `drawn` says that its samples are drawn already: "base" or "run", or "" if not."""
+    """One setting of a sweep. `drawn` names the samples that exist already, "base" or "run"; "" if there are none."""
 
     axis: str  # "scale" or "step"
     value: float

@@ -15,7 +15,6 @@ from pathlib import Path
 from markupsafe import Markup
 
 from diffusion_train.approval import Approvals
-from diffusion_train.license import MEANING
 from diffusion_train.page import page
 from diffusion_train.report.album import embedded
 from diffusion_train.report.facts import CopyingFacts, Fidelity, Report
@@ -24,6 +23,7 @@ from diffusion_train.report.measure import RESOLUTION
 from diffusion_train.report.plot import strip, trade_off
 from diffusion_train.report.rights_table import affected, asked_for
 from diffusion_train.report.sweep import SURPRISING
+from diffusion_train.rights.license import MEANING
 
 _SERIOUS = set(MEANING) - {"share-alike", "use-restricted"}  # terms under which the images may not be used at all
 
@@ -85,7 +85,7 @@ def date(text: str) -> str:
 
 
 def closing(fidelity: Fidelity) -> Closing | None:
-    """Return None without a gap to close, and if no interval says that the run is closer than the base."""
+    """Return how much of the gap is closed; None without a gap, or if the interval does not say that it is closed."""
     change, closed = fidelity.change, fidelity.gap_closed and fidelity.gap_closed.kid
     if not (change and closed and change.error is not None and change.direction == "closer"):
         return None

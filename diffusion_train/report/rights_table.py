@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_train import config
-from diffusion_train.license import MEANING, UNKNOWN, normalise, terms
 from diffusion_train.pretrained.model_license import license_of
 from diffusion_train.report.facts import LicenseCount, Rights
+from diffusion_train.rights.license import MEANING, UNKNOWN, normalise, terms
 
 _MAX_BYTES = 64 << 20
 _MAX_BASES = 8

@@ -1,4 +1,4 @@
-"""What diffusers makes of noise levels between those of a model's table, in which index i is the time (i + 1) / N."""
+"""Noise levels between those of a model's table, as diffusers computes them. Index i is the time (i + 1) / N."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Precision: resolves `trainer.precision=auto` on this hardware, and stores frozen weights in short form.
+"""Precision: resolves `trainer.precision=auto` on this hardware, and stores frozen weights in half precision.
 
 Trained weights stay in float32 or more. A weight of bfloat16 has 8 significant bits, so a step that changes it by less
 than 1/512 is rounded away.

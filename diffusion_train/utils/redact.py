@@ -50,7 +50,7 @@ def redact_text(text: str) -> str:
 def is_secret(name: str, declared: bool = True, number: bool = False) -> bool:
     """Return whether the value of this name, text or a number, is a secret.
 
-    `declared` says that the package has a setting of this name: then `key` and the like are none.
+    `declared` says that the package has a setting of this name: then the values of `key` and the like are not secrets.
     """
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
     if not declared and _UNLESS_DECLARED.search(snake):

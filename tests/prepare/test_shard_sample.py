@@ -12,9 +12,9 @@ from colour_profiles import ONLY_BLACK_INK, WIDE
 from PIL import Image
 
 from diffusion_train.data.image.decode import WHITE, decode_image
-from diffusion_train.prepare.rights import Rights
 from diffusion_train.prepare.shard_sample import Made, Rules, make
 from diffusion_train.prepare.source.base import Entry, LeftOut, Record, parse_metadata
+from diffusion_train.rights.image_rights import Rights
 
 
 def noise(width=40, height=30, mode="RGB"):

@@ -17,10 +17,10 @@ from PIL import Image
 from report_content import HOSTILE, PICTURES, WEIGHTS, report, sample
 
 from diffusion_train.approval import Approvals, Decision
-from diffusion_train.license import MEANING
 from diffusion_train.report.brand_report import from_json, read_report, to_json
 from diffusion_train.report.marks import read_marks
 from diffusion_train.report.report_page import report_page
+from diffusion_train.rights.license import MEANING
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_run_that_went_away_from_the_brand_is_told(folder: Path) -> None:
 @pytest.mark.parametrize(("change", "error"), [(0.002, 0.3), (-0.002, 0.3), (-3.0, None)])
 def test_noise_gets_no_verdict(folder: Path, change: float, error: float | None) -> None:
     text = first_screen(folder, fidelity=fidelity(change, error))
-    assert "No clear change Before and after are equally far from real images of the brand" in text
+    assert "No clear change The distance to real images of the brand did not change clearly" in text
     assert ("differences up to 0.30 are noise" if error else "too few images to tell differences from noise") in text
     assert "✗ decide on this" not in made_page(folder, fidelity=fidelity(change, error)).split("What was copied")[0]
 
@@ -172,7 +172,7 @@ def test_samples_that_training_did_not_change_look_the_same(folder: Path) -> Non
 def test_colours_are_told_however_they_changed(folder: Path, after: float, told: str) -> None:
     run = {"kid": 1.0, "kid_error": None, "likeness": 0.4, "colours": after}
     text = first_screen(folder, fidelity=fidelity(-1.0, run=run))
-    assert f"Its colours are {told}" in text
+    assert f"The colours of the samples are {told}" in text
     assert f"less than 1 is not visible): before 10.0, after {after:.1f}." in text
 
 

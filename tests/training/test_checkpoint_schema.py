@@ -118,7 +118,9 @@ def test_all_that_is_wrong_is_in_one_message(tmp_path: Path) -> None:
     path = tmp_path / ckpt.step_name(1)
     ckpt.AtomicCheckpointIO().save_checkpoint(content, path)
     for read in (ckpt.load, ckpt.peek, ckpt.read_facts):
-        with pytest.raises(ValueError, match=r"step_00000001.ckpt: its state is not that of a run; resume=") as error:
+        with pytest.raises(
+            ValueError, match=r"step_00000001.ckpt: its state is not that of a run; use resume="
+        ) as error:
             read(path)
         listed = str(error.value).splitlines()[1:]
         assert [line.split(":")[0].strip() for line in listed] == ["global_step", "loops", "ema"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,15 +22,15 @@ time.sleep(30)
 """
 
 PARENT = """
-import multiprocessing, time
+import multiprocessing, sys, time
 from diffusion_train.utils.process.child_process import serve_parent
 def work():
     serve_parent()
+    print("ready", flush=True)
     time.sleep(60)
-child = multiprocessing.get_context("fork").Process(target=work)
-child.start()
-print(child.pid, flush=True)
-time.sleep(60)
+if __name__ == "__main__":
+    multiprocessing.get_context(sys.argv[1]).Process(target=work).start()
+    time.sleep(60)
 """
 
 
@@ -49,10 +51,14 @@ def test_a_worker_goes_on_with_what_its_parent_may_need(number: int) -> None:
     process.wait()
 
 
-def test_it_ends_with_a_killed_parent() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_it_ends_with_a_killed_parent_and_not_before(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT, "utf-8")
+    parent = subprocess.Popen([sys.executable, str(script), method], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    assert parent.stdout.readline()
+    assert parent.stdout.readline() == "ready\n"
+    assert not select.select([parent.stdout], [], [], 1.0)[0]
     parent.kill()
     assert parent.stdout.read() == ""  # which the child holds open
     parent.wait()

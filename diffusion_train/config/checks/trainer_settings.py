@@ -44,7 +44,7 @@ def trainer_mistakes(cfg: DictConfig) -> list[Mistake]:
     if settings.get("_target_") != "pytorch_lightning.Trainer":
         return []
     strategy = str(settings.get("strategy", ""))
-    problem = "starts processes as copies of this one; they must be commands of their own"
+    problem = "copies this process to start the others, but each must be started as a separate command"
     copied = [Mistake(f"trainer.strategy={strategy}", problem, "use ddp")] if _COPIES.search(strategy) else []
     return copied + [
         Mistake(f"trainer.{key}", "is not a setting of a run", _INSTEAD.get(str(key), "leave it out"))

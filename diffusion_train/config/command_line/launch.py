@@ -47,7 +47,8 @@ class _Ended(BaseException):
 def launch(call: Call, body: Body, ends: Collection[int] = (), run_keys: Collection[str] | None = None) -> int:
     """Run `body` on the config if it has no mistakes; return the exit code, of a sweep the highest of all jobs.
 
-    `run_keys` are those that the command reads of the config of a finished run, with everything below them. A job whose code is in `ends` ends the sweep. Raises ConfigError with every mistake.
+    `run_keys` are the keys that the command reads of the config of a finished run, with everything below them. A job
+    whose code is in `ends` ends the sweep. Raises ConfigError with every mistake.
     """
     resolvers.install()
     allow(call.allowed)

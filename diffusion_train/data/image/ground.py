@@ -1,4 +1,4 @@
-"""The ground behind transparent images: one colour for all, or the one of white and black on which an image is seen."""
+"""The background of transparent images: one colour for all, or white or black, whichever makes the image visible."""
 
 from __future__ import annotations
 

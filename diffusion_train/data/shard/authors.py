@@ -1,4 +1,4 @@
-"""Authors of the images whose licences ask that their authors are named."""
+"""Authors of the images whose licences require attribution."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from diffusion_train.data.shard.catalog import Catalog
 from diffusion_train.data.storage.base import Storage
-from diffusion_train.license import is_recognised, normalise
+from diffusion_train.rights.license import is_recognised, normalise
 
 MOST = 10_000  # images whose authors are read; more would delay the start, and no card could name them all
 _NO_NAME_NEEDED = re.compile(r"(CC0-1\.0|CC-PDM-1\.0|CC-PDDC|LicenseRef-[\w.-]+|Unlicense|WTFPL|0BSD|MIT-0)")
 
 
 def asks_for_author(license: str) -> bool:
-    """Whether a licence asks that its author is named; an owner's own terms (LicenseRef-...) say so elsewhere."""
+    """Whether a licence requires attribution. An owner's terms (LicenseRef-...) are not read, so they do not count."""
     name = normalise(license)
     return is_recognised(name) and not _NO_NAME_NEEDED.fullmatch(name)
 

@@ -79,7 +79,7 @@ class _Reader:
 
     def _attribute(self, name: str, value: str) -> None:
         if name in _NAMES_A_RESOURCE and not value.strip().startswith("#"):
-            raise OutsideReference(f'{name}="{value[:60]}"; embedded images too must be exported as PNG')
+            raise OutsideReference(f'{name}="{value[:60]}"; export an SVG with an embedded image as PNG')
         _refuse_style(value, is_style=name == "style")
 
     def _end(self, name: str) -> None:

@@ -16,9 +16,7 @@ from PIL import Image
 
 from diffusion_train.data.caption.table_rows import MAX_METADATA, SUFFIXES, column_names, table_rows
 from diffusion_train.data.image.decode import OTHER_IMAGES
-from diffusion_train.license import both
 from diffusion_train.prepare.image.formats import READABLE, extension, most_bytes
-from diffusion_train.prepare.rights import rights_of
 from diffusion_train.prepare.source.base import (
     Entry,
     FileState,
@@ -32,6 +30,8 @@ from diffusion_train.prepare.source.base import (
 )
 from diffusion_train.prepare.source.misnamed import missing
 from diffusion_train.prepare.source.table import USUAL, USUAL_COLUMNS, Columns
+from diffusion_train.rights.image_rights import rights_of
+from diffusion_train.rights.license import both
 from diffusion_train.utils.text import argument, decode_text
 
 PLACES = ("txt", "caption", "table", "json", "name", "prompt")

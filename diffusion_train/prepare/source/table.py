@@ -11,7 +11,6 @@ from typing import Any
 
 from diffusion_train.data.caption.table_rows import SUFFIXES, TableRow, column_names, table_rows
 from diffusion_train.prepare.image.formats import most_bytes
-from diffusion_train.prepare.rights import AUTHOR_FIELDS, LICENSE_FIELDS, OWNER_FIELDS, SOURCE_FIELDS, Rights
 from diffusion_train.prepare.source.base import (
     Entry,
     LeftOut,
@@ -22,7 +21,8 @@ from diffusion_train.prepare.source.base import (
     read_file,
 )
 from diffusion_train.prepare.source.misnamed import images_in, missing
-from diffusion_train.validity import EXPIRY_FIELDS, PEOPLE_FIELDS, RELEASE_FIELDS
+from diffusion_train.rights.image_rights import AUTHOR_FIELDS, LICENSE_FIELDS, OWNER_FIELDS, SOURCE_FIELDS, Rights
+from diffusion_train.rights.validity import EXPIRY_FIELDS, PEOPLE_FIELDS, RELEASE_FIELDS
 
 USUAL = {
     "image": ("image", "file_name", "filename", "image_path", "image_file", "filepath", "path", "file", "jpg", "png"),

@@ -50,7 +50,7 @@ def group(reason: str, keys: str) -> dict[str, str]:
     return dict.fromkeys(keys.split(), reason)
 
 
-NOT_ORDINARY = "it cannot be trained as an ordinary one, so give the model that it was distilled from"
+NOT_ORDINARY = "it cannot be trained like other models, so give the model that it was distilled from"
 # Of any config that the library saves.
 SAVED = group("says which program wrote the file, and from where", "_diffusers_version _name_or_path _commit_hash")
 SAVED |= group("says which keys have the default of their class", "_use_default_values")

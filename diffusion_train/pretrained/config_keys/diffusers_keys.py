@@ -19,7 +19,7 @@ _AVERAGE = group(
     "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup",
 )
 _LABEL = Refusal(
-    "its label is not the number of a class, which is not supported",
+    "labels other than class numbers are not supported",
     "give another model",
     (None, "timestep", "identity"),
 )
@@ -40,7 +40,7 @@ UNET_2D = Keys(
         "class_embed_type": _LABEL,
         "time_embedding_type": Refusal(
             "the network takes the noise level sigma as its time, which is not supported",
-            "give a network with positional",
+            "give a model with time_embedding_type=positional",
             (None, "positional", "learned"),
         ),
     },

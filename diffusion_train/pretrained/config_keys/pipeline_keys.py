@@ -15,7 +15,7 @@ PARTS = {
     "tokenizer": _TOKENIZERS,
 }
 PARTS_OF_XL = {**PARTS, "text_encoder_2": ("CLIPTextModelWithProjection",), "tokenizer_2": _TOKENIZERS}
-_IMAGES = "is for images that come out, or for image prompts; neither is used in training"
+_IMAGES = "is for generated images or for image prompts, which are not used here"
 _HARMLESS = {
     **SAVED,
     **group(_IMAGES, "safety_checker feature_extractor image_encoder requires_safety_checker add_watermarker"),

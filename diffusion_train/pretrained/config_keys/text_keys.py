@@ -5,21 +5,21 @@ from __future__ import annotations
 from diffusion_train.pretrained.config_keys.base import CODE, SAVED, Keys, Refusal, group, words
 
 _ARCHITECTURE = "architectures model_type vocab_size"
-_TRAINING = "is for training the whole encoder from scratch, or for outputs that are not read"
+_TRAINING = "is for training the whole encoder, or for outputs that are not read"
 _GENERATION = "is for generating text"
 _HARMLESS = {
     **SAVED,
     **group("says which program wrote the file", "transformers_version tokenizer_class"),
     **group("all encoders are loaded in float32", "torch_dtype dtype use_bfloat16"),
-    **group("is off in evaluation, and an encoder has it only there", "attention_dropout dropout dropout_rate"),
+    **group("is off in evaluation mode, in which encoders run", "attention_dropout dropout dropout_rate"),
     **group(_TRAINING, "initializer_factor initializer_range classifier_dropout tie_word_embeddings problem_type"),
     **group(_TRAINING, "id2label label2id output_attentions output_hidden_states output_past torchscript"),
     **group(_TRAINING, "finetuning_task task_specific_params n_positions tf_legacy_loss gradient_checkpointing"),
     **group("changes memory, not results", "chunk_size_feed_forward use_cache"),
-    **group("is the tokenizer's to say", "bos_token_id pad_token_id sep_token_id"),
-    **group("is the decoder's, of which nothing is read", "num_decoder_layers tie_encoder_decoder is_encoder_decoder"),
-    **group("is the decoder's, of which nothing is read", "cross_attention_hidden_size decoder_start_token_id"),
-    **group("is the decoder's, of which nothing is read", "scale_decoder_outputs"),
+    **group("is set by the tokenizer", "bos_token_id pad_token_id sep_token_id"),
+    **group("belongs to the decoder, which is not used", "num_decoder_layers tie_encoder_decoder is_encoder_decoder"),
+    **group("belongs to the decoder, which is not used", "cross_attention_hidden_size decoder_start_token_id"),
+    **group("belongs to the decoder, which is not used", "scale_decoder_outputs"),
     **group(_GENERATION, "bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping max_length"),
     **group(_GENERATION, "encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id"),
     **group(_GENERATION, "forced_eos_token_id length_penalty min_length no_repeat_ngram_size num_beam_groups"),
@@ -49,7 +49,7 @@ T5_ENCODER = Keys(
         f"{_ARCHITECTURE} d_model d_kv d_ff num_layers num_heads relative_attention_num_buckets layer_norm_epsilon "
         "relative_attention_max_distance feed_forward_proj is_gated_act dense_act_fn"
     ),
-    harmless=_HARMLESS | group("is the tokenizer's to say", "eos_token_id"),
+    harmless=_HARMLESS | group("is set by the tokenizer", "eos_token_id"),
     refused=_REFUSED,
 )
 

@@ -40,7 +40,7 @@ def _is_amount(value: Any) -> bool:
 
 TENSOR = Leaf("a tensor", _is_tensor)
 FLOATS = Leaf("a tensor of floating-point numbers", lambda value: _is_tensor(value) and value.is_floating_point())
-AMOUNT = Leaf("a finite number of at least 0, or a scalar tensor of it", _is_amount)
+AMOUNT = Leaf("a finite number of at least 0, or a scalar tensor with one", _is_amount)
 NULL = Leaf("null", lambda value: value is None)
 
 _GROUPS = ("diffusion", "network", "conditioner", "autoencoder", "adapter", "optimizer", "lr_schedule", "ema", "data")
@@ -104,8 +104,8 @@ def problems(checkpoint: Mapping[str, Any]) -> list[str]:
 def listing(path: Path, wrong: list[str]) -> str:
     """Return the message for a checkpoint with `problems`."""
     return (
-        f"{path}: its state is not that of a run; resume=<path of another checkpoint> resumes from that one, and "
-        f"resume=auto from the one before it if this file is deleted:{indented(wrong)}"
+        f"{path}: its state is not that of a run; use resume=<path of another checkpoint>, or delete this file and "
+        f"use resume=auto, which resumes from the one before it:{indented(wrong)}"
     )
 
 

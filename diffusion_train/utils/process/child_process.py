@@ -1,4 +1,4 @@
-"""Processes that work for another one: they leave signals to it and end with it."""
+"""Worker processes: they ignore signals, which their parent handles, and end when the parent ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 from diffusion_train.utils.process.interruption import SIGNALS
 
@@ -23,24 +24,29 @@ def serve_parent(worker: int = 0) -> None:
     for number in (*SIGNALS, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: _end_later())
-    end_with(_parent())
+    started_by = multiprocessing.parent_process()
+    if started_by is None or started_by.pid == os.getppid():
+        end_with(os.getppid())
+    else:  # a fork server is the parent, or the parent has ended
+        _end_after(started_by.join)
 
 
 def end_with(parent: int) -> None:
     """End this process soon after its parent, the process with the id `parent`, ended for any reason."""
 
-    def watch() -> None:
+    def wait() -> None:
         while os.getppid() == parent:
             time.sleep(_LOOK_EVERY)
+
+    _end_after(wait)
+
+
+def _end_after(wait: Callable[[], None]) -> None:
+    def end() -> None:
+        wait()
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _parent() -> int:
-    """Return the id of the process that started this one, even if it has ended since."""
-    process = multiprocessing.parent_process()
-    return process.pid if process and process.pid else os.getppid()
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _end_later() -> None:

@@ -13,10 +13,10 @@ from PIL import Image
 from diffusion_train.command.sample import write as write_samples
 from diffusion_train.config.command_line.arguments import parse
 from diffusion_train.picture import save_png
-from diffusion_train.prepare.rights import rights_of
 from diffusion_train.prepare.source.base import LeftOut
 from diffusion_train.prepare.source.folder import Folder
 from diffusion_train.prepare.source.table import Columns
+from diffusion_train.rights.image_rights import rights_of
 from diffusion_train.utils.text import is_damaged
 
 

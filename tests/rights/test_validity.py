@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from diffusion_train.validity import expiry_date, rights_faults
+from diffusion_train.rights.validity import expiry_date, rights_faults
 
 TODAY = date(2026, 6, 15)
 

@@ -1,6 +1,6 @@
 """Names for licences that SPDX does not list: own work, an owner's terms, a stock agency's contract, OpenRAIL.
 
-They are written as SPDX writes unlisted names, LicenseRef-... (SPDX 2.3, annex D), and OpenRAIL as the Hugging Face hub.
+SPDX writes unlisted names as LicenseRef-... (SPDX 2.3, annex D). OpenRAIL has the names of the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _STOCK = tuple(f"LicenseRef-{name}" for name in dict.fromkeys(_AGENCIES.values()
 
 
 def owned(text: str) -> str | None:
-    """Return the name of an unlisted licence that people write in such words, or None."""
+    """Return the name of the unlisted licence that `text` means, or None."""
     plain = re.sub(r"[\s,_-]+", " ", text.casefold()).strip(" .")
     plain = re.sub(r" ?(licen[cs]e|agreement)$", "", plain)
     if _OWN.fullmatch(plain):
@@ -77,7 +77,7 @@ def owned(text: str) -> str | None:
 
 
 def copyright_owner(text: str) -> str:
-    """Return the owner that a notice such as "(c) 2024 ACME" names, "" if it names none or goes on with terms."""
+    """Return the owner that a notice such as "(c) 2024 ACME" names, "" if it names none or continues with terms."""
     match = _COPYRIGHT.fullmatch(text.strip())
     return match["owner"].strip() if match and not _TERMS_FOLLOW.search(match["owner"]) else ""
 

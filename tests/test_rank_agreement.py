@@ -20,8 +20,8 @@ from omegaconf import OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 from warm_process import python
 
-from diffusion_train.agreement import CheckpointFile, Report, agree, differing, facts, unseen
 from diffusion_train.config import ConfigError
+from diffusion_train.rank_agreement import CheckpointFile, Report, agree, differing, facts, unseen
 from diffusion_train.training.checkpoint.file import load, step_name
 from diffusion_train.utils.exit_code import Exit
 

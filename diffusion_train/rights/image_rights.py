@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusion_train.license import UNKNOWN, both, is_blank, normalise
-from diffusion_train.owned_license import copyright_owner
+from diffusion_train.rights.license import UNKNOWN, both, is_blank, normalise
+from diffusion_train.rights.owned_license import copyright_owner
+from diffusion_train.rights.validity import EXPIRY_FIELDS, PEOPLE_FIELDS, RELEASE_FIELDS, iso_date
 from diffusion_train.utils.text import clean_text
-from diffusion_train.validity import EXPIRY_FIELDS, PEOPLE_FIELDS, RELEASE_FIELDS, iso_date
 
 # Names of the fields in which data sets store rights, the most specific first.
 LICENSE_FIELDS = ("license", "licence", "license_url", "licence_url", "license_name", "rights", "usage_terms")

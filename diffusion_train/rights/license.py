@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from license_expression import Licensing
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from diffusion_train.owned_license import is_owned, owned, owned_terms
+from diffusion_train.rights.owned_license import is_owned, owned, owned_terms
 
 UNKNOWN = "unknown"
 PUBLIC_DOMAIN = "LicenseRef-Public-Domain"

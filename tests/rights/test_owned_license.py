@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_train.license import MEANING, decide, normalise, terms
-from diffusion_train.owned_license import copyright_owner
+from diffusion_train.rights.license import MEANING, decide, normalise, terms
+from diffusion_train.rights.owned_license import copyright_owner
 
 
 @pytest.mark.parametrize(

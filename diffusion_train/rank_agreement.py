@@ -1,4 +1,4 @@
-"""The ranks of a run agree on settings, data, versions and checkpoint before a step of one could wait for another."""
+"""Checks, before the first step, that all ranks of a run have the same settings, data, versions and checkpoint."""
 
 from __future__ import annotations
 

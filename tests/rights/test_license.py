@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_train.license import decide, mistyped, normalise, terms
-from diffusion_train.prepare.rights import rights_of
+from diffusion_train.rights.image_rights import rights_of
+from diffusion_train.rights.license import decide, mistyped, normalise, terms
 
 
 @pytest.mark.parametrize(
