@@ -62,15 +62,20 @@ def _whole_weights(run: Path) -> dict[str, Tensor]:
 
 
 def build_conditioner(cfg: DictConfig) -> Conditioner:
-    """Return the conditioner of a config, with its adapter if it has one. Raises ValueError if it cannot be adapted."""
+    """Return the conditioner of a config, with its adapter if it has one.
+
+    Raises ValueError if it cannot be adapted, or if weights of its text encoder are missing.
+    """
     conditioner: Conditioner = config.build(cfg.conditioner)
+    for text in conditioner.texts():
+        text.encoder.check_weights()
     if cfg.adapter.get("text_encoder"):
         conditioner.adapt(config.build(cfg.adapter).on_text_encoder)
     return conditioner
 
 
 def build_token_counter(cfg: DictConfig) -> Tokens | None:
-    """Return a token counter for the conditioner's text encoder, or None for conditioner=none.
+    """Return a token counter for the conditioner's text encoder, or None for conditioner=none. Needs no weights.
 
     Raises ValueError if the conditioner has no text encoder that counts tokens.
     """
@@ -140,6 +145,15 @@ def reads(cfg: DictConfig, what: str) -> bool:
     return any(
         getattr(part, f"reads_{what}", False) or not part.__module__.startswith("diffusion_train.") for part in parts
     )
+
+
+def idle_guidance(cfg: DictConfig) -> list[config.Mistake]:
+    """Return a mistake if guidance has no condition to guide to, so that it would change nothing."""
+    scale = cfg.guidance.get("scale", 1.0)
+    if scale == 1 or not str(cfg.conditioner._target_).endswith(".NoCondition"):
+        return []
+    problem = "has no effect, because the samples of this run have no condition (conditioner=none)"
+    return [config.Mistake(f"guidance.scale={scale:g}", problem, "leave it out, or give guidance=none")]
 
 
 def trigger_word(cfg: DictConfig) -> str:

@@ -57,7 +57,7 @@ RULES = {
     "blank-caption": Rule("warning", "It is trained with an empty caption, or is a bad sample if data.captions.missing=drop: write a caption."),
     "caption-not-utf8": Rule("warning", "It has U+FFFD in place of bytes that are not UTF-8: store it as UTF-8, or prepare it with source.encoding."),
     "malformed-caption": Rule("error", "Store the caption as text, or as text in JSON, of at most 1 MiB."),
-    "long-caption": Rule("warning", "The text encoder cuts it off: shorten it, or raise conditioner.encoder.max_length."),
+    "long-caption": Rule("warning", "The text encoder cuts it off: shorten it. CLIP takes 77 tokens; packaged_text and t5 take more with conditioner.encoder.max_length."),
     # json and rights
     "malformed-json": Rule("warning", "The json is not used, so the licence is unknown: write the json again."),
     "unknown-license": Rule("warning", 'Write "license" into the json; data.allowed_licenses leaves such samples out.'),

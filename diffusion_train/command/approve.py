@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from diffusion_train import config
 from diffusion_train.approval import Decision, approvals_of, record, reviewing
+from diffusion_train.command.next_commands import after_approval
 from diffusion_train.report.brand_report import add_marks, read_report, show_report
 from diffusion_train.report.facts import Report
 from diffusion_train.report.marks import MarksFile, judged, merged, read_marks
@@ -43,7 +44,12 @@ def run(cfg: DictConfig) -> int:
             marks = read_marks(Path(ask.marks))
             record(folder, approval(ask, folder, report, marks))
             add_marks(folder, report, marks.marks)
-    print("\n".join(printable(line, 400) for line in approvals_of(folder, report.scale).describe()))
+    approvals = approvals_of(folder, report.scale)
+    print("\n".join(printable(line, 400) for line in approvals.describe()))
+    if approvals.valid and not ask.revoke:
+        if report.scale is not None:
+            cfg.adapter.scale = report.scale
+        print("\n".join(after_approval(cfg, folder)))
     return Exit.DONE
 
 

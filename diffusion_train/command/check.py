@@ -20,6 +20,7 @@ from diffusion_train.check.contents import of_contents
 from diffusion_train.check.copies import find_copies, of_copies
 from diffusion_train.check.rules import RULES, by_rule, in_order
 from diffusion_train.check.samples import Samples
+from diffusion_train.command.next_commands import after_check
 from diffusion_train.config.mistakes import did_you_mean
 from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.data.data_settings import ShardData
@@ -49,7 +50,7 @@ def run(cfg: DictConfig) -> int:
     config.check(cfg, read=READ)
     refuse(cfg)
     if cfg.pretrained:
-        config.place_files(cfg)
+        config.place_files(cfg, weights=False)
     try:
         return check(cfg)
     except (StorageError, WorkerDied) as error:
@@ -87,7 +88,8 @@ def check(cfg: DictConfig) -> int:
         sheet = contact_sheet(seen.samples, seen.problems, seen.train, seen.held_out, seen.twins, cfg.num_shown)
         with atomic_file(out / "contact_sheet.html") as file:
             file.write(sheet.encode("utf-8", "replace"))
-    print(summary(seen, tokens is not None, out), end="", flush=True)
+    is_sound = all(RULES[problem.rule].severity != "error" for problem in seen.problems)
+    print(summary(seen, tokens is not None, out, after_check(cfg) if is_sound else []), end="", flush=True)
     return Exit.FOUND if seen.problems else Exit.DONE
 
 
@@ -144,8 +146,11 @@ def entry(problem: Problem) -> dict[str, Any]:
     return {"severity": RULES[problem.rule].severity, **facts}
 
 
-def summary(seen: Findings, counted_tokens: bool, out: Path) -> str:
-    """Return the text to print: for each rule, the worst first, a count, an example and a remedy; then the buckets."""
+def summary(seen: Findings, counted_tokens: bool, out: Path, then: Sequence[str]) -> str:
+    """Return the text to print: for each rule, the worst first, a count, an example and a remedy; then the buckets.
+
+    `then` are lines with the commands to run next.
+    """
     found, count = by_rule(seen.problems), len(seen.problems)
     given = {**vars(seen), "rules": RULES, "found": found, "num_problems": count, "counted_tokens": counted_tokens}
-    return page.plain("diffusion_train.check", "findings.txt", out=out, **given)
+    return page.plain("diffusion_train.check", "findings.txt", out=out, then=then, **given)

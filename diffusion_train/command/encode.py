@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from diffusion_train import config
 from diffusion_train.assembly import build_conditioner
+from diffusion_train.command.next_commands import after_encode
 from diffusion_train.config.resolve_data import resolve_data
 from diffusion_train.config.training_config import SETTINGS
 from diffusion_train.data.storage.base import StorageError
@@ -33,7 +34,6 @@ from diffusion_train.utils.lock import locked
 from diffusion_train.utils.process.launcher import first_process
 from diffusion_train.utils.quiet import quiet_libraries
 from diffusion_train.utils.redact import redact_text
-from diffusion_train.utils.text import argument
 
 SUMMARY = "compute a run's latents and text embeddings once"
 EXAMPLE = """\
@@ -134,7 +134,7 @@ def summary(counts: Mapping[str, Mapping[str, int]], out: Path) -> str:
         "encoded.txt",
         counts=counts,
         out=out,
-        argument=argument("data.encoded", out),
+        then=after_encode(out),
         shards=shards,
         num_bytes=num_bytes,
     )

@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train import config, picture
 from diffusion_train.adapter.lora import without
-from diffusion_train.approval import Approvals, approvals_of, approve_command
-from diffusion_train.assembly import grid_prompts, load_pipeline, starts_from_run
+from diffusion_train.approval import Approvals, approvals_of
+from diffusion_train.assembly import grid_prompts, load_pipeline, starts_from_run, trigger_word
+from diffusion_train.command.next_commands import to_approve
 from diffusion_train.config.model_changes import model_changes
 from diffusion_train.export.exported_model import Model, base_folder
 from diffusion_train.export.model_card import Facts, readme
@@ -71,7 +72,7 @@ def run(cfg: DictConfig) -> int:
     ask = cfg.export
     with unchanged(weights_file(Path(ask.run))):
         approvals = approvals_of(Path(ask.run), strength(cfg))
-        refuse_wrong(ask, approvals)
+        refuse_wrong(cfg, approvals)
         refuse_other_model(cfg)
         model = opened(cfg)
     form = importlib.import_module(f"diffusion_train.export.{FORMATS[ask.format]}")
@@ -83,14 +84,17 @@ def run(cfg: DictConfig) -> int:
     out, said = Path(ask.out), approvals.describe()
     try:
         with temporary_folder(out.absolute().parent) as scratch:
-            return exported(cfg, model, form, facts(cfg, model, said), scratch)
+            exported(cfg, model, form, facts(cfg, model, said), scratch)
     except Unproved as error:
         print(f"{error}; nothing was written to {out}", file=sys.stderr)
         return Exit.NUMERICAL
+    if not approvals.valid:
+        print("\n".join(to_approve(cfg, run_folder(ask).path)))
+    return Exit.DONE
 
 
-def exported(cfg: DictConfig, model: Model, form: ModuleType, about: Facts, scratch: Path) -> int:
-    """Write the export in `scratch`, compare it with the run and move it to `cfg.export.out`; return the exit code.
+def exported(cfg: DictConfig, model: Model, form: ModuleType, about: Facts, scratch: Path) -> None:
+    """Write the export in `scratch`, compare it with the run and move it to `cfg.export.out`.
 
     `form` is the module of the format; `about` is for the card. Raises Unproved if the comparison fails.
     """
@@ -119,12 +123,12 @@ def exported(cfg: DictConfig, model: Model, form: ModuleType, about: Facts, scra
     publish_export(folder, file, out)
     print("\n".join(printable(line, 400) for line in about.approvals))
     print(f"wrote {ask.format} to {out}; {card_of(out)} says how to use it")
-    return Exit.DONE
 
 
-def refuse_wrong(ask: DictConfig, approvals: Approvals) -> None:
+def refuse_wrong(cfg: DictConfig, approvals: Approvals) -> None:
     """Raises ConfigError with every mistake in the command's own settings."""
 
+    ask = cfg.export
     mistakes, out = [], Path(ask.out)
     if ask.format not in FORMATS:
         mistakes.append(config.Mistake(f"format={ask.format}", "no such format", f"use {', '.join(FORMATS)}"))
@@ -135,7 +139,7 @@ def refuse_wrong(ask: DictConfig, approvals: Approvals) -> None:
     if not ask.tolerance > 0:
         mistakes.append(config.Mistake(f"tolerance={ask.tolerance}", "must be above 0"))
     if ask.require_approval and not approvals.valid:
-        remedy = f"run: {approve_command(run_folder(ask).path)}"
+        remedy = " ".join(map(str.strip, to_approve(cfg, run_folder(ask).path)))
         problem = printable("; ".join(approvals.describe()), 400)
         mistakes.append(config.Mistake("require_approval=true", problem, remedy))
     config.raise_all(mistakes)
@@ -161,11 +165,7 @@ def prompt(cfg: DictConfig) -> str:
     """Return the prompt of the comparison: the setting, else the first of the sample grids, else the trigger word."""
 
     chosen = cfg.export.proof.prompt
-    return str(chosen) if chosen is not None else (grid_prompts(cfg) or [trigger(cfg) or "a photo"])[0]
-
-
-def trigger(cfg: DictConfig) -> str:
-    return str(cfg.data.get("captions", {}).get("trigger", "") or "")
+    return str(chosen) if chosen is not None else (grid_prompts(cfg) or [trigger_word(cfg) or "a photo"])[0]
 
 
 def strength(cfg: DictConfig) -> float | None:
@@ -186,7 +186,7 @@ def facts(cfg: DictConfig, model: Model, approvals: list[str]) -> Facts:
         base_sha256=str(sha256 or sha256_of_files(weight_files(model.base, str(model.base)))),
         base_license=OmegaConf.select(cfg, "base_record.license") or license_of(model.base),
         data=json.loads(data.read_text("utf-8")) if data.is_file() else {},
-        trigger=trigger(cfg),
+        trigger=trigger_word(cfg),
         templates=[str(template) for template in templates],
         config=plain,
         approvals=approvals,

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from diffusion_train import config
 from diffusion_train.assembly import build_token_counter
+from diffusion_train.config.folders import own_settings
 from diffusion_train.prepare.dataset_card import make_card, readme, summary
 from diffusion_train.prepare.ledger import FOLDER, Ledger, refuse_other_things
 from diffusion_train.prepare.next_step import next_commands
@@ -137,6 +138,6 @@ def report(card: dict[str, Any], out: Path, was_finished: bool) -> None:
         *[f"  {'warning':<11}blank on white: {blank:,}, transparent; data.background=contrast shows them"]
         * (blank > 0),
         f"  {'details':<11}{out / 'README.md'}, card.json" + f", {LEFT_OUT}" * bool(card["left_out"]),
-        *next_commands(card, out),
+        *next_commands(card, out, own_settings("experiment/brand")["data"]["holdout"]),
     ]
     print("\n".join(lines))

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_train import config, picture
-from diffusion_train.assembly import load_pipeline, reads, without_trigger
+from diffusion_train.assembly import idle_guidance, load_pipeline, reads, without_trigger
+from diffusion_train.command.next_commands import after_sampling
 from diffusion_train.data.caption.prompt_list import read_prompts
 from diffusion_train.data.image.collate import collate
 from diffusion_train.data.image.decode import decode_image
@@ -69,6 +70,8 @@ def run(cfg: DictConfig) -> int:
     }
     prompts = [conditions["caption"][row] for row in rows]
     write(samples, list(zip(prompts, seeds, strict=True)), ask.num_samples, facts, Path(ask.out))
+    if then := after_sampling(cfg, Path(ask.run)):
+        print("\n".join(then))
     return Exit.DONE
 
 
@@ -76,7 +79,7 @@ def refuse(cfg: DictConfig) -> None:
     """Raises ConfigError with every mistake in the command's own settings."""
     ask = cfg.sample
     mistakes = config.too_small(ask, num_samples=1, batch_size=1, seed=0)
-    mistakes += config.unwritable("out", Path(ask.out))
+    mistakes += [*config.unwritable("out", Path(ask.out)), *idle_guidance(cfg)]
     mistakes += [
         config.Mistake(f"{name}={ask[name]}", f"this run's conditioner reads no {what}", "leave it out")
         for name, what in (("prompts", "captions"), ("negative_prompt", "captions"), ("images", "images"))

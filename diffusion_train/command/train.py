@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from diffusion_train import config
-from diffusion_train.assembly import grid_prompts, reads, trigger_word, without_trigger
+from diffusion_train.assembly import grid_prompts, idle_guidance, reads, without_trigger
 from diffusion_train.callbacks.bad_samples import TooManyBadSamples
 from diffusion_train.callbacks.checkpointing import NotSaved
 from diffusion_train.callbacks.scalars import NumericalError
 from diffusion_train.callbacks.stop import GracefulStop
+from diffusion_train.command.next_commands import after_training
 from diffusion_train.config.checks.trainer_settings import trainer_mistakes
 from diffusion_train.config.folders import own_settings
 from diffusion_train.config.resolve_data import resolve_data
@@ -101,7 +101,7 @@ def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
         if (value := samples.get(name)) and value != [""] and not reads(cfg, "captions"):
             key = f"callbacks.samples.{name}={value}"
             yield config.Mistake(key, "the conditioner reads no captions", f"give {none}")
-    yield from _untrained_guidance(cfg)
+    yield from idle_guidance(cfg) or _untrained_guidance(cfg)
     weights = [{"params": [torch.zeros(1, requires_grad=True)]}]
     yield from config.attempt(lambda: build_optimization(cfg).optimizer(weights), "optimizer")
     yield from trainer_mistakes(cfg)
@@ -111,7 +111,7 @@ def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
 def _untrained_guidance(cfg: DictConfig) -> Iterator[config.Mistake]:
     """Yield a mistake if guidance would move away from a prediction that a run from scratch never trains."""
     scale = cfg.guidance.get("scale", 1.0)
-    if scale > 1 and not (cfg.condition_dropout or cfg.pretrained or cfg.conditioner._target_.endswith(".NoCondition")):
+    if scale > 1 and not (cfg.condition_dropout or cfg.pretrained):
         problem = 'must be at most 1 with condition_dropout=0, which never trains the prediction for "no condition"'
         yield config.Mistake(f"guidance.scale={scale:g}", problem, "give guidance=none, or condition_dropout=0.1")
 
@@ -232,15 +232,4 @@ def farewell(run: TrainingRun) -> None:
     folder = RunFolder(run.run_dir)
     if folder.weights.exists():
         print(plain("diffusion_train.command", "farewell.txt", run=run, folder=folder), end="")
-        print("sample from it:\n  " + sample_command(run.cfg, folder.path))
-
-
-def sample_command(cfg: DictConfig, run_dir: Path) -> str:
-    words, word = ["python", "sample.py", argument("run", run_dir)], trigger_word(cfg)
-    prompts = [prompt for prompt in grid_prompts(cfg) if prompt]
-    if not any(word in prompt for prompt in prompts):
-        prompts = [*([word] if word else []), *prompts]
-    if chosen := prompts[:3]:
-        listed = ", ".join('"' + prompt.replace('"', '\\"') + '"' for prompt in chosen)
-        words.append(shlex.quote(f"prompts=[{listed}]"))
-    return " ".join([*words, "num_samples=4"])
+        print("\n".join(after_training(run.cfg, folder.path)))

@@ -85,6 +85,7 @@ class SDXLText(TextEncoder):
         parts = [(folder / f"text_encoder{n}", folder / f"tokenizer{n}") for n in ("", "_2")]
         self.first = TransformersEncoder(*parts[0], "CLIPTextModel", pool=no_pool, **options)
         self.second = TransformersEncoder(*parts[1], "CLIPTextModelWithProjection", pool=projected_pool, **options)
+        self.longest = self.first.longest
 
     @property
     def fingerprint(self) -> str:
@@ -102,6 +103,10 @@ class SDXLText(TextEncoder):
     def num_tokens(self, captions: Sequence[str]) -> list[int]:
         """Return the number of tokens of each caption, uncut; the two encoders share a vocabulary."""
         return self.first.num_tokens(captions)
+
+    def check_weights(self) -> None:
+        self.first.check_weights()
+        self.second.check_weights()
 
     def unload(self) -> None:
         self.first.unload()

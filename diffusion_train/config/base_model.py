@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,13 +188,21 @@ def _contradicts(override: Override, composed: object, path: str, node: dict[str
     if not _covers(key, path):
         return False
     chosen = _select(composed, path)
-    same_class = isinstance(chosen, dict) and chosen.get("_target_") == node["_target_"]
-    return not same_class or (path in _EXACT and any(chosen.get(name) != value for name, value in node.items()))
+    same_classes = isinstance(chosen, dict) and _classes(chosen) == _classes(node)
+    return not same_classes or (path in _EXACT and any(chosen.get(name) != value for name, value in node.items()))
+
+
+def _classes(node: dict[str, Any]) -> list[str]:
+    """Return the classes of a part and of the parts in it, such as a text encoder, which decides what the part is."""
+    inner = [_classes(value) for _, value in sorted(node.items()) if isinstance(value, dict)]
+    own = [node["_target_"]] if "_target_" in node else []
+    return [*own, *chain.from_iterable(inner)]
 
 
 def _contradiction(override: Override, pretrained: str, path: str, node: dict[str, Any]) -> Mistake:
     settings = [f"{name}={value}" for name, value in node.items() if name != "_target_" and path in _EXACT]
-    own = " ".join([node["_target_"].rpartition(".")[2], *settings])
+    classes = " with ".join(name.rpartition(".")[2] for name in _classes(node))
+    own = " ".join([classes, *settings])
     free = (
         "; only diffusion/weighting and diffusion/time_sampler can be chosen"
         if override.key_or_group == "diffusion"

@@ -41,10 +41,10 @@ def resolve_files(cfg: DictConfig) -> None:
             cfg.base.tokenizer = _absolute(cfg.base.tokenizer)
 
 
-def place_files(cfg: DictConfig) -> tuple[str, str, str]:
+def place_files(cfg: DictConfig, weights: bool = True) -> tuple[str, str, str]:
     """Find the model's files and set their paths in the parts that `cfg` has; return kind, `pretrained` and folder.
 
-    Downloads and converts files if needed. Raises ValueError if there is no such model.
+    Downloads and converts files if needed; without `weights`, none of a model of the hub. Raises ValueError if there is no such model.
     """
     pretrained = named(cfg) or ""
     try:
@@ -54,7 +54,7 @@ def place_files(cfg: DictConfig) -> tuple[str, str, str]:
         raise ValueError(f"{error}{hint}") from error
     if kind != "hub":
         pretrained = _absolute(pretrained)
-    folder = pretrained if kind == "run" else str(_folder(cfg, pretrained, kind))
+    folder = pretrained if kind == "run" else str(_folder(cfg, pretrained, kind, weights))
     with open_dict(cfg):
         for part in _PLACED:
             _move(cfg.get(part, {}), str(cfg.base_record.folder), folder)
@@ -71,10 +71,10 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _folder(cfg: DictConfig, pretrained: str, kind: str) -> Path:
+def _folder(cfg: DictConfig, pretrained: str, kind: str, weights: bool) -> Path:
     revision = _pin(cfg, "revision") if kind == "hub" else None
     where = f"{pretrained.partition('@')[0]}@{revision}" if revision else pretrained
-    return origin.folder(where, cfg.base.prediction, cfg.base.tokenizer)
+    return origin.folder(where, cfg.base.prediction, cfg.base.tokenizer, weights or kind != "hub")
 
 
 def _digest(kind: str, folder: str, pretrained: str) -> str:

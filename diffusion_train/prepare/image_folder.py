@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from diffusion_train.prepare.source.folder import Folder
 from diffusion_train.utils.files import cache_folder
 from diffusion_train.utils.lock import wait_for_lock
 from diffusion_train.utils.process.workers import available
+from diffusion_train.utils.text import argument
 
 _FORMAT = 3  # increase it when the same images would give other samples
 _FEW = 64  # with fewer entries, starting other processes takes longer than the work
@@ -43,6 +45,10 @@ class ImageFolder:
     @property
     def _root(self) -> Path:
         return Path(self.path).expanduser()
+
+    @property
+    def _command(self) -> str:
+        return f"diffusion-train prepare source=folder {argument('path', self.path)} out=<folder>"
 
     def _shards(self) -> list[Path]:
         source = Folder(str(self._root))
@@ -71,6 +77,8 @@ class ImageFolder:
         print(f"    {len(captions):,} images, {sum(map(bool, captions)):,} of them with a caption", file=sys.stderr)
         if left_out := reasons(ledger.details()):
             print(f"    left out:\n{left_out}", file=sys.stderr)
+            if re.search(r"\b(source|prepare)\.", left_out):
+                print(f"    source.* and prepare.* are settings of: {self._command}", file=sys.stderr)
         if repeats := source.repeats():
             print(repeats, file=sys.stderr)
         ledger.finish()

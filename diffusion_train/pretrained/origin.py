@@ -45,7 +45,7 @@ def folder(source: str, prediction: str | None = None, tokenizer: str | None = N
     """
     found, path = kind(source), Path(source).expanduser().absolute()
     if found == "hub":
-        files = hub.snapshot(source, "pretrained", hub.EVERYTHING if weights else hub.DESCRIPTION)
+        files = hub.snapshot(source, "pretrained", hub.PIPELINE if weights else hub.DESCRIPTION)
         if weights:
             hub.add_variants(source, "pretrained", files, diffusers_folder.WEIGHTS["sdxl"])
         return diffusers_folder.checked(files, source, weights)

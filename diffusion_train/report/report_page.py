@@ -23,8 +23,9 @@ from diffusion_train.report.measure import RESOLUTION
 from diffusion_train.report.plot import strip, trade_off
 from diffusion_train.report.rights_table import affected, asked_for
 from diffusion_train.report.sweep import SURPRISING
+from diffusion_train.rights.license import MEANING
 
-_SERIOUS = {"non-commercial", "no-derivatives", "unknown", "unread"}
+_SERIOUS = set(MEANING) - {"share-alike", "use-restricted"}  # terms under which the images may not be used at all
 
 
 @dataclass(frozen=True)

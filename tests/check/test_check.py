@@ -217,3 +217,23 @@ def test_a_pretrained_model_counts_the_tokens_of_captions_and_gives_the_image_si
     assert "CLIPText takes at most 77" in found["detail"]
     assert cli.main([*command, f"pretrained={tmp_path / 'nowhere'}"]) == Exit.WRONG
     assert cli.main([*command, f"pretrained={base}", "conditioner=label"]) == Exit.WRONG
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_a_model_of_the_hub_is_checked_without_its_weights(name, make_tar, make_png, check, tmp_path, monkeypatch):
+    pytest.importorskip("diffusers")
+    import tiny_pipelines
+
+    base, asked = tiny_pipelines.make(name, tmp_path / "base"), []
+    for file in base.rglob("*.safetensors"):
+        file.unlink()
+
+    def snapshot(source, key, patterns):
+        asked.extend(patterns)
+        return base
+
+    monkeypatch.setattr("diffusion_train.pretrained.hub.snapshot", snapshot)
+    path = make_tar(sample("a", make_png(1, 80, 70), b"red " * 100))
+    code, found = check([path], "pretrained=owner/name", "ignore=[unknown-license]", "num_workers=0")
+    assert (code, [one["rule"] for one in found]) == (Exit.FOUND, ["long-caption"])
+    assert set(asked) == {"*.json", "*.txt"}

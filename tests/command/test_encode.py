@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_cached_and_online_training_are_one(
     done = call("encode", *settings, f"out={out}", "trainer.devices=2")
     assert done.returncode == 0, done.stderr
     assert "images          22 encoded, 0 already existed\n                 2 cannot be decoded" in done.stdout
-    assert f"train on them with data.encoded={out}" in done.stdout
+    assert re.search(rf"train on them:\n  python train\.py .*{recipe}.* data\.encoded={out}\n", done.stdout)
     again = call("encode", *settings, f"out={out}")
     assert "images           0 encoded, 22 already existed" in again.stdout
     assert "captions         0 encoded" in again.stdout

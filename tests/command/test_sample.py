@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train.assembly import without_trigger
 from diffusion_train.command.encode import check_settings
+from diffusion_train.command.next_commands import sample_command
 from diffusion_train.command.sample import decoded, file_names, refuse, refuse_older
-from diffusion_train.command.train import sample_command
 from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.config import ConfigError
 from diffusion_train.config.command_line.arguments import parse
@@ -27,7 +27,8 @@ ASK = {"num_samples": 1, "batch_size": None, "seed": 0, "out": "out", "prompts":
 
 def asked(conditioner: str = "none.NoCondition", **settings: Any) -> DictConfig:
     node = {"_target_": f"diffusion_train.conditioner.{conditioner}"}
-    return OmegaConf.create({"sample": ASK | settings, "conditioner": node})
+    guidance = {"scale": settings.pop("scale", 1.0)}
+    return OmegaConf.create({"sample": ASK | settings, "conditioner": node, "guidance": guidance})
 
 
 @pytest.mark.parametrize("text", [b"\xef\xbb\xbfred logo\r\n\r\n blue \r\n", b"red logo\nblue"])
@@ -89,6 +90,13 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"text")
     with pytest.raises(ValueError, match=r"images=.*a\.png: "):
         decoded(tmp_path / "a.png", None)
+
+
+@pytest.mark.parametrize("scale", [3.0, 0.0])
+def test_guidance_without_a_condition_is_refused(scale):
+    with pytest.raises(ConfigError, match=rf"guidance\.scale={scale:g}\n +has no effect, .*\(conditioner=none\)"):
+        refuse(asked(scale=scale))
+    refuse(asked("label.Label", scale=scale))
 
 
 def test_of_several_conditioners_one_that_reads_a_prompt_is_enough():

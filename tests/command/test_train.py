@@ -215,6 +215,7 @@ CANNOT_WORK = {
     "network.width": ["network.width=0"],
     "beta_start": ["diffusion=ddpm", "diffusion.schedule.beta_start=0.5"],
     "guidance.scale": ["guidance=classifier_free", *LABELS],
+    "guidance.scale=3": ["guidance=classifier_free", "guidance.scale=3"],  # points have no condition
     "trainer.limit_train_batches": ["+trainer.limit_train_batches=2"],
     "clip_norm": ["+trainer.gradient_clip_val=1"],
     "data.micro_batch_size": ["+trainer.accumulate_grad_batches=2"],

@@ -203,14 +203,12 @@ def test_a_recipe_sets_what_is_no_part_of_the_model(sd1, tmp_path):
         ("diffusion/parameterization=v", "is Epsilon; leave it out"),
         ("diffusion.schedule.beta_end=0.02", "beta_end=0.012"),
         ("network=dit", "whose network is"),
-        ("conditioner=packaged_text", None),
+        ("conditioner=packaged_text", "whose conditioner is Text with CLIPText; leave it out"),
+        ("conditioner=t5", "whose conditioner is Text with CLIPText; leave it out"),
         ("autoencoder=identity", "whose autoencoder is"),
     ],
 )
 def test_what_contradicts_the_model_is_a_mistake(sd1, argument, said):
-    if said is None:  # the same class: what is in it is the model's
-        assert composed(*RECIPE, f"pretrained={sd1}", argument).conditioner.encoder.source == str(sd1)
-        return
     [(where, text)] = mistakes(*RECIPE, f"pretrained={sd1}", argument)
     assert where == argument
     assert said in text
@@ -218,6 +216,7 @@ def test_what_contradicts_the_model_is_a_mistake(sd1, argument, said):
 
 def test_what_agrees_with_the_model_is_none(sd1):
     cfg = composed(*RECIPE, f"pretrained={sd1}", "network=diffusers_unet", "diffusion.schedule.beta_end=0.012")
+    assert composed(*RECIPE, f"pretrained={sd1}", "conditioner=clip_text").conditioner.encoder.source == str(sd1)
     assert cfg.diffusion.schedule.beta_end == 0.012
 
 

@@ -37,6 +37,19 @@ def test_it_is_prepared_once_and_says_what_it_left_out(photos: Path, capsys: pyt
     assert capsys.readouterr().err == ""
 
 
+def test_settings_that_a_reason_names_are_those_of_prepare(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = (
+        f"source.* and prepare.* are settings of: diffusion-train prepare source=folder path={photos} out=<folder>"
+    )
+    list(ImageFolder(str(photos)))
+    assert command not in capsys.readouterr().err
+    (photos / "2.txt").write_bytes(b"caf\xe9")
+    list(ImageFolder(str(photos)))
+    told = capsys.readouterr().err
+    assert "1 not-utf8: a caption that is not UTF-8; source.encoding names" in told
+    assert command in told
+
+
 def test_a_changed_file_makes_other_shards(photos: Path, make_png) -> None:
     before = list(ImageFolder(str(photos)))
     os.utime(photos / "0.png", ns=(1, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,14 @@ def test_the_hub_gives_variants_of_parts_without_other_weights(halved: Path, mon
         monkeypatch.setattr(Path, "glob", lambda folder, _, file=file: [] if folder == file.parent else [folder])
     hub.add_variants("owner/name@main", "pretrained", halved, ["unet", "vae", "text_encoder_2"])
     assert asked == [("owner/name@halved0", "pretrained", ["vae/*.fp16*", "vae/*.bf16*"], ["*.bin"])]
+
+
+def test_the_hub_gives_a_pipeline_without_the_same_model_in_one_file() -> None:
+    names = [
+        "unet/a-00001-of-00002.safetensors",
+        "vae/b.safetensors",
+        "v1-5-pruned.safetensors",
+        "tokenizer/vocab.json",
+    ]
+    given = [name for name in names if any(fnmatch(name, pattern) for pattern in hub.PIPELINE)]
+    assert given == [name for name in names if not name.startswith("v1")]

@@ -20,6 +20,7 @@ from diffusion_train.approval import Approvals, Decision
 from diffusion_train.report.brand_report import from_json, read_report, to_json
 from diffusion_train.report.marks import read_marks
 from diffusion_train.report.report_page import report_page
+from diffusion_train.rights.license import MEANING
 
 
 @pytest.fixture
@@ -217,6 +218,14 @@ def test_the_first_screen_names_what_must_be_decided(folder: Path) -> None:
     assert "50 %" in content
     assert "2.0 ×" in content
     assert "(4 &lt;script&gt;" in content.split("the licence text was not recognised")[0][-400:]
+
+
+@pytest.mark.parametrize(
+    ("term", "level"), [(term, "note" if term in ("share-alike", "use-restricted") else "bad") for term in MEANING]
+)
+def test_rights_are_red_for_all_terms_but_two(folder: Path, term: str, level: str) -> None:
+    rights = [{"role": "images", "images": 4, "licenses": [{"name": "x", "images": 4, "terms": [term]}], "sources": {}}]
+    assert f'<article class="card {level}"><h2>Rights</h2>' in made_page(folder, rights=rights)
 
 
 def test_marks_for_a_report_of_another_version_fail_with_the_remedy(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ class TextEncoder(ABC):
     """Embeds captions. It is no nn.Module, so that the conditioner neither trains nor saves its weights."""
 
     max_length: int  # in tokens; longer captions are cut
+    longest: int | None = None  # up to which max_length can be raised; None: without limit
     padded: bool = False  # whether captions are padded to max_length, and networks attend to the padding too
 
     @property
@@ -51,6 +52,9 @@ class TextEncoder(ABC):
 
         An embedding must not depend on the other captions, to the last bit: a new one equals a cached one.
         """
+
+    def check_weights(self) -> None:  # noqa: B027
+        """Raises ValueError if files of the weights are missing, which counting tokens does not need."""
 
     def unload(self) -> None:  # noqa: B027
         """Free the memory of the weights."""

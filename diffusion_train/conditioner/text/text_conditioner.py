@@ -48,7 +48,7 @@ class Text(Conditioner):
         self.encoder = encoder
         self.max_bytes = max_bytes
         self._precomputed: PrecomputedEmbeddings | None = None
-        self.long_captions = LongCaptions(encoder.max_length)
+        self.long_captions = LongCaptions(encoder.max_length, encoder.longest)
 
     @cached_property
     def store(self) -> TextStore:
@@ -169,8 +169,8 @@ def _progress(captions: Iterable[str]) -> Iterator[str]:
 class LongCaptions:
     """Counts distinct captions that the encoder cut, up to MAX_COUNTED, and warns once."""
 
-    def __init__(self, max_length: int) -> None:
-        self.max_length = max_length
+    def __init__(self, max_length: int, longest: int | None = None) -> None:
+        self.max_length, self.longest = max_length, longest
         self.reported = False
         self._example = ""
         self._hashes: set[int] = set()  # of the captions, to save memory
@@ -189,8 +189,9 @@ class LongCaptions:
         """Warn about the captions counted so far, unless a warning was given before."""
         if self._hashes and not self.reported:
             self.reported = True
+            can_be_raised = self.longest is None or self.max_length < self.longest
             warnings.warn(
                 f"{len(self)} captions are longer than the text encoder's {self.max_length} tokens and were cut, for "
-                f"instance '{self._example}'; shorten them, or raise the encoder's max_length",
+                f"instance '{self._example}'; shorten them{', or raise conditioner.encoder.max_length' * can_be_raised}",
                 stacklevel=1,
             )

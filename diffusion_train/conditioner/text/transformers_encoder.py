@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from diffusion_train.conditioner.text.encoder import Embedding, TextEncoder
 from diffusion_train.conditioner.text.online_text import OnlineText, Part
 from diffusion_train.pretrained.foreign_keys import KEYS, check_text_encoder
-from diffusion_train.pretrained.weight_files import check_complete, find_whole
+from diffusion_train.pretrained.weight_files import Weights, check_complete, find_whole
 from diffusion_train.utils.files import file_sha256
 
 _FORMAT = 2  # increased if the same files would give other embeddings
@@ -32,8 +33,9 @@ class TransformersEncoder(TextEncoder):
 
     `model` is the name of a class of transformers. `read` returns text (B, l, D) and `pool` pooled (B, P) of its
     output. Captions are grouped by their number of tokens, so that none is padded. With `padded`, every caption is
-    padded to `max_length` instead, for models that were trained on embeddings of the padding. Raises ValueError if a
-    folder has no safetensors weights or the encoder has fewer positions than `max_length`.
+    padded to `max_length` instead, for models that were trained on embeddings of the padding. When the weights are
+    loaded, raises ValueError if there are no safetensors files of them or the encoder has fewer positions than
+    `max_length`.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class TransformersEncoder(TextEncoder):
         self.max_length, self.pool, self.padded, self.normalize = max_length, pool, padded, normalize
         self.read = read or last_layer
         self._model: Any = None
-        self._files = find_whole(weights, str(weights))
+        self.longest = _positions(weights)
         if model in KEYS:
             check_text_encoder(model, weights, tokenizer)
 
@@ -99,6 +101,13 @@ class TransformersEncoder(TextEncoder):
 
         return transformers.AutoTokenizer.from_pretrained(self.tokenizer, **_SAFE)
 
+    @cached_property
+    def _files(self) -> Weights:
+        return find_whole(self.weights, str(self.weights))
+
+    def check_weights(self) -> None:
+        _ = self._files
+
     def unload(self) -> None:
         self._model = None
 
@@ -128,10 +137,9 @@ class TransformersEncoder(TextEncoder):
                 options = {"use_safetensors": True, "dtype": torch.float32, **_SAFE, **self._files.arguments}
                 model, loaded = model_class.from_pretrained(self.weights, output_loading_info=True, **options)
             check_complete(loaded["missing_keys"], str(self.weights))
-            max_positions = getattr(model.config, "max_position_embeddings", self.max_length)
-            if self.max_length > max_positions:
+            if self.longest is not None and self.max_length > self.longest:
                 raise ValueError(
-                    f"conditioner.encoder.max_length={self.max_length}: must be at most the encoder's {max_positions} "
+                    f"conditioner.encoder.max_length={self.max_length}: must be at most the encoder's {self.longest} "
                     "positions"
                 )
             self._model = model.eval().requires_grad_(False)
@@ -159,6 +167,13 @@ class TransformersEncoder(TextEncoder):
         cut = self._tokenizer(texts, padding=padding, truncation=True, max_length=self.max_length)["input_ids"]
         for caption, all_ids, ids in zip(captions, whole, cut, strict=True):
             yield caption, ids, len(all_ids) > self.max_length
+
+
+def _positions(folder: Path) -> int | None:
+    """Return the number of positions that an encoder was trained for; None if it has no such number."""
+    file = folder / "config.json"
+    stated = json.loads(file.read_text("utf-8")).get("max_position_embeddings") if file.is_file() else None
+    return stated if isinstance(stated, int) else None
 
 
 def _encodable(caption: str) -> str:

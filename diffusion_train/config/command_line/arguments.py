@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from diffusion_train.config.mistakes import Mistake, first_lines
+from diffusion_train.config.secrets import redact_override
 from diffusion_train.utils.text import for_shell, quoted
 
 _PARSER = OverridesParser.create()
@@ -62,6 +64,18 @@ def sweep_mistakes(arguments: Sequence[str]) -> list[Mistake]:
             )
             mistakes.append(Mistake(str(override.input_line), "has several values", remedy))
     return mistakes
+
+
+def given(is_kept: Callable[[str], bool]) -> list[str]:
+    """Return the words of the running command that set a key for which `is_kept` is true, and its flags.
+
+    They are quoted for a shell and hold no secrets.
+    """
+    words = sys.argv[1:]
+    words = words[1:] if words and not re.search(r"=|^-", words[0]) else words  # the name of the command
+    kept = [word for word in words if "=" not in word or is_kept(word.lstrip("+~").partition("=")[0])]
+    shown = [redact_override(word) if _parsed(word) else word for word in kept]
+    return [word if re.fullmatch(r"[\w./@%+~=:,-]+", word, re.ASCII) else for_shell(word) for word in shown]
 
 
 def _grammar_mistake(argument: str, error: Exception) -> Mistake:

@@ -109,6 +109,19 @@ def test_the_count_of_long_captions_takes_bounded_memory():
     assert len(counted) == MAX_COUNTED
 
 
+@pytest.mark.parametrize(("longest", "remedy"), [(10, "shorten them"), (512, "shorten them, or raise .*max_length")])
+def test_a_length_that_cannot_be_raised_is_not_advised(longest, remedy):
+    counted = LongCaptions(10, longest)
+    counted.add(["red"], [True])
+    with pytest.warns(UserWarning, match=f"instance 'red'; {remedy}$"):
+        counted.report()
+
+
+def test_an_encoder_knows_how_long_captions_can_be(clip_folder, t5_folder):
+    folders = {"subfolder": "text_encoder", "tokenizer_subfolder": "tokenizer"}
+    assert (CLIPText(str(clip_folder), 10, **folders).longest, T5(str(t5_folder)).longest) == (10, None)
+
+
 def test_captions_that_templates_make_too_long_are_counted_and_told_once(make):
     long_words = " ".join(["red"] * (make().encoder.max_length - 3))
     captions = Captions(TextMember(), templates=["a photo of {trigger}, {caption}", "{caption}"], trigger="a dog")

@@ -146,13 +146,13 @@ def test_other_weights_lengths_or_tokenizers_never_meet_in_a_cache(t5_folder, tm
     assert len(set(fingerprints)) == 4
 
 
-def test_folders_that_cannot_be_used_are_named(tmp_path, clip_folder):
+def test_folders_that_cannot_be_used_are_named(tmp_path, clip_folder, t5_folder):
     with pytest.raises(ValueError, match="no such folder"):
         T5(str(tmp_path / "nothing"))
-    (tmp_path / "pickled").mkdir()
+    shutil.copytree(t5_folder, tmp_path / "pickled", ignore=shutil.ignore_patterns("*.safetensors"))
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ValueError, match=r"holds no \.safetensors file"):
-        T5(str(tmp_path / "pickled"))
+        T5(str(tmp_path / "pickled")).check_weights()
     too_long = Text(CLIPText(str(clip_folder), 11, "text_encoder", "tokenizer"))
     with pytest.raises(ValueError, match="max_length=11: must be at most the encoder's 10 positions"):
         too_long({"caption": ["cat"]})
