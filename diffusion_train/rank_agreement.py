@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def _differing(name: str, reports: Sequence[Report]) -> Iterator[Mistake]:
         value = str(report.facts[name]) if name in report.facts else "no such setting"
         ranks_with.setdefault(value, []).append(rank)
     if len(ranks_with) > 1:
-        same = len(os.path.commonprefix(list(ranks_with)))
+        same = sum(1 for _ in takewhile(lambda at: len(set(at)) == 1, zip(*ranks_with, strict=False)))
         start = same - 20 if same > _LONGEST // 2 else 0  # show where long values begin to differ
         values = ", ".join(
             f"{'…' * (start > 0)}{printable(value[start:], _LONGEST)} on {_listed(ranks, reports)}"
