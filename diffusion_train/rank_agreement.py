@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _OF_A_HOST = ("data.num_workers", "data.storage.", "conditioner.max_bytes")
 _OF_THE_BASE = ("pretrained", "base_record.folder", "network.model")
 _PATIENCE = 60.0  # seconds for which a network file system may show old contents
 _TIMEOUT = timedelta(minutes=30)  # for ranks that read a large checkpoint
+_LONGEST = 200  # characters of a value in a message
 _LAST_WORDS = timedelta(seconds=10)  # in which the first rank prints and ends
 
 
@@ -155,10 +157,15 @@ def differing(reports: Sequence[Report]) -> list[Mistake]:
 def _differing(name: str, reports: Sequence[Report]) -> Iterator[Mistake]:
     ranks_with: dict[str, list[int]] = {}
     for rank, report in enumerate(reports):
-        value = printable(str(report.facts[name]), 200) if name in report.facts else "no such setting"
+        value = str(report.facts[name]) if name in report.facts else "no such setting"
         ranks_with.setdefault(value, []).append(rank)
     if len(ranks_with) > 1:
-        values = ", ".join(f"{value} on {_listed(ranks, reports)}" for value, ranks in ranks_with.items())
+        same = sum(1 for _ in takewhile(lambda at: len(set(at)) == 1, zip(*ranks_with, strict=False)))
+        start = same - 20 if same > _LONGEST // 2 else 0  # show where long values begin to differ
+        values = ", ".join(
+            f"{'…' * (start > 0)}{printable(value[start:], _LONGEST)} on {_listed(ranks, reports)}"
+            for value, ranks in ranks_with.items()
+        )
         is_version = name in ("diffusion_train", "torch")
         remedy = "install one version on all hosts" if is_version else "start all ranks with the same command and files"
         yield Mistake(name, f"must be equal on all ranks, got {values}", remedy)

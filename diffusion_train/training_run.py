@@ -17,7 +17,6 @@ from diffusion_train import config
 from diffusion_train.assembly import build_conditioner, build_network, grid_prompts
 from diffusion_train.callbacks.checkpointing import check_same_run
 from diffusion_train.callbacks.run_record import RunRecord
-from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.data.base import TrainingData
 from diffusion_train.data.data_settings import DataSettings, ImageData, ShardData
 from diffusion_train.data.datamodule import DataModule
@@ -34,6 +33,7 @@ from diffusion_train.training.optimizer import Optimization
 from diffusion_train.training.precision import check_device, check_trained, shorten_frozen, trainer_arguments
 from diffusion_train.training.resume import changed_settings, check_same_base, check_same_settings, find_checkpoint
 from diffusion_train.utils.process.launcher import first_process, num_started
+from diffusion_train.utils.ranges import at_least
 
 # What to give instead if Lightning rejects a setting of `trainer`.
 _REMEDIES = {

@@ -52,6 +52,16 @@ def test_a_setting_that_one_rank_lacks_is_a_difference() -> None:
     assert mistake.problem.endswith("got no such setting on rank 0 (a), 0.9 on rank 1 (b)")
 
 
+def test_long_values_are_compared_whole_and_shown_where_they_differ() -> None:
+    shards = [f"/data/shard-{number:06d}.tar" for number in range(20)]
+    others = [*shards[:-1], "/data/other.tar", *shards]
+    (mistake,) = differing([Report("a", {"data.shards": shards}), Report("b", {"data.shards": others})])
+    before, after = mistake.problem.split(" on rank 0 (a), ")
+    assert before.endswith("…000018.tar', '/data/shard-000019.tar']")
+    assert after.startswith("…000018.tar', '/data/other.tar', '/data/shard-000000.tar'")
+    assert len(mistake.problem) < 600
+
+
 def test_what_a_host_may_have_of_its_own_is_not_compared() -> None:
     cfg = OmegaConf.create(
         {

@@ -5,12 +5,15 @@ Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+from diffusion_train.utils.ranges import at_least
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -44,15 +47,18 @@ class LoRA:
     ) -> None:
         if rank < 1:
             raise ValueError(f"adapter.rank={rank}: must be at least 1")
+        at_least(None, **{"adapter.alpha": alpha, "adapter.scale": scale})
         if alpha == 0:
             raise ValueError("adapter.alpha=0: every gradient would be 0; use null for adapter.rank")
         if not 0 <= dropout < 1:
             raise ValueError(f"adapter.dropout={dropout:g}: must be in [0, 1)")
         if init not in _INITS:
             raise ValueError(f"adapter.init={init}: must be one of {', '.join(_INITS)}")
-        if text_encoder_lr is not None and not (text_encoder and text_encoder_lr >= 0):
+        if text_encoder_lr is not None and not (text_encoder and 0 <= text_encoder_lr < math.inf):
             remedy = (
-                "must be at least 0" if text_encoder else "no text encoder is adapted; add adapter.text_encoder=true"
+                "must be a finite number of at least 0"
+                if text_encoder
+                else "no text encoder is adapted; add adapter.text_encoder=true"
             )
             raise ValueError(f"adapter.text_encoder_lr={text_encoder_lr:g}: {remedy}")
         self.rank, self.alpha, self.targets = rank, rank if alpha is None else alpha, targets

@@ -14,7 +14,6 @@ from pytorch_lightning.loggers import WandbLogger
 
 from diffusion_train import __version__
 from diffusion_train.callbacks.bad_samples import TooManyBadSamples
-from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedOnAllRanks
 from diffusion_train.logger.metrics_file import MetricsFile
@@ -29,6 +28,7 @@ from diffusion_train.training.weights_header import FORMAT
 from diffusion_train.utils import rng
 from diffusion_train.utils.files import remove_strays
 from diffusion_train.utils.process.interruption import Stopping
+from diffusion_train.utils.ranges import at_least
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # these determine which samples come next
 # The command compares the decisive groups before it builds a model.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from diffusion_train.callbacks.scalars import is_logged
-from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.training.lr_schedule import Constant
+from diffusion_train.utils.ranges import at_least
 
 
 class Movement(pl.Callback):

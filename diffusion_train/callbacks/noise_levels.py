@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion_train.callbacks.scalars import log, noise_error
-from diffusion_train.callbacks.scheduled import at_least
+from diffusion_train.utils.ranges import at_least
 
 
 class NoiseLevels(pl.Callback):

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion_train.callbacks.progress import say
 from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared
 from diffusion_train.callbacks.scalars import log
-from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
+from diffusion_train.callbacks.scheduled import Every, Scheduled
 from diffusion_train.callbacks.stop import stoppable
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.metric.extractor import Extractor
@@ -18,6 +18,7 @@ from diffusion_train.metric.kid import KID
 from diffusion_train.metric.retrieval import Retrieval
 from diffusion_train.pipeline import select_rows
 from diffusion_train.sampler.base import Sampler
+from diffusion_train.utils.ranges import at_least
 
 
 class Quality(Scheduled):

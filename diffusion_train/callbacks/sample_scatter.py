@@ -9,11 +9,12 @@ import pytorch_lightning as pl
 
 from diffusion_train import picture
 from diffusion_train.callbacks.sampling import averaged_pipeline, sample_shared, show_samples
-from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
+from diffusion_train.callbacks.scheduled import Every, Scheduled
 from diffusion_train.callbacks.stop import stoppable
 from diffusion_train.guidance.base import Guidance
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.sampler.base import Sampler
+from diffusion_train.utils.ranges import at_least
 
 
 class SampleScatter(Scheduled):

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from diffusion_train.callbacks.scheduled import at_least
+from diffusion_train.utils.ranges import at_least
 
 
 def log(trainer: pl.Trainer, scalars: dict[str, float]) -> None:

@@ -11,15 +11,9 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 
 from diffusion_train.utils.process.interruption import Stopping
+from diffusion_train.utils.ranges import at_least
 
 log = logging.getLogger(__name__)
-
-
-def at_least(least: int, **settings: int) -> None:
-    """Raise ValueError that names all settings below `least`."""
-    wrong = [f"{name}={value}: must be at least {least}" for name, value in settings.items() if value < least]
-    if wrong:
-        raise ValueError("\n".join(wrong))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 
 from diffusion_train.callbacks.sampling import gather
 from diffusion_train.callbacks.scalars import NumericalError
-from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.run_folder import RunFolder
+from diffusion_train.utils.ranges import at_least
 from diffusion_train.utils.tensor import AsyncCopy
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from diffusion_train.callbacks.scalars import log
-from diffusion_train.callbacks.scheduled import Every, Scheduled, at_least
+from diffusion_train.callbacks.scheduled import Every, Scheduled
 from diffusion_train.callbacks.stop import stoppable
 from diffusion_train.pipeline import default_batch_size, evaluating, select_rows
 from diffusion_train.training.finite import check_latents
+from diffusion_train.utils.ranges import at_least
 from diffusion_train.utils.rng import Rng
 
 

@@ -32,12 +32,12 @@ from diffusion_train.pretrained import origin
 from diffusion_train.report.brand_report import write_report
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.training.checkpoint.file import read_facts
+from diffusion_train.training.optimizer import Optimization
 from diffusion_train.training.precision import resolve
 from diffusion_train.training.rank_processes import take_over
 from diffusion_train.training.resume import resume_hint
 from diffusion_train.training_run import (
     TrainingRun,
-    build_optimization,
     build_run,
     check_image_shapes,
     lightning_trainer,
@@ -48,6 +48,7 @@ from diffusion_train.utils.process.interruption import Stopping, handlers_restor
 from diffusion_train.utils.process.launcher import first_process
 from diffusion_train.utils.process.process_group import own_process_group
 from diffusion_train.utils.quiet import quiet_libraries
+from diffusion_train.utils.ranges import fraction
 from diffusion_train.utils.redact import redact_text
 from diffusion_train.utils.text import argument
 
@@ -93,6 +94,7 @@ def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
     refusals = (ValueError, MisconfigurationException)
     if not 0 <= cfg.seed < 2**32:
         yield config.Mistake(f"seed={cfg.seed}", "must be from 0 to 4294967295", "give the same number to repeat a run")
+    yield from config.attempt(lambda: fraction(condition_dropout=cfg.condition_dropout), "condition_dropout")
     yield from config.dry_build(cfg, ["data"])
     yield from config.attempt(lambda: _data_settings(cfg).check(), "data")
     yield from config.dry_build(cfg, DRY_BUILT, refusals)
@@ -103,9 +105,12 @@ def _wrong_settings(cfg: DictConfig) -> Iterator[config.Mistake]:
             yield config.Mistake(key, "the conditioner reads no captions", f"give {none}")
     yield from idle_guidance(cfg) or _untrained_guidance(cfg)
     weights = [{"params": [torch.zeros(1, requires_grad=True)]}]
-    yield from config.attempt(lambda: build_optimization(cfg).optimizer(weights), "optimizer")
-    yield from trainer_mistakes(cfg)
-    yield from config.attempt(lambda: lightning_trainer(cfg, logger=False), "trainer")
+    yield from config.attempt(lambda: Optimization(torch.optim.SGD, float, cfg.clip_norm), "clip_norm")
+    yield from config.attempt(lambda: config.build(cfg.optimizer)(weights), "optimizer")
+    wrong = trainer_mistakes(cfg)
+    yield from wrong
+    if not any(mistake.where.startswith("trainer.strategy") for mistake in wrong):
+        yield from config.attempt(lambda: lightning_trainer(cfg, logger=False), "trainer")
 
 
 def _untrained_guidance(cfg: DictConfig) -> Iterator[config.Mistake]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffusion_train.config.slots import slots
 from diffusion_train.utils.files import atomic_file
-from diffusion_train.utils.redact import HIDDEN, is_secret, redact_text
+from diffusion_train.utils.redact import HIDDEN, is_secret, redact_number, redact_text
 
 
 def redact(config: object) -> Any:
@@ -24,16 +25,19 @@ def redact(config: object) -> Any:
 
 def redact_override(argument: str) -> str:
     """Return an argument of the command line, with "***" for a value that is a secret or contains one."""
-    override = OverridesParser.create().parse_override(argument)
-    value, path = override.value(), tuple(override.key_or_group.split("."))
-    nested: Any = value
-    for name in reversed(path):
-        nested = {name: nested}
-    shown = _redacted(nested)
-    for name in path:
-        shown = shown[name]
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:  # an argument in which "???" stands for a value that only a job of a sweep has
+        return redact_text(argument)
+    value, shown = override.value(), override.value()
+    names = override.key_or_group.split(".")
+    for name in reversed(names):
+        shown = {name: shown}
+    shown = _redacted(shown)
+    for _ in names:
+        (shown,) = shown.values()
     is_hidden = shown == HIDDEN or (isinstance(value, (dict, list)) and shown != value)
-    return argument.partition("=")[0] + f"={HIDDEN}" if is_hidden else redact_text(argument)
+    return f"{redact_text(argument.partition('=')[0])}={HIDDEN}" if is_hidden else redact_text(argument)
 
 
 def save_config(config: object, path: Path) -> None:
@@ -51,27 +55,25 @@ def escape(node: object) -> Any:
     return re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", node) if isinstance(node, str) else node
 
 
-def _redacted(node: object, path: tuple[str, ...] = (), texts: bool = False, numbers: bool = False) -> Any:
-    """Redact plain containers at the dotted key of the names `path`.
-
-    `texts` and `numbers` say that all text and all numbers in them are secrets.
-    """
+def _redacted(node: object, path: tuple[str, ...] = (), is_named: bool = False) -> Any:
+    """Redact plain containers at the dotted key of the names `path`; `is_named` says that a name calls them a secret."""
     if isinstance(node, dict):
-        named = [str(node.get(name)) for name in ("name", "key")]  # {name: password, value: ...}
         known = slots().keys.get(slots().find(path), frozenset[str]())
+        is_pair = any(
+            is_secret(str(node.get(name)), declared=True) for name in ("name", "key")
+        )  # {name: password, value: ...}
         return {
-            key: _redacted(
+            redact_text(key) if isinstance(key, str) else redact_number(key, False): _redacted(
                 value,
                 (*path, str(key)),
-                texts or is_secret(str(key), key in known) or (key == "value" and any(map(is_secret, named))),
-                numbers or any(is_secret(name, number=True) for name in (str(key), *named * (key == "value"))),
+                is_named or is_secret(str(key), key in known) or (key == "value" and is_pair),
             )
             for key, value in node.items()
         }
     if isinstance(node, (list, tuple)):
-        return [_redacted(value, (*path, f"[{i}]"), texts, numbers) for i, value in enumerate(node)]
+        return [_redacted(value, (*path, f"[{i}]"), is_named) for i, value in enumerate(node)]
     if node is None or isinstance(node, bool):
         return node
     if isinstance(node, (int, float)):
-        return HIDDEN if numbers else node
-    return HIDDEN if texts and node else redact_text(str(node))
+        return redact_number(node, is_named)
+    return HIDDEN if is_named and node else redact_text(str(node))

@@ -25,7 +25,7 @@ _BESIDE_CONF = {
     ("sampler", "grid"): [
         f"diffusion_train.sampler.grid.{name}" for name in ("BySampler", "Leading", "Linspace", "Trailing")
     ],
-    ("trainer", "strategy"): [f"pytorch_lightning.strategies.{name}" for name in ("DDPStrategy", "FSDPStrategy")],
+    ("trainer", "strategy"): ["pytorch_lightning.strategies.DDPStrategy"],
 }
 # The class that a slot needs, for parts of other packages. Slots that are missing here accept any class.
 BASES = {
@@ -46,6 +46,7 @@ BASES = {
     ("sampler",): "diffusion_train.sampler.base.Sampler",
     ("sampler", "grid"): "diffusion_train.sampler.grid.Grid",
     ("trainer",): "pytorch_lightning.Trainer",
+    ("trainer", "strategy"): "pytorch_lightning.strategies.DDPStrategy",
 }
 
 

@@ -35,7 +35,7 @@ class TrainingConfig:
     network: _Untried
     conditioner: _Untried
     autoencoder: _Untried
-    adapter: _Untried
+    adapter: _Tried
     optimizer: _Tried
     lr_schedule: _Tried
     ema: _Tried

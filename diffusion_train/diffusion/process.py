@@ -10,6 +10,7 @@ Offset noise: Guttenberg 2023, "Diffusion with Offset Noise".
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,8 +63,8 @@ class GaussianDiffusion:
         offset_noise: float = 0.0,
     ) -> None:
         conflicts = [line for part in (parameterization, weighting, time_sampler) for line in part.conflicts(schedule)]
-        if not offset_noise >= 0:
-            conflicts.append(f"diffusion.offset_noise={offset_noise:g} must be at least 0; 0 turns it off")
+        if not 0 <= offset_noise < math.inf:
+            conflicts.append(f"diffusion.offset_noise={offset_noise:g}: must be a finite number of at least 0; use 0")
         if conflicts:
             raise ValueError("\n".join(conflicts))
         self.schedule = schedule

@@ -16,6 +16,7 @@ from torch import Tensor
 from diffusion_train.diffusion.process import Prediction
 from diffusion_train.diffusion.schedule.base import Schedule
 from diffusion_train.guidance.base import Cond, ConditionalPredict, Guidance, Predict
+from diffusion_train.utils.ranges import at_least
 from diffusion_train.utils.tensor import expand
 
 
@@ -35,6 +36,7 @@ class ClassifierFree(Guidance):
         rescale: float = 0.0,
         rescale_of: Literal["v", "noise"] = "v",
     ) -> None:
+        at_least(None, **{"guidance.scale": scale})
         first, last = interval
         if not 0 <= first < last <= 1:
             raise ValueError(f"guidance.interval={[first, last]}: must be two increasing times in [0, 1]")

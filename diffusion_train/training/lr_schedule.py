@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from diffusion_train.utils.ranges import at_least
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -44,6 +46,10 @@ class Linear(Constant):
 
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, **{"lr_schedule.final": self.final})
+
     def __call__(self, step: int) -> float:
         progress = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
         return super().__call__(step) * (self.final + (1 - self.final) * self.height(min(1.0, max(0.0, progress))))
@@ -79,6 +85,10 @@ class InverseSqrt(Constant):
     """
 
     constant_steps: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, **{"lr_schedule.constant_steps": self.constant_steps})
 
     def __call__(self, step: int) -> float:
         return super().__call__(step) / math.sqrt(max(1.0, step / max(1, self.constant_steps)))

@@ -20,6 +20,7 @@ from diffusion_train.training.ema import EMA
 from diffusion_train.training.finite import replace_rows
 from diffusion_train.training.optimizer import Optimization, is_fused, step_back
 from diffusion_train.training.weights import checkpoint_weights, load_exactly, trainable_modules, trainable_state
+from diffusion_train.utils.ranges import fraction
 from diffusion_train.utils.rng import Rng, seed_torch
 from diffusion_train.utils.tensor import AsyncCopy
 
@@ -46,8 +47,7 @@ class DiffusionModule(pl.LightningModule):
         micro_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= condition_dropout <= 1:
-            raise ValueError(f"condition_dropout={condition_dropout:g}: must be in [0, 1]")
+        fraction(condition_dropout=condition_dropout)
         self.automatic_optimization = False
         self.strict_loading = False  # frozen weights are not in checkpoints; `load_exactly` is strict about the rest
         self.network, self.conditioner, self.autoencoder = network, conditioner, autoencoder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from diffusion_train.utils.ranges import at_least
 
 
 class Optimization:
@@ -28,6 +29,7 @@ class Optimization:
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm={clip_norm:g}: must be above 0, or null for no clipping")
+        at_least(0, **{"adapter.text_encoder_lr": conditioner_lr})
         self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
         self.conditioner_lr = conditioner_lr
         self._group_settings: list[dict[str, Any]] = []
@@ -98,7 +100,6 @@ def adamw(
     eps: float = 1e-8,
 ) -> Optimizer:
     """Return a fused AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization")."""
-    if not (0 <= lr < math.inf):
-        raise ValueError(f"optimizer.lr={lr:g}: must be a number of at least 0")
+    at_least(0, **{"optimizer.lr": lr, "optimizer.weight_decay": weight_decay, "optimizer.eps": eps})
     beta1, beta2 = betas
     return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, eps=eps, fused=True)

@@ -212,6 +212,7 @@ CANNOT_WORK = {
     "lr_schedule.num_steps": ["lr_schedule.num_steps=0", "trainer.max_steps=1"],
     "lr_schedule.warmup_steps": ["lr_schedule.warmup_steps=-1"],
     "condition_dropout": ["condition_dropout=2"],
+    "guidance.scale=nan": ["guidance=classifier_free", "guidance.scale=nan"],
     "network.width": ["network.width=0"],
     "beta_start": ["diffusion=ddpm", "diffusion.schedule.beta_start=0.5"],
     "guidance.scale": ["guidance=classifier_free", *LABELS],

@@ -111,13 +111,17 @@ WRONG_NUMBERS = {
     "callbacks.noise_levels.every_n_steps=0": "at least 1",
     "callbacks.samples.every.first=-1": "at least 0",
     "data.batch_size=0": "at least 1",
+    "condition_dropout=2": "in [0, 1]",
+    "optimizer.weight_decay=-1": "at least 0",
+    "lr_schedule.final=-5.0": "at least 0",
+    "adapter.rank=0": "at least 1",
 }
 
 
 def test_lengths_and_intervals_that_cannot_be_are_told_together() -> None:
     validate(composed("experiment=points", "trainer=cpu"))
     with pytest.raises(config.ConfigError) as error:
-        validate(composed("experiment=points", "trainer=cpu", *WRONG_NUMBERS))
+        validate(composed("experiment=points", "trainer=cpu", "lr_schedule=cosine", "adapter=lora", *WRONG_NUMBERS))
     problems = {mistake.where: mistake.problem for mistake in error.value.mistakes}
     assert problems.keys() == WRONG_NUMBERS.keys()
     for where, problem in WRONG_NUMBERS.items():

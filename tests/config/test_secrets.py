@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 from omegaconf import OmegaConf
 
 from diffusion_train import config
-from diffusion_train.utils.redact import environment_secrets
+from diffusion_train.config.folders import conf_folder, read_yaml
+from diffusion_train.config.targets import locate, targets
+from diffusion_train.utils.redact import environment_secrets, is_secret, redact_text
 
 SECRET = "CANARY0123456789abcdef"
 
@@ -31,6 +35,10 @@ PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----
         {"logger": {"mine": {"db_pass": 20251130.5, "pin": 20251130}}},
         {"settings": [{"name": "password", "value": SECRET}, {"key": "api_key", "value": SECRET}]},
         {"settings": {"name": "passwd", "value": 20251130}},
+        {"mine": {"token": 20251130, "db_password_prod": 20251130}},
+        {"mine": {f"hf_{SECRET}": 1}},
+        {"mine": {f"log in with {SECRET}-of-the-environment": 1}},
+        {"pages": [9202511309, {9202511309: "a"}]},
         {"password": {"inner": {"deep": [20251130, SECRET]}}},
         {"note": PEM},
         {"note": f"before {PEM} after"},
@@ -42,7 +50,8 @@ PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----
     ],
 )
 def test_planted_secrets_are_found_by_no_reader(planted, monkeypatch):
-    monkeypatch.setenv("SHOP_PASSWORD", f"{SECRET}-of-the-environment")
+    monkeypatch.setenv("ENCRYPTION_KEY", f"{SECRET}-of-the-environment")
+    monkeypatch.setenv("DB_PASSWORD", "9202511309")
     environment_secrets.cache_clear()
     text = repr(config.redact(planted))
     environment_secrets.cache_clear()
@@ -57,6 +66,35 @@ def test_settings_that_the_package_declares_stay():
         "source": {"columns": {"key": "id", "caption": "text"}},
     }
     assert config.redact(declared) == declared
+
+
+CONF = conf_folder()
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
+def test_no_setting_of_conf_is_hidden(file):
+    """Also not by the name of a class's further settings, and not as text."""
+    text = file.read_text("utf-8")
+    nodes = read_yaml(text)
+    names = [] if text.startswith("# @package _global_") else file.parent.relative_to(CONF).parts
+    for name in reversed(names):
+        nodes = {name: nodes}
+    filled = _with_values(nodes)
+    assert config.redact(filled) == filled
+    for key, value in config.settings(filled, "").items():
+        assert redact_text(f"{key}={value}") == f"{key}={value}"
+    for path, target in targets(filled):
+        for name in inspect.signature(locate(str(target))).parameters:
+            assert not is_secret(name, declared=name == "key"), f"{path}.{name}"
+
+
+def _with_values(node):
+    """Give settings that are null, and numbers, values that would be hidden under the name of a secret."""
+    if isinstance(node, dict):
+        return {key: _with_values(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_values(value) for value in node]
+    return "abcdef" if node is None else 123456 if type(node) is int else node
 
 
 @pytest.mark.parametrize(

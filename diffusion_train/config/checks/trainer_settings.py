@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_train.config.mistakes import Mistake
 
@@ -35,7 +36,10 @@ _INSTEAD = {
     "overfit_batches": "use debug=overfit",
     "val_check_interval": _VALIDATION,
 }
+# Strategies that keep all weights on each rank, which clipping, skipped steps, averages and checkpoints need.
+_STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true", "single_device")
 _COPIES = re.compile("spawn|fork|notebook")  # in the names of Lightning's strategies
+_SHARDS = re.compile("fsdp|deepspeed|parallel", re.IGNORECASE)  # in the names of those that split the weights
 
 
 def trainer_mistakes(cfg: DictConfig) -> list[Mistake]:
@@ -43,11 +47,21 @@ def trainer_mistakes(cfg: DictConfig) -> list[Mistake]:
     settings = cfg.get("trainer") or {}
     if settings.get("_target_") != "pytorch_lightning.Trainer":
         return []
-    strategy = str(settings.get("strategy", ""))
-    problem = "copies this process to start the others, but each must be started as a separate command"
-    copied = [Mistake(f"trainer.strategy={strategy}", problem, "use ddp")] if _COPIES.search(strategy) else []
-    return copied + [
+    return _strategy_mistakes(settings.get("strategy")) + [
         Mistake(f"trainer.{key}", "is not a setting of a run", _INSTEAD.get(str(key), "leave it out"))
         for key in settings
         if key not in ("_target_", *USED)
     ]
+
+
+def _strategy_mistakes(strategy: Any) -> list[Mistake]:
+    """Return a mistake if the strategy, a name or a node with a `_target_`, does not keep all weights on each rank."""
+    name = str(strategy.get("_target_") if OmegaConf.is_dict(strategy) else strategy)
+    if name in (*_STRATEGIES, "None") or (OmegaConf.is_dict(strategy) and not _SHARDS.search(name)):
+        return []
+    problem = f"must be one of {', '.join(_STRATEGIES)}"
+    if _COPIES.search(name):
+        problem = "copies this process to start the others, but each must be started as a separate command"
+    elif _SHARDS.search(name):
+        problem = "splits the weights over the ranks, but each rank must have all of them"
+    return [Mistake(f"trainer.strategy={name}", problem, "give auto, or ddp")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from math import isfinite
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -13,7 +14,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from diffusion_train.config.checks.annotations import fits
 from diffusion_train.config.folders import walk
 from diffusion_train.config.mistakes import Mistake, first_lines, listed
-from diffusion_train.config.targets import forbidden
+from diffusion_train.config.targets import forbidden, is_trusted
 
 _OVERRIDES = ("hydra.overrides.hydra", "hydra.overrides.task")
 # What Hydra itself writes into its node.
@@ -64,20 +65,37 @@ def is_addable(key: str, cfg: DictConfig) -> bool:
 
 
 def unusable(cfg: DictConfig) -> list[Mistake]:
-    """Return a mistake for each mandatory value that is missing and each interpolation that cannot be resolved.
+    """Return a mistake for each missing value, interpolation that cannot be resolved and number that is not finite.
 
     If there are none, return a mistake for each target that is not allowed.
     """
     known: Any = HydraConfig.instance()  # ${hydra:...} reads it
     before, known.cfg = known.cfg, cfg
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
     try:
         own = [key for key in cfg if key != "hydra"]
-        if broken := [mistake for key in own for mistake in _broken(cfg, key, str(key))]:
-            return broken
+        wrong = [mistake for key in own for mistake in _broken(cfg, key, str(key))]
+        if wrong := [*wrong, *(mistake for key in own for mistake in not_finite(plain[key], str(key)))]:
+            return wrong
         nodes = {str(key): cfg[key] for key in own if OmegaConf.is_config(cfg[key])}
         return [m for key, node in nodes.items() for m in forbidden(OmegaConf.to_container(node, resolve=True), key)]
     finally:
         known.cfg = before
+
+
+def not_finite(node: object, path: str) -> Iterator[Mistake]:
+    """Yield a mistake for each number in plain containers that is infinite or no number.
+
+    Parts that the command line alone allows may have such settings.
+    """
+    if isinstance(node, dict) and not is_trusted(str(node.get("_target_", ""))):
+        for key, value in node.items():
+            yield from not_finite(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from not_finite(value, f"{path}[{i}]")
+    elif isinstance(node, float) and not isfinite(node):
+        yield Mistake(f"{path}={node}", "must be a finite number")
 
 
 def _broken(parent: Any, key: Any, path: str) -> Iterator[Mistake]:

@@ -23,9 +23,10 @@ from diffusion_train.config.base_model import named, sets_part
 from diffusion_train.config.command_line.arguments import first_word, jobs, parse, sweep_mistakes
 from diffusion_train.config.command_line.call import Call
 from diffusion_train.config.command_line.compose import Composer
+from diffusion_train.config.command_line.hydra_output import show, without_secrets
 from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, unwritable
 from diffusion_train.config.run import compose_run
-from diffusion_train.config.secrets import escape, redact, redact_override
+from diffusion_train.config.secrets import escape
 from diffusion_train.config.targets import allow
 from diffusion_train.utils.process.launcher import num_started
 
@@ -55,18 +56,12 @@ def launch(call: Call, body: Body, ends: Collection[int] = (), run_keys: Collect
     if "run" in call.settings:
         return _on_run(call, body, run_keys)
     cfg = first_pass(call)
-    if call.flags.cfg == "job":
-        # Hydra would print it without the pretrained model's parts.
-        _show(_without_hydra(cfg), resolve=call.flags.resolve)
+    if call.flags.cfg:
+        show(cfg, call.flags)  # Hydra would print it without the pretrained model's parts, and with its secrets
         return 0
     if not call.shows_only:
         raise_all(_run_dir_mistakes(cfg))
     return _start(call, cfg, body, ends)
-
-
-def _show(cfg: DictConfig, resolve: bool = False) -> None:
-    """Print a config without its secrets."""
-    print(OmegaConf.to_yaml(OmegaConf.create(redact(OmegaConf.to_container(cfg, resolve=resolve)))), end="")
 
 
 def _without_hydra(cfg: DictConfig) -> DictConfig:
@@ -147,7 +142,10 @@ def _start(call: Call, first: DictConfig, body: Body, ends: Collection[int]) -> 
             if call.flags.multirun or call.shows_only:
                 overrides = map(_forced, call.overrides) if named(first) else call.overrides
                 sys.argv = [original[0], *call.flag_arguments, *_hydra_settings(call), *overrides]
-                hydra.main(version_base="1.3", config_path=str(call.folders[0]), config_name=call.config_name)(job)()
+                with without_secrets(call.shows_only):
+                    hydra.main(version_base="1.3", config_path=str(call.folders[0]), config_name=call.config_name)(
+                        job
+                    )()
             else:
                 _run_job(first, job, call.folders[0])
     finally:
@@ -190,14 +188,6 @@ def _set_run_dir(cfg: DictConfig) -> Path:
     if "run_dir" in cfg:
         with read_write(cfg), open_dict(cfg):
             cfg.run_dir = folder
-    if node.mode == RunMode.MULTIRUN and (saved := Path(str(node.sweep.dir)) / "multirun.yaml").is_file():
-        # Hydra has saved the settings there with their secrets.
-        settings: Any = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)
-        arguments = [redact_override(argument) for argument in settings["hydra"]["overrides"]["task"]]
-        settings["hydra"]["overrides"]["task"] = arguments
-        settings["hydra"]["job"]["override_dirname"] = ",".join(arguments)
-        settings = redact(settings)
-        saved.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
     return Path(folder)
 
 
@@ -221,6 +211,6 @@ def _on_run(call: Call, body: Body, run_keys: Collection[str] | None) -> int:
     settings = OmegaConf.to_container(_without_hydra(own), resolve=not call.shows_only)
     OmegaConf.update(cfg, call.command, settings if call.shows_only else escape(settings), force_add=True)
     if call.shows_only:
-        _show(cfg)
+        show(cfg, call.flags)
         return 0
     return body(cfg)

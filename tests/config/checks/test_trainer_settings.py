@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
+from pytorch_lightning.strategies import StrategyRegistry
 
 from diffusion_train.config.checks.trainer_settings import _INSTEAD, USED, trainer_mistakes
+from diffusion_train.config.targets import forbidden
 from diffusion_train.training_run import lightning_trainer
 
 ALL = list(inspect.signature(pl.Trainer.__init__).parameters)[1:]
@@ -55,8 +58,25 @@ def test_a_setting_that_cuts_across_ours_names_ours(key, instead):
     assert instead in trainer_mistakes(cfg)[0].remedy
 
 
-@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
-def test_processes_must_be_commands(strategy):
-    cfg = OmegaConf.create({"trainer": {"_target_": "pytorch_lightning.Trainer", "strategy": strategy}})
-    (mistake,) = trainer_mistakes(cfg)
-    assert (mistake.where, mistake.remedy) == (f"trainer.strategy={strategy}", "use ddp")
+@pytest.mark.parametrize("strategy", [*StrategyRegistry.available_strategies(), "auto", "fast", None])
+def test_every_strategy_keeps_all_weights_on_each_rank_or_is_refused(strategy):
+    mistakes = trainer_mistakes(with_strategy(strategy))
+    if strategy in ("auto", "single_device", None) or re.fullmatch(r"ddp(_find_unused_parameters_\w+)?", strategy):
+        assert mistakes == []
+        return
+    (mistake,) = mistakes
+    assert (mistake.where, mistake.remedy) == (f"trainer.strategy={strategy}", "give auto, or ddp")
+    problems = {"copies this process": "spawn|fork|notebook", "splits the weights": "fsdp|deepspeed"}
+    (problem,) = [p for p, names in problems.items() if re.search(names, strategy)] or ["must be one of auto, ddp"]
+    assert mistake.problem.startswith(problem)
+
+
+@pytest.mark.parametrize("name", ["DDPStrategy", "FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
+def test_a_class_that_splits_the_weights_is_refused_even_if_the_command_line_allows_it(name):
+    cfg = with_strategy({"_target_": f"pytorch_lightning.strategies.{name}"})
+    assert bool(forbidden(OmegaConf.to_container(cfg))) == (name != "DDPStrategy")
+    assert [mistake.problem[:6] for mistake in trainer_mistakes(cfg)] == ["splits"] * (name != "DDPStrategy")
+
+
+def with_strategy(strategy):
+    return OmegaConf.create({"trainer": {"_target_": "pytorch_lightning.Trainer", "strategy": strategy}})

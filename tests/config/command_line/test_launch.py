@@ -8,6 +8,7 @@ import re
 import sys
 
 import pytest
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -74,20 +75,52 @@ def test_processes_that_lightning_starts_share_the_folder(start):
     assert child == parent
 
 
-def test_a_sweep_has_a_folder_a_job_and_each_job_its_own_arguments(start, tmp_path):
+def test_a_sweep_has_a_folder_a_job_and_each_job_its_own_arguments(start, tmp_path, monkeypatch):
     arguments = ["-m", "seed=1,2", "run_dir=sweep", "allow_targets=[mine.]", "+hub_token=CANARY"]
     planted = ["+notes={password:CANARY}", "+pairs=[{name:password,value:CANARY}]", "+smtp.pin=7280124215"]
-    told = []  # what Lightning hands to the processes it starts
-    code, seen = start(*arguments, *planted, body=lambda cfg: told.append(HydraConfig.get().run.dir) or cfg.seed)
+    told, saved = [], tmp_path / "sweep" / "multirun.yaml"
+    monkeypatch.setattr(BasicLauncher, "launch", clean(BasicLauncher.launch, saved))
+
+    def body(cfg):
+        told.append(HydraConfig.get().run.dir)  # what Lightning hands to the processes it starts
+        return cfg.seed
+
+    code, seen = start(*arguments, *planted, body=body)
     assert code == 2
     assert [cfg["seed"] for cfg, _ in seen] == [1, 2]
     assert [cfg["run_dir"] for cfg, _ in seen] == [str(tmp_path / "sweep" / "0"), str(tmp_path / "sweep" / "1")]
     assert told == [cfg["run_dir"] for cfg, _ in seen]
     assert seen[1][1] == ["train.py", "allow_targets=[mine.]", "seed=2", "run_dir=sweep", "+hub_token=CANARY", *planted]
     assert files(tmp_path / "sweep") == ["multirun.yaml"]
-    saved = (tmp_path / "sweep" / "multirun.yaml").read_text()
-    assert not re.search("CANARY|7280124215", saved)
-    assert "- seed=1,2" in saved
+    assert "- seed=1,2" in saved.read_text()
+
+
+def clean(launch, saved):
+    """A launcher, which may queue the jobs for hours, that sees no secret on disk before it starts them."""
+
+    def checked(self, *args, **kwargs):
+        assert "hub_token" in saved.read_text()
+        assert not re.search("CANARY|7280124215", saved.read_text())
+        return launch(self, *args, **kwargs)
+
+    return checked
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--cfg", "job"), ("--cfg", "hydra"), ("--cfg", "all"), ("--cfg", "all", "--resolve"), ("--cfg", "all", "--package", "smtp")]
+    + [("--info", what) for what in ("all", "config", "defaults-tree")],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_is_only_shown_has_no_secrets(start, capsys, flags):
+    planted = ["+notes={password:CANARY}", "+pairs=[{name:password,value:CANARY}]", "+smtp={pin:7280124215}"]
+    code, seen = start(*flags, *planted, "+title=hf_CANARY0123456789abcdef", "+mine.key=CANARY")
+    shown = capsys.readouterr()
+    assert (code, seen) == (0, [])
+    assert len(shown.out) > 10
+    assert not re.search("CANARY|7280124215", shown.out + shown.err)
+    if flags[0] == "--cfg":
+        assert ("hydra_logging" in shown.out) == (flags[-1] not in ("job", "smtp"))
 
 
 @pytest.mark.slow
