@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_train.pretrained.config_keys.base import NOT_ORDINARY, refuse
-from diffusion_train.pretrained.config_keys.scheduler_keys import CLASSES, DISTILLED, KEYS
+from diffusion_train.pretrained.config_keys.scheduler_keys import CLASSES, DISTILLED, KEYS, SAMPLING
 from diffusion_train.pretrained.diffusers_folder import read_json
 
 Nodes = dict[str, Any]
@@ -18,7 +18,6 @@ _SCHEDULES = {"linear": "linear.Linear", "scaled_linear": "scaled_linear.ScaledL
 _GRID = "diffusion_train.sampler.grid"
 _SPACINGS = {"trailing": "Trailing", "leading": "Leading", "linspace": "Linspace"}
 _IN_SIGMAS = {"use_karras_sigmas": 7.0, "use_exponential_sigmas": None, "use_lu_lambdas": None}  # rho of Karras
-_SAMPLING = "it changes sampling, not training"
 
 
 def nodes(
@@ -72,13 +71,13 @@ def _wrong_class(name: str) -> str | None:
 def _wrong_keys(name: str, settings: Nodes, kind: str | None) -> Iterator[str]:
     yield from KEYS.problems(settings)
     if kind is not None and settings.get("clip_sample", CLASSES[name].clip_sample):
-        yield f"clip_sample=True: latents are not limited to [-1, 1]; set it to false: {_SAMPLING}"
+        yield f"clip_sample=True: latents are not limited to [-1, 1]; set it to false: {SAMPLING}"
     spacings = [key for key in _IN_SIGMAS if settings.get(key)]
     if len(spacings) > 1:
         yield f"{'=true, '.join(spacings)}=true: only one of them can be true; set the others to false"
     if spacings and settings.get("rescale_betas_zero_snr"):
         yield (
-            f"{spacings[0]}=True: with zero terminal SNR the first sigma / alpha is infinite; set it to false: {_SAMPLING}"
+            f"{spacings[0]}=True: with zero terminal SNR the first sigma / alpha is infinite; set it to false: {SAMPLING}"
         )
 
 
@@ -166,7 +165,7 @@ def _levels(settings: Nodes, source: str, default: str, unit_start: bool) -> Nod
     if spacing not in _SPACINGS:
         raise ValueError(
             f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json is not supported; set it to one "
-            f"of {', '.join(_SPACINGS)}: {_SAMPLING}"
+            f"of {', '.join(_SPACINGS)}: {SAMPLING}"
         )
     return {
         "_target_": f"{_GRID}.{_SPACINGS[spacing]}",
