@@ -140,11 +140,12 @@ def _grids(settings: Nodes, source: str) -> Nodes:
 
 def _ddim_grid(settings: Nodes, source: str) -> Nodes:
     end_at_level = not settings.get("set_alpha_to_one", True)
-    return _levels(settings, source, "leading", unit_start=True) | {"end_at_level": end_at_level}
+    grid = _levels(settings, source, "leading", unit_start=True)
+    return grid | {"end_at_level": end_at_level, "fixed_stride": True}
 
 
 def _multistep_grid(settings: Nodes, source: str) -> Nodes:
-    grid = _levels(settings, source, "linspace", unit_start=True)
+    grid = _levels(settings, source, "linspace", unit_start=True) | _terminal(settings)
     if not grid["_target_"].endswith(".Trailing"):
         grid["skip_last"] = True
     return _in_sigmas(grid, settings)
@@ -152,7 +153,7 @@ def _multistep_grid(settings: Nodes, source: str) -> Nodes:
 
 def _euler_grid(settings: Nodes, source: str) -> Nodes:
     """Return the grid of Euler's method, which starts at sigma / alpha times the noise, unless its steps are leading."""
-    grid = _levels(settings, source, "linspace", unit_start=False)
+    grid = _levels(settings, source, "linspace", unit_start=False) | _terminal(settings)
     if grid["_target_"].endswith(".Leading"):
         grid["unit_start"] = True
     if grid["_target_"].endswith(".Linspace"):
@@ -173,6 +174,11 @@ def _levels(settings: Nodes, source: str, default: str, unit_start: bool) -> Nod
         "unit_start": unit_start,
         **({"offset": settings.get("steps_offset", 0)} if spacing == "leading" else {}),
     }
+
+
+def _terminal(settings: Nodes) -> Nodes:
+    """Return the setting of a grid by which diffusers avoids an infinite sigma / alpha, which DDIM does not need."""
+    return {"finite": True} if settings.get("rescale_betas_zero_snr") else {}
 
 
 def _in_sigmas(grid: Nodes, settings: Nodes) -> Nodes:
