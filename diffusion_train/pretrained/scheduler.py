@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_train.pretrained.config_keys.base import NOT_ORDINARY, refuse
-from diffusion_train.pretrained.config_keys.scheduler_keys import CLASSES, DISTILLED, KEYS
+from diffusion_train.pretrained.config_keys.scheduler_keys import CLASSES, DISTILLED, KEYS, SAMPLING
 from diffusion_train.pretrained.diffusers_folder import read_json
 
 Nodes = dict[str, Any]
@@ -18,7 +18,6 @@ _SCHEDULES = {"linear": "linear.Linear", "scaled_linear": "scaled_linear.ScaledL
 _GRID = "diffusion_train.sampler.grid"
 _SPACINGS = {"trailing": "Trailing", "leading": "Leading", "linspace": "Linspace"}
 _IN_SIGMAS = {"use_karras_sigmas": 7.0, "use_exponential_sigmas": None, "use_lu_lambdas": None}  # rho of Karras
-_SAMPLING = "it changes sampling, not training"
 
 
 def nodes(
@@ -72,13 +71,13 @@ def _wrong_class(name: str) -> str | None:
 def _wrong_keys(name: str, settings: Nodes, kind: str | None) -> Iterator[str]:
     yield from KEYS.problems(settings)
     if kind is not None and settings.get("clip_sample", CLASSES[name].clip_sample):
-        yield f"clip_sample=True: latents are not limited to [-1, 1]; set it to false: {_SAMPLING}"
+        yield f"clip_sample=True: latents are not limited to [-1, 1]; set it to false: {SAMPLING}"
     spacings = [key for key in _IN_SIGMAS if settings.get(key)]
     if len(spacings) > 1:
         yield f"{'=true, '.join(spacings)}=true: only one of them can be true; set the others to false"
     if spacings and settings.get("rescale_betas_zero_snr"):
         yield (
-            f"{spacings[0]}=True: with zero terminal SNR the first sigma / alpha is infinite; set it to false: {_SAMPLING}"
+            f"{spacings[0]}=True: with zero terminal SNR the first sigma / alpha is infinite; set it to false: {SAMPLING}"
         )
 
 
@@ -141,11 +140,12 @@ def _grids(settings: Nodes, source: str) -> Nodes:
 
 def _ddim_grid(settings: Nodes, source: str) -> Nodes:
     end_at_level = not settings.get("set_alpha_to_one", True)
-    return _levels(settings, source, "leading", unit_start=True) | {"end_at_level": end_at_level}
+    grid = _levels(settings, source, "leading", unit_start=True)
+    return grid | {"end_at_level": end_at_level, "fixed_stride": True}
 
 
 def _multistep_grid(settings: Nodes, source: str) -> Nodes:
-    grid = _levels(settings, source, "linspace", unit_start=True)
+    grid = _levels(settings, source, "linspace", unit_start=True) | _terminal(settings)
     if not grid["_target_"].endswith(".Trailing"):
         grid["skip_last"] = True
     return _in_sigmas(grid, settings)
@@ -153,7 +153,7 @@ def _multistep_grid(settings: Nodes, source: str) -> Nodes:
 
 def _euler_grid(settings: Nodes, source: str) -> Nodes:
     """Return the grid of Euler's method, which starts at sigma / alpha times the noise, unless its steps are leading."""
-    grid = _levels(settings, source, "linspace", unit_start=False)
+    grid = _levels(settings, source, "linspace", unit_start=False) | _terminal(settings)
     if grid["_target_"].endswith(".Leading"):
         grid["unit_start"] = True
     if grid["_target_"].endswith(".Linspace"):
@@ -166,7 +166,7 @@ def _levels(settings: Nodes, source: str, default: str, unit_start: bool) -> Nod
     if spacing not in _SPACINGS:
         raise ValueError(
             f"pretrained={source}: timestep_spacing={spacing} in scheduler_config.json is not supported; set it to one "
-            f"of {', '.join(_SPACINGS)}: {_SAMPLING}"
+            f"of {', '.join(_SPACINGS)}: {SAMPLING}"
         )
     return {
         "_target_": f"{_GRID}.{_SPACINGS[spacing]}",
@@ -174,6 +174,11 @@ def _levels(settings: Nodes, source: str, default: str, unit_start: bool) -> Nod
         "unit_start": unit_start,
         **({"offset": settings.get("steps_offset", 0)} if spacing == "leading" else {}),
     }
+
+
+def _terminal(settings: Nodes) -> Nodes:
+    """Return the setting of a grid by which diffusers avoids an infinite sigma / alpha, which DDIM does not need."""
+    return {"finite": True} if settings.get("rescale_betas_zero_snr") else {}
 
 
 def _in_sigmas(grid: Nodes, settings: Nodes) -> Nodes:

@@ -11,7 +11,6 @@ method for rectified flow, and for EDM in the paper's own variables.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 from torch import Tensor
 
@@ -31,15 +30,15 @@ class DDIM(Sampler):
         self.eta = eta
 
     def __call__(self, predict: Predict, schedule: Schedule, noise: Tensor, times: Tensor, rng: Rng) -> Tensor:
-        levels = noise_levels(schedule, times, noise.device)
-        x = levels[0].sigma * noise
-        for i, (t, s) in enumerate(pairwise(levels)):
+        starts, ends = (noise_levels(schedule, part, noise.device) for part in (times[:-1], self.grid.ends(times)))
+        x = starts[0].sigma * noise
+        for i, (t, s) in enumerate(zip(starts, ends, strict=True)):
             p = predict_at(predict, x, t)
             fresh = self.eta * posterior_std(t, s)
             x = s.alpha * p.x0 + math.sqrt(s.sigma**2 - fresh**2) * p.noise
             if fresh > 0:
                 x = x + fresh * rng.normal(f"step{i}", noise.shape[1:], noise.device)
-        return x / levels[-1].alpha
+        return x / ends[-1].alpha
 
 
 def posterior_std(t: Level, s: Level) -> float:

@@ -6,6 +6,7 @@ Karras: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Gen
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -13,8 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion_train.diffusion.schedule.base import Schedule
-from diffusion_train.diffusion.schedule.discrete import DiscreteSchedule
-from diffusion_train.sampler.between_levels import LinearSigma, LogSNRLabel
+from diffusion_train.sampler.between_levels import LinearSigma, LogSNRLabel, finite_sigma
 
 Family = Literal["single_step", "multistep", "euler"]
 """The samplers that share a grid in diffusers: DDIM, those that extrapolate from earlier steps, and Euler and Heun."""
@@ -32,6 +32,10 @@ class Grid(ABC):
     @abstractmethod
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
         """Return strictly decreasing times (num_steps + 1,); all but the last must be at least the schedule's t_min."""
+
+    def ends(self, times: Tensor) -> Tensor:
+        """Return the times (num_steps,) where the steps of DDIM end; the next step starts at its time in `times` anyway."""
+        return times[1:]
 
     def for_family(self, family: Family) -> Grid:
         """Return the grid for a family of samplers."""
@@ -87,15 +91,24 @@ class Levels(Grid):
     The flags reproduce how diffusers samples. `unit_start`: x starts as noise of unit variance. `end_at_level`:
     sampling ends at index 0 and returns x with the little noise left in it (`set_alpha_to_one=False`). `skip_last`:
     indices are computed for one more step and the least noisy one is dropped, as the multistep solvers do.
+    `fixed_stride`: DDIM steps num_levels // num_steps levels down, also if the next index is another one. `finite`:
+    with zero terminal SNR, sigma / alpha at t = 1 is large instead of infinite, as all schedulers but DDIM have it.
     """
 
+    as_is = True  # alpha is 1 at t = 0
+
     def __init__(
-        self, num_levels: int = 1000, unit_start: bool = False, end_at_level: bool = False, skip_last: bool = False
+        self,
+        num_levels: int = 1000,
+        unit_start: bool = False,
+        end_at_level: bool = False,
+        skip_last: bool = False,
+        fixed_stride: bool = False,
+        finite: bool = False,
     ) -> None:
-        self.num_levels = num_levels
-        self.skip_last = skip_last
-        self.unit_start = unit_start
-        self.as_is = self.end_at_level = end_at_level
+        self.num_levels, self.finite = num_levels, finite
+        self.unit_start, self.end_at_level = unit_start, end_at_level
+        self.skip_last, self.fixed_stride = skip_last, fixed_stride
 
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
         if num_steps + self.skip_last > self.num_levels:
@@ -106,22 +119,32 @@ class Levels(Grid):
         indices = self.indices(num_steps + self.skip_last)[:num_steps].double()
         if indices[0] >= self.num_levels:
             raise ValueError(f"sampler.num_steps={num_steps} is too large for a grid with an offset; use fewer steps")
-        last = torch.tensor([0.0 if self.end_at_level else -1.0], dtype=torch.float64)
-        return ((torch.cat([indices, last]) + 1) / self.num_levels).float()
+        last = torch.tensor([self.end_at_level - 1.0], dtype=torch.float64)
+        times = ((torch.cat([indices, last]) + 1) / self.num_levels).float()
+        times[-1] = self.ends(times)[-1]
+        return times
+
+    def ends(self, times: Tensor) -> Tensor:
+        if not self.fixed_stride:
+            return times[1:]
+        stride = self.num_levels // (len(times) - 1)
+        indices = (times[:-1].double() * self.num_levels).round() - 1 - stride
+        return ((indices.clamp(min=self.end_at_level - 1) + 1) / self.num_levels).float()
+
+    def on(self, schedule: Schedule) -> Schedule:
+        return finite_sigma(schedule, self.num_levels) if self.finite else schedule
 
     @abstractmethod
     def indices(self, num_steps: int) -> Tensor:
-        """Return the level indices (num_steps,), decreasing from noise to data."""
+        """Return the level indices (num_steps,), decreasing from noise to data, rounded as in diffusers."""
 
 
 class Trailing(Levels):
     """Equal steps rounded to levels; the first is the noisiest level, t = 1."""
 
-    def __init__(self, num_levels: int = 1000, unit_start: bool = False, end_at_level: bool = False) -> None:
-        super().__init__(num_levels, unit_start, end_at_level)
-
     def indices(self, num_steps: int) -> Tensor:
-        return torch.linspace(self.num_levels, 0, num_steps + 1, dtype=torch.float64).round()[:-1] - 1
+        step = self.num_levels - self.num_levels / num_steps - self.num_levels  # as numpy.arange rounds, for ties at .5
+        return (self.num_levels + torch.arange(num_steps, dtype=torch.float64) * step).round() - 1
 
 
 class Linspace(Levels):
@@ -136,17 +159,21 @@ class Linspace(Levels):
         unit_start: bool = False,
         end_at_level: bool = False,
         skip_last: bool = False,
+        fixed_stride: bool = False,
+        finite: bool = False,
         whole: bool = True,
     ) -> None:
-        super().__init__(num_levels, unit_start, end_at_level, skip_last)
+        super().__init__(num_levels, unit_start, end_at_level, skip_last, fixed_stride, finite)
         self.whole = whole
 
     def indices(self, num_steps: int) -> Tensor:
-        steps = torch.linspace(self.num_levels - 1, 0, num_steps, dtype=torch.float64)
+        most = max(num_steps - 1, 1)
+        steps = torch.arange(most, -1, -1, dtype=torch.float64) * ((self.num_levels - 1) / most)
         return steps.round() if self.whole else steps
 
     def on(self, schedule: Schedule) -> Schedule:
-        return schedule if self.whole or schedule.zero_terminal_snr else LinearSigma(schedule, self.num_levels)
+        schedule = super().on(schedule)
+        return schedule if self.whole else LinearSigma(schedule, self.num_levels)
 
 
 class Leading(Levels):
@@ -162,8 +189,10 @@ class Leading(Levels):
         unit_start: bool = False,
         end_at_level: bool = False,
         skip_last: bool = False,
+        fixed_stride: bool = False,
+        finite: bool = False,
     ) -> None:
-        super().__init__(num_levels, unit_start, end_at_level, skip_last)
+        super().__init__(num_levels, unit_start, end_at_level, skip_last, fixed_stride, finite)
         self.offset = offset
 
     def indices(self, num_steps: int) -> Tensor:
@@ -181,6 +210,8 @@ class Karras(Grid):
     """
 
     def __init__(self, rho: float | None = 7.0, model: Grid | None = None) -> None:
+        if rho is not None and not 0 < rho < math.inf:
+            raise ValueError(f"grid.rho={rho}: must be positive; use rho=null for equal steps in log(sigma / alpha)")
         self.rho, self.model = rho, model
         self.unit_start = model is not None and model.unit_start
         self.family: Family = "single_step"
@@ -191,9 +222,7 @@ class Karras(Grid):
         return grid
 
     def on(self, schedule: Schedule) -> Schedule:
-        if self.model is None or not isinstance(schedule, DiscreteSchedule):
-            return schedule
-        return LogSNRLabel(schedule, schedule.num_steps, whole=self.family == "multistep")
+        return schedule if self.model is None else LogSNRLabel(schedule, whole=self.family == "multistep")
 
     def __call__(self, schedule: Schedule, num_steps: int) -> Tensor:
         if schedule.zero_terminal_snr:

@@ -34,9 +34,12 @@ CASES: dict[str, tuple[str, str, tuple[list[str], dict[str, Any]]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["sd15", "sd2_v"])
+@pytest.fixture(scope="module", params=["sd15", "sd2_v", "sd2_zero_snr"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA before its first step, which changes nothing, on a base that predicts epsilon (its file says PNDM) or v."""
+    """A LoRA before its first step, which changes nothing, on a base that predicts epsilon (its file says PNDM) or v.
+
+    The file of the last one says zero terminal SNR and trailing steps, which 7 steps do not divide.
+    """
     folder = tmp_path_factory.mktemp(request.param)
     base = tiny_pipelines.make(request.param, folder / "base")
     given = ["experiment=sd15_lora", f"pretrained={base}", "data.shards=[x.tar]", "logger=none"]
@@ -66,6 +69,8 @@ def drawn(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 @pytest.mark.parametrize("case", CASES)
 def test_images_are_those_of_diffusers(case: str, run: Path, drawn: Callable[..., Tensor]) -> None:
+    if case.endswith("karras") and "zero_snr" in run.parent.name:
+        pytest.skip("refused: the first sigma / alpha is infinite")
     sampler, kind, (arguments, settings) = CASES[case]
     ours = drawn(f"sampler={sampler}", f"sampler.num_steps={NUM_STEPS}", *arguments)
     base = run.parent / "base"
@@ -77,7 +82,9 @@ def test_images_are_those_of_diffusers(case: str, run: Path, drawn: Callable[...
     noise = Rng.for_samples([SEED] * len(PROMPTS)).normal("noise", (4, 8, 8))
     size = {"height": 64, "width": 64, "output_type": "pt"}
     theirs = pipeline(PROMPTS, latents=noise, num_inference_steps=NUM_STEPS, guidance_scale=7.5, **size).images
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    # at sigma / alpha = 4096, Euler's method of diffusers rounds the image in float32; in float64 it is within 1e-5
+    rounding = 4e-5 if case == "euler" and "zero_snr" in run.parent.name else 1e-5
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=rounding)
 
 
 def test_naming_the_runs_own_sampler_changes_nothing(drawn: Callable[..., Tensor]) -> None:

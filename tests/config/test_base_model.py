@@ -142,9 +142,9 @@ def test_a_sampler_takes_the_grid_of_the_model_in_training_and_when_sampling(sd1
     config.save_config(composed(*RECIPE, f"pretrained={sd1}"), tmp_path / "run" / "config.yaml")
     for cfg in (trained, config.compose_run(tmp_path / "run", [f"sampler={option}"], [ROOT / "conf"])):
         sampler = config.build(cfg.sampler)
-        levels = sampler.grid(config.build(cfg.diffusion.schedule), 10)[:-1] * 1000
-        assert levels[-1] == {"ddim": 2, "euler": 1}.get(option, 101)
-        assert sampler.grid.as_is == (option == "ddim")
+        levels = sampler.grid(config.build(cfg.diffusion.schedule), 10) * 1000
+        assert levels[-2] == {"ddim": 2, "euler": 1}.get(option, 101)
+        assert levels[-1] == (option == "ddim")
 
 
 @pytest.mark.parametrize("chosen", ["by value", "by an option"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -46,7 +48,7 @@ def test_times_fall_from_noise_to_data(grid, num_steps, schedule):
     [(Trailing(), "trailing", 0), (Leading(), "leading", 0), (Leading(offset=1), "leading", 1)],
     ids=["trailing", "leading", "leading_offset"],
 )
-@pytest.mark.parametrize("num_steps", [3, 7, 10, 50, 1000])
+@pytest.mark.parametrize("num_steps", [3, 7, 10, 48, 50, 1000])  # 48 trailing steps have a tie at .5
 def test_diffusers_timesteps(grid, spacing, offset, num_steps):
     if num_steps == 1000 and offset:
         pytest.skip("diffusers leaves its own table there")
@@ -86,6 +88,31 @@ def test_impossible_grids_are_refused(grid, schedule, num_steps, message):
         grid(schedule, num_steps)
 
 
+@pytest.mark.parametrize("rho", [0.0, -7.0, math.nan, math.inf])
+def test_an_impossible_rho_is_refused(rho):
+    with pytest.raises(ValueError, match=rf"grid\.rho={rho}: must be positive"):
+        Karras(rho)
+
+
+@pytest.mark.parametrize(
+    ("grid", "schedule", "message"),
+    [
+        (Linspace(whole=False), EDM(), "needs a schedule given by a table of betas, got EDM"),
+        (
+            Linspace(whole=False),
+            Linear(num_steps=500),
+            r"num_levels=1000: must be the schedule's num_steps; set it to 500",
+        ),
+        (Trailing(finite=True), Linear(num_steps=500), "num_levels=1000"),
+        (Karras(model=Trailing()), RectifiedFlow(), "got RectifiedFlow"),
+    ],
+    ids=["linspace_continuous", "linspace_count", "finite", "karras"],
+)
+def test_a_schedule_without_the_levels_of_the_grid_is_refused(grid, schedule, message):
+    with pytest.raises(ValueError, match=message):
+        grid.on(schedule)
+
+
 @pytest.mark.parametrize("last", [-0.1, 1.0])
 def test_impossible_last_time_is_refused(last):
     with pytest.raises(ValueError, match="last="):
@@ -104,6 +131,27 @@ def test_an_end_at_a_level_is_taken_as_it_is(grid, gaussian):
     x = DDIM(10, at_level).sample(predict, schedule, noise, rng)
     divided = DDIM(10, at_level)(predict, schedule, noise, times, rng)
     torch.testing.assert_close(x, divided * schedule.alpha_sigma(times[-1:])[0], rtol=0, atol=1e-6)
+
+
+def test_a_fixed_stride_leaves_the_next_start():
+    """Of 7 steps, DDIM goes 142 levels down from starts that are 142 or 143 apart, and ends above the data."""
+    grid, plain = Trailing(fixed_stride=True), Trailing()
+    times = grid(Linear(), 7)
+    assert torch.equal(times[:-1], plain(Linear(), 7)[:-1])
+    levels = [(part * 1000).round().tolist() for part in (times[:-1], grid.ends(times))]
+    assert [start - end for start, end in zip(*levels, strict=True)] == [142] * 7
+    assert times[-1] == torch.tensor(0.001)
+    assert plain.ends(times).tolist() == times[1:].tolist()
+
+
+def test_zero_terminal_snr_has_a_finite_sigma():
+    """alpha-bar is 2^-24 at t = 1, and as it was at all other levels; sampling on DDIM's grid leaves it at 0."""
+    schedule, t = Linear(zero_terminal_snr=True), torch.arange(1, 1001) / 1000
+    plain, finite = (Trailing(finite=finite).on(schedule).alpha_sigma(t)[0] for finite in (False, True))
+    assert plain[-1] == 0
+    assert finite[-1].item() == pytest.approx(2**-12)
+    assert torch.equal(plain[:-1], finite[:-1])
+    assert schedule.alpha_sigma(t[-1:])[0] == 0
 
 
 def test_a_sampler_takes_the_grid_of_its_family():

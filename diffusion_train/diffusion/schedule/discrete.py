@@ -7,6 +7,8 @@ Zero terminal SNR: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -42,6 +44,14 @@ class DiscreteSchedule(Schedule):
     def label(self, t: Tensor) -> Tensor:
         """Return the index (B,) in the table, which is fractional between table points."""
         return (self._position(t) - 1).to(t.device, torch.float32)
+
+    def with_terminal_alpha_bar(self, alpha_bar: float) -> DiscreteSchedule:
+        """Return this schedule with another alpha-bar at t = 1, above 0."""
+        schedule = copy.copy(self)
+        table = next(iter(self._tables.values())).clone()
+        table[-1] = math.log(alpha_bar)
+        schedule.zero_terminal_snr, schedule._tables = False, {table.device: table}
+        return schedule
 
     def _log_alpha_bar(self, t: Tensor) -> Tensor:
         position = self._position(t)

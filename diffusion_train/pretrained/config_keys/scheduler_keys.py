@@ -37,7 +37,7 @@ CLASSES = {
 DISTILLED = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "SCMScheduler")
 
 _OWN = "is a setting of the sampler, which `sampler` chooses here"
-_SAMPLING = "it changes sampling, not training"
+SAMPLING = "it changes sampling, not training"
 _FLOW = "is read only with use_flow_sigmas=true, which is refused"
 _LATENTS = "is read only with clip_sample=true or thresholding=true, which are refused or turned off"
 KEYS = Keys(
@@ -59,13 +59,13 @@ KEYS = Keys(
             "a table of betas is not supported", "set it to null if beta_schedule gives the same betas"
         ),
         "use_flow_sigmas": Refusal("flow matching models are not supported yet", "give a diffusion model"),
-        "use_beta_sigmas": Refusal("is not supported", f"set it to false: {_SAMPLING}"),
+        "use_beta_sigmas": Refusal("is not supported", f"set it to false: {SAMPLING}"),
         "final_sigmas_type": Refusal(
-            "must be zero: other values leave noise in the image", f"set it to zero: {_SAMPLING}", (None, "zero")
+            "must be zero: other values leave noise in the image", f"set it to zero: {SAMPLING}", (None, "zero")
         ),
         "interpolation_type": Refusal(
             "must be linear: log_linear spaces the noise levels in another way than the steps",
-            f"set it to linear: {_SAMPLING}",
+            f"set it to linear: {SAMPLING}",
             (None, "linear"),
         ),
         "timestep_type": Refusal(
@@ -75,10 +75,10 @@ KEYS = Keys(
         ),
         **dict.fromkeys(
             ["sigma_min", "sigma_max"],
-            Refusal("noise levels other than those of the betas are not supported", f"set it to null: {_SAMPLING}"),
+            Refusal("noise levels other than those of the betas are not supported", f"set it to null: {SAMPLING}"),
         ),
-        "thresholding": Refusal("does not work for latents", f"set it to false: {_SAMPLING}"),
-        "lambda_min_clipped": Refusal("is not supported", f"set it to -Infinity: {_SAMPLING}", (None, -inf)),
+        "thresholding": Refusal("does not work for latents", f"set it to false: {SAMPLING}"),
+        "lambda_min_clipped": Refusal("is not supported", f"set it to -Infinity: {SAMPLING}", (None, -inf)),
         "variance_type": Refusal(
             "the network predicts a variance, which is not supported",
             "give another model",
