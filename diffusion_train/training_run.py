@@ -17,6 +17,7 @@ from diffusion_train import config
 from diffusion_train.assembly import build_conditioner, build_network, grid_prompts
 from diffusion_train.callbacks.checkpointing import check_same_run
 from diffusion_train.callbacks.run_record import RunRecord
+from diffusion_train.config.checks.signatures import default
 from diffusion_train.data.base import TrainingData
 from diffusion_train.data.data_settings import DataSettings, ImageData, ShardData
 from diffusion_train.data.datamodule import DataModule
@@ -112,7 +113,8 @@ def _check_same_config(cfg: DictConfig, checkpoint: Path) -> dict[str, tuple[Any
         cfg.get("base_record", {}).get("sha256"),
         cfg.pretrained,
     )
-    changed = changed_settings(config.settings(before, ""), config.settings(config.redact(cfg), ""))
+    then, now = (config.settings(config.redact(one), "") for one in (before, cfg))
+    changed = changed_settings(then, now, default)
     check_same_settings(changed, cfg.allow_mismatch)
     return changed
 

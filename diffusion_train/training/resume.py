@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.training.checkpoint.file import by_step, damage, mismatch, newest_whole
-from diffusion_train.utils.text import argument
+from diffusion_train.utils.text import NOT_SET, argument
 
 # Groups of the config that decide how weights move. All other settings may change when a run resumes.
 DECISIVE_GROUPS = (
@@ -49,18 +50,38 @@ def check_same_base(checkpoint: Path, before: str | None, now: str | None, pretr
         )
 
 
-def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def changed_settings(
+    before: Mapping[str, Any], now: Mapping[str, Any], default: Callable[[str, str], Any]
+) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> (value in the checkpoint, value now) of every setting that differs.
 
-    Settings that only one of the two has are left out: they come from another class or version. So are those that only
+    A setting that only one of the two has counts as the class's `default(class, setting)` in the other, which raises
+    KeyError if the class has no such setting. Those that come from another class are left out. So are those that only
     say where the run and its base model are.
     """
     of_base = _WHERE_IN_BASE if now.get("base_record.sha256") else ()
-    return {
-        key: (before[key], now[key])
-        for key in before
-        if key in now and before[key] != now[key] and not key.startswith(_WHERE) and not key.endswith(of_base)
-    }
+    changed = {}
+    for key in {**before, **now}:
+        if key.startswith(_WHERE) or key.endswith(of_base):
+            continue
+        with suppress(KeyError):
+            values = tuple(one[key] if key in one else _default(key, before, now, default) for one in (before, now))
+            if values[0] != values[1]:
+                changed[key] = (values[0], values[1])
+    return changed
+
+
+def _default(key: str, before: Mapping[str, Any], now: Mapping[str, Any], default: Callable[[str, str], Any]) -> object:
+    """Return the value of a setting that a config leaves out. Raises KeyError if it is of another class or version."""
+    names = key.removesuffix("._target_").split(".")
+    for length in range(len(names) - 1, 0, -1):
+        target = f"{'.'.join(names[:length])}._target_"
+        if target in before or target in now:
+            if before.get(target) != now.get(target):
+                break
+            value = default(str(now[target]), names[length])
+            return value if length == len(names) - 1 and not key.endswith("._target_") else NOT_SET
+    raise KeyError(key)
 
 
 def check_same_settings(changed: Mapping[str, tuple[Any, Any]], allow_mismatch: Collection[str]) -> None:

@@ -16,6 +16,7 @@ _MARKS = {  # of a longer one first: that of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF16_BE: "utf-16",
 }
 ESCAPE = "diffusion_train.escape"  # an error handler: a byte that cannot be decoded becomes a lone surrogate
+NOT_SET = "(not set)"  # in messages: a setting without a value
 
 
 def encoding_of(start: bytes, otherwise: str | None = None) -> str:

@@ -9,13 +9,21 @@ import torch
 import yaml
 
 from diffusion_train.config import settings
-from diffusion_train.training.resume import DECISIVE_GROUPS, changed_settings, check_same_settings, find_checkpoint
+from diffusion_train.config.checks.signatures import default
+from diffusion_train.training.resume import (
+    DECISIVE_GROUPS,
+    changed_settings,
+    check_same_settings,
+    find_checkpoint,
+)
+from diffusion_train.utils.text import NOT_SET
 
+ADAM: dict[str, object] = {"optimizer._target_": "torch.optim.AdamW", "optimizer.lr": 0.1}
 BEFORE = {"diffusion.schedule._target_": "schedule.Linear", "diffusion.schedule.start": 0.1, "diffusion.offset": 0.0}
 
 
 def compare(before: dict[str, object], now: dict[str, object], *allowed: str) -> dict[str, tuple[object, object]]:
-    changed = changed_settings(before, now)
+    changed = changed_settings(before, now, default)
     check_same_settings(changed, allowed)
     return changed
 
@@ -34,6 +42,32 @@ def test_other_settings_are_refused_one_by_one() -> None:
 def test_a_setting_that_came_or_went_with_a_version_makes_no_other_run() -> None:
     assert compare(BEFORE, {**BEFORE, "diffusion.new": 1}) == {}
     assert compare({**BEFORE, "diffusion.old": 1}, BEFORE) == {}
+    assert compare(ADAM, {**ADAM, "optimizer._target_": "torch.optim.SGD", "optimizer.momentum": 0.9}, "optimizer") == {
+        "optimizer._target_": ("torch.optim.AdamW", "torch.optim.SGD")
+    }
+    assert compare({**ADAM, "optimizer.old": 1}, ADAM) == {}
+
+
+@pytest.mark.parametrize(
+    ("added", "changed"),
+    [
+        ({"optimizer.amsgrad": True}, {"optimizer.amsgrad": (False, True)}),
+        ({"optimizer.betas": [0.8, 0.9]}, {"optimizer.betas": ([0.9, 0.999], [0.8, 0.9])}),
+        ({"optimizer.params": 1}, {"optimizer.params": (NOT_SET, 1)}),
+        ({"optimizer.eps.inner": 1}, {"optimizer.eps.inner": (NOT_SET, 1)}),
+        ({"optimizer.eps._target_": "a.B", "optimizer.eps.x": 1}, {"optimizer.eps._target_": (NOT_SET, "a.B")}),
+        ({"optimizer.amsgrad": False, "optimizer.betas": [0.9, 0.999]}, {}),
+    ],
+)
+def test_a_setting_that_one_of_the_two_leaves_out_has_the_default_of_its_class(
+    added: dict[str, object], changed: dict[str, tuple[object, object]]
+) -> None:
+    assert compare(ADAM, {**ADAM, **added}, "optimizer") == changed
+    removed = {key: (now, before) for key, (before, now) in changed.items()}
+    assert compare({**ADAM, **added}, ADAM, "optimizer") == removed
+    if changed:
+        with pytest.raises(ValueError, match=rf"{next(iter(changed))}: .*in the checkpoint"):
+            compare(ADAM, {**ADAM, **added})
 
 
 def test_folders_of_a_base_model_are_compared_by_its_hash() -> None:

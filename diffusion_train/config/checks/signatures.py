@@ -15,6 +15,7 @@ from diffusion_train.config.mistakes import Mistake, did_you_mean, raise_all
 from diffusion_train.config.open_settings import with_stand_ins
 from diffusion_train.config.slots import HYDRA_KEYS
 from diffusion_train.config.targets import forbidden, locate
+from diffusion_train.utils.text import NOT_SET
 
 _REFERENCE = re.compile(r"\$\{\s*(?:oc\.select:)?\s*(\.*)([\w.\[\]]+)\s*[},]")
 
@@ -94,6 +95,25 @@ def _node_mistakes(path: str, node: DictConfig) -> Iterator[Mistake]:
     for key in accepted[positional:]:
         if parameters[key].default is inspect.Parameter.empty and values.get(key, "???") == "???":
             yield Mistake(f"{where}{key}", f"{name} needs this setting", f"add {where}{key}=...")
+
+
+def default(target: str, name: str) -> Any:
+    """Return what a class uses for a setting that a config leaves out, as plain data; NOT_SET if the class chooses.
+
+    Raises KeyError if it has no such setting.
+    """
+    try:
+        parameters = _parameters(locate(target))
+    except ValueError:
+        return NOT_SET
+    if name not in parameters:
+        if any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+            return NOT_SET
+        raise KeyError(name)
+    value = parameters[name].default
+    if value is inspect.Parameter.empty:
+        return NOT_SET
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _source(node: DictConfig, key: str) -> str | None:
