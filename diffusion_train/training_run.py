@@ -28,7 +28,7 @@ from diffusion_train.data.storage.base import StorageError
 from diffusion_train.encode.precomputed_data import use_precomputed
 from diffusion_train.network.layout import set_memory_format
 from diffusion_train.rank_agreement import agree, facts
-from diffusion_train.training.checkpoint.file import AtomicCheckpointIO, read_facts
+from diffusion_train.training.checkpoint.checkpoint_file import AtomicCheckpointIO, read_facts
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization
 from diffusion_train.training.precision import check_device, check_trained, shorten_frozen, trainer_arguments

@@ -33,7 +33,7 @@ from diffusion_train.diffusion.weighting import Output
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.network.mlp import MLP
 from diffusion_train.training import ema, lr_schedule
-from diffusion_train.training.checkpoint.file import AtomicCheckpointIO
+from diffusion_train.training.checkpoint.checkpoint_file import AtomicCheckpointIO
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization, adamw
 from diffusion_train.training.precision import trainer_arguments

@@ -18,12 +18,12 @@ from diffusion_train.callbacks.scheduled import at_least
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedOnAllRanks
 from diffusion_train.logger.metrics_file import MetricsFile
-from diffusion_train.run_folder import RunFolder
+from diffusion_train.run_folder import RunFolder, step_name
+from diffusion_train.training.checkpoint.checkpoint_file import FreeSpace, peek, read_facts, write_again
 from diffusion_train.training.checkpoint.checkpoint_folder import free_space, link_last, remove_surplus
-from diffusion_train.training.checkpoint.file import FreeSpace, mismatch, peek, read_facts, step_name, write_again
 from diffusion_train.training.checkpoint.fitting_state import check_state
 from diffusion_train.training.module import DiffusionModule
-from diffusion_train.training.resume import DECISIVE_GROUPS
+from diffusion_train.training.resume import DECISIVE_GROUPS, mismatch
 from diffusion_train.training.weights import save_weights, trainable_state
 from diffusion_train.training.weights_header import FORMAT
 from diffusion_train.utils import rng

@@ -31,7 +31,7 @@ from diffusion_train.page import plain
 from diffusion_train.pretrained import origin
 from diffusion_train.report.brand_report import write_report
 from diffusion_train.run_folder import RunFolder
-from diffusion_train.training.checkpoint.file import read_facts
+from diffusion_train.training.checkpoint.checkpoint_file import read_facts
 from diffusion_train.training.precision import resolve
 from diffusion_train.training.rank_processes import take_over
 from diffusion_train.training.resume import resume_hint

@@ -10,7 +10,7 @@ from diffusion_train.callbacks.bad_samples import BadSamples, TooManyBadSamples
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.data.shard.problem import Problem
-from diffusion_train.training.checkpoint.file import newest_whole
+from diffusion_train.training.checkpoint.checkpoint_file import newest_whole
 
 
 class Damaged(PointsDataset):

@@ -16,9 +16,9 @@ from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.callbacks.time_budget import TimeBudget
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.data.storage.base import StorageError
-from diffusion_train.run_folder import RunFolder
+from diffusion_train.run_folder import RunFolder, by_step
 from diffusion_train.training import weights
-from diffusion_train.training.checkpoint.file import by_step, load, newest_whole
+from diffusion_train.training.checkpoint.checkpoint_file import load, newest_whole
 from diffusion_train.training.resume import find_checkpoint
 from diffusion_train.training.weights import load_weights
 from diffusion_train.utils import files

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from warm_process import python
 
-from diffusion_train.training.checkpoint.file import load
+from diffusion_train.training.checkpoint.checkpoint_file import load
 from diffusion_train.training.weights import load_weights
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import torch
 from checkpoint_state import state
 
-from diffusion_train.training.checkpoint import file as ckpt
+from diffusion_train.training.checkpoint import checkpoint_file as ckpt
 from diffusion_train.training.checkpoint.checkpoint_schema import problems
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_train.training.checkpoint.file import load
+from diffusion_train.training.checkpoint.checkpoint_file import load
 from diffusion_train.training.checkpoint.fitting_state import check_state
 
 
