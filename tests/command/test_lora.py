@@ -67,6 +67,22 @@ def test_sampled_from_by_its_run_folder_at_any_scale(runs: Path, tmp_path: Path)
     assert all(".lora_" in name for name in names)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_a_run_resumes_in_its_precision(runs: Path, tmp_path: Path, precision: str) -> None:
+    given = [
+        *SMALL,
+        *LORA,
+        f"pretrained={runs / 'base'}",
+        f"trainer.precision={precision}",
+        f"run_dir={tmp_path / 'run'}",
+    ]
+    for steps in (3, 5):
+        done = run("train.py", *given, f"trainer.max_steps={steps}")
+        assert done.returncode == 0, done.stderr
+    assert "resuming from step_00000003.ckpt" in done.stderr
+    assert load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 5
+
+
 @pytest.mark.parametrize("adapter", [[], LORA], ids=["full", "lora"])
 def test_training_goes_on_from_what_an_adapter_made_of_its_base(runs: Path, tmp_path: Path, adapter: list[str]) -> None:
     given = [*SMALL, *adapter, f"pretrained={runs / 'lora'}", "trainer.max_steps=1", "optimizer.lr=0"]
