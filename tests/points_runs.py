@@ -56,6 +56,7 @@ def points_run(
     max_steps: int,
     *,
     callbacks: tuple[pl.Callback, ...] = (),
+    before_saving: tuple[pl.Callback, ...] = (),
     resume: Path | None = None,
     micro_batch_size: int | None = None,
     num_workers: int = 0,
@@ -107,6 +108,7 @@ def points_run(
         callbacks=[
             Scalars(max_skipped_steps=3),
             recorder,
+            *before_saving,
             Checkpointing(run_dir, every_n_steps, allow_mismatch=allow_mismatch, description={"config": CONFIG}),
             *callbacks,
         ],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_train.callbacks.scheduled import at_least
+from diffusion_train.utils.process.interruption import OnAllRanks
 
 
 def log(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
@@ -31,7 +32,7 @@ def noise_error(outputs: dict[str, Tensor]) -> Tensor:
     return outputs["noise_mse"].clamp(max=1)
 
 
-class NumericalError(RuntimeError):
+class NumericalError(RuntimeError, OnAllRanks):
     """Training makes no progress because its gradients are not finite."""
 
 
