@@ -32,7 +32,8 @@ from typing import Any
 
 import torch
 
-from diffusion_train.training.checkpoint.file import by_step, load
+from diffusion_train.run_folder import by_step
+from diffusion_train.training.checkpoint.checkpoint_file import load
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS, EVERY = 200, 5

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from diffusion_train import __version__, config
 from diffusion_train.config import ConfigError, Mistake
-from diffusion_train.training.checkpoint.file import read_facts
+from diffusion_train.training.checkpoint.checkpoint_file import read_facts
 from diffusion_train.utils.text import printable
 
 # Settings of a machine, which decide no sample and no weight.

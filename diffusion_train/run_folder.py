@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+LAST = "last.ckpt"  # the link to the newest checkpoint
 
 
 class RunFolder:
@@ -22,8 +25,8 @@ class RunFolder:
     @property
     def last_checkpoint(self) -> Path | None:
         """The link to the newest checkpoint; the checkpoint itself where links cannot be made; None if there is none."""
-        link = self.checkpoints / "last.ckpt"
-        return link if link.exists() else max(self.checkpoints.glob("step_*.ckpt"), default=None)
+        link = self.checkpoints / LAST
+        return link if link.exists() else next(iter(by_step(self.checkpoints)), None)
 
     @property
     def last_samples(self) -> Path | None:
@@ -32,6 +35,18 @@ class RunFolder:
             file for file in self.samples.glob("step_*.png") if file.resolve().is_relative_to(self.path.resolve())
         )
         return max(inside, default=None)
+
+
+def step_name(step: int) -> str:
+    """Return the file name of the checkpoint of a step."""
+    return f"step_{step:08d}.ckpt"
+
+
+def by_step(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, newest step first."""
+    named = [(re.fullmatch(r"step_(\d+)", path.stem), path) for path in folder.glob("step_*.ckpt")]
+    steps = [(int(match[1]), path) for match, path in named if match]
+    return [path for _, path in sorted(steps, reverse=True)]
 
 
 def weights_file(run: Path, key: str = "run") -> Path:

@@ -26,9 +26,10 @@ from diffusion_train.data.order.shape_check import LatentShape, check_shapes
 from diffusion_train.data.selection import strict_error
 from diffusion_train.data.storage.base import StorageError
 from diffusion_train.encode.precomputed_data import use_precomputed
+from diffusion_train.logger.surviving import surviving
 from diffusion_train.network.layout import set_memory_format
 from diffusion_train.rank_agreement import agree, facts
-from diffusion_train.training.checkpoint.file import AtomicCheckpointIO, read_facts
+from diffusion_train.training.checkpoint.checkpoint_file import AtomicCheckpointIO, read_facts
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization
 from diffusion_train.training.precision import check_device, check_trained, shorten_frozen, trainer_arguments
@@ -74,7 +75,7 @@ class TrainingRun:
 
 def build_run(cfg: DictConfig) -> TrainingRun:
     """Build a training run. Raises ValueError if its data, weights, launcher and checkpoint do not fit together."""
-    chooses = first_process() or num_started() == 1  # the other ranks follow the first
+    chooses = first_process(cfg.trainer.get("num_nodes", 1))  # the other ranks follow the first
     checkpoint = find_checkpoint(Path(cfg.run_dir), cfg.resume) if chooses else None
     changed = {} if checkpoint is None else _check_same_config(cfg, checkpoint)
     data = config.build(cfg.data)
@@ -163,7 +164,7 @@ def build_trainer(
     return lightning_trainer(
         cfg,
         callbacks=[record, *callbacks],
-        logger=[config.build(node, **arguments.get(name, {})) for name, node in cfg.logger.items()],
+        logger=[surviving(config.build(node, **arguments.get(name, {}))) for name, node in cfg.logger.items()],
         precision=precision["precision"],
         plugins=[AtomicCheckpointIO(), *precision["plugins"]],
         default_root_dir=str(run_dir),

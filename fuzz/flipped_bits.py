@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion_train.training.checkpoint.file import load
+from diffusion_train.training.checkpoint.checkpoint_file import load
 from diffusion_train.training.weights import load_weights
 
 FOUND, HARMLESS = "found", "harmless"

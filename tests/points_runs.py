@@ -33,7 +33,7 @@ from diffusion_train.diffusion.weighting import Output
 from diffusion_train.logger.metrics_file import MetricsFile
 from diffusion_train.network.mlp import MLP
 from diffusion_train.training import ema, lr_schedule
-from diffusion_train.training.checkpoint.file import AtomicCheckpointIO
+from diffusion_train.training.checkpoint.checkpoint_file import AtomicCheckpointIO
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization, adamw
 from diffusion_train.training.precision import trainer_arguments
@@ -56,6 +56,7 @@ def points_run(
     max_steps: int,
     *,
     callbacks: tuple[pl.Callback, ...] = (),
+    before_saving: tuple[pl.Callback, ...] = (),
     resume: Path | None = None,
     micro_batch_size: int | None = None,
     num_workers: int = 0,
@@ -107,6 +108,7 @@ def points_run(
         callbacks=[
             Scalars(max_skipped_steps=3),
             recorder,
+            *before_saving,
             Checkpointing(run_dir, every_n_steps, allow_mismatch=allow_mismatch, description={"config": CONFIG}),
             *callbacks,
         ],

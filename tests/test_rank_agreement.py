@@ -22,7 +22,8 @@ from warm_process import python
 
 from diffusion_train.config import ConfigError
 from diffusion_train.rank_agreement import CheckpointFile, Report, agree, differing, facts, unseen
-from diffusion_train.training.checkpoint.file import load, step_name
+from diffusion_train.run_folder import step_name
+from diffusion_train.training.checkpoint.checkpoint_file import load
 from diffusion_train.utils.exit_code import Exit
 
 ROOT = Path(__file__).parents[1]

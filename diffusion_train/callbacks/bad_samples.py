@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 from diffusion_train.callbacks.progress import say
 from diffusion_train.callbacks.scalars import is_logged, log
 from diffusion_train.data.shard.problem import Problem
+from diffusion_train.utils.process.interruption import OnAllRanks
 from diffusion_train.utils.tensor import AsyncCopy
 
 _NOT_FINITE = ("not-finite", "", "the autoencoder or the conditioner returned NaN or infinite values")
 
 
-class TooManyBadSamples(RuntimeError):
+class TooManyBadSamples(RuntimeError, OnAllRanks):
     """So many samples were left out or replaced that the run no longer trains on what its config says."""
 
 
@@ -56,7 +58,7 @@ class BadSamples(pl.Callback):
 
     def _record(self, lines: Iterable[str]) -> None:
         for line in lines:
-            if line not in self._before | self._met:
+            if line not in self._before and line not in self._met:
                 self._write(line)
 
     def _look(self) -> None:
@@ -85,6 +87,13 @@ class BadSamples(pl.Callback):
                 f"{count} of {of:,} samples are bad, more than callbacks.bad_samples.max_share={self.max_share:g}; "
                 f"{self.path} lists them"
             )
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        self._look()
+
+    def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
+        with suppress(RuntimeError, OSError):  # the device or the disk may be what failed
+            self._look()
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         self._look()

@@ -13,31 +13,28 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
 from diffusion_train import __version__
-from diffusion_train.callbacks.bad_samples import TooManyBadSamples
+from diffusion_train.callbacks.scalars import NumericalError
 from diffusion_train.data.storage.base import StorageError
-from diffusion_train.data.synchronized_loader import StoppedOnAllRanks
 from diffusion_train.logger.metrics_file import MetricsFile
-from diffusion_train.run_folder import RunFolder
+from diffusion_train.run_folder import RunFolder, step_name
+from diffusion_train.training.checkpoint.checkpoint_file import FreeSpace, peek, read_facts, write_again
 from diffusion_train.training.checkpoint.checkpoint_folder import free_space, link_last, remove_surplus
-from diffusion_train.training.checkpoint.file import FreeSpace, mismatch, peek, read_facts, step_name, write_again
 from diffusion_train.training.checkpoint.fitting_state import check_state
 from diffusion_train.training.module import DiffusionModule
-from diffusion_train.training.resume import DECISIVE_GROUPS
+from diffusion_train.training.resume import DECISIVE_GROUPS, mismatch
 from diffusion_train.training.weights import save_weights, trainable_state
 from diffusion_train.training.weights_header import FORMAT
 from diffusion_train.utils import rng
 from diffusion_train.utils.files import remove_strays
-from diffusion_train.utils.process.interruption import Stopping
+from diffusion_train.utils.process.interruption import OnAllRanks, Stopping
 from diffusion_train.utils.ranges import at_least
 
 _ORDER = ("seed", "data", "data.order", "data.batch_size")  # these determine which samples come next
 # The command compares the decisive groups before it builds a model.
 _MISMATCHES = (*_ORDER, "data.captions", "trainer.precision", "noise", *DECISIVE_GROUPS)
 
-_ON_ALL_RANKS = (StoppedOnAllRanks, TooManyBadSamples, Stopping)  # these end all ranks between the same two steps
 
-
-class NotSaved(StorageError):
+class NotSaved(StorageError, OnAllRanks):
     """The first process could not write a checkpoint; all processes raise it."""
 
 
@@ -106,17 +103,17 @@ class Checkpointing(pl.Callback):
             self.save(trainer, module)
 
     def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
-        """Save the last completed step if reading data fails, or the run is stopped, between two steps.
+        """Save the last completed step after any error but these: the run cannot be saved, or makes no progress.
 
         All processes must have stopped between the same steps. If only one fails, as in a callback, the others wait for
         it and nothing can be saved.
         """
-        together = trainer.world_size == 1 or isinstance(exception, _ON_ALL_RANKS)
+        together = trainer.world_size == 1 or isinstance(exception, OnAllRanks)
         is_new = 0 <= self.saved_step < trainer.global_step
-        saves = isinstance(exception, (StorageError, *_ON_ALL_RANKS)) and not isinstance(exception, NotSaved)
-        if saves and together and is_new:
+        saves = isinstance(exception, Exception) and not isinstance(exception, (NotSaved, NumericalError))
+        if saves and together and is_new and not module.is_between_states:
             # the message of an error names the step that was saved before
-            with nullcontext() if isinstance(exception, Stopping) else suppress(NotSaved):
+            with nullcontext() if isinstance(exception, Stopping) else suppress(Exception):
                 self.save(trainer, module)
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:

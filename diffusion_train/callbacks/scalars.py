@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from diffusion_train.utils.process.interruption import OnAllRanks
 from diffusion_train.utils.ranges import at_least
 
 
@@ -31,7 +32,7 @@ def noise_error(outputs: dict[str, Tensor]) -> Tensor:
     return outputs["noise_mse"].clamp(max=1)
 
 
-class NumericalError(RuntimeError):
+class NumericalError(RuntimeError, OnAllRanks):
     """Training makes no progress because its gradients are not finite."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
@@ -12,9 +11,17 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed
 
-from diffusion_train.callbacks.progress import say
 from diffusion_train.training.rank_processes import PASSED_ON, pass_on
-from diffusion_train.utils.process.interruption import SIGNALS, Stopping, exit_code, interrupt, leave_soon, stop_request
+from diffusion_train.utils.process.interruption import (
+    SIGNALS,
+    Stopping,
+    announce,
+    exit_code,
+    in_main_thread,
+    interrupt,
+    leave_soon,
+    stop_request,
+)
 
 T = TypeVar("T")
 
@@ -37,11 +44,11 @@ class GracefulStop(pl.Callback):
         self._trainer = trainer
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")
-            if threading.current_thread() is threading.main_thread():
+            if in_main_thread():
                 signal.signal(PASSED_ON, lambda number, frame: self._ask())
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not self._is_listening and threading.current_thread() is threading.main_thread():
+        if not self._is_listening and in_main_thread():
             self._is_listening = True
             for number in SIGNALS:
                 signal.signal(number, self._handle)
@@ -52,8 +59,10 @@ class GracefulStop(pl.Callback):
             interrupt(number)
         self._is_signaled = True  # `asked` may be another rank's signal, passed on before this one's
         what = "the run is saved and ending" if self._is_saved else "saving after this step"
-        say(f"{signal.Signals(number).name}: {what}; send it again to exit immediately")
-        self._ask()
+        try:
+            self._ask()
+        finally:
+            announce(f"{signal.Signals(number).name}: {what}; send it again to exit immediately")
 
     def _ask(self) -> None:
         if not self.asked:

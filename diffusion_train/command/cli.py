@@ -29,7 +29,6 @@ from diffusion_train.utils.process.interruption import Interrupted, interruptibl
 from diffusion_train.utils.process.launcher import common_code, starter
 from diffusion_train.utils.quiet import plain_warnings
 from diffusion_train.utils.redact import redact_text
-from diffusion_train.utils.streams import unbroken_streams
 
 T = TypeVar("T")
 _EXTRAS = {
@@ -84,7 +83,7 @@ def launch(name: str, arguments: Sequence[str]) -> int:
 
     if (parent := starter()) is not None:
         end_with(parent)
-    with unbroken_streams(), plain_warnings():
+    with plain_warnings():
         return guarded(start)
 
 

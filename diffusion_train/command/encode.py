@@ -55,7 +55,7 @@ def run(cfg: DictConfig) -> int:
     check_settings(cfg)
     resolve_data(cfg)
     config.resolve_files(cfg)
-    out, first = Path(cfg.out), first_process()
+    out, first = Path(cfg.out), first_process(cfg.trainer.get("num_nodes", 1))
     with locked(out / ".lock", f"out={out}") if first else nullcontext():
         if first:
             remove_strays(out)

@@ -31,7 +31,7 @@ from diffusion_train.page import plain
 from diffusion_train.pretrained import origin
 from diffusion_train.report.brand_report import write_report
 from diffusion_train.run_folder import RunFolder
-from diffusion_train.training.checkpoint.file import read_facts
+from diffusion_train.training.checkpoint.checkpoint_file import read_facts
 from diffusion_train.training.optimizer import Optimization
 from diffusion_train.training.precision import resolve
 from diffusion_train.training.rank_processes import take_over
@@ -63,7 +63,7 @@ def run(cfg: DictConfig) -> int:
     """
     quiet_libraries()
     validate(cfg)
-    with claimed(Path(cfg.run_dir)), own_process_group():
+    with claimed(cfg), own_process_group():
         torch.set_float32_matmul_precision("high")
         training = together(build_run(cfg))
         code = fit(training)
@@ -142,9 +142,11 @@ def _wrong_shapes(cfg: DictConfig) -> Iterator[config.Mistake]:
         yield from config.mistakes_of(error, "network")
 
 
-def claimed(run_dir: Path) -> AbstractContextManager[None]:
+def claimed(cfg: DictConfig) -> AbstractContextManager[None]:
     """Lock the run folder, so that no other run writes to it. Raises ValueError if it is in use."""
-    return locked(run_dir / ".lock", f"run_dir={run_dir}") if first_process() else nullcontext()
+    if not first_process(cfg.trainer.get("num_nodes", 1)):
+        return nullcontext()
+    return locked(Path(cfg.run_dir) / ".lock", f"run_dir={cfg.run_dir}")
 
 
 def together(run: TrainingRun) -> TrainingRun:
@@ -192,10 +194,10 @@ def fit(run: TrainingRun) -> Exit:
         if run.trainer.is_global_zero:
             error.__context__.add_note(hint())
         raise error.__context__ from None
-    except ValueError as error:
+    except Exception as error:
         if run.trainer.global_step <= first_step:
-            raise  # reported as a mistake in the settings, without a traceback
-        raise RuntimeError(f"training ended at step {run.trainer.global_step}: {error}") from error
+            raise  # a ValueError is reported as a mistake in the settings, without a traceback
+        raise RuntimeError(f"training ended at step {run.trainer.global_step}: {error}\n{hint()}") from error
     return _common(run, Exit.DONE if run.is_done and not _stop_requested(run) else Exit.STOPPED)
 
 

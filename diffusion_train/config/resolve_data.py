@@ -23,7 +23,7 @@ from diffusion_train.config.run import load_run_config
 from diffusion_train.config.targets import build, locate
 from diffusion_train.data.data_settings import ShardData
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.training.checkpoint.file import read_facts
+from diffusion_train.training.checkpoint.checkpoint_file import read_facts
 from diffusion_train.utils.process.launcher import first_process
 
 _DIVISOR = 8  # every network of the package accepts image sizes that are multiples of it

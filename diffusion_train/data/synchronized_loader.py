@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 
 from diffusion_train.data.storage.base import StorageError
-from diffusion_train.utils.process.interruption import Stopping, stop_request
+from diffusion_train.utils.process.interruption import OnAllRanks, Stopping, stop_request
 
 T = TypeVar("T")
 
 
-class StoppedOnAllRanks(StorageError):
+class StoppedOnAllRanks(StorageError, OnAllRanks):
     """Raised by every process at the same step, after the storage of one of them failed."""
 
 

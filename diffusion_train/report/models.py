@@ -15,8 +15,8 @@ from torch import Tensor
 from diffusion_train import config
 from diffusion_train.assembly import assemble, build_network, is_adapted, restore
 from diffusion_train.pipeline import Pipeline
-from diffusion_train.run_folder import RunFolder, weights_file
-from diffusion_train.training.checkpoint.file import by_step, damage, load
+from diffusion_train.run_folder import RunFolder, by_step, weights_file
+from diffusion_train.training.checkpoint.checkpoint_file import damage, load
 from diffusion_train.training.weights import checkpoint_weights, load_weights
 from diffusion_train.utils.files import unchanged
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 from diffusion_train.conditioner.base import Cond, drop
-from diffusion_train.utils.text import printable
 
 
 def finite_rows(values: Tensor) -> Tensor:
@@ -27,9 +24,3 @@ def replace_rows(x0: Tensor, cond: Cond) -> tuple[Tensor, Cond, Tensor]:
     first = finite.int().argmax(keepdim=True)
     replaced = drop(everything, {name: values[first] for name, values in everything.items()}, finite)
     return replaced.pop("x0"), replaced, finite
-
-
-def check_latents(keys: Iterable[str], latents: Tensor) -> None:
-    """Raise ValueError that names the samples whose latents are not finite."""
-    if wrong := [printable(key) for key, row in zip(keys, finite_rows(latents).tolist(), strict=True) if not row]:
-        raise ValueError(f"the autoencoder returned NaN or infinite latents for samples {', '.join(wrong)}")

@@ -57,6 +57,7 @@ class DiffusionModule(pl.LightningModule):
         self._count_skips(torch.zeros(()))
         self.grad_norm = torch.zeros(())
         self.idle_since: float | None = None
+        self.is_between_states = False  # weights have moved, but not yet all that is saved with them
         self._saved_optimizer: str | None = None  # the class of the optimizer in the checkpoint
         for frozen in (autoencoder,) if conditioner.adapted else (autoencoder, conditioner):
             frozen.eval().requires_grad_(False)
@@ -140,6 +141,7 @@ class DiffusionModule(pl.LightningModule):
         """Step the optimizer, the learning rate and the averages; if the gradient is not finite, none of them moves."""
         optimizer: Any = self.optimizers()
         lr_schedule: Any = self.lr_schedulers()
+        self.is_between_states = True
         if self._skips.tolist():  # of the step before: waiting for this step's would leave a GPU idle
             step_back(lr_schedule)
         optimizer.step()
@@ -148,6 +150,7 @@ class DiffusionModule(pl.LightningModule):
         finite = torch.isfinite(self.grad_norm)
         self.ema.update(self.global_step, finite)
         self._count_skips(torch.where(finite, 0.0, self.skipped_in_a_row.to(finite.device) + 1))
+        self.is_between_states = False
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient and note its norm before that. If it is not finite, the step changes no weight.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diffusion_train.run_folder import RunFolder
-from diffusion_train.training.checkpoint.file import by_step, damage, mismatch, newest_whole
+from diffusion_train.run_folder import RunFolder, by_step
+from diffusion_train.training.checkpoint.checkpoint_file import damage, newest_whole
 from diffusion_train.utils.text import NOT_SET, argument
 
 # Groups of the config that decide how weights move. All other settings may change when a run resumes.
@@ -89,6 +89,19 @@ def check_same_settings(changed: Mapping[str, tuple[Any, Any]], allow_mismatch: 
     refused = {key: values for key, values in changed.items() if _decides(key) and _group(key) not in allow_mismatch}
     if refused:
         raise mismatch(refused, sorted({_group(key) for key in refused}))
+
+
+def mismatch(rows: dict[str, tuple[Any, Any]], allowing: Iterable[str], then: str = "") -> ValueError:
+    """Return the error for settings that differ from a checkpoint.
+
+    `rows` maps a setting to its values in the checkpoint and now. `allowing` lists the names that `allow_mismatch` must
+    hold to resume anyway, and `then` says what happens in that case.
+    """
+    table = "\n  ".join(f"{name}: {before} in the checkpoint, {now} now" for name, (before, now) in rows.items())
+    return ValueError(
+        f"the run cannot resume exactly from its checkpoint:\n  {table}\nrestore these, start again in another run_dir, "
+        f"or resume anyway with allow_mismatch=[{','.join(allowing)}]{then}"
+    )
 
 
 def _group(key: str) -> str:

@@ -1,16 +1,16 @@
-"""Standard output and error whose reader may end first, as in `... | head -1`."""
+"""Standard output and error that may be closed, or whose reader may end first, as in `... | head -1`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 
 class _Unbroken:
-    """A stream that drops what is written once nobody reads it any more."""
+    """A stream that drops what is written once nobody reads it any more: its pipe is closed, or its terminal is gone."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -18,14 +18,18 @@ class _Unbroken:
     def write(self, text: str) -> int:
         try:
             return int(self.stream.write(text))
-        except BrokenPipeError:
+        except OSError:
             self._drop()
             return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         try:
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError:
             self._drop()
 
     def _drop(self) -> None:
@@ -40,9 +44,13 @@ class _Unbroken:
 
 @contextmanager
 def unbroken_streams() -> Iterator[None]:
-    """Inside the block, a closed standard output or error is no error and changes no exit code."""
+    """Inside the block, a closed standard output or error is no error and changes no exit code.
+
+    A stream that the process began without, as with `>&-`, is the null device.
+    """
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Unbroken(stream) for stream in before)  # type: ignore[assignment]
+    streams = (open(os.devnull, "w") if stream is None else stream for stream in before)  # noqa: SIM115
+    sys.stdout, sys.stderr = (_Unbroken(stream) for stream in streams)  # type: ignore[assignment]
     try:
         yield
     finally:

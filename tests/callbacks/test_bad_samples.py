@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 
 from diffusion_train.callbacks.bad_samples import BadSamples, TooManyBadSamples
 from diffusion_train.data.order.order import Draw
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.data.shard.problem import Problem
-from diffusion_train.training.checkpoint.file import newest_whole
+from diffusion_train.training.checkpoint.checkpoint_file import newest_whole
 
 
 class Damaged(PointsDataset):
@@ -51,6 +52,45 @@ def test_each_bad_sample_is_recorded_once_whatever_epoch_and_restart(tmp_path: P
     counts = _counts(tmp_path)
     assert counts == sorted(counts)
     assert counts[-1] == 4
+
+
+class NotFinite(PointsDataset):
+    """The data of one sample are no numbers, which is found only after the step."""
+
+    def read(self, draws: Sequence[Draw]) -> list[dict[str, Any]]:
+        samples = super().read(draws)
+        for sample in samples:
+            if sample["index"] == 7:
+                sample["x"] = sample["x"] * float("nan")
+        return samples
+
+
+class Failing(pl.Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        if trainer.global_step == 1:
+            raise KeyError("gone")
+
+
+class Look(pl.Callback):
+    """Notes whether the file was there at each save."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.was_there = path, []
+
+    def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
+        self.was_there.append(self.path.exists())
+
+
+@pytest.mark.parametrize("every_n_steps", [1, 100], ids=["saved", "not saved"])
+def test_a_bad_sample_of_the_last_step_is_recorded_before_the_step_is_saved(
+    tmp_path, run_points, every_n_steps
+) -> None:
+    data, look = NotFinite("two_moons", 40, num_holdout=5), Look(tmp_path / "bad_samples.jsonl")
+    watching = (BadSamples(tmp_path, 1.0), look, Failing())
+    with pytest.raises(KeyError, match="gone"):
+        run_points(tmp_path, 8, before_saving=watching, dataset=data, batch_size=35, every_n_steps=every_n_steps)
+    assert look.was_there == [True]
+    assert _recorded(tmp_path) == ["000000007"]
 
 
 def test_too_many_bad_samples_end_the_run(tmp_path: Path, run_damaged) -> None:

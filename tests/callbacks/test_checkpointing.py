@@ -16,9 +16,9 @@ from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.callbacks.time_budget import TimeBudget
 from diffusion_train.data.points import PointsDataset
 from diffusion_train.data.storage.base import StorageError
-from diffusion_train.run_folder import RunFolder
+from diffusion_train.run_folder import RunFolder, by_step
 from diffusion_train.training import weights
-from diffusion_train.training.checkpoint.file import by_step, load, newest_whole
+from diffusion_train.training.checkpoint.checkpoint_file import load, newest_whole
 from diffusion_train.training.resume import find_checkpoint
 from diffusion_train.training.weights import load_weights
 from diffusion_train.utils import files
@@ -74,6 +74,33 @@ def test_a_run_whose_storage_fails_saves_the_last_completed_step_and_goes_on_fro
     step = load(newest)["diffusion_train"]["step"]
     assert step == 7
     _, rest = run_points(tmp_path / "run", 10, resume=newest, dataset=Failing(math.inf))
+    assert rest.keys == whole.keys[step:]
+    assert all(map(torch.equal, rest.losses, whole.losses[step:]))
+
+
+class Broken(pl.Callback):
+    """Fails inside a hook of step 6, and calls none of its others."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self.fail)
+
+    def fail(self, trainer, *rest) -> None:
+        if trainer.global_step >= 5:
+            raise KeyError("a fault of somebody's code")
+
+
+@pytest.mark.parametrize(
+    ("hook", "step"),
+    [("on_train_batch_start", 5), ("on_after_backward", 5), ("on_before_optimizer_step", 4), ("on_train_batch_end", 5)],
+)
+def test_after_any_error_a_run_is_saved_if_its_state_is_whole(tmp_path, run_points, hook: str, step: int) -> None:
+    """Only between the optimizer's step and that of the averages it is not."""
+    _, whole = run_points(tmp_path / "whole", 10)
+    with pytest.raises(KeyError, match="a fault of"):
+        run_points(tmp_path / "run", 10, every_n_steps=4, before_saving=(Broken(hook),))
+    newest = newest_whole(tmp_path / "run" / "checkpoints")
+    assert load(newest)["global_step"] == step
+    _, rest = run_points(tmp_path / "run", 10, resume=newest)
     assert rest.keys == whole.keys[step:]
     assert all(map(torch.equal, rest.losses, whole.losses[step:]))
 

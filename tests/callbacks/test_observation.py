@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffusion_train.callbacks.scalars import noise_error
 from diffusion_train.callbacks.scheduled import Every, Scheduled
 from diffusion_train.callbacks.throughput import Throughput
 from diffusion_train.callbacks.validation import Validation
+from diffusion_train.data.points import PointsDataset
 from diffusion_train.guidance.none import NoGuidance
 from diffusion_train.sampler.ddim import DDIM
 from diffusion_train.sampler.grid import Uniform
@@ -65,6 +67,34 @@ def test_validation_of_an_untrained_network_is_that_of_predicting_zero(tmp_path:
     """v = 0 means noise = sigma * xt, whose error alpha^2 * (mean of (sigma * x0 - alpha * noise)^2) is known."""
     run_points(tmp_path, 1, callbacks=(Validation(Every(1), num_samples=5, num_levels=2, max_log_snr=0.0),), lr=0.0)
     assert 0.25 * 0.1 < column(tmp_path, "val/noise_mse")[1] < 0.25 * 4  # at log-SNR 0: alpha^2 = 1/2, twice
+
+
+@pytest.mark.filterwarnings("ignore:validation leaves out")
+def test_validation_leaves_out_samples_that_are_not_finite(tmp_path: Path, run_points, monkeypatch) -> None:
+    """The errors of the others stay as they are, whatever batches they are in."""
+    errors: dict[str, list[float]] = {}
+    moments, of_rows = Identity.moments, Validation._errors
+
+    def recorded(self, *given):
+        errors.setdefault(name, []).extend((values := of_rows(self, *given)).tolist())
+        return values
+
+    monkeypatch.setattr(Validation, "_errors", recorded)
+    first = PointsDataset("two_moons", 40, num_holdout=5).holdout().points[:, 0]
+    for name, most in {"whole": 9.0, "some": float(first.median()), "none": -9.0}.items():
+        monkeypatch.setattr(
+            Identity, "moments", lambda self, x, most=most: torch.where(x[:, :1] > most, math.nan, moments(self, x))
+        )
+        validation = Validation(Every(1), num_samples=5, num_levels=2, batch_size=3)
+        run_points(tmp_path / name, 1, callbacks=(validation,), lr=0.0)
+    finite = [errors["whole"][row] for row in range(10) if first[row // 2] <= first.median()]
+    assert errors["some"][:6] == pytest.approx(finite)
+    assert column(tmp_path / "some", "val/noise_mse")[1] == pytest.approx(sum(finite) / 6)
+    assert column(tmp_path / "some", "val/left_out") == {1: 2}
+    assert "none" not in errors
+    assert math.isnan(column(tmp_path / "none", "val/noise_mse")[1])
+    assert column(tmp_path / "none", "val/left_out") == {1: 5}
+    assert column(tmp_path / "whole", "val/left_out") == {}
 
 
 def test_validation_encodes_a_sample_once(tmp_path: Path, run_points, monkeypatch) -> None:

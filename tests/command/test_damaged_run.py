@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from warm_process import python
 
 from diffusion_train.command.cli import launch
-from diffusion_train.training.checkpoint.file import AtomicCheckpointIO, load
+from diffusion_train.training.checkpoint.checkpoint_file import AtomicCheckpointIO, load
 from diffusion_train.training.weights import load_weights
 
 pytestmark = pytest.mark.slow

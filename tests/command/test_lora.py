@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from warm_process import python
 
-from diffusion_train.training.checkpoint.file import load
+from diffusion_train.training.checkpoint.checkpoint_file import load
 from diffusion_train.training.weights import load_weights
 
 pytestmark = pytest.mark.slow
@@ -65,6 +65,22 @@ def test_sampled_from_by_its_run_folder_at_any_scale(runs: Path, tmp_path: Path)
     names = set(load_weights(runs / "lora" / "weights.safetensors")[0])
     assert names
     assert all(".lora_" in name for name in names)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_a_run_resumes_in_its_precision(runs: Path, tmp_path: Path, precision: str) -> None:
+    given = [
+        *SMALL,
+        *LORA,
+        f"pretrained={runs / 'base'}",
+        f"trainer.precision={precision}",
+        f"run_dir={tmp_path / 'run'}",
+    ]
+    for steps in (3, 5):
+        done = run("train.py", *given, f"trainer.max_steps={steps}")
+        assert done.returncode == 0, done.stderr
+    assert "resuming from step_00000003.ckpt" in done.stderr
+    assert load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 5
 
 
 @pytest.mark.parametrize("adapter", [[], LORA], ids=["full", "lora"])

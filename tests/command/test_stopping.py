@@ -15,7 +15,7 @@ from warm_process import python
 
 from diffusion_train.command.cli import guarded
 from diffusion_train.config import ConfigError
-from diffusion_train.training.checkpoint.file import load
+from diffusion_train.training.checkpoint.checkpoint_file import load
 from diffusion_train.training.weights import load_weights
 from diffusion_train.training_run import check_launch
 from diffusion_train.utils.exit_code import Exit

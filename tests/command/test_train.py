@@ -15,7 +15,7 @@ import torch
 from warm_process import python
 
 from diffusion_train.command.train import claimed
-from diffusion_train.training.checkpoint.file import load
+from diffusion_train.training.checkpoint.checkpoint_file import load
 from diffusion_train.training.weights import load_weights
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from PIL import Image
 from warm_process import python
 
 from diffusion_train.data.shard.writer import write_shard, write_shards
-from diffusion_train.training.checkpoint.file import load
+from diffusion_train.training.checkpoint.checkpoint_file import load
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

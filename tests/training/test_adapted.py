@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from diffusion_train.adapter.lora import LoRA
-from diffusion_train.training.checkpoint.file import load, newest_whole
+from diffusion_train.training.checkpoint.checkpoint_file import load, newest_whole
 from diffusion_train.training.weights import trainable_state
 
 RunPoints = Callable[..., tuple[Any, Any]]

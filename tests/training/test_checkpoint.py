@@ -12,7 +12,8 @@ import pytest
 import torch
 from checkpoint_state import WEIGHT, state
 
-from diffusion_train.training.checkpoint import file as ckpt
+from diffusion_train.run_folder import by_step, step_name
+from diffusion_train.training.checkpoint import checkpoint_file as ckpt
 from diffusion_train.training.weights_header import FORMAT
 from diffusion_train.utils.files import remove_strays
 
@@ -26,14 +27,14 @@ def save(path: Path, content=WHOLE) -> Path:
 
 
 def test_round_trip_leaves_no_other_file(tmp_path: Path) -> None:
-    path = save(tmp_path / ckpt.step_name(1))
+    path = save(tmp_path / step_name(1))
     assert torch.equal(ckpt.load(path)["state_dict"]["network.w"], WEIGHT)
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_a_cut_file_is_found_and_the_one_before_is_used(tmp_path: Path, share: float) -> None:
-    good, cut = save(tmp_path / ckpt.step_name(1)), save(tmp_path / ckpt.step_name(2))
+    good, cut = save(tmp_path / step_name(1)), save(tmp_path / step_name(2))
     cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * share)])
     with pytest.warns(UserWarning, match="step_00000002"):
         assert ckpt.newest_whole(tmp_path) == good
@@ -42,7 +43,7 @@ def test_a_cut_file_is_found_and_the_one_before_is_used(tmp_path: Path, share: f
 
 
 def test_a_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
-    path = save(tmp_path / ckpt.step_name(1))
+    path = save(tmp_path / step_name(1))
     content = bytearray(path.read_bytes())
     content[content.index(torch.arange(100.0, 103).numpy().tobytes())] ^= 1
     path.write_bytes(content)
@@ -51,7 +52,7 @@ def test_a_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
 
 def test_any_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
     """Of every byte of the zip's directory, and of 400 others; fuzz/flipped_bits.py does it for a real checkpoint."""
-    path = save(tmp_path / ckpt.step_name(1))
+    path = save(tmp_path / step_name(1))
     whole = path.read_bytes()
     directory = range(whole.index(b"PK\1\2"), len(whole))
     rng = random.Random(0)
@@ -70,14 +71,14 @@ def test_stock_torch_reads_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
 def test_a_zip_bomb_is_refused_without_being_unpacked(tmp_path: Path, compression: int) -> None:
-    path = tmp_path / ckpt.step_name(1)
+    path = tmp_path / step_name(1)
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", bytes(50 << 20))
     assert "zip bomb" in ckpt.damage(path)
 
 
 def test_a_checkpoint_without_a_hash_is_tested_record_by_record(tmp_path: Path) -> None:
-    path = tmp_path / ckpt.step_name(1)
+    path = tmp_path / step_name(1)
     torch.save(WHOLE, path)
     assert ckpt.damage(path) is None
     content = bytearray(path.read_bytes())
@@ -88,7 +89,7 @@ def test_a_checkpoint_without_a_hash_is_tested_record_by_record(tmp_path: Path) 
 
 def test_a_file_that_cannot_be_read_is_damaged_whatever_is_raised(tmp_path: Path, monkeypatch) -> None:
     """Its hash may be right, as of a file that is no checkpoint, or memory may not suffice."""
-    good, other = save(tmp_path / ckpt.step_name(1)), tmp_path / ckpt.step_name(2)
+    good, other = save(tmp_path / step_name(1)), tmp_path / step_name(2)
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("anything", b"else")
     with pytest.warns(UserWarning, match=r"step_00000002.ckpt: cannot be read .*; using the checkpoint before it"):
@@ -108,13 +109,13 @@ def test_a_file_that_cannot_be_read_is_damaged_whatever_is_raised(tmp_path: Path
 
 def test_checkpoints_are_ordered_by_their_step(tmp_path: Path) -> None:
     for step in (99_999_999, 100_000_000, 5):
-        (tmp_path / ckpt.step_name(step)).touch()
+        (tmp_path / step_name(step)).touch()
     (tmp_path / "step_of_mine.ckpt").touch()
-    assert [path.stem for path in ckpt.by_step(tmp_path)] == ["step_100000000", "step_99999999", "step_00000005"]
+    assert [path.stem for path in by_step(tmp_path)] == ["step_100000000", "step_99999999", "step_00000005"]
 
 
 def test_all_damaged_is_an_error_and_never_a_fresh_start(tmp_path: Path) -> None:
-    (tmp_path / ckpt.step_name(1)).write_bytes(b"")
+    (tmp_path / step_name(1)).write_bytes(b"")
     with pytest.warns(UserWarning, match="step_00000001"), pytest.raises(ValueError, match="every checkpoint"):
         ckpt.newest_whole(tmp_path)
 
@@ -169,7 +170,7 @@ SAVER = """
 import sys, torch
 from pathlib import Path
 from checkpoint_state import state
-from diffusion_train.training.checkpoint.file import AtomicCheckpointIO, step_name
+from diffusion_train.training.checkpoint.checkpoint_file import AtomicCheckpointIO
 folder = Path(sys.argv[1])
 print("ready", flush=True)
 for step in range(1, 10000):
@@ -192,7 +193,7 @@ def test_a_kill_while_saving_leaves_only_whole_checkpoints(tmp_path: Path, after
     time.sleep(after)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    for path in ckpt.by_step(tmp_path):
+    for path in by_step(tmp_path):
         assert ckpt.load(path)["state_dict"]["network.w"].unique().numel() == 1
     remove_strays(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".ckpt"]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from checkpoint_state import state
 
-from diffusion_train.training.checkpoint import file as ckpt
+from diffusion_train.run_folder import step_name
+from diffusion_train.training.checkpoint import checkpoint_file as ckpt
 from diffusion_train.training.checkpoint.checkpoint_schema import problems
 
 
@@ -115,7 +116,7 @@ def test_a_wrong_value_is_named(path: tuple[Any, ...], value: object, message: s
 
 def test_all_that_is_wrong_is_in_one_message(tmp_path: Path) -> None:
     content = {key: value for key, value in state().items() if key not in ("ema", "loops")} | {"global_step": -1}
-    path = tmp_path / ckpt.step_name(1)
+    path = tmp_path / step_name(1)
     ckpt.AtomicCheckpointIO().save_checkpoint(content, path)
     for read in (ckpt.load, ckpt.peek, ckpt.read_facts):
         with pytest.raises(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_train.training.checkpoint.file import load
+from diffusion_train.adapter.lora import LoRA
+from diffusion_train.training.checkpoint.checkpoint_file import load
 from diffusion_train.training.checkpoint.fitting_state import check_state
 
 
@@ -67,11 +68,19 @@ def test_a_runs_own_state_fits(saved) -> None:
 
 def test_another_precision_converts_weights(saved) -> None:
     checkpoint, module = saved
-    check_state(checkpoint, module, "bf16-true")
+    check_state(checkpoint, module, "64-true")
     other = copy.deepcopy(checkpoint)
-    other["diffusion_train"]["identity"]["trainer.precision"] = "bf16-true"
-    with pytest.raises(ValueError, match=r"must be torch.bfloat16, got torch.float32"):
-        check_state(other, module, "bf16-true")
+    other["diffusion_train"]["identity"]["trainer.precision"] = "64-true"
+    with pytest.raises(ValueError, match=r"must be torch.float64, got torch.float32"):
+        check_state(other, module, "64-true")
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "64-true", "bf16-mixed"])
+def test_what_a_run_saves_fits_the_same_run(tmp_path: Path, run_points, precision: str) -> None:
+    adapter = LoRA(rank=4, targets=".*")
+    run_points(tmp_path, 2, precision=precision, adapter=adapter)
+    module, _ = run_points(tmp_path / "fresh", 0, adapter=adapter)
+    check_state(load(tmp_path / "checkpoints" / "last.ckpt"), module, precision)
 
 
 def test_the_state_of_another_optimizer_is_not_compared(saved) -> None:

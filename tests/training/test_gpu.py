@@ -13,7 +13,7 @@ import torch
 from diffusion_train.network.layout import set_memory_format
 from diffusion_train.network.unet import UNet
 from diffusion_train.training import ema
-from diffusion_train.training.checkpoint.file import load, newest_whole
+from diffusion_train.training.checkpoint.checkpoint_file import load, newest_whole
 from diffusion_train.utils.rng import Rng
 from diffusion_train.utils.tensor import AsyncCopy, to_device
 

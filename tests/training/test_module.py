@@ -10,7 +10,7 @@ from diffusion_train.callbacks.bad_samples import BadSamples
 from diffusion_train.callbacks.scalars import NumericalError
 from diffusion_train.callbacks.skipped_steps import SkippedSteps
 from diffusion_train.data.points import PointsDataset
-from diffusion_train.training.checkpoint.file import load, newest_whole
+from diffusion_train.training.checkpoint.checkpoint_file import load, newest_whole
 from diffusion_train.training.lr_schedule import Cosine
 from diffusion_train.training.optimizer import adamw
 from diffusion_train.training.precision import shorten_frozen

@@ -20,7 +20,7 @@ from diffusion_train.network.mlp import MLP
 from diffusion_train.pipeline import Pipeline
 from diffusion_train.sampler.ddim import DDIM
 from diffusion_train.sampler.grid import Uniform
-from diffusion_train.training.checkpoint.file import load, newest_whole
+from diffusion_train.training.checkpoint.checkpoint_file import load, newest_whole
 from diffusion_train.training.weights import checkpoint_weights, trainable_state
 
 pytest.importorskip("diffusers")

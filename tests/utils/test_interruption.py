@@ -52,12 +52,22 @@ sys.exit(5)
         (f"exit_at_signals(); {ONCE}", {}, 75),
         (f"exit_at_signals(); {ONCE}", {"RANK": "1", "WORLD_SIZE": "2"}, 0),
         (f"exit_at_signals(); {ONCE}".replace("TERM", "INT"), {}, 130),
+        (f"exit_at_signals(); os.close(2); {ONCE}", {}, 75),
         (BLOCKED, {}, 75),
         (IGNORED, {}, 75),
         ("with interruptible(): wait_in_a_library()", {}, 75),
         (FORKED, {}, 5),
     ],
-    ids=["first line", "of another rank", "Ctrl-C", "before it", "ignored", "in a library", "of a forked process"],
+    ids=[
+        "first line",
+        "of another rank",
+        "Ctrl-C",
+        "without stderr",
+        "before it",
+        "ignored",
+        "in a library",
+        "of a forked process",
+    ],
 )
 def test_a_process_ends_with_its_code(monkeypatch, body: str, environment: dict[str, str], code: int) -> None:
     for name, value in environment.items():

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from diffusion_train.training.checkpoint.file import by_step, newest_whole
+from diffusion_train.run_folder import LAST, by_step
+from diffusion_train.training.checkpoint.checkpoint_file import newest_whole
 from diffusion_train.utils.exit_code import DISK_ERRORS
 from diffusion_train.utils.files import TEMPORARY
 
-LAST = "last.ckpt"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -86,6 +86,7 @@ _SCHEMA: Schema = {
     "optimizer_class": Maybe(TEXT),
     "lr_schedulers": [{"last_epoch": COUNT, "_step_count": COUNT, "base_lrs": [NUMBER], "lr_lambdas": [NULL]}],
     "skipped_in_a_row": AMOUNT,
+    "recently_skipped": Maybe([FLAG]),
     "callbacks": {"TimeBudget": Maybe({"seconds": DURATION})},
     "MixedPrecision": Maybe(
         {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -14,7 +14,9 @@ from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.weights import check_names_and_shapes, checkpoint_weights, misfits, trainable_state
 from diffusion_train.utils.text import indented
 
-_WEIGHTS_IN = {"16-true": torch.float16, "bf16-true": torch.bfloat16, "64-true": torch.float64}
+# What a precision converts trained parameters and buffers to: see `training.precision`.
+_PARAMETERS_IN = {"bf16-true": torch.float32, "64-true": torch.float64}
+_BUFFERS_IN = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # state of a parameter's shape
 
 
@@ -27,7 +29,7 @@ def check_state(checkpoint: Mapping[str, Any], module: DiffusionModule, precisio
     check_names_and_shapes(weights, own)
     trained = {name: p for name, p in module.trainable_modules.named_parameters() if p.requires_grad}
     converts = checkpoint["diffusion_train"]["identity"].get("trainer.precision") != precision
-    wrong = [] if converts else list(_wrong_types(weights, own, precision))
+    wrong = [] if converts else list(_wrong_types(weights, own, trained.keys(), precision))
     for name, average in zip(checkpoint["ema"]["names"], checkpoint["ema"]["averages"], strict=True):
         wrong += [f"ema {name}: {misfit}" for misfit in misfits(average, trained)]
     [optimizer], _ = module.configure_optimizers()
@@ -40,9 +42,12 @@ def check_state(checkpoint: Mapping[str, Any], module: DiffusionModule, precisio
         )
 
 
-def _wrong_types(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], precision: str) -> Iterator[str]:
+def _wrong_types(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], parameters: Collection[str], precision: str
+) -> Iterator[str]:
     for name, value in own.items():
-        expected = _WEIGHTS_IN.get(precision, value.dtype) if value.is_floating_point() else value.dtype
+        converted = _PARAMETERS_IN if name in parameters else _BUFFERS_IN
+        expected = converted.get(precision, value.dtype) if value.is_floating_point() else value.dtype
         if weights[name].dtype != expected:
             yield f"type of {name}: must be {expected}, got {weights[name].dtype}"
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from diffusion_train.utils.exit_code import Exit
@@ -22,8 +22,12 @@ class Interrupted(KeyboardInterrupt):
     """A cluster's signal interrupted the process; the same command is likely to be run again."""
 
 
-class Stopping(Exception):
-    """All ranks end the run between the same two steps; it can be resumed. The text is the cause, if not a signal."""
+class OnAllRanks(Exception):
+    """All ranks raise it between the same two steps, so they can still exchange messages."""
+
+
+class Stopping(OnAllRanks):
+    """The run ends and can be resumed. The text is the cause, if not a signal."""
 
 
 class StopRequest:
@@ -68,16 +72,30 @@ def exit_code(number: int) -> Exit:
     return common_code(Exit.INTERRUPTED if number == signal.SIGINT else Exit.STOPPED)
 
 
+def announce(text: str) -> None:
+    """Print a line on standard error from a handler of signals; if nobody reads it, do nothing.
+
+    `print` fails if the signal came while another one was writing.
+    """
+    with suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
+
+
 def exit_at_signals() -> None:
     """Let a signal end the process at once, with its exit code: nothing has begun yet."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        os.write(2, f"\n{signal.Signals(number).name}: interrupted\n".encode())
+        announce(f"{signal.Signals(number).name}: interrupted")
         os._exit(exit_code(number))
 
     for number in SIGNALS:
         signal.signal(number, leave)
     unblock_signals()
+
+
+def in_main_thread() -> bool:
+    """Return whether this thread may set handlers of signals, which only the main thread may."""
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
@@ -87,7 +105,7 @@ def interruptible() -> Iterator[None]:
     An interrupted process that does not leave the block within TIME_TO_LEAVE seconds ends with the same exit code: it
     may wait inside a library for another process, where Python handles no signals.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not in_main_thread():
         yield
         return
     before = {number: signal.signal(number, interrupt) for number in OF_CLUSTERS}
@@ -188,7 +206,7 @@ class _Watch:
 
 
 def _end(code: int) -> None:
-    os.write(2, f"\nthe process did not end within {TIME_TO_LEAVE:.0f} s after the signal and is ended now\n".encode())
+    announce(f"the process did not end within {TIME_TO_LEAVE:.0f} s after the signal and is ended now")
     os._exit(code)
 
 

@@ -6,9 +6,8 @@ The file is written under another name in the same folder, flushed to the disk a
 from __future__ import annotations
 
 import pickle
-import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
+from diffusion_train.run_folder import by_step
 from diffusion_train.training.checkpoint import checkpoint_schema, hashed_zip
 from diffusion_train.training.weights import disk_errors
 from diffusion_train.training.weights_header import check_format
@@ -97,19 +97,6 @@ def _read(path: Path, mmap: bool) -> Any:
         raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
 
 
-def mismatch(rows: dict[str, tuple[Any, Any]], allowing: Iterable[str], then: str = "") -> ValueError:
-    """Return the error for settings that differ from a checkpoint.
-
-    `rows` maps a setting to its values in the checkpoint and now. `allowing` lists the names that `allow_mismatch` must
-    hold to resume anyway, and `then` says what happens in that case.
-    """
-    table = "\n  ".join(f"{name}: {before} in the checkpoint, {now} now" for name, (before, now) in rows.items())
-    return ValueError(
-        f"the run cannot resume exactly from its checkpoint:\n  {table}\nrestore these, start again in another run_dir, "
-        f"or resume anyway with allow_mismatch=[{','.join(allowing)}]{then}"
-    )
-
-
 def damage(path: Path) -> str | None:
     """Test the checksum of a checkpoint and read it; return what is wrong with the file, or None if it is whole."""
     try:
@@ -122,18 +109,6 @@ def damage(path: Path) -> str | None:
     except ValueError as error:
         return str(error).removeprefix(f"{path}: ")
     return None
-
-
-def step_name(step: int) -> str:
-    """Return the file name of the checkpoint of a step."""
-    return f"step_{step:08d}.ckpt"
-
-
-def by_step(folder: Path) -> list[Path]:
-    """Return the checkpoints of a folder, newest step first."""
-    named = [(re.fullmatch(r"step_(\d+)", path.stem), path) for path in folder.glob("step_*.ckpt")]
-    steps = [(int(match[1]), path) for match, path in named if match]
-    return [path for _, path in sorted(steps, reverse=True)]
 
 
 def newest_whole(folder: Path) -> Path | None:
