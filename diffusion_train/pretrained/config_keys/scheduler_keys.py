@@ -8,30 +8,26 @@ from typing import NamedTuple
 from diffusion_train.pretrained.config_keys.base import SAVED, Keys, Refusal, group, words
 
 
-class SchedulerClass(NamedTuple):
-    """How a scheduler spaces its steps, and its defaults for keys that a file leaves out."""
+class Defaults(NamedTuple):
+    """A scheduler's defaults for keys that a file leaves out."""
 
-    spacing: str = "linspace"  # timestep_spacing
-    multistep: bool = False  # one step more than asked for is computed, and the last is dropped
-    in_sigmas: bool = False  # starts at sigma / alpha times the noise, unless the spacing is leading
-    reads_sigmas: bool = False  # reads use_karras_sigmas and use_exponential_sigmas
     beta_start: float = 1e-4
     beta_end: float = 0.02
     clip_sample: bool = False
 
 
-_STEPS, _SIGMAS = SchedulerClass("leading"), SchedulerClass(in_sigmas=True, reads_sigmas=True)
-_CLIPS, _SOLVER = _STEPS._replace(clip_sample=True), SchedulerClass(multistep=True, reads_sigmas=True)
-_STABLE_DIFFUSION = _SIGMAS._replace(beta_start=0.00085, beta_end=0.012)
+_STABLE_DIFFUSION = Defaults(beta_start=0.00085, beta_end=0.012)
 CLASSES = {
-    **dict.fromkeys(["DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler"], _CLIPS),
-    "PNDMScheduler": _STEPS,
-    **dict.fromkeys(["EulerDiscreteScheduler", "LMSDiscreteScheduler"], _SIGMAS),
-    "EulerAncestralDiscreteScheduler": _SIGMAS._replace(reads_sigmas=False),
+    **dict.fromkeys(
+        ["DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler"],
+        Defaults(clip_sample=True),
+    ),
+    **dict.fromkeys(["PNDMScheduler", "LMSDiscreteScheduler"], Defaults()),
+    **dict.fromkeys(["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"], Defaults()),
     **dict.fromkeys(["HeunDiscreteScheduler", "KDPM2DiscreteScheduler"], _STABLE_DIFFUSION),
     **dict.fromkeys(["KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"], _STABLE_DIFFUSION),
-    **dict.fromkeys(["DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"], _SOLVER),
-    **dict.fromkeys(["UniPCMultistepScheduler", "DEISMultistepScheduler", "SASolverScheduler"], _SOLVER),
+    **dict.fromkeys(["DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"], Defaults()),
+    **dict.fromkeys(["UniPCMultistepScheduler", "DEISMultistepScheduler", "SASolverScheduler"], Defaults()),
 }
 # Their models take a few large steps; trained as an ordinary model, they lose that.
 DISTILLED = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "SCMScheduler")
