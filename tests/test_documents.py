@@ -1,4 +1,6 @@
-"""Every command and the Python of README.md run, commands shortened; the notebook runs; links lead somewhere; the site builds."""
+"""Every command and the Python of README.md run, commands shortened; the notebook runs; links lead somewhere;
+the site builds.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,10 @@ def test_the_wheel_finds_its_configuration_away_from_the_repository(tmp_path: Pa
 
 def test_help_needs_no_torch() -> None:
     start = time.perf_counter()
-    code = "import sys; from diffusion_train.command.cli import main; main(['train', '--help']); print('torch' in sys.modules)"
+    code = (
+        "import sys; from diffusion_train.command.cli import main; "
+        "main(['train', '--help']); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
     assert time.perf_counter() - start < 20  # two seconds on an idle machine
