@@ -46,7 +46,7 @@ def write_report(run: Path, cfg: DictConfig, settings: Mapping[str, Any]) -> Non
 def taken_over(folder: RunFolder) -> tuple[Sequence[Mark], str | None, str | None]:
     """Return what a new report takes over from the older one: marks, brand and owner.
 
-    An older report that cannot be read gets another name, with a warning, so that its marks are not lost.
+    If an older report cannot be read, it is renamed with a warning, so that its marks are not lost.
     """
     if not folder.report.is_file():
         return (), None, None

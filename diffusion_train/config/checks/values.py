@@ -65,7 +65,7 @@ def is_addable(key: str, cfg: DictConfig) -> bool:
 
 
 def unusable(cfg: DictConfig) -> list[Mistake]:
-    """Return a mistake for each missing value, interpolation that cannot be resolved and number that is not finite.
+    """Return a mistake for each value that is missing, is not finite, or refers to a key that does not exist.
 
     If there are none, return a mistake for each target that is not allowed.
     """
