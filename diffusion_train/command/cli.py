@@ -25,6 +25,7 @@ from diffusion_train.config.command_line.launch import launch as launch_config
 from diffusion_train.config.mistakes import ConfigError, did_you_mean
 from diffusion_train.utils.exit_code import DISK_ERRORS, Exit
 from diffusion_train.utils.process.child_process import end_with
+from diffusion_train.utils.process.importing import many_imports
 from diffusion_train.utils.process.interruption import Interrupted, interruptible
 from diffusion_train.utils.process.launcher import common_code, starter
 from diffusion_train.utils.quiet import plain_warnings
@@ -73,7 +74,8 @@ def launch(name: str, arguments: Sequence[str]) -> int:
         return Exit.DONE
 
     def body(cfg: DictConfig) -> int:
-        run = importlib.import_module(f"diffusion_train.command.{name}").run
+        with many_imports():
+            run = importlib.import_module(f"diffusion_train.command.{name}").run
         return guarded(lambda: run(cfg))
 
     def start() -> int:
