@@ -36,6 +36,7 @@ OPTIONAL = {
     "huggingface_hub",  # comes with diffusers and transformers
     "pyarrow",
     "resvg_py",
+    "tokenizers",  # comes with transformers
 }
 INNER = {  # what else a file imports inside a function, and why
     "command/cli.py": {"diffusion_train"},  # help and the first mistakes wait for nothing else
