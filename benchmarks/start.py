@@ -77,13 +77,16 @@ def main() -> None:
 def prepare(checkout: Path, folder: Path) -> None:
     """Train one step, which prepares the data and gives a run to sample from."""
     folder.mkdir()
-    arguments = ["trainer.max_steps=1", "callbacks=training", "logger=none", f"run_dir={folder / 'run'}"]
-    subprocess.run([sys.executable, "train.py", *arguments], cwd=checkout, check=True, capture_output=True)
+    arguments = ["trainer.max_steps=1", "callbacks=images", "logger=none", f"run_dir={folder / 'run'}"]
+    command = [sys.executable, "train.py", *arguments]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{checkout}: {done.args}\n{done.stderr}")
 
 
 def measure(command: Command, checkout: Path, out: Path, number: int) -> Seconds:
     """Run a command until its first result. Raises SystemExit with its output if it gives none."""
-    environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": ""}
+    environment = {**os.environ, "WANDB_MODE": "offline"}
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         process = subprocess.Popen(

@@ -6,7 +6,7 @@ import os
 
 
 def import_wandb() -> None:
-    """Import what a run needs of W&B; before torch and Lightning, this takes a third of the time.
+    """Import what a run needs of W&B; before torch and Lightning, this takes half the time.
 
     For each of hundreds of its classes, pydantic looks through all modules that are imported already.
     """
