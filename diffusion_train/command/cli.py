@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -141,6 +142,7 @@ def _print_error(error: ValueError) -> None:
     print("\n".join(lines), file=sys.stderr)
 
 
+@cache
 def commands() -> dict[str, Command]:
     found = (_read(file) for file in sorted(Path(__file__).parent.glob("*.py")))
     return {command.name: command for command in found if command}
