@@ -2,8 +2,9 @@
 
     python benchmarks/ahead.py
 
-Batches of 32 images of 25 KB, 40 ms a transfer, and a step that computes for 100 ms on another device. The median and the longest
-wait over 100 steps after the first three; these are two windows of the order, and a cache fetches whole blocks of 4 MiB.
+Batches of 32 images of 25 KB, 40 ms a transfer, and a step that computes for 100 ms on another device. The median and
+the longest wait over 100 steps after the first three; these are two windows of the order, and a cache fetches whole
+blocks of 4 MiB.
 """
 
 from __future__ import annotations

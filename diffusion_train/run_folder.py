@@ -24,7 +24,9 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The link to the newest checkpoint; the checkpoint itself where links cannot be made; None if there is none."""
+        """The link to the newest checkpoint; the checkpoint itself where links cannot be made;
+        None if there is none.
+        """
         link = self.checkpoints / LAST
         return link if link.exists() else next(iter(by_step(self.checkpoints)), None)
 

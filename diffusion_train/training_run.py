@@ -214,8 +214,8 @@ def check_captions(
 ) -> None:
     """Let `check` decide which captions the model can use. A sample with another one is a bad sample from now on.
 
-    Raises ValueError for prompts of the sample grids that are unusable, and DataError with every sample whose caption is,
-    if faults are strict and the captions can be listed.
+    Raises ValueError for prompts of the sample grids that are unusable, and DataError with every sample whose caption
+    is, if faults are strict and the captions can be listed.
     """
     if check is None or not isinstance(data, ImageData):
         return

@@ -1,4 +1,5 @@
-"""Coverage-guided fuzzing of the walk over tar headers: any bytes end in members and noted faults, never in anything else.
+"""Coverage-guided fuzzing of the walk over tar headers:
+any bytes end in members and noted faults, never in anything else.
 
 pip install atheris; python fuzz/tar_walk.py -max_total_time=60
 

@@ -1,4 +1,6 @@
-"""Every command and the Python of README.md run, commands shortened; the notebook runs; links lead somewhere; the site builds."""
+"""Every command and the Python of README.md run, commands shortened; the notebook runs; links lead somewhere;
+the site builds.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +114,7 @@ def test_the_python_of_the_readme_trains_and_samples() -> None:
     names: dict[str, Any] = {}
     exec(next(block for language, block in BLOCKS if language == "python"), names)  # noqa: S102
     distances = torch.cdist(names["samples"], names["points"]).min(1).values
-    assert distances.mean() < 0.04  # noise of the same spread lies at 0.2
+    assert distances.mean() < 0.055  # 0.030 to 0.040 over eight seeds; noise of the same spread has 0.2
 
 
 @pytest.mark.slow
@@ -124,7 +126,7 @@ def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)  # noqa: S102
     assert sum(names["losses"][-100:]) < 0.85 * sum(names["losses"][:100])
-    assert torch.cdist(names["samples"], names["points"]).min(1).values.mean() < 0.04
+    assert torch.cdist(names["samples"], names["points"]).min(1).values.mean() < 0.055
 
 
 @pytest.mark.slow

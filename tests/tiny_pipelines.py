@@ -1,7 +1,7 @@
 """Stable Diffusion 1.5, 2.1, 2.1 with zero terminal SNR, and XL: the real layouts and settings, tiny random weights.
 
-Pictures are 64 x 64, latents (4, 8, 8), and every text has the 77 places of CLIP. Widths that are equal in the real models
-by chance alone differ here, so that one cannot pass for the other.
+Pictures are 64 x 64, latents (4, 8, 8), and every text has the 77 places of CLIP. Widths that are equal in the real
+models by chance alone differ here, so that one cannot pass for the other.
 """
 
 from __future__ import annotations

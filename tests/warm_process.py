@@ -1,8 +1,8 @@
 """Commands in processes of their own that need not import the libraries: each is forked from one that has.
 
-Importing torch, Lightning and diffusers takes seconds, and the slow tests start hundreds of commands. All else is as for
-`python <arguments>`: arguments, environment, working folder, exit code, output, and what the process starts itself. Tests of
-what is imported, of signals to a whole process group, and of the README's first command start python itself.
+Importing torch, Lightning and diffusers takes seconds, and the slow tests start hundreds of commands. All else is as
+for `python <arguments>`: arguments, environment, working folder, exit code, output, and what the process starts itself.
+Tests of what is imported, of signals to a whole process group, and of the README's first command start python itself.
 """
 
 from __future__ import annotations

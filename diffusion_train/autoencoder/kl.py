@@ -109,8 +109,8 @@ def _scale_and_shift(config: Any, where: str) -> tuple[Tensor, Tensor]:
         return torch.full((1, 1, 1), config.scaling_factor), torch.full((1, 1, 1), config.shift_factor or 0.0)
     if mean is None or std is None or config.shift_factor:
         raise ValueError(
-            f"{where}: config.json: latents_mean={mean}, latents_std={std}, shift_factor={config.shift_factor}: must be "
-            "latents_mean and latents_std, or shift_factor, or none of them; set the others to null"
+            f"{where}: config.json: latents_mean={mean}, latents_std={std}, shift_factor={config.shift_factor}: "
+            "must be latents_mean and latents_std, or shift_factor, or none of them; set the others to null"
         )
     if not (len(mean) == len(std) == config.latent_channels and all(value > 0 for value in std)):
         raise ValueError(

@@ -38,7 +38,8 @@ from diffusion_train.utils.process.workers import WorkerDied
 SUMMARY = "look for faults in shards"
 EXAMPLE = """\
 diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.image_size=64
-diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.holdout=0.01 pretrained=<model> ignore=[exif-rotation]"""
+diffusion-train check "data.shards='shards/images-{000..009}.tar'" out=checked data.holdout=0.01 \
+pretrained=<model> ignore=[exif-rotation]"""
 
 READ = ("out", "ignore", "max_aspect", "num_shown", "num_workers", "pretrained", "base", "base_record")
 # With one of these problems there is no shard to check.

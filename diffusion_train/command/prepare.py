@@ -32,7 +32,8 @@ from diffusion_train.utils.process.workers import WorkerDied
 SUMMARY = "make shards from a folder, a table, a download or a packaged collection"
 EXAMPLE = """\
 diffusion-train prepare source=folder path=photos out=shards
-diffusion-train prepare source=csv path=photos/list.csv out=shards prepare.max_side=1024 "allowed_licenses=[CC0-1.0,CC-BY]"
+diffusion-train prepare source=csv path=photos/list.csv out=shards prepare.max_side=1024 \
+"allowed_licenses=[CC0-1.0,CC-BY]"
 diffusion-train prepare source=openmoji out=emoji source.size=128 conditioner=packaged_text"""
 
 READ = ("path", "out", "allowed_licenses")

@@ -20,7 +20,8 @@ _PLACED = ("network", "autoencoder", "conditioner")  # parts that read files of 
 def resolve_files(cfg: DictConfig) -> None:
     """Find the model's files, set their paths in the parts, and record them in `cfg.base_record`.
 
-    Downloads and converts files if needed. Raises ValueError if their hash differs from that in `cfg.base` or the record.
+    Downloads and converts files if needed. Raises ValueError if their hash differs from that in `cfg.base` or the
+    record.
     """
     if named(cfg) is None:
         return
@@ -44,7 +45,8 @@ def resolve_files(cfg: DictConfig) -> None:
 def place_files(cfg: DictConfig, weights: bool = True) -> tuple[str, str, str]:
     """Find the model's files and set their paths in the parts that `cfg` has; return kind, `pretrained` and folder.
 
-    Downloads and converts files if needed; without `weights`, none of a model of the hub. Raises ValueError if there is no such model.
+    Downloads and converts files if needed; without `weights`, none of a model of the hub. Raises ValueError if there is
+    no such model.
     """
     pretrained = named(cfg) or ""
     try:

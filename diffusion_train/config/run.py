@@ -60,8 +60,8 @@ def _without_unread(container: dict[str, Any]) -> dict[str, Any]:
 def load_run_config(run: Path) -> DictConfig:
     """Return the config of a run folder, or of the weights.safetensors of one.
 
-    It is read from the header of the weights, or from config.yaml if there are no weights yet. Raises ValueError if there
-    is no config or the weights have a newer format, and ConfigError for targets that are not allowed.
+    It is read from the header of the weights, or from config.yaml if there are no weights yet. Raises ValueError if
+    there is no config or the weights have a newer format, and ConfigError for targets that are not allowed.
     """
     run = Path(run)
     weights, file = run / "weights.safetensors", run / "config.yaml" if run.is_dir() else run

@@ -56,7 +56,9 @@ def escape(node: object) -> Any:
 
 
 def _redacted(node: object, path: tuple[str, ...] = (), is_named: bool = False) -> Any:
-    """Redact plain containers at the dotted key of the names `path`; `is_named` says that a name calls them a secret."""
+    """Redact plain containers at the dotted key of the names `path`;
+    `is_named` says that a name calls them a secret.
+    """
     if isinstance(node, dict):
         known = slots().keys.get(slots().find(path), frozenset[str]())
         is_pair = any(

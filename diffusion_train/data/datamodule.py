@@ -34,9 +34,9 @@ class DataModule(pl.LightningDataModule):
     """Data module of an indexed data set. `batch_size` counts the samples of one optimizer step over all devices.
 
     `order_spec` makes the order of the data set. With `resolution` images have its size at each step, in the shape of
-    their bucket. An item of the training loader is this rank's rows of one global batch; it is endless and starts at the
-    position set by `seek`. Give the Trainer `use_distributed_sampler=False`. `num_repeated_batches` repeats only that many
-    batches, which a network must be able to memorise.
+    their bucket. An item of the training loader is this rank's rows of one global batch; it is endless and starts at
+    the position set by `seek`. Give the Trainer `use_distributed_sampler=False`. `num_repeated_batches` repeats only
+    that many batches, which a network must be able to memorise.
     """
 
     resume_policy = "new samples and those that the current pass has not drawn yet come first, then complete passes"

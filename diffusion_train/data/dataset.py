@@ -45,9 +45,9 @@ _MAX_SUBSTITUTES = 16
 class ShardDataset:
     """Images and captions in indexed shards. Sample i is sample `samples[i]` of `catalog`, decoded by `decoder`.
 
-    A sample that differs from the index, or whose image or caption cannot be decoded, is replaced by another one, always
-    by the same; "bad" describes it. Raises DataError with all faults of the shards, and StorageError if bytes cannot be
-    read.
+    A sample that differs from the index, or whose image or caption cannot be decoded, is replaced by another one,
+    always by the same; "bad" describes it. Raises DataError with all faults of the shards, and StorageError if bytes
+    cannot be read.
     """
 
     def __init__(

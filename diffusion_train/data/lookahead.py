@@ -17,8 +17,8 @@ def for_cache(
 ) -> Lookahead:
     """Return a lookahead of one window, or less if the cache is too small, which gives a warning.
 
-    `mean_bytes` is the size of a sample, `total` that of all remote shards. A cache keeps whole blocks, so it also keeps
-    the bytes between the samples of a window, up to one block for each sample.
+    `mean_bytes` is the size of a sample, `total` that of all remote shards. A cache keeps whole blocks, so it also
+    keeps the bytes between the samples of a window, up to one block for each sample.
     """
     num_samples = sum(window.num_samples for window in windows)
     held = sum(window.num_samples * min(mean_bytes * window.stretch, block_bytes + mean_bytes) for window in windows)

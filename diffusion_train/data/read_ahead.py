@@ -18,8 +18,8 @@ _PREFETCHED_A_TURN = 8  # batches; so a start in the middle of a window catches 
 class ReadAhead(TorchDataset[Sample]):
     """Reads batches by their number, and starts to read the next ones of this process.
 
-    `lookahead.num_bytes` is exceeded by one batch at most. Reading ahead does not change the samples of a batch, and its
-    errors are raised when the batch itself is requested.
+    `lookahead.num_bytes` is exceeded by one batch at most. Reading ahead does not change the samples of a batch, and
+    its errors are raised when the batch itself is requested.
     """
 
     def __init__(

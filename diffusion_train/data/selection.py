@@ -42,9 +42,9 @@ class Chosen:
 class Selection:
     """Rules of selection. `holdout` is a number of samples or a fraction below 1, which are chosen by hash of the key.
 
-    `faults`: "strict" raises DataError with every faulty shard and sample, "tolerant" leaves them out. Images with a side
-    below `min_side` pixels, or with one side more than `max_aspect` times the other, are left out, and samples whose
-    licence is not in `allowed_licenses`, if that is given. Raises ValueError for wrong settings.
+    `faults`: "strict" raises DataError with every faulty shard and sample, "tolerant" leaves them out. Images with a
+    side below `min_side` pixels, or with one side more than `max_aspect` times the other, are left out, and samples
+    whose licence is not in `allowed_licenses`, if that is given. Raises ValueError for wrong settings.
     """
 
     def __init__(

@@ -27,9 +27,9 @@ def together(loader: Iterable[T]) -> Iterable[T]:
 class SynchronizedLoader(Iterable[T]):
     """Yields an item of `loader` when all processes have theirs; if one process fails, all of them raise.
 
-    A StorageError is raised in all processes as StoppedOnAllRanks, which names the failed process. A request to stop and
-    the end of a worker process are raised in all as Stopping. Any other exception is raised in its own process, and as a
-    RuntimeError in the others. Messages are exchanged on the CPU, so that no device waits.
+    A StorageError is raised in all processes as StoppedOnAllRanks, which names the failed process. A request to stop
+    and the end of a worker process are raised in all as Stopping. Any other exception is raised in its own process, and
+    as a RuntimeError in the others. Messages are exchanged on the CPU, so that no device waits.
     """
 
     def __init__(self, loader: Iterable[T]) -> None:
@@ -104,7 +104,9 @@ def _how_it_ended(code: int) -> str:
         return f"ended with exit code {code}"
     name = signal.Signals(-code).name
     causes = {
-        signal.SIGKILL: "; the system does this when memory runs out: reduce data.num_workers or give the job more memory",
+        signal.SIGKILL: (
+            "; the system does this when memory runs out: reduce data.num_workers or give the job more memory"
+        ),
         signal.SIGBUS: "; shared memory may be full: reduce data.num_workers or enlarge /dev/shm",
     }
     return f"was ended by {name}{causes.get(signal.Signals(-code), '')}"

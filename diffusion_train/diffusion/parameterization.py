@@ -39,8 +39,8 @@ class Epsilon(Parameterization):
             return []
         conflict = (
             f"parameterization Epsilon cannot be used with schedule {type(schedule).__name__}, which has zero terminal "
-            "SNR: at t = 1, x0 cannot be computed from the predicted noise; use diffusion/parameterization=v (or flow, x0), or "
-            "another schedule"
+            "SNR: at t = 1, x0 cannot be computed from the predicted noise; use diffusion/parameterization=v "
+            "(or flow, x0), or another schedule"
         )
         return [conflict]
 

@@ -80,8 +80,8 @@ class GaussianDiffusion:
             return []
         note = (
             f"weighting {type(self.weighting).__name__} is 0 at t = 1, because schedule "
-            f"{type(self.schedule).__name__} has zero terminal SNR, so the prediction of the first sampling step is not "
-            "trained; use diffusion/weighting=output (or edm, velocity)"
+            f"{type(self.schedule).__name__} has zero terminal SNR, so the prediction of the first sampling step "
+            "is not trained; use diffusion/weighting=output (or edm, velocity)"
         )
         return [note]
 

@@ -71,12 +71,14 @@ def check_encodable(dataset: ShardDataset) -> None:
     wrong = []
     if transform.crop == "random":
         wrong.append(
-            "data.crop=random: gives too many different crops of an image to encode them all; use center or focal, or train without data.encoded"
+            "data.crop=random: gives too many different crops of an image to encode them all; "
+            "use center or focal, or train without data.encoded"
         )
     for key, names in (("data.images", dataset.decoder.images), ("data.aligned", transform.aligned)):
         if names:
             wrong.append(
-                f"{key}: {', '.join(names)} need pixels, which are not read with data.encoded; train without data.encoded"
+                f"{key}: {', '.join(names)} need pixels, which are not read with data.encoded; "
+                "train without data.encoded"
             )
     if wrong:
         raise ValueError("\n".join(wrong))

@@ -42,7 +42,9 @@ def write(model: Model, folder: Path) -> Path:
 
 
 def _check_latents(model: Model) -> None:
-    """Raise ValueError if latents are scaled in another way: a file has no settings, so tools use the published ones."""
+    """Raise ValueError if latents are scaled in another way:
+    a file has no settings, so tools use the published ones.
+    """
     own = json.loads((model.base / "vae" / "config.json").read_text("utf-8"))
     published = json.loads((LAYOUTS / f"{model.version}.json").read_text("utf-8"))["vae"]
     names = ("latents_mean", "latents_std", "scaling_factor")

@@ -24,8 +24,8 @@ class ClassifierFree(Guidance):
     """Classifier-free guidance, null + scale * (cond - null): scale 1 is conditional, scale 0 unconditional.
 
     `interval` holds the first and last time t to guide at; outside of it the conditional prediction is used, at half
-    the cost. `rescale` in [0, 1] moves the standard deviation of each row back to that of the conditional prediction: the
-    deviation of v, as in the paper, whatever the network predicts, or with `rescale_of="noise"` that of the noise.
+    the cost. `rescale` in [0, 1] moves the standard deviation of each row back to that of the conditional prediction:
+    the deviation of v, as in the paper, whatever the network predicts, or with `rescale_of="noise"` that of the noise.
     diffusers rescales the network's output, so "noise" is its result for networks that predict the noise.
     """
 
@@ -46,15 +46,16 @@ class ClassifierFree(Guidance):
         self.interval = (first, last)
         if rescale_of not in ("v", "noise"):
             raise ValueError(
-                f"guidance.rescale_of={rescale_of}: must be v or noise; use v, as in the paper, or noise, as in diffusers"
+                f"guidance.rescale_of={rescale_of}: must be v or noise; "
+                "use v, as in the paper, or noise, as in diffusers"
             )
         self.rescale, self.rescale_of = rescale, rescale_of
 
     def __call__(self, predict: ConditionalPredict, schedule: Schedule, cond: Cond, null: Cond) -> Predict:
         if self.rescale > 0 and self.rescale_of == "noise" and schedule.zero_terminal_snr:
             raise ValueError(
-                "guidance.rescale_of=noise: cannot be used with a schedule of zero terminal SNR, where the noise does not "
-                "determine the data; use v"
+                "guidance.rescale_of=noise: cannot be used with a schedule of zero terminal SNR, where "
+                "the noise does not determine the data; use v"
             )
         contrast = _with_contrast_of if self.rescale_of == "v" else _with_noise_deviation_of
 

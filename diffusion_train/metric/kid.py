@@ -1,9 +1,9 @@
 """Kernel inception distance (KID) between two sets of features.
 
 Binkowski et al. 2018, "Demystifying MMD GANs": the unbiased estimate of MMD^2 (Gretton et al. 2012, eq. 3) under the
-kernel k(x, y) = (x . y / D + 1)^3. It can be negative for sets of the same distribution. Intervals are jackknife estimates with
-Student's t (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", ch. 11). A bootstrap would draw rows twice,
-and pairs of equal rows bias the estimate.
+kernel k(x, y) = (x . y / D + 1)^3. It can be negative for sets of the same distribution. Intervals are jackknife
+estimates with Student's t (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", ch. 11). A bootstrap would
+draw rows twice, and pairs of equal rows bias the estimate.
 """
 
 from __future__ import annotations

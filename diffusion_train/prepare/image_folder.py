@@ -28,8 +28,8 @@ _FEW = 64  # with fewer entries, starting other processes takes longer than the 
 class ImageFolder:
     """The images below `path`, with the captions beside them. Iterating yields the paths of shards of them.
 
-    Images without a caption get an empty one. The shards are kept in the cache folder and made again if the name, size or
-    time of a file changes.
+    Images without a caption get an empty one. The shards are kept in the cache folder and made again if the name, size
+    or time of a file changes.
     """
 
     path: str

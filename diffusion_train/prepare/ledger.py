@@ -21,8 +21,8 @@ _STATES = "states.bin"
 class Done(NamedTuple):
     """A part of the work: a complete shard of `size` bytes with `num_samples` samples.
 
-    `num_entries` (read) and `num_faults` (faulty) count this and all earlier parts. The last part has no shard: it holds
-    the entries left out after the last sample.
+    `num_entries` (read) and `num_faults` (faulty) count this and all earlier parts. The last part has no shard: it
+    holds the entries left out after the last sample.
     """
 
     shard: str | None

@@ -72,8 +72,8 @@ class Preparation:
     def write(self, source: Source, ledger: Ledger) -> None:
         """Write the missing shards to the ledger's folder; does nothing if all are written.
 
-        Raises TooManyFaults if more than `max_bad_share` of the entries are faulty, ValueError if the source has changed
-        since the first start or no sample is left, and OSError if a file cannot be written.
+        Raises TooManyFaults if more than `max_bad_share` of the entries are faulty, ValueError if the source has
+        changed since the first start or no sample is left, and OSError if a file cannot be written.
         """
         if ledger.finished:
             entries = source.entries(skip=len(ledger.states()) // STATE)

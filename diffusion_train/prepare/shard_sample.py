@@ -1,4 +1,6 @@
-"""Turn a record of a source into a sample of a shard: check it, measure it, and convert or shrink its image if needed."""
+"""Turn a record of a source into a sample of a shard:
+check it, measure it, and convert or shrink its image if needed.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +152,10 @@ def _made(key: str, record: Record, rules: Rules) -> Made:
 
 
 def _image(source: bytes, rules: Rules) -> tuple[Header, bytes, Image.Image]:
-    """Return the header of an image of a source, what a shard stores of it, and that decoded on white. Raises LeftOut."""
+    """Return the header of an image of a source, what a shard stores of it, and that decoded on white.
+
+    Raises LeftOut.
+    """
     try:
         header = source_header(source, min(rules.svg_side, rules.max_side or rules.svg_side))
         _refuse_size(header, rules)

@@ -48,9 +48,9 @@ def checked(folder: Path, source: str, weights: bool = True) -> Path:
 def check_contents(folder: Path, source: str) -> None:
     """Raises ValueError, which names `source`, if the folder cannot be copied or loaded whole without harm.
 
-    Its links may lead only inside the folder or, in the hub's cache, to the files of the same model, so that a copy holds
-    no other files. Its index may name parts in the folder, of the libraries of Stable Diffusion, so that no other module
-    is imported.
+    Its links may lead only inside the folder or, in the hub's cache, to the files of the same model, so that a copy
+    holds no other files. Its index may name parts in the folder, of the libraries of Stable Diffusion, so that no other
+    module is imported.
     """
     home = folder.resolve()
     homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]

@@ -60,8 +60,8 @@ def _not_applied(kind: str, vae: Mapping[str, Any]) -> Iterator[str]:
     for key in ("shift_factor", *(["latents_mean", "latents_std"] if kind == "sd" else [])):
         if vae.get(key):
             yield (
-                f"{key}={vae[key]}: pipelines of Stable Diffusion{' XL' * (kind == 'sdxl')} do not apply it in diffusers, "
-                "so images of an export would differ; set it to null"
+                f"{key}={vae[key]}: pipelines of Stable Diffusion{' XL' * (kind == 'sdxl')} do not apply it "
+                "in diffusers, so images of an export would differ; set it to null"
             )
 
 

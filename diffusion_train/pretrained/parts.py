@@ -49,8 +49,8 @@ def _check_channels(unet: Nodes, vae: Nodes, source: str) -> None:
         )
     if unet.get("out_channels", 4) != latents:
         raise ValueError(
-            f"pretrained={source}: its network returns {unet['out_channels']} channels, but its latents have {latents}; "
-            "models that predict a variance are not supported, give another model"
+            f"pretrained={source}: its network returns {unet['out_channels']} channels, but its latents "
+            f"have {latents}; models that predict a variance are not supported, give another model"
         )
 
 

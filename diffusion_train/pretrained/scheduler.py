@@ -77,7 +77,8 @@ def _wrong_keys(name: str, settings: Nodes, kind: str | None) -> Iterator[str]:
         yield f"{'=true, '.join(spacings)}=true: only one of them can be true; set the others to false"
     if spacings and settings.get("rescale_betas_zero_snr"):
         yield (
-            f"{spacings[0]}=True: with zero terminal SNR the first sigma / alpha is infinite; set it to false: {SAMPLING}"
+            f"{spacings[0]}=True: with zero terminal SNR the first sigma / alpha is infinite; "
+            f"set it to false: {SAMPLING}"
         )
 
 
@@ -152,7 +153,9 @@ def _multistep_grid(settings: Nodes, source: str) -> Nodes:
 
 
 def _euler_grid(settings: Nodes, source: str) -> Nodes:
-    """Return the grid of Euler's method, which starts at sigma / alpha times the noise, unless its steps are leading."""
+    """Return the grid of Euler's method, which starts at sigma / alpha times the noise,
+    unless its steps are leading.
+    """
     grid = _levels(settings, source, "linspace", unit_start=False) | _terminal(settings)
     if grid["_target_"].endswith(".Leading"):
         grid["unit_start"] = True

@@ -60,8 +60,8 @@ def identify(path: Path, prediction: str | None = None) -> Model:
     predicts = prediction or stated or {"sd1": "epsilon", "sdxl": "epsilon"}.get(kind)
     if predicts is None:
         raise ValueError(
-            f"pretrained={path}: Stable Diffusion 2 predicts epsilon (base, 512 pixels) or v (768 pixels), and the file "
-            "does not say which; add base.prediction=epsilon or base.prediction=v"
+            f"pretrained={path}: Stable Diffusion 2 predicts epsilon (base, 512 pixels) or v (768 pixels), "
+            "and the file does not say which; add base.prediction=epsilon or base.prediction=v"
         )
     return Model(kind, predicts, zero_terminal_snr="ztsnr" in header.shapes)
 

@@ -37,9 +37,9 @@ class Vocabulary:
         Raises ValueError that says what `model` needs.
         """
         needed = (
-            f"base.tokenizer={where}: pretrained={model} is a single file, which holds no tokenizer; give a folder with "
-            f"CLIP's {' and '.join(_FILES)} (tokenizer/ of any Stable Diffusion folder), or OpenCLIP's "
-            "bpe_simple_vocab_16e6.txt.gz"
+            f"base.tokenizer={where}: pretrained={model} is a single file, which holds no tokenizer; "
+            f"give a folder with CLIP's {' and '.join(_FILES)} (tokenizer/ of any Stable Diffusion folder), "
+            "or OpenCLIP's bpe_simple_vocab_16e6.txt.gz"
         )
         if where is None:
             try:

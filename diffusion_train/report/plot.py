@@ -61,7 +61,9 @@ class Axis(NamedTuple):
 
     @classmethod
     def over(cls, values: Sequence[float], least: float = 0.0) -> Axis:
-        """Return the axis of some values; it spans at least `least`, so that differences that mean nothing look small."""
+        """Return the axis of some values; it spans at least `least`,
+        so that differences that mean nothing look small.
+        """
         low, high = min(values), max(values)
         short = max(0.0, least - (high - low)) / 2
         low, high = (low - short, high + short) if low < 0 or low > short else (0.0, max(high, least))

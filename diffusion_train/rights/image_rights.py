@@ -23,8 +23,8 @@ _NAMES = ("spdx", "spdx_id", "identifier", "id", "name", "url", "text")  # in {"
 class Rights(NamedTuple):
     """The rights of a sample, by their names in its JSON; "" if they are not given.
 
-    `license_expires` is the last day of the licence, `people` whether or whom the image shows, and `model_release` whether
-    these people have agreed, or the number of their agreement.
+    `license_expires` is the last day of the licence, `people` whether or whom the image shows, and `model_release`
+    whether these people have agreed, or the number of their agreement.
     """
 
     license: str = ""

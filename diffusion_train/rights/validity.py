@@ -55,7 +55,9 @@ def iso_date(text: str) -> str:
 
 
 def rights_faults(facts: Mapping[str, Any], today: date) -> dict[str, str]:
-    """Return rule -> detail for the rights in a sample's metadata that do not hold: expired-license, missing-release."""
+    """Return rule -> detail for the rights in a sample's metadata that do not hold:
+    expired-license, missing-release.
+    """
     by_name = {str(name).casefold(): str(value).strip() for name, value in facts.items() if value is not None}
     by_name = {name: text for name, text in by_name.items() if not is_empty(text)}
     faults = {}

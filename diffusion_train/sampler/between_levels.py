@@ -1,4 +1,7 @@
-"""Noise levels of a model's table as diffusers changes them, and those between them. Index i is the time (i + 1) / N."""
+"""Noise levels of a model's table as diffusers changes them, and those between them.
+
+Index i is the time (i + 1) / N.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,10 @@ class LogSNRLabel(Schedule):
 
 
 def table_of(schedule: Schedule, num_levels: int | None = None) -> DiscreteSchedule:
-    """Return `schedule`. Raises ValueError if it has no table of `num_levels` levels, or of any number if that is None."""
+    """Return `schedule`.
+
+    Raises ValueError if it has no table of `num_levels` levels, or of any number if that is None.
+    """
     if not isinstance(schedule, DiscreteSchedule):
         raise ValueError(  # noqa: TRY004
             f"sampler.grid: the grid of a pretrained model needs a schedule given by a table of betas, got "

@@ -2,9 +2,9 @@
 
     xs / alpha_s = xt / alpha_t + (sigma_s / alpha_s - sigma_t / alpha_t) * noise
 
-Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 1 without lines 6 to 8.
-It is the step of DDIM with eta = 0, but the two use different times of a pretrained model, as in diffusers. `move` is the
-same step in a form that is finite at alpha = 0.
+Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 1 without lines
+6 to 8. It is the step of DDIM with eta = 0, but the two use different times of a pretrained model, as in diffusers.
+`move` is the same step in a form that is finite at alpha = 0.
 """
 
 from __future__ import annotations

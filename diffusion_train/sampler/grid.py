@@ -1,6 +1,7 @@
 """Grids: the num_steps + 1 times that a sampler visits, in float32, decreasing from noise to data (0).
 
-Trailing, leading and linspace: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed", table 2.
+Trailing, leading and linspace: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed",
+table 2.
 Karras: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", equation 5.
 """
 
@@ -34,7 +35,9 @@ class Grid(ABC):
         """Return strictly decreasing times (num_steps + 1,); all but the last must be at least the schedule's t_min."""
 
     def ends(self, times: Tensor) -> Tensor:
-        """Return the times (num_steps,) where the steps of DDIM end; the next step starts at its time in `times` anyway."""
+        """Return the times (num_steps,) where the steps of DDIM end;
+        the next step starts at its time in `times` anyway.
+        """
         return times[1:]
 
     def for_family(self, family: Family) -> Grid:
@@ -203,8 +206,8 @@ class Karras(Grid):
     """Equal steps in (sigma / alpha)^(1 / rho) from t = 1 to the schedule's t_min, then 0.
 
     With rho = null, the limit of large rho, steps are equal in log(sigma / alpha). `model` is the grid of a pretrained
-    model, which these levels replace: x starts as with that grid, Euler's method keeps its first and last level, and the
-    network receives time labels as diffusers computes them, for multistep samplers whole ones.
+    model, which these levels replace: x starts as with that grid, Euler's method keeps its first and last level, and
+    the network receives time labels as diffusers computes them, for multistep samplers whole ones.
 
     Raises ValueError for a schedule with alpha = 0 at t = 1, where sigma / alpha is infinite.
     """

@@ -16,8 +16,8 @@ def finite_rows(values: Tensor) -> Tensor:
 def replace_rows(x0: Tensor, cond: Cond) -> tuple[Tensor, Cond, Tensor]:
     """Replace rows with a value that is not finite by the first row without one.
 
-    Returns latents (B, ...), conditions, and which rows were finite, (B,). Without any finite row, all stay as they are.
-    Does not wait for the device.
+    Returns latents (B, ...), conditions, and which rows were finite, (B,). Without any finite row, all stay as they
+    are. Does not wait for the device.
     """
     everything = {"x0": x0, **cond}
     finite = torch.stack([finite_rows(values) for values in everything.values()]).all(0)

@@ -21,8 +21,8 @@ class Constant:
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.warmup_steps < 0:
             raise ValueError(
-                f"lr_schedule.num_steps={self.num_steps}, lr_schedule.warmup_steps={self.warmup_steps}: must be at least "
-                "1 and at least 0"
+                f"lr_schedule.num_steps={self.num_steps}, lr_schedule.warmup_steps={self.warmup_steps}: "
+                "must be at least 1 and at least 0"
             )
 
     def __call__(self, step: int) -> float:
@@ -34,8 +34,9 @@ class Constant:
         if max_steps == 1 or max_steps > self.warmup_steps:  # one step is a trial
             return []
         doubt = (
-            f"lr_schedule.warmup_steps={self.warmup_steps} lasts longer than trainer.max_steps={max_steps}: the learning "
-            f"rate reaches {self(max_steps - 1):.2g} of optimizer.lr; give fewer warm-up steps, or train longer"
+            f"lr_schedule.warmup_steps={self.warmup_steps} lasts longer than trainer.max_steps={max_steps}: "
+            f"the learning rate reaches {self(max_steps - 1):.2g} of optimizer.lr; give fewer warm-up steps, "
+            "or train longer"
         )
         return [doubt]
 
@@ -58,8 +59,8 @@ class Linear(Constant):
         if self.final != 0 or max_steps <= self.num_steps:
             return super().doubts(max_steps)
         doubt = (
-            f"the learning rate is 0 from step {self.num_steps + 1} to trainer.max_steps={max_steps}, and the run learns "
-            f"nothing there; give lr_schedule.num_steps={max_steps}, or lr_schedule.final above 0"
+            f"the learning rate is 0 from step {self.num_steps + 1} to trainer.max_steps={max_steps}, and the run "
+            f"learns nothing there; give lr_schedule.num_steps={max_steps}, or lr_schedule.final above 0"
         )
         return [*super().doubts(max_steps), doubt]
 

@@ -85,8 +85,8 @@ class DiffusionModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Run one optimizer step; return loss, noise_mse and t, each (rows of this rank,), and the scalar grad_norm.
 
-        `finite` (rows of this rank,) says which samples have finite latents and conditions. The others are replaced by a
-        sample of the same micro-batch; if it has none, the gradient is not finite either and the step is skipped.
+        `finite` (rows of this rank,) says which samples have finite latents and conditions. The others are replaced by
+        a sample of the same micro-batch; if it has none, the gradient is not finite either and the step is skipped.
         """
         rows, losses, whole = len(batch["index"]), [], []
         for number, (micro, rng, last) in enumerate(self._micro_batches(batch)):

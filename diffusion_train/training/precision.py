@@ -34,8 +34,8 @@ def check_trained(network: nn.Module, precision: str) -> None:
         )
     if precision == "bf16-true" and all(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(
-            "trainer.precision=bf16-true: all weights are trained, and bfloat16 rounds small steps away; use bf16-mixed, "
-            "or adapter=lora, whose weights stay in float32"
+            "trainer.precision=bf16-true: all weights are trained, and bfloat16 rounds small steps away; "
+            "use bf16-mixed, or adapter=lora, whose weights stay in float32"
         )
 
 

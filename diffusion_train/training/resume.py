@@ -99,8 +99,8 @@ def mismatch(rows: dict[str, tuple[Any, Any]], allowing: Iterable[str], then: st
     """
     table = "\n  ".join(f"{name}: {before} in the checkpoint, {now} now" for name, (before, now) in rows.items())
     return ValueError(
-        f"the run cannot resume exactly from its checkpoint:\n  {table}\nrestore these, start again in another run_dir, "
-        f"or resume anyway with allow_mismatch=[{','.join(allowing)}]{then}"
+        f"the run cannot resume exactly from its checkpoint:\n  {table}\nrestore these, start again "
+        f"in another run_dir, or resume anyway with allow_mismatch=[{','.join(allowing)}]{then}"
     )
 
 

@@ -66,7 +66,8 @@ def publish(temporary: Path, path: Path) -> None:
     """Rename a complete file, or a folder of files, to `path` on the same file system, once all of it is on disk.
 
     A file replaces a file, and a folder an empty folder; anything else at `path` raises FileExistsError. Every file
-    gets the read and write permissions of the outermost folder, because safetensors makes its files private to the user.
+    gets the read and write permissions of the outermost folder, because safetensors makes its files private to the
+    user.
     """
     mode = (temporary if temporary.is_dir() else temporary.parent).stat().st_mode
     for inner in [*(temporary.rglob("*") if temporary.is_dir() else ()), temporary]:

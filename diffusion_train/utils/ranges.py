@@ -8,7 +8,8 @@ from math import isfinite
 def at_least(least: float | None, **settings: float | None) -> None:
     """Raise ValueError that names all settings that are not finite or below `least`. Settings may be None."""
     wrong = [
-        f"{name}={value}: must be {f'at least {least:g}' if least is not None and isfinite(value) else 'a finite number'}"
+        f"{name}={value}: must be "
+        f"{f'at least {least:g}' if least is not None and isfinite(value) else 'a finite number'}"
         for name, value in settings.items()
         if value is not None and not (isfinite(value) and (least is None or value >= least))
     ]

@@ -98,8 +98,8 @@ def _generators(seeds: Tensor, device: torch.device) -> Iterator[torch.Generator
     if device.type != "cpu":
         yield from map(generator.manual_seed, seeds.tolist())
         return
-    # The CPU's generator, mt19937, takes only 32 bits from `manual_seed`, so the 624 words of its state are set instead.
-    # torch keeps each in the lower half of an int64, after 24 bytes that say that no number was drawn yet.
+    # The CPU's generator, mt19937, takes only 32 bits from `manual_seed`, so the 624 words of its state are set
+    # instead. torch keeps each in the lower half of an int64, after 24 bytes that say that no number was drawn yet.
     state = generator.manual_seed(0).get_state()
     words = state[24 : 24 + 624 * 8].view(torch.int64)
     for row in _split_mix(seeds[:, None], torch.arange(312)).view(torch.int32):

@@ -10,7 +10,9 @@ from typing import Any
 
 
 class _Unbroken:
-    """A stream that drops what is written once nobody reads it any more: its pipe is closed, or its terminal is gone."""
+    """A stream that drops what is written once nobody reads it any more:
+    its pipe is closed, or its terminal is gone.
+    """
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream

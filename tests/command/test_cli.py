@@ -61,7 +61,9 @@ def test_help_tells_what_settings_mean(capsys):
 
 
 def test_three_mistakes_are_named_at_once_and_soon():
-    """One process for the whole way; the time is loose enough for a busy machine, and torch alone would take as long."""
+    """One process for the whole way; the time is loose enough for a busy machine,
+    and torch alone would take as long.
+    """
     code = (
         "import sys; from diffusion_train.command.cli import launch; "
         "code = launch('train', sys.argv[1:]); "

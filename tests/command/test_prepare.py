@@ -258,7 +258,7 @@ def test_a_full_disk_ends_with_4_and_goes_on_later(photos, tmp_path):
 
 @pytest.mark.slow
 def test_nobody_reading_its_output_is_no_error(photos, tmp_path):
-    code = "import sys; from diffusion_train.command.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from diffusion_train.program import main; sys.exit(main())"
     command = [
         sys.executable,
         "-c",

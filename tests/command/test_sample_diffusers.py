@@ -1,4 +1,6 @@
-"""`sample.py` on the command line draws what diffusers' pipeline draws, with a scheduler made from the base's own file."""
+"""`sample.py` on the command line draws what diffusers' pipeline draws,
+with a scheduler made from the base's own file.
+"""
 
 from __future__ import annotations
 

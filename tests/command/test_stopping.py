@@ -184,7 +184,10 @@ def test_a_signal_to_the_whole_group_reaches_the_workers_of_the_data_too(tmp_pat
 
 @pytest.mark.slow
 def test_a_signal_while_everything_is_still_imported(tmp_path: Path) -> None:
-    patch = "from diffusion_train.config.command_line import launch\nlaunch.first_pass = lambda call: os.kill(os.getpid(), signal.SIGTERM)"
+    patch = (
+        "from diffusion_train.config.command_line import launch\n"
+        "launch.first_pass = lambda call: os.kill(os.getpid(), signal.SIGTERM)"
+    )
     done = train(tmp_path, patch)
     assert (done.returncode, done.stderr) == (75, "\nSIGTERM: interrupted\n")
 
@@ -267,7 +270,10 @@ def test_of_two_processes_none_ends_before_the_first_one_has_saved(tmp_path: Pat
 @pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
 def test_a_disk_that_takes_no_more_ends_with_4_and_a_line(tmp_path: Path, trainer: str) -> None:
     """A limit on the size of files stands for a full disk: other libraries report both alike."""
-    patch = "import resource\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (40_000, -1))"
+    patch = (
+        "import resource\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, -1))"
+    )
     done = train(tmp_path, patch, f"trainer={trainer}", "network.width=64", "trainer.max_steps=4")
     assert done.returncode == 4, done.stderr
     assert "step_00000002.ckpt: File too large\nno step of this run was saved" in done.stderr

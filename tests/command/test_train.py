@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from warm_process import python
 
 from diffusion_train.command.train import claimed
@@ -235,18 +236,20 @@ def test_a_setting_that_cannot_work_is_refused_at_the_start(tmp_path: Path, name
 
 @pytest.mark.slow
 def test_a_folder_in_use_is_refused_and_free_again_when_its_process_is_gone(tmp_path: Path) -> None:
-    holder = "import sys, time; from pathlib import Path; from diffusion_train.command.train import claimed\n"
-    holder += "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    holder = "import sys, time; from omegaconf import OmegaConf; from diffusion_train.command.train import claimed\n"
+    holder += "cfg = OmegaConf.create({'run_dir': sys.argv[1], 'trainer': {}})\n"
+    holder += "with claimed(cfg): print('held', flush=True); time.sleep(60)"
+    cfg = OmegaConf.create({"run_dir": str(tmp_path), "trainer": {}})
     process = subprocess.Popen(
         [sys.executable, "-c", holder, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(ValueError, match=f"in use by process {process.pid} on"), claimed(tmp_path):
+    with pytest.raises(ValueError, match=f"in use by process {process.pid} on"), claimed(cfg):
         pass
     process.kill()
     process.wait()
-    with claimed(tmp_path):
+    with claimed(cfg):
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} ")
 
 

@@ -127,7 +127,9 @@ def test_shapes_that_the_network_cannot_take_are_told_before_the_first_step(shar
 
 
 def test_a_run_goes_on_with_shards_added_and_taken_away(shards: list[Path], tmp_path: Path) -> None:
-    """30 samples, 16 of them drawn; then 50, of which 34 are left, 8 of them drawn; then 40, without the first shard."""
+    """30 samples, 16 of them drawn; then 50, of which 34 are left, 8 of them drawn;
+    then 40, without the first shard.
+    """
     folder, away = shards[0].parent, tmp_path / "away.tar"
     shards[3].rename(away)
     write_shard((_sample(i) for i in range(50, 60)), folder / "part-000001.tar")  # none with a fault here

@@ -179,10 +179,11 @@ def test_parts_inside_parts_are_built_with_what_they_refer_to():
 
 
 def test_data_is_plain():
-    karras = {"_target_": "diffusion_train.sampler.grid.Karras", "rho": [1, {"x": [2]}]}
-    built = config.build({"sampler": {"grid": karras}, "two": {"x": [1]}})
-    assert type(built["sampler"]["grid"].rho) is list
-    assert type(built["sampler"]["grid"].rho[1]) is dict
+    grid = {"_target_": "diffusion_train.sampler.grid.BySampler", "single_step": [1, {"x": [2]}], "multistep": 3}
+    built = config.build({"sampler": {"grid": grid}, "two": {"x": [1]}})
+    single_step = built["sampler"]["grid"].grids["single_step"]
+    assert type(single_step) is list
+    assert type(single_step[1]) is dict
     assert type(built["two"]["x"]) is list
 
 

@@ -98,7 +98,9 @@ def with_latents(folder: Path, data: ShardDataset, kl: KL) -> ShardDataset:
 
 
 def assert_close(ours: torch.Tensor, online: torch.Tensor, atol: float = 1e-5) -> None:
-    """Latents are encoded in batches of three, and online in those of training: a CPU may take other kernels for them."""
+    """Latents are encoded in batches of three, and online in those of training:
+    a CPU may take other kernels for them.
+    """
     torch.testing.assert_close(ours, online, rtol=0, atol=atol)
 
 

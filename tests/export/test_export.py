@@ -353,7 +353,8 @@ def test_an_export_that_must_be_approved_is_refused_without(
     arguments = [f"run={run}", f"out={tmp_path / 'out'}", "require_approval=true"]
     assert launch("export", arguments) == 2
     told = capsys.readouterr().err
-    assert "nobody has approved the images of this run; run: diffusion-train approve run=" in told
+    assert "nobody has approved the images of this run; " in told
+    assert f"write its report: diffusion-train report run={run}\n" in told
     record(run, decision(run))
     assert launch("export", [*arguments, "adapter.scale=0.5"]) == 2
     assert "for adapter.scale=1 only, not for adapter.scale=0.5" in capsys.readouterr().err

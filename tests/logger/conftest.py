@@ -14,7 +14,10 @@ Answer = Callable[[str], tuple[int, object] | None]
 
 
 class Server:
-    """Answers as `answer(body)` says: a status and JSON (302: an address), or nothing at all. Keeps what it was asked."""
+    """Answers as `answer(body)` says: a status and JSON (302: an address), or nothing at all.
+
+    Keeps what it was asked.
+    """
 
     def __init__(self, answer: Answer) -> None:
         self.asked: list[tuple[str, str]] = []

@@ -1,4 +1,6 @@
-"""What a scheduler_config.json says, as nodes; that sampling with them is diffusers' is shown in test_against_diffusers."""
+"""What a scheduler_config.json says, as nodes;
+that sampling with them is diffusers' is shown in test_against_diffusers.
+"""
 
 from __future__ import annotations
 

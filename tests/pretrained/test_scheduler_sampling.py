@@ -1,4 +1,6 @@
-"""Samples with the grids of a scheduler_config.json: those of diffusers' schedulers that are made from the same file."""
+"""Samples with the grids of a scheduler_config.json:
+those of diffusers' schedulers that are made from the same file.
+"""
 
 from __future__ import annotations
 

@@ -178,7 +178,10 @@ def test_a_file_that_is_not_whole_is_refused(content, tmp_path):
 
 def test_a_model_is_told_without_torch(tmp_path):
     file = write(tmp_path / "it.safetensors", {"lora_up": torch.empty(2, 2)})
-    code = f"import sys; from diffusion_train.pretrained import origin; print(origin.kind({str(file)!r}), 'torch' in sys.modules)"
+    code = (
+        "import sys; from diffusion_train.pretrained import origin; "
+        f"print(origin.kind({str(file)!r}), 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "file False\n"
 

@@ -1,4 +1,6 @@
-"""Two small runs on real drawings: one that saw many, and one that went on from it on four until it knew them by heart."""
+"""Two small runs on real drawings: one that saw many,
+and one that went on from it on four until it knew them by heart.
+"""
 
 from __future__ import annotations
 

@@ -250,10 +250,12 @@ def test_a_person_marks_in_a_browser_and_the_marks_come_back(folder: Path) -> No
         await tab.run("document.querySelectorAll('.controls .approve')[0].click()")
         await tab.run("document.querySelectorAll('.reject')[1].click()")
         await tab.run(
-            "const box = document.querySelectorAll('.remark')[1]; box.value = 'off <b>colour'; box.dispatchEvent(new Event('input'))"
+            "const box = document.querySelectorAll('.remark')[1]; box.value = 'off <b>colour'; "
+            "box.dispatchEvent(new Event('input'))"
         )
         await tab.run(
-            "const last = document.querySelectorAll('.remark')[3]; last.value = 'dark'; last.dispatchEvent(new Event('input'))"
+            "const last = document.querySelectorAll('.remark')[3]; last.value = 'dark'; "
+            "last.dispatchEvent(new Event('input'))"
         )
         await tab.run("document.querySelector('[value=flagged]').click()")
         found["shown"] = await tab.run("document.querySelectorAll('.sample:not(.hidden)').length")

@@ -59,7 +59,10 @@ def test_noise_level_is_kept_at_any_eta(eta, schedule, gaussian):
 @pytest.mark.parametrize("ratio", [1.9, 2.1])
 @pytest.mark.parametrize("make", [DPMSolver, UniPC])
 def test_a_step_more_than_twice_the_one_before_is_first_order(make, ratio, gaussian):
-    """Two steps of lengths 1 and `ratio` in lambda. UniPC's first is corrected, and its second reuses the prediction."""
+    """Two steps of lengths 1 and `ratio` in lambda.
+
+    UniPC's first is corrected, and its second reuses the prediction.
+    """
     schedule, noise = Linear(), torch.tensor([[-1.0], [2.0]], dtype=torch.float64)
     times = schedule.t_at(2 * torch.tensor([-2.0, -1.0, ratio - 1.0]))
     predict, (first, t, s) = gaussian.predictor(schedule), noise_levels(schedule, times, noise.device)
@@ -76,7 +79,9 @@ def test_a_step_more_than_twice_the_one_before_is_first_order(make, ratio, gauss
 @pytest.mark.parametrize("num_steps", [10, 20])
 @pytest.mark.parametrize("make", [DPMSolver, UniPC])
 def test_a_grid_for_single_steps_spreads_no_multistep_sampler(make, num_steps, gaussian):
-    """Its last step in lambda is four times the one before; extrapolated, the samples' variance is 1.2 times the data's."""
+    """Its last step in lambda is four times the one before;
+    extrapolated, the samples' variance is 1.2 times the data's.
+    """
     noise, grid = torch.tensor([[0.0], [1.0]]), Leading(offset=1, unit_start=True, end_at_level=True)
     x = make(num_steps, grid).sample(gaussian.predictor(ScaledLinear()), ScaledLinear(), noise, RNG)
     assert gaussian.std / 2 < (x[1] - x[0]).item() < gaussian.std

@@ -97,7 +97,9 @@ PARTS = sorted(
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: str(path.relative_to(CONF).with_suffix("")))
 def test_no_setting_of_any_part_changes_unnoticed(path: Path) -> None:
-    """Each is refused with its group unless that is allowed, or is among those that a resumed run prints and records."""
+    """Each is refused with its group unless that is allowed,
+    or is among those that a resumed run prints and records.
+    """
     group = ".".join(path.relative_to(CONF).parent.parts)
     leaves = settings(yaml.safe_load(path.read_text("utf-8")), group)
     for key in leaves.keys() - {f"{group}.defaults"}:

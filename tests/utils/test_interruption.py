@@ -29,7 +29,8 @@ with interruptible():
 BLOCKED = """
 with signals_blocked():
     code = "from diffusion_train.utils.process.interruption import exit_at_signals; exit_at_signals()"
-    child = os.posix_spawn(sys.executable, [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), 15); " + code], os.environ)
+    child = os.posix_spawn(sys.executable, [sys.executable, "-c", \
+"import os, signal; os.kill(os.getpid(), 15); " + code], os.environ)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 FORKED = """

@@ -9,8 +9,8 @@ from diffusion_train.utils.redact import is_secret, redact_text
 SECRET = "CANARY0123456789abcdef"
 NAMES = (
     "token hub_token hf-token password db_passwd secret client_secret api_key wandbApiKey WANDB_API_KEY access_key "
-    "aws_secret_access_key authorization credentials private_key accountKey auth sas passwords api_keys apikey2 passcode pw "
-    "db_password_prod token_value secret_value private_key_pem credentials_json hub_tokens APIKey"
+    "aws_secret_access_key authorization credentials private_key accountKey auth sas passwords api_keys apikey2 "
+    "passcode pw db_password_prod token_value secret_value private_key_pem credentials_json hub_tokens APIKey"
 )
 
 

@@ -192,6 +192,7 @@ class LongCaptions:
             can_be_raised = self.longest is None or self.max_length < self.longest
             warnings.warn(
                 f"{len(self)} captions are longer than the text encoder's {self.max_length} tokens and were cut, for "
-                f"instance '{self._example}'; shorten them{', or raise conditioner.encoder.max_length' * can_be_raised}",
+                f"instance '{self._example}'; "
+                f"shorten them{', or raise conditioner.encoder.max_length' * can_be_raised}",
                 stacklevel=1,
             )

@@ -53,7 +53,10 @@ class Captions:
         read = dict.fromkeys(name for named in self.sources.values() for name in named.extensions)
         self.extensions: tuple[str, ...] = tuple(read)
         self.check: Callable[[str], object] | None = None  # raises ValueError for a caption that the model cannot use
-        self._settings = f"choose={choose}, templates={list(templates)}, trigger={trigger!r}, tags=({tags.settings}), missing={missing}"
+        self._settings = (
+            f"choose={choose}, templates={list(templates)}, trigger={trigger!r}, "
+            f"tags=({tags.settings}), missing={missing}"
+        )
 
     @property
     def settings(self) -> str:

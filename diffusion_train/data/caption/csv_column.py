@@ -25,9 +25,9 @@ _SHOWN_UNMATCHED = 3
 class CsvColumn:
     """Captions in column `column` of a table (CSV or JSON lines); column `key` has the key of the sample.
 
-    A key may have the extension of its image: `cats/0001.jpg` is the sample `cats/0001`. The table is read on first use and
-    kept in memory. Raises ValueError for a damaged table, and for a key in several rows unless `several` is set, which
-    makes them several captions of one sample.
+    A key may have the extension of its image: `cats/0001.jpg` is the sample `cats/0001`. The table is read on first use
+    and kept in memory. Raises ValueError for a damaged table, and for a key in several rows unless `several` is set,
+    which makes them several captions of one sample.
     """
 
     extensions: tuple[str, ...] = ()

@@ -81,7 +81,8 @@ def _csv_rows(path: Path, encoding: str | None) -> Iterator[TableRow]:
                 fault = (
                     ""
                     if fits
-                    else f"{len(values)} fields, but the header has {len(names)}; put text that contains the separator in quotes"
+                    else f"{len(values)} fields, but the header has {len(names)}; "
+                    "put text that contains the separator in quotes"
                 )
                 yield TableRow(reader.line_num, dict(zip(names, values, strict=False)), fault)
         except csv.Error as error:

@@ -34,8 +34,8 @@ def is_image_name(name: str) -> bool:
 class Stored(NamedTuple):
     """The size of an image as it is stored: height and width in pixels, upright.
 
-    `box` (left, top, right, bottom) is the area of the decoded image that shows it. In a reduced JPEG the last column and
-    row may only be partly covered.
+    `box` (left, top, right, bottom) is the area of the decoded image that shows it. In a reduced JPEG the last column
+    and row may only be partly covered.
     """
 
     height: int
@@ -86,7 +86,9 @@ def _reduction(header: Header, at_least: Sequence[int]) -> int:
 
 
 def _pixels_in_memory(header: Header, factor: int) -> float:
-    """Return the pixels that decoding holds at once; libjpeg's coefficients of a buffered JPEG count as half as many."""
+    """Return the pixels that decoding holds at once;
+    libjpeg's coefficients of a buffered JPEG count as half as many.
+    """
     pixels = header.width * header.height
     held_whole = header.buffered or header.mode == "CMYK"
     return max(pixels / factor**2, pixels / 2 if held_whole else 0)

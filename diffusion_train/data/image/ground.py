@@ -18,13 +18,15 @@ def check_ground(ground: Ground) -> None:
         len(ground) != 3 or not all(0 <= level <= 255 for level in cast(Sequence[int], ground))
     ):
         raise ValueError(
-            f"data.background={ground if isinstance(ground, str) else list(ground)}: must be red, green and blue, each from "
-            "0 to 255, or contrast"
+            f"data.background={ground if isinstance(ground, str) else list(ground)}: must be red, green and blue, "
+            "each from 0 to 255, or contrast"
         )
 
 
 def on_ground(image: Image.Image, ground: Ground) -> Image.Image:
-    """Return an RGBA image as RGB on `ground`; "contrast" is white, or black for an image that is blank on white only."""
+    """Return an RGBA image as RGB on `ground`; "contrast" is white,
+    or black for an image that is blank on white only.
+    """
     if ground != "contrast":
         colour = (*cast(Sequence[int], ground), 255)
         return Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("RGB")

@@ -30,7 +30,8 @@ def resize_and_crop(
 ) -> Tensor:
     """Return a view (3, H, W) uint8 of an RGB image resized to `size` (height, width).
 
-    `shape` is (H, W), `corner` the (top, left) of the view in the resized image. `nearest` resizes without interpolation.
+    `shape` is (H, W), `corner` the (top, left) of the view in the resized image. `nearest` resizes without
+    interpolation.
     """
     left, top, _, _ = stored(image).box
     little_to_spare = size[0] * size[1] <= 4 * shape[0] * shape[1]

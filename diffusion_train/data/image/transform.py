@@ -92,9 +92,9 @@ class ImageTransform:
 
         The image is mirrored as drawn, unless `flipped` is given. "original_size" is the (height, width) of the upright
         image as stored. "crop" is the (top, left) of the view in pixels of the resized image, or of its mirror image if
-        the view is mirrored; these are SDXL's micro-conditions. `focal` is (x, y) in [0, 1]. `others` are resized, cropped
-        and mirrored in the same way. Raises ImageError for a wrong focal point or an image in `others` with another aspect
-        ratio, and AlignedError if a part of `aligned` fails.
+        the view is mirrored; these are SDXL's micro-conditions. `focal` is (x, y) in [0, 1]. `others` are resized,
+        cropped and mirrored in the same way. Raises ImageError for a wrong focal point or an image in `others` with
+        another aspect ratio, and AlignedError if a part of `aligned` fails.
         """
         shape = (self.image_size, self.image_size) if shape is None else tuple(shape)
         original = stored(image)

@@ -1,9 +1,9 @@
 """Batches of one shape: samples are sorted into buckets by aspect ratio, and each batch is drawn from one bucket.
 
-Each bucket has its own endless sequence of draws, from which its batches are cut. If a pass ends within a batch, the next
-pass begins in the same batch, so that nothing is dropped. A cycle of steps covers the data about once: with n samples in
-a bucket and B in a batch, floor(e * n / B) batches of the bucket come before cycle e. They are spread over the cycle
-randomly but evenly.
+Each bucket has its own endless sequence of draws, from which its batches are cut. If a pass ends within a batch, the
+next pass begins in the same batch, so that nothing is dropped. A cycle of steps covers the data about once: with n
+samples in a bucket and B in a batch, floor(e * n / B) batches of the bucket come before cycle e. They are spread over
+the cycle randomly but evenly.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from diffusion_train.utils.files import atomic_file
 class SampleManifest:
     """Samples 0..n-1, sorted by source, with their ids (n,).
 
-    `sizes` (n, 2) are set if the order depends on image sizes, `newest` (n,) are last epochs if it continues another one.
+    `sizes` (n, 2) are set if the order depends on image sizes, `newest` (n,) are last epochs if it continues another
+    one.
     """
 
     fingerprint: str

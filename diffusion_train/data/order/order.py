@@ -87,7 +87,8 @@ class Draws(ABC):
 def positions_of(rows: Sequence[int] | None, positions: Sequence[int], batch_size: int, num_lanes: int) -> I64:
     """Return the positions (m, p) of p rows of the m global batches that start after `positions` draws.
 
-    The rows of a lane are neighbours; its positions are not. Raises ValueError if sizes are not multiples of `num_lanes`.
+    The rows of a lane are neighbours; its positions are not. Raises ValueError if sizes are not multiples of
+    `num_lanes`.
     """
     if any(number % num_lanes for number in (batch_size, *positions)):
         where = ", ".join(map(str, positions))

@@ -67,8 +67,8 @@ class OrderState:
     def resume(self, record: Mapping[str, Any], position: int, batch_size: int, folder: Path) -> int:
         """Continue after `position` draws of the recorded order with its manifest in `folder`; return the new position.
 
-        If the order has changed, the rest of the old one's passes and new samples come first, then complete passes. Raises
-        ValueError if the manifest is needed but cannot be read.
+        If the order has changed, the rest of the old one's passes and new samples come first, then complete passes.
+        Raises ValueError if the manifest is needed but cannot be read.
         """
         now = self.record(batch_size)
         deciding = ("data", "arrangement", *(["batch_size"] if isinstance(self.order, Buckets) else []))

@@ -1,9 +1,9 @@
 """A keyed permutation of 0..n-1, each element of which is computed in O(1).
 
 A balanced Feistel network over the next power of four is applied until the result is below n: Black and Rogaway 2002,
-"Ciphers with Arbitrary Finite Domains", section 3 (cycle-walking) and 5 (Feistel). Functions take arrays; sizes and keys
-may differ by element. Rounds mix with splitmix64's finaliser: Steele et al. 2014, "Fast Splittable Pseudorandom Number
-Generators".
+"Ciphers with Arbitrary Finite Domains", section 3 (cycle-walking) and 5 (Feistel). Functions take arrays; sizes and
+keys may differ by element. Rounds mix with splitmix64's finaliser: Steele et al. 2014, "Fast Splittable Pseudorandom
+Number Generators".
 """
 
 from __future__ import annotations

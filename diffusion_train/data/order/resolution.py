@@ -88,6 +88,8 @@ class Resolution:
 
 
 def nearest(width: NDArray[np.int64], height: NDArray[np.int64], shapes: Sequence[Shape]) -> NDArray[np.int64]:
-    """Return the index (n,) of the shape nearest to each image's aspect ratio; `shapes` are sorted from wide to high."""
+    """Return the index (n,) of the shape nearest to each image's aspect ratio;
+    `shapes` are sorted from wide to high.
+    """
     ratios = np.log([tall / wide for tall, wide in shapes])
     return np.searchsorted((ratios[1:] + ratios[:-1]) / 2, np.log(height / width))

@@ -26,7 +26,8 @@ def asks_for_author(license: str) -> bool:
 def authors(catalog: Catalog, samples: NDArray[np.int64], storage: Storage) -> dict[str, dict[str, int]]:
     """Return licence -> author -> number of images, of at most `MOST` images, the most frequent author first.
 
-    The author is the field `author` in the JSON of a sample, where `prepare` writes it. Samples without one are left out.
+    The author is the field `author` in the JSON of a sample, where `prepare` writes it. Samples without one are left
+    out.
     """
     names, license_of = catalog.licenses()
     asking = [number for number, name in enumerate(names) if asks_for_author(name)]

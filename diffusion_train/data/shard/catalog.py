@@ -31,8 +31,8 @@ _range = partial(tuple.__new__, Range)  # like `Range._make`, but faster
 class Catalog:
     """Samples 0..n-1 of all shards, in order; the members of sample i are `members[starts[i]:starts[i + 1]]`.
 
-    `sources` are the numbers of shards of each source, in the same order. `arrays` may be maps of files in `folder`, which
-    processes of one machine share.
+    `sources` are the numbers of shards of each source, in the same order. `arrays` may be maps of files in `folder`,
+    which processes of one machine share.
     """
 
     urls: list[str]

@@ -48,8 +48,8 @@ def sidecars(url: str) -> list[str]:
 def load_index(url: str, stat: Stat, storage: Storage) -> ShardIndex | None:
     """Return a saved index that matches the shard's present state, or None.
 
-    An index beside a remote shard, which was uploaded with it, does not know the store's version and is matched by size;
-    checksums are compared when samples are read.
+    An index beside a remote shard, which was uploaded with it, does not know the store's version and is matched by
+    size; checksums are compared when samples are read.
     """
     indexes = (_loaded(path, url, stat, storage) for path in sidecars(url))
     return next((index for index in indexes if index is not None), None)

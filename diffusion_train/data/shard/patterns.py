@@ -67,7 +67,9 @@ def _literal(pattern: str) -> tuple[str, str]:
 
 
 def _matching(pattern: str) -> Iterator[str]:
-    """Yield the paths that match wildcards; a folder or file that exists by the name in the pattern is meant literally."""
+    """Yield the paths that match wildcards;
+    a folder or file that exists by the name in the pattern is meant literally.
+    """
     literal, rest = _literal(pattern)
     first, slash, further = rest.partition("/")
     if not rest:

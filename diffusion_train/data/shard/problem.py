@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class Problem:
     """One fault of a shard; `key` is that of the sample, `offset` the byte in the shard, if there is one.
 
-    `rule` is the kind of fault, such as "torn-shard", and `detail` describes it. `shard` is "" for a fault of all shards.
+    `rule` is the kind of fault, such as "torn-shard", and `detail` describes it. `shard` is "" for a fault of all
+    shards.
     """
 
     rule: str

@@ -52,8 +52,8 @@ def walk(file: BinaryIO, file_size: int, faults: list[TarError] | None = None) -
     """Yield the members in the order of the file. Raises TarError after the members before the faulty byte.
 
     If `faults` is a list, errors are appended to it, and reading continues at the next valid header. The first member
-    after such a gap is left out, because its name may be in an extended header that was lost; this does not apply to tars
-    that were joined without a gap.
+    after such a gap is left out, because its name may be in an extended header that was lost; this does not apply to
+    tars that were joined without a gap.
     """
     offset: int | None = 0
     trusted = True

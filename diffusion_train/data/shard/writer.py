@@ -17,9 +17,9 @@ Sample = dict[str, Any]
 def write_shards(samples: Iterable[Sample], folder: Path, name: str, samples_per_shard: int) -> list[Path]:
     """Write `folder/name-000000.tar`, ... and return their paths; `folder` appears complete or not at all.
 
-    A sample is `{"__key__": str, "png": bytes, "txt": str, "json": dict}` (any extensions). If another process completes
-    the same folder first, its files are kept. Raises FileExistsError if the folder is not empty, and ValueError for a key
-    that readers would cut at a dot, for a key used twice, and if there are no samples.
+    A sample is `{"__key__": str, "png": bytes, "txt": str, "json": dict}` (any extensions). If another process
+    completes the same folder first, its files are kept. Raises FileExistsError if the folder is not empty, and
+    ValueError for a key that readers would cut at a dot, for a key used twice, and if there are no samples.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):

@@ -20,20 +20,32 @@ def remedy(url: str, error: StorageError) -> str:
         return _local(error)
     if isinstance(error, Denied):
         if scheme in _CREDENTIALS:
-            return f"{scheme}://: check that these credentials may read the bucket: {_CREDENTIALS[scheme]}{_endpoint(scheme)}"
-        return f"{scheme}://: give a signed URL that has not expired, or {scheme}://user:password@host/ if the server asks for a password"
+            return (
+                f"{scheme}://: check that these credentials may read the bucket: "
+                f"{_CREDENTIALS[scheme]}{_endpoint(scheme)}"
+            )
+        return (
+            f"{scheme}://: give a signed URL that has not expired, "
+            f"or {scheme}://user:password@host/ if the server asks for a password"
+        )
     if isinstance(error, Missing):
         what = "bucket and name" if scheme in _CREDENTIALS else "the address"
         return f"{scheme}://: check {what} in data.shards{_endpoint(scheme)}"
     if isinstance(error, NoRanges):
-        return f"{scheme}://: check the address in data.shards; nginx, Apache and object stores support range requests, Python's http.server does not"
+        return (
+            f"{scheme}://: check the address in data.shards; "
+            "nginx, Apache and object stores support range requests, Python's http.server does not"
+        )
     host = "" if scheme in _CREDENTIALS else "the host in data.shards, "
     return f"{scheme}://: check {host}the network, HTTPS_PROXY and NO_PROXY{_endpoint(scheme)}"
 
 
 def _local(error: StorageError) -> str:
     if isinstance(error, Denied):
-        return "local files: the user that runs training needs permission to read them and to enter their folders (chmod, chown)"
+        return (
+            "local files: the user that runs training needs permission to read them "
+            "and to enter their folders (chmod, chown)"
+        )
     if isinstance(error, Missing):
         return spelling()
     return "local files: data.shards must name tar files; for all tars of a folder give 'folder/*.tar'"

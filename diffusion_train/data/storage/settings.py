@@ -12,10 +12,10 @@ _POSITIVE = ("connect_timeout", "read_timeout", "deadline", "min_speed")
 class StorageSettings:
     """Settings of storage, in seconds, bytes, and bytes per second. Raises ValueError for values out of range.
 
-    A cache of `cache_bytes` is kept in `cache_folder`, if that is set. Each process requests about `ahead_bytes` before it
-    needs them; 0 reads nothing ahead, and does not fill the cache ahead. `read_timeout` is the longest time without data,
-    `min_speed` the lowest average speed of a response. Requests are retried until `deadline`, plus the time that the
-    received bytes take at `min_speed`. Each process sends `num_requests` at a time; ranges with at most `gap_bytes`
+    A cache of `cache_bytes` is kept in `cache_folder`, if that is set. Each process requests about `ahead_bytes` before
+    it needs them; 0 reads nothing ahead, and does not fill the cache ahead. `read_timeout` is the longest time without
+    data, `min_speed` the lowest average speed of a response. Requests are retried until `deadline`, plus the time that
+    the received bytes take at `min_speed`. Each process sends `num_requests` at a time; ranges with at most `gap_bytes`
     between them share a request.
     """
 

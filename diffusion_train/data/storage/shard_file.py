@@ -43,8 +43,8 @@ class _Raw(io.RawIOBase):
 def read_whole(storage: Storage, url: str, at_most: int) -> bytes | None:
     """Return all bytes of a small object, or None if it does not exist.
 
-    Also returns None if access is denied, which is S3's response for a missing object to users who cannot list the bucket.
-    Raises StorageError for more than `at_most` bytes.
+    Also returns None if access is denied, which is S3's response for a missing object to users who cannot list the
+    bucket. Raises StorageError for more than `at_most` bytes.
     """
     try:
         size, version = storage.stat(url)

@@ -20,7 +20,9 @@ def extension(name: str) -> str:
 
 
 def most_bytes(kind: str) -> int:
-    """Return how many bytes an image may have; `kind` is its extension, or its format as `converted_format` names it."""
+    """Return how many bytes an image may have; `kind` is its extension,
+    or its format as `converted_format` names it.
+    """
     return _MOST_BYTES.get(kind.lower(), MAX_BYTES)
 
 

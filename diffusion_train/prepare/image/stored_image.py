@@ -32,8 +32,8 @@ def source_header(data: bytes, svg_side: int) -> Header:
 def stored_image(data: bytes, header: Header, max_side: int | None) -> bytes:
     """Return what a shard stores: `data` itself, unless its format or a longer side above `max_side` forbids it.
 
-    Opaque images of lossy formats become JPEG and all others PNG: the first frame, upright, sRGB, without a colour profile.
-    Raises TooManyPixels before it decodes, and ImageError.
+    Opaque images of lossy formats become JPEG and all others PNG: the first frame, upright, sRGB, without a colour
+    profile. Raises TooManyPixels before it decodes, and ImageError.
     """
     longer = max(header.width, header.height)
     is_large = max_side is not None and longer > max_side

@@ -95,7 +95,9 @@ class _Reader:
 
 
 def _refuse_style(text: str, is_style: bool) -> None:
-    """Raises OutsideReference for url() of anything but a part of the SVG, and in styles for what may hide or import one."""
+    """Raises OutsideReference for url() of anything but a part of the SVG,
+    and in styles for what may hide or import one.
+    """
     if found := _URL.search(text) or (_IMPORT.search(text) if is_style else None):
         raise OutsideReference(f"{text[found.start() : found.start() + 60].strip()!r} in a style or an attribute")
 

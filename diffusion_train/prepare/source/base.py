@@ -90,8 +90,8 @@ class FileState(NamedTuple):
 class Entry(NamedTuple):
     """An entry of a source. `name` identifies it for the user: a path below the source, or a file and a row.
 
-    `read`, which can be pickled, returns the sample or raises LeftOut. `key` is the wanted key of the sample, by default
-    its name. It is read from `files` and from tables and archives, whose states before opening are in `opened`.
+    `read`, which can be pickled, returns the sample or raises LeftOut. `key` is the wanted key of the sample, by
+    default its name. It is read from `files` and from tables and archives, whose states before opening are in `opened`.
     """
 
     name: str

@@ -46,9 +46,9 @@ class Folder:
     """Images in the order of their folders and names, without hidden ones.
 
     `captions` lists where captions are looked for, in order of preference: txt, caption and json are files beside the
-    image (img.txt or img.jpg.txt), table is captions.csv or metadata.csv (or .tsv, .jsonl) of any folder, with paths relative
-    to it, name is the file's own name, and prompt is the prompt in a PNG of sample.py. Metadata comes from json and
-    table, whichever gives the caption. The folder `ignore` is skipped. Raises ValueError for wrong settings.
+    image (img.txt or img.jpg.txt), table is captions.csv or metadata.csv (or .tsv, .jsonl) of any folder, with paths
+    relative to it, name is the file's own name, and prompt is the prompt in a PNG of sample.py. Metadata comes from
+    json and table, whichever gives the caption. The folder `ignore` is skipped. Raises ValueError for wrong settings.
     """
 
     path: str
@@ -62,7 +62,8 @@ class Folder:
         if not Path(self.path).is_dir():
             is_file = Path(self.path).is_file()
             raise ValueError(
-                f"path={self.path}: {'is a file; for tables use source=csv or parquet' if is_file else 'no such folder'}"
+                f"path={self.path}: "
+                f"{'is a file; for tables use source=csv or parquet' if is_file else 'no such folder'}"
             )
         if wrong := [kind for kind in self.captions if kind not in PLACES]:
             raise ValueError(f"source.captions: must be among {', '.join(PLACES)}, got {', '.join(wrong)}")
@@ -85,7 +86,9 @@ class Folder:
         yield from self._table.faults
 
     def repeats(self) -> str:
-        """Return commands that repeat the images of folders called 10_word as kohya's scripts do; "" if all are alike."""
+        """Return commands that repeat the images of folders called 10_word as kohya's scripts do;
+        "" if all are alike.
+        """
         counts: dict[str, int] = {}
         words = []
         for folder in self._folders:

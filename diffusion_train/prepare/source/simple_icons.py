@@ -1,7 +1,7 @@
 """Brand logos of Simple Icons in their brand's colour on white, captioned "the <title> logo".
 
-Simple Icons, https://simpleicons.org, is a CC0 collection; some icons have other licences. A licence covers the drawing;
-the logos remain trademarks of their owners, whose rules are linked in `guidelines`.
+Simple Icons, https://simpleicons.org, is a CC0 collection; some icons have other licences. A licence covers the
+drawing; the logos remain trademarks of their owners, whose rules are linked in `guidelines`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class SimpleIcons:
     """A source of logos of `size` x `size` pixels. Iterating yields the paths of shards of them.
 
     With `brand`, such as "Google", only logos whose title begins with this word are used. The shards, which are made on
-    first use, contain icons under the collection's CC0-1.0 and under `allowed_licenses` (SPDX names such as "MIT", or the
-    address that an icon gives as its licence). As a source it yields every icon; `prepare` then selects by licence.
+    first use, contain icons under the collection's CC0-1.0 and under `allowed_licenses` (SPDX names such as "MIT", or
+    the address that an icon gives as its licence). As a source it yields every icon; `prepare` then selects by licence.
     """
 
     size: int = 32

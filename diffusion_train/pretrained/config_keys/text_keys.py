@@ -38,8 +38,8 @@ _REFUSED = {
 
 CLIP_TEXT = Keys(
     used=words(
-        f"{_ARCHITECTURE} hidden_size intermediate_size projection_dim num_hidden_layers num_attention_heads hidden_act "
-        "max_position_embeddings layer_norm_eps eos_token_id"
+        f"{_ARCHITECTURE} hidden_size intermediate_size projection_dim num_hidden_layers num_attention_heads "
+        "hidden_act max_position_embeddings layer_norm_eps eos_token_id"
     ),
     harmless=_HARMLESS,
     refused=_REFUSED,

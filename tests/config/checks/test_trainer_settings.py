@@ -16,8 +16,8 @@ from diffusion_train.training_run import lightning_trainer
 
 ALL = list(inspect.signature(pl.Trainer.__init__).parameters)[1:]
 VALUES = {
-    "accelerator": "cpu", "strategy": "ddp", "devices": 1, "num_nodes": 1, "precision": "bf16-mixed", "sync_batchnorm": True,
-    "max_steps": 3, "max_time": "00:00:01:00", "log_every_n_steps": 2,
+    "accelerator": "cpu", "strategy": "ddp", "devices": 1, "num_nodes": 1, "precision": "bf16-mixed",
+    "sync_batchnorm": True, "max_steps": 3, "max_time": "00:00:01:00", "log_every_n_steps": 2,
     "deterministic": True, "benchmark": True, "detect_anomaly": True, "profiler": "simple",
 }  # fmt: skip
 

@@ -108,7 +108,8 @@ def clean(launch, saved):
 
 @pytest.mark.parametrize(
     "flags",
-    [("--cfg", "job"), ("--cfg", "hydra"), ("--cfg", "all"), ("--cfg", "all", "--resolve"), ("--cfg", "all", "--package", "smtp")]
+    [("--cfg", "job"), ("--cfg", "hydra"), ("--cfg", "all"), ("--cfg", "all", "--resolve"),
+     ("--cfg", "all", "--package", "smtp")]
     + [("--info", what) for what in ("all", "config", "defaults-tree")],
     ids=" ".join,
 )  # fmt: skip

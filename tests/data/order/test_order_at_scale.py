@@ -72,7 +72,9 @@ def test_lanes_cut_a_billion_samples_into_pieces(order):
 
 
 def test_batches_are_nearly_as_mixed_as_in_a_full_shuffle(order_benchmark):
-    """1,000,000 samples sorted by class: neighbours are uncorrelated, and a batch of 256 holds most classes it could."""
+    """1,000,000 samples sorted by class: neighbours are uncorrelated,
+    and a batch of 256 holds most classes it could.
+    """
     figures = {name: order_benchmark.quality(samples, 256) for name, samples in order_benchmark.shuffles().items()}
     correlation, classes, blocks = zip(*figures.values(), strict=True)
     full, one_lane, eight_lanes, small_buffer, large_buffer = range(len(figures))

@@ -1,4 +1,6 @@
-"""Kept indexes and tables damaged at random: found out and made again, never a wrong pair or another error than of data."""
+"""Kept indexes and tables damaged at random:
+found out and made again, never a wrong pair or another error than of data.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""s3:// and gs:// against a server that only looks at the request; tests/data/storage/test_servers.py has a real one."""
+"""s3:// and gs:// against a server that only looks at the request;
+tests/data/storage/test_servers.py has a real one.
+"""
 
 from __future__ import annotations
 
