@@ -2,9 +2,9 @@
 
     python benchmarks/start.py [--against <folder of another checkout>]
 
-Each command is a process of its own that is killed once its first result is in a file. The data are prepared, caches are
-filled and bytecode is compiled by one run before. The checkouts take turns, so that other work on the machine changes both
-alike. Seconds on the wall and CPU seconds of the process and its threads, as the least and the median of `--repeats`.
+Each command is a process of its own that is killed once its first result is in a file. One run before prepares the
+data, fills the caches and compiles the bytecode. The checkouts take turns, so that other work on the machine changes
+both alike. Seconds on the wall and CPU seconds of the process, as the least and the median of `--repeats`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Seconds(NamedTuple):
 
 
 class Command(NamedTuple):
-    """What is typed in a checkout, and the file in the folder `out` that shows the first result; None: it ends itself."""
+    """The arguments of python, and the file in the folder `out` that shows the first result; None: the process ends."""
 
     arguments: Callable[[Path, int], list[str]]
     result: str | None
