@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,10 @@ def grid(images: Tensor, captions: Sequence[str], num_columns: int, min_side: in
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans from matplotlib; Pillow's default font lacks the letters of most languages."""
-    from matplotlib import get_data_path
-
-    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    spec = find_spec("matplotlib")  # importing it takes longer than drawing
+    assert spec is not None
+    assert spec.origin is not None
+    return ImageFont.truetype(Path(spec.origin).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def _lines(caption: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

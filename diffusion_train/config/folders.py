@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the loader in C takes a tenth of the time
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the loader in C takes a tenth of the time
 
 
 def conf_folder() -> Path:
@@ -23,7 +23,7 @@ def conf_folder() -> Path:
 def read_yaml(text: str) -> dict[str, Any]:
     """Return the mapping in a config file; empty if it has none or is not valid YAML, which Hydra reports."""
     try:
-        found = yaml.load(text, Loader=_Loader)
+        found = yaml.load(text, Loader=Loader)
     except yaml.YAMLError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -22,6 +22,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from requests.utils import get_netrc_auth
 
+from diffusion_train.logger.wandb_import import import_wandb
 from diffusion_train.utils.redact import redact_text
 
 
@@ -114,7 +115,7 @@ class _NoRun:
 
 def start(init: Mapping[str, Any], timeout_s: float) -> Any:
     """Start a W&B run with the arguments `init` of `wandb.init`, online if possible."""
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # otherwise a dead server delays the end by 20 seconds
+    import_wandb()
     import wandb
 
     settings = wandb.Settings(

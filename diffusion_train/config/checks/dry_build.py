@@ -17,19 +17,29 @@ Refusals = tuple[type[Exception], ...]
 
 
 def dry_build(cfg: DictConfig, groups: Sequence[str], refusals: Refusals = (ValueError,)) -> Iterator[Mistake]:
-    """Build the parts of `groups`, inner parts first, and yield the mistakes that they report by raising `refusals`.
+    """Build the parts of `groups`, and yield the mistakes that they report by raising `refusals`.
 
-    A part that contains or refers to a part with a mistake is not built.
+    If a part fails, those inside it are built first. A part that contains or refers to a part with a mistake is not
+    built again.
     """
     nodes = [(path, node) for path, node in target_nodes(cfg) if path.split(".")[0] in groups]
+    sound: list[str] = []
+    for path, node in nodes:  # each before those inside it
+        if not _is_inside(path, sound) and not attempt(partial(build, node), path, refusals):
+            sound.append(path)
+    nodes = [(path, node) for path, node in nodes if not _is_inside(path, sound)]
     faulty: list[str] = []
     for path, node in sorted(nodes, key=lambda item: (groups.index(item[0].split(".")[0]), -item[0].count("."))):
         held = (path, *_referred(node))
-        if any(f"{inner}.".startswith(f"{outer}.") for inner in faulty for outer in held):
+        if any(_is_inside(inner, held) for inner in faulty):
             continue
         mistakes = attempt(partial(build, node), path, refusals)
         faulty += [path] * bool(mistakes)
         yield from (_placed(mistake, path, node) for mistake in mistakes)
+
+
+def _is_inside(inner: str, outers: Sequence[str]) -> bool:
+    return any(f"{inner}.".startswith(f"{outer}.") for outer in outers)
 
 
 def _referred(node: DictConfig) -> list[str]:

@@ -14,7 +14,7 @@ from hydra._internal.utils import get_args_parser
 
 from diffusion_train.config.command_line import own_data
 from diffusion_train.config.command_line.arguments import last_of_each_key, parse
-from diffusion_train.config.folders import conf_folder, groups, own_settings, read_yaml
+from diffusion_train.config.folders import Loader, conf_folder, groups, own_settings, read_yaml
 from diffusion_train.config.mistakes import Mistake, raise_all
 from diffusion_train.config.targets import OWN
 
@@ -51,7 +51,7 @@ class Call:
     def comments(self) -> dict[str, str]:
         """Dotted key -> the comment after it in the config's own file."""
         lines = self._own_text.splitlines()
-        lines_of_keys = _key_lines(yaml.compose(self._own_text))
+        lines_of_keys = _key_lines(yaml.compose(self._own_text, Loader))
         return {key: comment for key, line in lines_of_keys if (comment := lines[line].partition(" # ")[2])}
 
     @cached_property

@@ -4,7 +4,9 @@ import pytest
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+import diffusion_train.config.checks.dry_build as dry_build_module
 from diffusion_train.config.checks.dry_build import dry_build, mistakes_of
+from diffusion_train.config.targets import build
 
 RATIOS = "diffusion_train.data.order.resolution.AspectRatios"
 
@@ -52,6 +54,15 @@ def test_a_setting_is_named_by_its_whole_key_and_what_refers_to_a_wrong_part_is_
         "callbacks.saving.every_n_steps=0",
         "callbacks.saving.num_kept=0",
     ]
+
+
+def test_parts_inside_a_sound_part_are_not_built_apart(monkeypatch):
+    built = []
+    monkeypatch.setattr(dry_build_module, "build", lambda node: built.append(node._get_full_key(None)) or build(node))
+    grid = {"_target_": "diffusion_train.sampler.grid.Uniform"}
+    sampler = {"_target_": "diffusion_train.sampler.ddim.DDIM", "num_steps": 5, "grid": grid}
+    assert _told(OmegaConf.create({"sampler": sampler}), groups=["sampler"]) == []
+    assert built == ["sampler"]
 
 
 def test_settings_that_lightning_refuses_are_told_like_others():

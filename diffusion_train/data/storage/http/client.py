@@ -8,11 +8,12 @@ import threading
 import weakref
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
-
-import aiohttp
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffusion_train.data.storage.settings import StorageSettings
+
+if TYPE_CHECKING:
+    import aiohttp
 
 T = TypeVar("T")
 _of_parents: list[Client] = []  # referenced, because closing these would affect connections that another process uses
@@ -33,6 +34,8 @@ class Client:
         self._ready.wait()
 
     async def _serve(self) -> None:
+        import aiohttp
+
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         self.limit = asyncio.Semaphore(self._settings.num_requests)
         waits = aiohttp.ClientTimeout(

@@ -8,8 +8,8 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-import aiohttp
 from yarl import URL
 
 from diffusion_train.data.storage.base import Changed, Denied, StorageError, split_version
@@ -18,6 +18,9 @@ from diffusion_train.data.storage.http.address import AddressBook
 from diffusion_train.data.storage.http.response import TryAgainError, content_range, empty_version, refusal
 from diffusion_train.data.storage.settings import StorageSettings
 from diffusion_train.utils.redact import redact_url, redact_urls
+
+if TYPE_CHECKING:
+    import aiohttp
 
 log = logging.getLogger(__name__)
 _LONGEST_PAUSE = 10.0
@@ -106,6 +109,8 @@ class RangeRequest:
         return True
 
     async def _error_body(self, response: aiohttp.ClientResponse) -> bytes:
+        import aiohttp
+
         with suppress(aiohttp.ClientError, OSError):
             async with asyncio.timeout(self._settings.read_timeout):
                 return await response.content.read(4096) if response.status >= 400 else b""
@@ -138,6 +143,8 @@ class RangeRequest:
 @contextmanager
 def _network_faults() -> Iterator[None]:
     """Turn network errors into TryAgainError, except wrong certificates and redirects, which are permanent."""
+    import aiohttp
+
     try:
         yield
     except aiohttp.ClientSSLError as error:
