@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -72,13 +72,14 @@ def run(cfg: DictConfig) -> int:
         return code
 
 
-def validate(cfg: DictConfig) -> None:
+def validate(cfg: DictConfig, read: Collection[str] = SETTINGS) -> None:
     """Raises ConfigError with every mistake in the settings that can be found without building the whole run.
 
-    Also sets the sizes that are null, and finds the files of the pretrained model.
+    Also sets the sizes that are null, and finds the files of the pretrained model. `read` are the keys that the command
+    reads itself.
     """
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
-    config.check(cfg, read=SETTINGS)
+    config.check(cfg, read=read)
     resolve_data(cfg)
     mistakes = list(_wrong_settings(cfg))
     if cfg.pretrained and origin.kind(str(cfg.pretrained)) == "hub":

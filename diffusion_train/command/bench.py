@@ -1,0 +1,123 @@
+"""Measure where the time of a training step goes, and try what makes it faster.
+
+Every attempt runs beside the present settings, in short rounds that alternate. It is advised only if the gain is larger
+than the noise.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from omegaconf import DictConfig, open_dict
+
+from diffusion_train import config, page
+from diffusion_train.bench.advice import Result, Rounds, advised, together
+from diffusion_train.bench.attempts import KINDS, attempts
+from diffusion_train.bench.phases import PHASES
+from diffusion_train.bench.trial import Facts, Profile, Trial, TrialFailed
+from diffusion_train.callbacks.checkpointing import Checkpointing
+from diffusion_train.callbacks.scheduled import Scheduled
+from diffusion_train.callbacks.stop import GracefulStop
+from diffusion_train.callbacks.time_budget import TimeBudget
+from diffusion_train.command.train import validate
+from diffusion_train.config.mistakes import did_you_mean
+from diffusion_train.config.targets import locate
+from diffusion_train.config.training_config import SETTINGS
+from diffusion_train.training_run import lightning_trainer
+from diffusion_train.utils.exit_code import Exit
+from diffusion_train.utils.quiet import quiet_libraries
+
+SUMMARY = "measure a training step, and try what makes it faster"
+EXAMPLE = """\
+diffusion-train bench experiment=openmoji
+diffusion-train bench experiment=openmoji attempts=[precision,compile] num_rounds=15"""
+
+READ = ("attempts", "num_rounds", "round_seconds")
+_NO_END = 10**9  # steps
+# Callbacks that act at a few steps only, or end the run.
+_LEFT_OUT = (Checkpointing, GracefulStop, Scheduled, TimeBudget)
+
+
+def run(cfg: DictConfig) -> int:
+    """Measure the run of a training config and print a table; return the exit code. Raises ValueError for mistakes."""
+    quiet_libraries()
+    cfg.resume = "never"
+    validate(cfg, read=(*SETTINGS, *READ))
+    refuse(cfg)
+    num_devices = on_one_device(cfg)
+    try:
+        with Trial(cfg) as present:
+            rounds = Rounds(present, cfg.num_rounds, cfg.round_seconds)
+            profile = present.profile(rounds.num_profiled)
+            print(summary(cfg, present.facts, profile, num_devices), flush=True)
+            resolved = with_choices(cfg, present.facts)
+            attempt = partial(rounds.attempt, resolved)
+            results = [_told(attempt(one)) for one in attempts(resolved, present.facts)]
+            print(advice(results, together(advised(results), attempt)), end="", flush=True)
+    except TrialFailed as failed:
+        raise ValueError(f"the run cannot start: {failed}") from failed
+    return Exit.DONE
+
+
+def refuse(cfg: DictConfig) -> None:
+    """Raises ConfigError with every mistake in the command's own settings."""
+    mistakes = [
+        config.Mistake(f"attempts=[{name}]", "cannot be tried", did_you_mean(str(name), KINDS) or ", ".join(KINDS))
+        for name in cfg.attempts
+        if name not in KINDS
+    ]
+    if not cfg.round_seconds > 0:
+        mistakes.append(config.Mistake(f"round_seconds={cfg.round_seconds:g}", "must be above 0", "give 0.5"))
+    config.raise_all([*mistakes, *config.too_small(cfg, num_rounds=6)])
+
+
+def on_one_device(cfg: DictConfig) -> int:
+    """Make the run one of a single device with that device's slice of the batch, and without what acts at few steps.
+
+    Return the number of devices that it had.
+    """
+    trainer = lightning_trainer(cfg, logger=False)
+    num_devices = trainer.num_devices * trainer.num_nodes
+    with open_dict(cfg):
+        cfg.trainer.update(devices=1, num_nodes=1, strategy="auto", max_steps=_NO_END, max_time=None)
+        cfg.data.batch_size //= num_devices
+        cfg.logger.pop("wandb", None)
+        for name, node in list(cfg.callbacks.items()):
+            part = locate(node["_target_"])
+            if isinstance(part, type) and issubclass(part, _LEFT_OUT):
+                cfg.callbacks.pop(name)
+    return int(num_devices)
+
+
+def with_choices(cfg: DictConfig, facts: Facts) -> DictConfig:
+    """Return the config with what the run has chosen by itself, so that trials do not choose anew."""
+    resolved = copy.deepcopy(cfg)
+    resolved.trainer.precision = facts.precision
+    return resolved
+
+
+def summary(cfg: DictConfig, facts: Facts, profile: Profile, num_devices: int) -> str:
+    """Return the text about the present settings."""
+    phases = [(name, profile.phases[name]) for name in PHASES if name in profile.phases]
+    shown = {"cfg": cfg, "facts": facts, "profile": profile, "phases": phases, "num_devices": num_devices}
+    return page.plain("diffusion_train.bench", "profile.txt", **shown).rstrip("\n")
+
+
+def advice(results: Sequence[Result], union: Result | None) -> str:
+    """Return the text about the attempts: those that gain, all of them at once, the others and those that failed."""
+    gains = advised(results)
+    groups = {
+        "gains": gains,
+        "union": union,
+        "others": [result for result in results if result not in gains and result.comparison],
+        "failed": [result for result in results if result.problem],
+    }
+    return page.plain("diffusion_train.bench", "advice.txt", **groups)
+
+
+def _told(result: Result) -> Result:
+    print(f"tried {result.attempt}", file=sys.stderr, flush=True)
+    return result
