@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from omegaconf import DictConfig
 
 from diffusion_train.bench.attempts import Attempt, joined
 from diffusion_train.bench.comparison import Comparison, compare
-from diffusion_train.bench.trial import Facts, Trial, TrialFailed
+from diffusion_train.bench.trial import Profile, Trial, TrialFailed
 
 _PREFETCHED = 2  # batches that each data worker has ready after a pause
 _PROFILED = 3.0  # seconds of steps that a profile divides
@@ -18,11 +19,14 @@ _PROFILED = 3.0  # seconds of steps that a profile divides
 
 @dataclass(frozen=True)
 class Result:
-    """What an attempt gained; `problem` says why it could not run."""
+    """What an attempt gained; `problem` says why it could not run.
+
+    `later` are the seconds by which its first steps take longer.
+    """
 
     attempt: Attempt
     comparison: Comparison | None
-    facts: Facts | None = None
+    later: float = 0.0
     problem: str = ""
 
     @property
@@ -39,22 +43,30 @@ class Rounds:
 
     def __init__(self, present: Trial, num_rounds: int, seconds: float) -> None:
         self.present, self.num_rounds = present, num_rounds
-        step = present.seconds(2)
-        self.num_steps = max(1, round(seconds / step))
-        self.num_profiled = max(int(present.cfg.trainer.log_every_n_steps), round(_PROFILED / step))
+        self.step = present.seconds(2)
+        self.num_steps = max(1, round(seconds / self.step))
+
+    def profile(self) -> Profile:
+        """Return the profile of the present settings, over at least one step that logs."""
+        num_steps = max(int(self.present.cfg.trainer.log_every_n_steps), round(_PROFILED / self.step))
+        return self.present.profile(num_steps, _untimed(self.present.cfg))
 
     def attempt(self, cfg: DictConfig, attempt: Attempt) -> Result:
-        """Run a trial of the attempt beside the present one."""
+        """Run a trial of the attempt, a change of `cfg`, beside the present one."""
         changed = attempt.applied(cfg)
-        untimed = 1 + _PREFETCHED * max(one.data.get("num_workers") or 0 for one in (cfg, changed))
+        untimed = max(_untimed(cfg), _untimed(changed))
         try:
             with Trial(changed, attempt.environment) as trial:
-                present, other = (
-                    lambda one=one: one.seconds(self.num_steps, untimed) for one in (self.present, trial)
-                )
-                return Result(attempt, compare(present, other, self.num_rounds), trial.facts)
+                rounds = (partial(one.seconds, self.num_steps, untimed) for one in (self.present, trial))
+                later = trial.facts.first_steps - self.present.facts.first_steps
+                return Result(attempt, compare(*rounds, self.num_rounds), later)
         except TrialFailed as failed:
             return Result(attempt, None, problem=str(failed))
+
+
+def _untimed(cfg: DictConfig) -> int:
+    """Return how many steps after a pause have their data ready, which is not how a run goes on."""
+    return 1 + _PREFETCHED * (cfg.data.get("num_workers") or 0)
 
 
 def advised(results: Iterable[Result]) -> list[Result]:

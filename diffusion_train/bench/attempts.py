@@ -126,4 +126,3 @@ KINDS: dict[str, Callable[[DictConfig, Facts], Iterator[Attempt]]] = {
 
 def _yaml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from itertools import pairwise
 from time import perf_counter
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -53,6 +54,9 @@ class CudaTimer:
 
 
 def timer_of(device: torch.device) -> Timer:
+    """Raises ValueError for devices whose time cannot be measured without waiting for them."""
+    if device.type not in ("cuda", "cpu"):
+        raise ValueError(f"bench can time CUDA GPUs and CPUs, got {device.type}; give trainer=cpu")
     return CudaTimer() if device.type == "cuda" else CpuTimer()
 
 
@@ -78,7 +82,7 @@ class PhaseClock:
         self._marks = None
         self.timer.seconds(marks[0][1], marks[-1][1])  # waits once, for the last mark
         seconds: dict[str, float] = {}
-        for (phase, start), (_, end) in zip(marks, marks[1:], strict=False):
+        for (phase, start), (_, end) in pairwise(marks):
             seconds[phase] = seconds.get(phase, 0.0) + self.timer.seconds(start, end)
         return seconds
 

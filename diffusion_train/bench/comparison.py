@@ -11,6 +11,7 @@ from statistics import median
 Round = Callable[[], float]  # runs some steps and returns the seconds of one
 
 CONFIDENCE = 0.95
+MARGIN = 0.01  # by which processes of equal settings may differ, in all rounds
 _ENOUGH = 6  # pairs whose smallest and largest ratio bound the median with that confidence
 
 
@@ -37,7 +38,7 @@ class Comparison:
 
     @property
     def is_gain(self) -> bool:
-        return self.interval[0] > 0
+        return self.interval[0] > MARGIN
 
 
 def rank(count: int) -> int:

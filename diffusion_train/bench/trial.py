@@ -9,7 +9,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,7 +34,7 @@ _WARM_UP = 3  # steps: the first allocates, compiles and counts operations
 
 
 class TrialFailed(RuntimeError):
-    """A trial ended before its time, for the reason that it printed last."""
+    """A trial cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,15 @@ class Trial:
 
     def _receive(self) -> Any:
         try:
-            return self._connection.recv()
+            answer = self._connection.recv()
         except (EOFError, OSError) as gone:
             self._process.join()
             lines = (Path(self._folder.name) / "output").read_text("utf-8", errors="replace").strip().splitlines()
-            reason = lines[-1] if lines else f"it ended with exit code {self._process.exitcode}"
+            reason = lines[-1] if lines else f"its process ended with exit code {self._process.exitcode}"
             raise TrialFailed(reason) from gone
+        if isinstance(answer, TrialFailed):
+            raise answer
+        return answer
 
 
 @contextmanager
@@ -136,6 +139,14 @@ def _serve(connection: Connection, container: dict[str, Any], allowed: tuple[str
     output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT, 0o600)
     for stream in (1, 2):
         os.dup2(output, stream)
+    try:
+        _train(connection, container, allowed)
+    except Exception as error:  # noqa: BLE001 (the other end raises it)
+        with suppress(OSError):
+            connection.send(TrialFailed(str(error).strip() or repr(error)))
+
+
+def _train(connection: Connection, container: dict[str, Any], allowed: tuple[str, ...]) -> None:
     quiet_libraries()
     config.allow(allowed)
     torch.set_float32_matmul_precision("high")

@@ -47,11 +47,11 @@ def run(cfg: DictConfig) -> int:
     cfg.resume = "never"
     validate(cfg, read=(*SETTINGS, *READ))
     refuse(cfg)
-    num_devices = on_one_device(cfg)
+    num_devices = without_end(cfg)
     try:
         with Trial(cfg) as present:
             rounds = Rounds(present, cfg.num_rounds, cfg.round_seconds)
-            profile = present.profile(rounds.num_profiled)
+            profile = rounds.profile()
             print(summary(cfg, present.facts, profile, num_devices), flush=True)
             resolved = with_choices(cfg, present.facts)
             attempt = partial(rounds.attempt, resolved)
@@ -74,14 +74,15 @@ def refuse(cfg: DictConfig) -> None:
     config.raise_all([*mistakes, *config.too_small(cfg, num_rounds=6)])
 
 
-def on_one_device(cfg: DictConfig) -> int:
-    """Make the run one of a single device with that device's slice of the batch, and without what acts at few steps.
+def without_end(cfg: DictConfig) -> int:
+    """Make the run one without an end, on one device with its slice of the batch, and without what acts at few steps.
 
-    Return the number of devices that it had.
+    Return the number of devices that the run had.
     """
     trainer = lightning_trainer(cfg, logger=False)
     num_devices = trainer.num_devices * trainer.num_nodes
     with open_dict(cfg):
+        cfg.compile = cfg.compile is True  # a run without an end would always repay it
         cfg.trainer.update(devices=1, num_nodes=1, strategy="auto", max_steps=_NO_END, max_time=None)
         cfg.data.batch_size //= num_devices
         cfg.logger.pop("wandb", None)

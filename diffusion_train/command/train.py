@@ -20,6 +20,7 @@ from diffusion_train.callbacks.checkpointing import NotSaved
 from diffusion_train.callbacks.scalars import NumericalError
 from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.command.next_commands import after_training
+from diffusion_train.config.began_with import keep_choices
 from diffusion_train.config.checks.trainer_settings import trainer_mistakes
 from diffusion_train.config.folders import own_settings
 from diffusion_train.config.resolve_data import resolve_data
@@ -78,6 +79,7 @@ def validate(cfg: DictConfig, read: Collection[str] = SETTINGS) -> None:
     Also sets the sizes that are null, and finds the files of the pretrained model. `read` are the keys that the command
     reads itself.
     """
+    keep_choices(cfg)
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
     config.check(cfg, read=read)
     resolve_data(cfg)

@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, open_dict
 
+from diffusion_train.config.began_with import began_with
 from diffusion_train.config.mistakes import ConfigError, Mistake
 from diffusion_train.config.open_settings import MOST, left_open, with_stand_ins
-from diffusion_train.config.run import load_run_config
 from diffusion_train.config.targets import build, locate
 from diffusion_train.data.data_settings import ShardData
 from diffusion_train.data.dataset import ShardDataset
-from diffusion_train.training.checkpoint.checkpoint_file import read_facts
 from diffusion_train.utils.process.launcher import first_process
 
 _DIVISOR = 8  # every network of the package accepts image sizes that are multiples of it
@@ -47,7 +46,8 @@ def resolve_data(cfg: DictConfig) -> None:
     names = left_open(cfg)
     if not names:
         return
-    values = _recorded(cfg)
+    before = began_with(cfg).get("data", {})
+    values = {name: before[name] for name in MOST if isinstance(before.get(name), int)}
     if not set(names) <= values.keys():
         values = _chosen(cfg)._asdict() | values
     with open_dict(cfg):
@@ -90,20 +90,6 @@ def _about_captions(cfg: DictConfig, images: ShardDataset) -> str:
     if has_captions:
         return "training ignores their captions; experiment=own_images_with_text uses them"
     return "they have no captions; experiment=own_images trains without captions"
-
-
-def _recorded(cfg: DictConfig) -> dict[str, int]:
-    """Return the values that the resumed run began with; empty if no run is resumed."""
-    if cfg.resume == "never":
-        return {}
-    try:
-        if cfg.resume == "auto":
-            before = load_run_config(Path(cfg.run_dir)).data
-        else:
-            before = read_facts(Path(cfg.resume))["config"]["data"]
-    except (OSError, ValueError):  # nothing to resume; if there should be, the command reports it
-        return {}
-    return {name: before[name] for name in MOST if isinstance(before.get(name), int)}
 
 
 @contextmanager
