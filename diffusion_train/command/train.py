@@ -20,10 +20,9 @@ from diffusion_train.callbacks.checkpointing import NotSaved
 from diffusion_train.callbacks.scalars import NumericalError
 from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.command.next_commands import after_training
-from diffusion_train.config.began_with import keep_choices
 from diffusion_train.config.checks.trainer_settings import trainer_mistakes
 from diffusion_train.config.folders import own_settings
-from diffusion_train.config.resolve_data import resolve_data
+from diffusion_train.config.resolve_data import keep_choices, resolve_data
 from diffusion_train.config.training_config import DRY_BUILT, SETTINGS
 from diffusion_train.data.data_settings import DataSettings
 from diffusion_train.data.storage.base import StorageError
@@ -76,12 +75,12 @@ def run(cfg: DictConfig) -> int:
 def validate(cfg: DictConfig, read: Collection[str] = SETTINGS) -> None:
     """Raises ConfigError with every mistake in the settings that can be found without building the whole run.
 
-    Also sets the sizes that are null, and finds the files of the pretrained model. `read` are the keys that the command
-    reads itself.
+    Also sets the sizes that are null and what a resumed run has chosen, and finds the files of the pretrained model.
+    `read` are the keys that the command reads itself.
     """
+    config.check(cfg, read=read)
     keep_choices(cfg)
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
-    config.check(cfg, read=read)
     resolve_data(cfg)
     mistakes = list(_wrong_settings(cfg))
     if cfg.pretrained and origin.kind(str(cfg.pretrained)) == "hub":
