@@ -52,15 +52,17 @@ class Rounds:
         return self.present.profile(num_steps, _untimed(self.present.cfg))
 
     def attempt(self, cfg: DictConfig, attempt: Attempt) -> Result:
-        """Run a trial of the attempt, a change of `cfg`, beside the present one."""
+        """Run a trial of the attempt, a change of `cfg`, beside the present one. Raises TrialFailed if that one ends."""
         changed = attempt.applied(cfg)
         untimed = max(_untimed(cfg), _untimed(changed))
         try:
             with Trial(changed, attempt.environment) as trial:
-                rounds = (partial(one.seconds, self.num_steps, untimed) for one in (self.present, trial))
+                present, other = (partial(one.seconds, self.num_steps, untimed) for one in (self.present, trial))
                 later = trial.facts.first_steps - self.present.facts.first_steps
-                return Result(attempt, compare(*rounds, self.num_rounds), later)
+                return Result(attempt, compare(present, other, self.num_rounds), later)
         except TrialFailed as failed:
+            if not self.present.is_running:
+                raise
             return Result(attempt, None, problem=str(failed))
 
 

@@ -86,7 +86,7 @@ class Trial:
             self._process.start()
         theirs.close()
         try:
-            self.facts: Facts = self._receive()
+            self.facts: Facts = self._ask()
         except BaseException as error:
             self.__exit__(type(error))
             raise
@@ -99,18 +99,24 @@ class Trial:
         self._process.join()
         self._folder.cleanup()
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.is_alive()
+
     def seconds(self, num_steps: int, untimed: int = 1) -> float:
-        """Take `untimed` and then `num_steps` steps; return the seconds of one of the latter."""
-        self._connection.send(("seconds", untimed, num_steps))
-        return float(self._receive())
+        """Take `untimed` and then `num_steps` steps; return the seconds of one of the latter. Raises TrialFailed."""
+        return float(self._ask("seconds", untimed, num_steps))
 
     def profile(self, num_steps: int, untimed: int = 1) -> Profile:
-        self._connection.send(("profile", untimed, num_steps))
-        profile: Profile = self._receive()
+        """Take steps as `seconds` does, and return where their time goes. Raises TrialFailed."""
+        profile: Profile = self._ask("profile", untimed, num_steps)
         return profile
 
-    def _receive(self) -> Any:
+    def _ask(self, *request: object) -> Any:
+        """Send a request, if any, and return the answer."""
         try:
+            if request:
+                self._connection.send(request)
             answer = self._connection.recv()
         except (EOFError, OSError) as gone:
             self._process.join()
@@ -118,6 +124,7 @@ class Trial:
             reason = lines[-1] if lines else f"its process ended with exit code {self._process.exitcode}"
             raise TrialFailed(reason) from gone
         if isinstance(answer, TrialFailed):
+            self._process.join()
             raise answer
         return answer
 

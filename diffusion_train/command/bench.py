@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> int:
             results = [_told(attempt(one)) for one in attempts(resolved, present.facts)]
             print(advice(results, together(advised(results), attempt)), end="", flush=True)
     except TrialFailed as failed:
-        raise ValueError(f"the run cannot start: {failed}") from failed
+        raise ValueError(f"the run with the present settings failed: {failed}") from failed
     return Exit.DONE
 
 

@@ -44,7 +44,8 @@ class Passes:
 
     def num_operations(self) -> int:
         """Return how many operations of torch a pass calls."""
-        with _unchanged(self.module), _Operations() as operations:
+        operations = _Operations()  # type: ignore[no-untyped-call]
+        with _unchanged(self.module), operations:
             self._run("32-true")
         return operations.count
 
@@ -92,8 +93,8 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class _Operations(TorchDispatchMode):
-    count = 0
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    count: int = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += 1

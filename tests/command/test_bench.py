@@ -36,3 +36,10 @@ def test_mistakes_are_listed(tmp_path: Path) -> None:
     assert "attempts=[worker]" in done.stderr
     assert "did you mean workers?" in done.stderr
     assert "num_rounds" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_start_says_why(tmp_path: Path) -> None:
+    done = python(PROGRAM, "bench", *SMALL, *QUICK, "trainer.precision=bf16-true", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "trainer.precision=bf16-true: all weights are trained" in done.stderr
