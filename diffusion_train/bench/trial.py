@@ -214,7 +214,7 @@ class _Turns(pl.Callback):
     def _facts(self, trainer: pl.Trainer, module: Any, rows: int) -> Facts:
         device = trainer.strategy.root_device
         return Facts(
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
             num_threads=torch.get_num_threads(),
             precision=str(trainer.precision),
             rows=rows,
@@ -223,3 +223,11 @@ class _Turns(pl.Callback):
             flop=self.flop.total,
             first_steps=time.monotonic() - self.began,
         )
+
+
+def _cpu_name() -> str:
+    with suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return f"{platform.machine()} CPU"

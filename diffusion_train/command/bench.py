@@ -7,15 +7,16 @@ than the noise.
 from __future__ import annotations
 
 import copy
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from omegaconf import DictConfig, open_dict
 
 from diffusion_train import config, page
 from diffusion_train.bench.advice import Result, Rounds, advised, together
-from diffusion_train.bench.attempts import KINDS, attempts
+from diffusion_train.bench.attempts import KINDS, Attempt, attempts
 from diffusion_train.bench.phases import PHASES
 from diffusion_train.bench.trial import Facts, Profile, Trial, TrialFailed
 from diffusion_train.callbacks.checkpointing import Checkpointing
@@ -28,6 +29,7 @@ from diffusion_train.config.targets import locate
 from diffusion_train.config.training_config import SETTINGS
 from diffusion_train.training_run import lightning_trainer
 from diffusion_train.utils.exit_code import Exit
+from diffusion_train.utils.process.workers import available
 from diffusion_train.utils.quiet import quiet_libraries
 
 SUMMARY = "measure a training step, and try what makes it faster"
@@ -44,6 +46,7 @@ _LEFT_OUT = (Checkpointing, GracefulStop, Scheduled, TimeBudget)
 def run(cfg: DictConfig) -> int:
     """Measure the run of a training config and print a table; return the exit code. Raises ValueError for mistakes."""
     quiet_libraries()
+    load = os.getloadavg()[0]  # before this command adds to it
     cfg.resume = "never"
     validate(cfg, read=(*SETTINGS, *READ))
     refuse(cfg)
@@ -52,10 +55,10 @@ def run(cfg: DictConfig) -> int:
         with Trial(cfg) as present:
             rounds = Rounds(present, cfg.num_rounds, cfg.round_seconds)
             profile = rounds.profile()
-            print(summary(cfg, present.facts, profile, num_devices), flush=True)
+            print(summary(cfg, present.facts, profile, num_devices, load), flush=True)
             resolved = with_choices(cfg, present.facts)
             attempt = partial(rounds.attempt, resolved)
-            results = [_told(attempt(one)) for one in attempts(resolved, present.facts)]
+            results = [attempt(one) for one in announced(attempts(resolved, present.facts))]
             print(advice(results, together(advised(results), attempt)), end="", flush=True)
     except TrialFailed as failed:
         raise ValueError(f"the run with the present settings failed: {failed}") from failed
@@ -100,11 +103,12 @@ def with_choices(cfg: DictConfig, facts: Facts) -> DictConfig:
     return resolved
 
 
-def summary(cfg: DictConfig, facts: Facts, profile: Profile, num_devices: int) -> str:
-    """Return the text about the present settings."""
+def summary(cfg: DictConfig, facts: Facts, profile: Profile, num_devices: int, load: float) -> str:
+    """Return the text about the present settings. `load` is what other programs ask of the processors."""
     phases = [(name, profile.phases[name]) for name in PHASES if name in profile.phases]
     shown = {"cfg": cfg, "facts": facts, "profile": profile, "phases": phases, "num_devices": num_devices}
-    return page.plain("diffusion_train.bench", "profile.txt", **shown).rstrip("\n")
+    machine = {"load": load, "num_processors": available()}
+    return page.plain("diffusion_train.bench", "profile.txt", **shown, **machine)
 
 
 def advice(results: Sequence[Result], union: Result | None) -> str:
@@ -119,6 +123,8 @@ def advice(results: Sequence[Result], union: Result | None) -> str:
     return page.plain("diffusion_train.bench", "advice.txt", **groups)
 
 
-def _told(result: Result) -> Result:
-    print(f"tried {result.attempt}", file=sys.stderr, flush=True)
-    return result
+def announced(tried: Sequence[Attempt]) -> Iterator[Attempt]:
+    """Yield the attempts, and print each before it starts."""
+    for number, attempt in enumerate(tried, 1):
+        print(f"{number}/{len(tried)}  {attempt}", file=sys.stderr, flush=True)
+        yield attempt
