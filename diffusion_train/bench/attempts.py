@@ -1,4 +1,4 @@
-"""The settings that bench tries in place of the present ones. None of them changes what a run learns."""
+"""The settings that bench tries in place of the present ones. They change a run by rounding at most."""
 
 from __future__ import annotations
 
