@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_train import config
 from diffusion_train.bench.arithmetic import FlopCount, matmul_dtype, matmul_peak
 from diffusion_train.bench.clock import PhaseClock, timer_of
+from diffusion_train.bench.occasional import act
 from diffusion_train.bench.phases import watch
 from diffusion_train.training.optimizer import is_fused
 from diffusion_train.training_run import build_run
@@ -111,6 +112,11 @@ class Trial:
         """Take steps as `seconds` does, and return where their time goes. Raises TrialFailed."""
         profile: Profile = self._ask("profile", untimed, num_steps)
         return profile
+
+    def occasional(self) -> dict[str, float]:
+        """Take a step, and then let the callbacks that act at few steps act; return their seconds by their class."""
+        seconds: dict[str, float] = self._ask("occasional", 0, 1)
+        return seconds
 
     def _ask(self, *request: object) -> Any:
         """Send a request, if any, and return the answer."""
@@ -205,6 +211,8 @@ class _Turns(pl.Callback):
             self.connection.send(self._facts(trainer, module, rows))
         elif self.what == "seconds":
             self.connection.send(seconds)
+        elif self.what == "occasional":
+            self.connection.send(act(trainer, module, self.timer))
         else:
             phases = {phase: whole / self.timed for phase, whole in self.clock.stop().items()}
             device, dtype = trainer.strategy.root_device, matmul_dtype(str(trainer.precision))

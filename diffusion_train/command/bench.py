@@ -17,10 +17,9 @@ from omegaconf import DictConfig, open_dict
 from diffusion_train import config, page
 from diffusion_train.bench.advice import Result, Rounds, advised, together
 from diffusion_train.bench.attempts import KINDS, Attempt, attempts
+from diffusion_train.bench.occasional import by_step, leave_out, silence
 from diffusion_train.bench.phases import PHASES
 from diffusion_train.bench.trial import Facts, Profile, Trial, TrialFailed
-from diffusion_train.callbacks.checkpointing import Checkpointing
-from diffusion_train.callbacks.scheduled import Scheduled
 from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.callbacks.time_budget import TimeBudget
 from diffusion_train.command.train import validate
@@ -39,8 +38,6 @@ diffusion-train bench experiment=openmoji attempts=[precision,compile] num_round
 
 READ = ("attempts", "num_rounds", "round_seconds")
 _NO_END = 10**9  # steps
-# Callbacks that act at a few steps only, or end the run.
-_LEFT_OUT = (Checkpointing, GracefulStop, Scheduled, TimeBudget)
 
 
 def run(cfg: DictConfig) -> int:
@@ -50,16 +47,18 @@ def run(cfg: DictConfig) -> int:
     cfg.resume = "never"
     validate(cfg, read=(*SETTINGS, *READ))
     refuse(cfg)
+    given = copy.deepcopy(cfg)
     num_devices = without_end(cfg)
     try:
         with Trial(cfg) as present:
             rounds = Rounds(present, cfg.num_rounds, cfg.round_seconds)
-            profile = rounds.profile()
-            print(summary(cfg, present.facts, profile, num_devices, load), flush=True)
-            resolved = with_choices(cfg, present.facts)
+            profile, seconds = rounds.profile(), present.occasional()
+            print(summary(cfg, present.facts, profile, num_devices, load, by_step(given, seconds)), end="", flush=True)
+            resolved = for_attempts(cfg, present.facts)
             attempt = partial(rounds.attempt, resolved)
             results = [attempt(one) for one in announced(attempts(resolved, present.facts))]
-            print(advice(results, together(advised(results), attempt)), end="", flush=True)
+            if results:
+                print(advice(results, together(advised(results), attempt)), end="", flush=True)
     except TrialFailed as failed:
         raise ValueError(f"the run with the present settings failed: {failed}") from failed
     return Exit.DONE
@@ -78,7 +77,7 @@ def refuse(cfg: DictConfig) -> None:
 
 
 def without_end(cfg: DictConfig) -> int:
-    """Make the run one without an end, on one device with its slice of the batch, and without what acts at few steps.
+    """Make the run one without an end, on one device with its slice of the batch. What acts at few steps does not act.
 
     Return the number of devices that the run had.
     """
@@ -90,25 +89,37 @@ def without_end(cfg: DictConfig) -> int:
         cfg.data.batch_size //= num_devices
         cfg.logger.pop("wandb", None)
         for name, node in list(cfg.callbacks.items()):
-            part = locate(node["_target_"])
-            if isinstance(part, type) and issubclass(part, _LEFT_OUT):
+            if locate(node["_target_"]) in (GracefulStop, TimeBudget):
                 cfg.callbacks.pop(name)
+        silence(cfg)
     return int(num_devices)
 
 
-def with_choices(cfg: DictConfig, facts: Facts) -> DictConfig:
-    """Return the config with what the run has chosen by itself, so that trials do not choose anew."""
+def for_attempts(cfg: DictConfig, facts: Facts) -> DictConfig:
+    """Return the config with what the run has chosen by itself, and without the callbacks that act at few steps."""
     resolved = copy.deepcopy(cfg)
     resolved.trainer.precision = facts.precision
+    with open_dict(resolved):
+        leave_out(resolved)
     return resolved
 
 
-def summary(cfg: DictConfig, facts: Facts, profile: Profile, num_devices: int, load: float) -> str:
-    """Return the text about the present settings. `load` is what other programs ask of the processors."""
+def summary(
+    cfg: DictConfig,
+    facts: Facts,
+    profile: Profile,
+    num_devices: int,
+    load: float,
+    occasional: Sequence[tuple[str, float, int]] = (),
+) -> str:
+    """Return the text about the present settings. `load` is what other programs ask of the processors.
+
+    `occasional` are key, seconds and steps between of callbacks.
+    """
     phases = [(name, profile.phases[name]) for name in PHASES if name in profile.phases]
     shown = {"cfg": cfg, "facts": facts, "profile": profile, "phases": phases, "num_devices": num_devices}
-    machine = {"load": load, "num_processors": available()}
-    return page.plain("diffusion_train.bench", "profile.txt", **shown, **machine)
+    shown |= {"load": load, "num_processors": available(), "occasional": occasional}
+    return page.plain("diffusion_train.bench", "profile.txt", **shown)
 
 
 def advice(results: Sequence[Result], union: Result | None) -> str:

@@ -19,8 +19,11 @@ def test_a_step_is_divided_and_attempts_are_compared(tmp_path: Path) -> None:
     done = python(PROGRAM, "bench", *SMALL, *QUICK, "attempts=[micro_batch,workers]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     step = float(re.search(r"^([\d.,]+) ms a step", done.stdout, re.MULTILINE)[1].replace(",", ""))
-    rows = dict(re.findall(r"^  (\w[\w ]*?) +([\d.]+) ms", done.stdout, re.MULTILINE))
+    table, between = done.stdout.split("between the steps")
+    rows = dict(re.findall(r"^  (\w[\w ]*?) +([\d.]+) ms", table, re.MULTILINE))
     assert set(rows) <= set(PHASES)
+    occasional = re.findall(r"^  (\w+) .* every ([\d,]+) steps\)$", between, re.MULTILINE)
+    assert dict(occasional) == {"checkpointing": "1,000", "samples": "500", "validation": "500"}
     assert {"data wait", "forward", "backward", "optimizer", "averages", "callbacks"} <= set(rows)
     assert sum(map(float, rows.values())) == pytest.approx(step, abs=0.1)
     assert "GFLOP a step" in done.stdout
