@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import time
 from contextlib import suppress
@@ -13,6 +12,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+
+from diffusion_train.utils.process.memory import peak_bytes
 
 
 class Meter:
@@ -64,13 +65,3 @@ class Clock(pl.Callback):
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         self.file.write_text(json.dumps(self.meter.figures))
-
-
-def peak_bytes() -> int:
-    """Of a GPU, what torch has allocated; else what was resident of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    with suppress(OSError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10

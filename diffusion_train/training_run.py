@@ -17,6 +17,7 @@ from diffusion_train import config
 from diffusion_train.assembly import build_conditioner, build_network, grid_prompts
 from diffusion_train.callbacks.checkpointing import check_same_run
 from diffusion_train.callbacks.run_record import RunRecord
+from diffusion_train.choices import choose
 from diffusion_train.config.checks.signatures import default
 from diffusion_train.data.base import TrainingData
 from diffusion_train.data.data_settings import DataSettings, ImageData, ShardData
@@ -32,7 +33,13 @@ from diffusion_train.rank_agreement import agree, facts
 from diffusion_train.training.checkpoint.checkpoint_file import AtomicCheckpointIO, read_facts
 from diffusion_train.training.module import DiffusionModule
 from diffusion_train.training.optimizer import Optimization
-from diffusion_train.training.precision import check_device, check_trained, shorten_frozen, trainer_arguments
+from diffusion_train.training.precision import (
+    AUTO,
+    check_device,
+    check_trained,
+    shorten_frozen,
+    trainer_arguments,
+)
 from diffusion_train.training.resume import changed_settings, check_same_base, check_same_settings, find_checkpoint
 from diffusion_train.utils.process.launcher import first_process, num_started
 from diffusion_train.utils.ranges import at_least
@@ -82,6 +89,8 @@ def build_run(cfg: DictConfig) -> TrainingRun:
     datamodule = data.datamodule()  # first, so that mistakes in the data are reported before a model is built
     pl.seed_everything(cfg.seed, verbose=False)  # for the network's initial weights; training draws by key
     module = build_module(cfg, datamodule.micro_batch_size)
+    if AUTO in (cfg.trainer.precision, cfg.compile):
+        choose(cfg, module, datamodule, lightning_trainer(cfg, logger=False))
     check_trained(module.network, cfg.trainer.precision)
     shorten_frozen(module.network, cfg.trainer.precision)
     check_image_shapes(data, getattr(module.network, "factor", 1), module.autoencoder.latent_shape)
@@ -126,7 +135,7 @@ def build_module(cfg: DictConfig, micro_batch_size: int | None = None) -> Diffus
     `micro_batch_size` is the number of samples in a forward pass; None: the whole batch.
     """
     network = build_network(cfg)
-    set_memory_format(network, channels_last=cfg.channels_last, compile=cfg.compile)
+    set_memory_format(network, channels_last=cfg.channels_last, compile=cfg.compile is True)  # auto: `choose` compiles
     return DiffusionModule(
         network=network,
         diffusion=config.build(cfg.diffusion),
@@ -175,6 +184,8 @@ def lightning_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:
     """Build Lightning's Trainer. Raises ValueError for settings of `trainer` that Lightning rejects on this machine."""
     counts = {f"trainer.{name}": cfg.trainer.get(name) for name in ("max_steps", "log_every_n_steps")}
     at_least(1, **{name: count for name, count in counts.items() if count is not None})
+    if cfg.trainer.get("precision") == AUTO:  # chosen later, with the network
+        arguments = {"precision": "32-true", **arguments}
     try:
         trainer: pl.Trainer = config.build(
             cfg.trainer,

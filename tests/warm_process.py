@@ -23,7 +23,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _IMPORTED = [
     *(
         f"diffusion_train.command.{name}"
-        for name in ("train", "sample", "encode", "export", "report", "approve", "check")
+        for name in ("train", "bench", "sample", "encode", "export", "report", "approve", "check")
     ),
     *("diffusers", "transformers", "peft", "wandb", "matplotlib.figure"),
 ]

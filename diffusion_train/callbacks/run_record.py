@@ -57,7 +57,7 @@ class RunRecord(pl.Callback):
         for note in module.diffusion.notes():
             say(f"note: {note}")
         if self.config["compile"]:
-            say("compile=true: the first step takes a minute or more")
+            say("compile=true: the first step of each shape may take a minute or more")
 
     def _record_changes(self, step: int) -> None:
         say(f"settings that differ from the checkpoint's, from step {step + 1} on:")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.command.next_commands import after_training
 from diffusion_train.config.checks.trainer_settings import trainer_mistakes
 from diffusion_train.config.folders import own_settings
-from diffusion_train.config.resolve_data import resolve_data
+from diffusion_train.config.resolve_data import keep_choices, resolve_data
 from diffusion_train.config.training_config import DRY_BUILT, SETTINGS
 from diffusion_train.data.data_settings import DataSettings
 from diffusion_train.data.storage.base import StorageError
@@ -71,13 +71,15 @@ def run(cfg: DictConfig) -> int:
         return code
 
 
-def validate(cfg: DictConfig) -> None:
+def validate(cfg: DictConfig, read: Collection[str] = SETTINGS) -> None:
     """Raises ConfigError with every mistake in the settings that can be found without building the whole run.
 
-    Also sets the sizes that are null, and finds the files of the pretrained model.
+    Also sets the sizes that are null and what a resumed run has chosen, and finds the files of the pretrained model.
+    `read` are the keys that the command reads itself.
     """
+    config.check(cfg, read=read)
+    keep_choices(cfg)
     cfg.trainer.precision = resolve(str(cfg.trainer.precision), cfg.trainer.accelerator)
-    config.check(cfg, read=SETTINGS)
     resolve_data(cfg)
     mistakes = list(_wrong_settings(cfg))
     if cfg.pretrained and origin.kind(str(cfg.pretrained)) == "hub":

@@ -10,12 +10,13 @@ from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, too
 from diffusion_train.config.resolve_files import place_files, resolve_files
 from diffusion_train.config.run import compose_run, from_container, load_run_config
 from diffusion_train.config.secrets import redact, save_config
-from diffusion_train.config.targets import allow, build, check_targets
+from diffusion_train.config.targets import allow, allowed, build, check_targets
 
 __all__ = [
     "ConfigError",
     "Mistake",
     "allow",
+    "allowed",
     "attempt",
     "build",
     "check",

@@ -1,4 +1,6 @@
-"""Settings chosen from the images if they are null in a config: image size and batch size.
+"""Settings that a run chooses once: image size and batch size, from the images if they are null in a config.
+
+A resumed run keeps them, and the other settings that are chosen by measuring its network (`diffusion_train.choices`).
 
 `diffusion_train.config` does not export this module: reading data loads torch, and mistakes are reported before that.
 """
@@ -7,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +49,21 @@ def resolve_data(cfg: DictConfig) -> None:
     names = left_open(cfg)
     if not names:
         return
-    values = _recorded(cfg)
+    before = _began_with(cfg).get("data", {})
+    values = {name: before[name] for name in MOST if isinstance(before.get(name), int)}
     if not set(names) <= values.keys():
         values = _chosen(cfg)._asdict() | values
     with open_dict(cfg):
         for name in names:
             cfg.data[name] = values[name]
+
+
+def keep_choices(cfg: DictConfig) -> None:
+    """Set `trainer.precision` and `compile`, if they are auto, to what a resumed run has chosen."""
+    for node, name in ((cfg.trainer, "precision"), (cfg, "compile")):
+        if node.get(name) == "auto":
+            before = _began_with(cfg)
+            node[name] = (before.get("trainer") or {} if name == "precision" else before).get(name, "auto")
 
 
 def sizes_for(sides: NDArray[np.int64], num_samples: int) -> Sizes:
@@ -92,18 +103,17 @@ def _about_captions(cfg: DictConfig, images: ShardDataset) -> str:
     return "they have no captions; experiment=own_images trains without captions"
 
 
-def _recorded(cfg: DictConfig) -> dict[str, int]:
-    """Return the values that the resumed run began with; empty if no run is resumed."""
+def _began_with(cfg: DictConfig) -> Mapping[str, Any]:
+    """Return the config of the run that `cfg` resumes; empty if no run is resumed."""
     if cfg.resume == "never":
         return {}
     try:
         if cfg.resume == "auto":
-            before = load_run_config(Path(cfg.run_dir)).data
-        else:
-            before = read_facts(Path(cfg.resume))["config"]["data"]
+            return load_run_config(Path(cfg.run_dir))
+        before: Mapping[str, Any] = read_facts(Path(cfg.resume))["config"]
     except (OSError, ValueError):  # nothing to resume; if there should be, the command reports it
         return {}
-    return {name: before[name] for name in MOST if isinstance(before.get(name), int)}
+    return before
 
 
 @contextmanager

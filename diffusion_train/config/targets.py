@@ -32,6 +32,11 @@ def allow(entries: Iterable[str]) -> None:
     _from_command_line = frozenset(entries)
 
 
+def allowed() -> tuple[str, ...]:
+    """Return what `allow` was given, for a process that this one starts."""
+    return tuple(_from_command_line)
+
+
 def is_trusted(name: str) -> bool:
     """Whether the command line allows a target."""
     prefixes = tuple(entry.rstrip(".") + "." for entry in _from_command_line)

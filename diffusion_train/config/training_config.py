@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 # Two kinds of Hydra groups. Parts of the first need neither weights nor a device, so they are built to find mistakes.
 _Tried = Annotated[dict[str, Any], "built once to find mistakes"]
@@ -25,7 +25,7 @@ class TrainingConfig:
     condition_dropout: float
     clip_norm: float | None
     channels_last: bool
-    compile: bool
+    compile: bool | Literal["auto"]
     report: bool
     brand: str | None
     owner: str | None
@@ -51,3 +51,5 @@ _HINTS = get_type_hints(TrainingConfig, include_extras=True)
 SETTINGS = (*(name for name, hint in _HINTS.items() if hint not in (_Tried, _Untried)), "base_record")
 # Groups whose parts are built once to find their mistakes.
 DRY_BUILT = tuple(name for name, hint in _HINTS.items() if hint == _Tried)
+# What a setting may be, if its value in config.yaml is an example.
+TYPES = {name: hint for name, hint in _HINTS.items() if hint not in (_Tried, _Untried)}

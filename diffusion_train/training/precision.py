@@ -6,12 +6,15 @@ than 1/512 is rounded away.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins import HalfPrecision
 from torch import nn
 
+AUTO = "auto"
 _LONG = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's names
 _MULTIPLIED_IN = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -19,11 +22,20 @@ _MULTIPLIED_IN = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 def resolve(precision: str, accelerator: str) -> str:
     """Return Lightning's name of a precision; for "auto", bfloat16 autocast if the hardware supports it, else float32.
 
-    "auto" never chooses float16, which overflows in some networks and autoencoders.
+    On a CPU that supports it, "auto" stays: which is faster depends on the network, and is measured (`choices`). "auto"
+    never chooses float16, which overflows in some networks and autoencoders.
     """
-    if precision != "auto":
+    if precision != AUTO:
         return _LONG.get(precision, precision)
-    return "bf16-mixed" if _multiplies_bfloat16(accelerator) else "32-true"
+    if not _multiplies_bfloat16(accelerator):
+        return "32-true"
+    return "bf16-mixed" if accelerator != "cpu" and torch.cuda.is_available() else AUTO
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
+    """Return the context in which a mixed precision multiplies; it does nothing for others."""
+    dtype = _MULTIPLIED_IN.get(precision)
+    return torch.autocast(device, dtype) if dtype else nullcontext()
 
 
 def check_trained(network: nn.Module, precision: str) -> None:
@@ -78,6 +90,18 @@ def shorten_frozen(network: nn.Module, precision: str) -> None:
                 dtype = shorter if multiplied else parameter.dtype
                 # always copy: weights read from a file share one block of memory, which any one of them keeps alive
                 parameter.data = parameter.data.to(dtype, copy=True)
+
+
+@contextmanager
+def shortened_frozen(network: nn.Module, precision: str) -> Iterator[None]:
+    """Store frozen weights in half precision inside the block, as `shorten_frozen` does, and as they were after it."""
+    before = [(parameter, parameter.data) for parameter in network.parameters() if not parameter.requires_grad]
+    shorten_frozen(network, precision)
+    try:
+        yield
+    finally:
+        for parameter, weight in before:
+            parameter.data = weight
 
 
 def _multiplies_bfloat16(accelerator: str) -> bool:

@@ -11,7 +11,7 @@ from omegaconf import open_dict
 from diffusion_train import config
 from diffusion_train.config.command_line.call import read_call
 from diffusion_train.config.command_line.launch import first_pass
-from diffusion_train.config.resolve_data import resolve_data, sizes_for
+from diffusion_train.config.resolve_data import keep_choices, resolve_data, sizes_for
 from diffusion_train.config.training_config import SETTINGS
 
 pytestmark = pytest.mark.usefixtures("private_cache")
@@ -96,3 +96,24 @@ def test_a_stream_cannot_be_measured(tmp_path: Path) -> None:
     cfg = composed("data=stream", "data.shards=x.tar", f"run_dir={tmp_path}")
     with pytest.raises(config.ConfigError, match=r"add data\.image_size=<pixels> data\.batch_size=<samples>"):
         resolve_data(cfg)
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_resumed_run_keeps_what_it_has_measured(tmp_path: Path, resume: str) -> None:
+    arguments = ("experiment=points", f"run_dir={tmp_path / 'run'}", f"resume={resume}", "compile=auto")
+    before = composed(*arguments)
+    before.compile, before.trainer.precision = True, "bf16-mixed"
+    config.save_config(before, tmp_path / "run" / "config.yaml")
+    now = composed(*arguments)
+    now.trainer.precision = "auto"
+    keep_choices(now)
+    expected = (True, "bf16-mixed") if resume == "auto" else ("auto", "auto")
+    assert (now.compile, now.trainer.precision) == expected
+    given = composed("experiment=points", f"run_dir={tmp_path / 'run'}", "compile=false")
+    keep_choices(given)
+    assert (given.compile, given.trainer.precision) == (False, "32-true")
+
+
+def test_compile_is_true_false_or_auto(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match="'compile' must be true or false, or auto, got 'maybe'"):
+        composed("experiment=points", f"run_dir={tmp_path}", "compile=maybe")

@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from diffusion_train.bench.clock import CudaTimer, PhaseClock
 from diffusion_train.network.layout import set_memory_format
 from diffusion_train.network.unet import UNet
 from diffusion_train.training import ema
@@ -143,3 +144,23 @@ def test_tensors_travel_both_ways() -> None:
     assert there.is_cuda
     assert there.dtype == torch.bfloat16
     assert AsyncCopy(there).tolist() == values.tolist()
+
+
+def test_phases_are_timed_without_a_wait_and_add_up() -> None:
+    clock, a = PhaseClock(timer := CudaTimer()), torch.randn(4096, 4096, device="cuda")
+    a @ a
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        start = timer.mark()
+        clock.start()
+        for phase, count in (("forward", 10), ("backward", 40)):
+            with clock.phase(phase):
+                for _ in range(count):
+                    a @ a
+        end = timer.mark()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    seconds = clock.stop()
+    assert sum(seconds.values()) == pytest.approx(timer.seconds(start, end), rel=0.05)
+    assert seconds["backward"] == pytest.approx(4 * seconds["forward"], rel=0.3)

@@ -11,7 +11,7 @@ from torch import nn
 
 from diffusion_train.adapter.lora import LoRA
 from diffusion_train.network.mlp import MLP
-from diffusion_train.training.precision import check_device, check_trained
+from diffusion_train.training.precision import check_device, check_trained, shortened_frozen
 
 
 def trained_adapter(network: nn.Module) -> nn.Module:
@@ -71,3 +71,12 @@ def test_float16_is_refused_on_a_cpu(precision: str) -> None:
         check_device(precision, "cpu")
     check_device(precision, "cuda")
     check_device("bf16-mixed", "cpu")
+
+
+def test_frozen_weights_are_short_inside_the_block_alone() -> None:
+    network = trained_adapter(MLP(in_channels=2, width=16, depth=1))
+    before = [(p.data_ptr(), p.dtype) for p in network.parameters()]
+    with shortened_frozen(network, "bf16-mixed"):
+        assert {p.dtype for p in trained(network)} == {torch.float32}
+        assert torch.bfloat16 in {p.dtype for p in network.parameters()}
+    assert [(p.data_ptr(), p.dtype) for p in network.parameters()] == before

@@ -15,6 +15,7 @@ from diffusion_train.config.checks.annotations import fits
 from diffusion_train.config.folders import walk
 from diffusion_train.config.mistakes import Mistake, first_lines, listed
 from diffusion_train.config.targets import forbidden, is_trusted
+from diffusion_train.config.training_config import TYPES
 
 _OVERRIDES = ("hydra.overrides.hydra", "hydra.overrides.task")
 # What Hydra itself writes into its node.
@@ -176,10 +177,14 @@ def type_mistakes(override: Override, base: DictConfig, groups: Collection[str])
         remedy = f"choose an option of the group: {group}={value}" if group in groups else f"its keys: {inside}"
         yield Mistake(line, f"{key!r} holds keys, not a single value", remedy)
     kind = type(default)
-    if kind in _SCALARS and not fits(value, kind):
+    if kind in _SCALARS and not fits(value, TYPES.get(key, kind)):
         is_whole = kind is int and isinstance(value, float) and value.is_integer()
         remedy = f"write {key}={value:.0f}" if is_whole else ""
-        yield Mistake(line, f"{key!r} must be {_SCALARS[kind]}, got {value!r}", remedy)
+        yield Mistake(line, f"{key!r} must be {_SCALARS[kind]}{_or_auto(key)}, got {value!r}", remedy)
+
+
+def _or_auto(key: str) -> str:
+    return ", or auto" if key in TYPES and fits("auto", TYPES[key]) and not fits("", TYPES[key]) else ""
 
 
 def _is_reference(base: DictConfig, key: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -133,7 +134,8 @@ def _start(call: Call, first: DictConfig, body: Body, ends: Collection[int]) -> 
         folder = _set_run_dir(cfg)
         codes.append(int(body(cfg)))
         with suppress(OSError):
-            folder.rmdir()  # only if nothing was written
+            if not folder.samefile(os.curdir):
+                folder.rmdir()  # only if nothing was written
         if codes[-1] in ends:
             raise _Ended
 
