@@ -52,7 +52,7 @@ class Rounds:
         return self.present.profile(num_steps, _untimed(self.present.cfg))
 
     def attempt(self, cfg: DictConfig, attempt: Attempt) -> Result:
-        """Run a trial of the attempt, a change of `cfg`, beside the present one. Raises TrialFailed if that one ends."""
+        """Run a trial of `cfg` changed by `attempt`, beside the present one. Raises TrialFailed if that one ends."""
         changed = attempt.applied(cfg)
         untimed = max(_untimed(cfg), _untimed(changed))
         try:

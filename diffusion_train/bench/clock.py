@@ -1,7 +1,7 @@
 """Measures time on a device, and divides a step's time among its phases.
 
-Nothing waits for a GPU while it is timed: marks are events in the GPU's own queue, read after the last one has passed. A
-phase on a GPU is therefore the time by which it delays the GPU. Work of the CPU that the GPU does not wait for counts
+Nothing waits for a GPU while it is timed: marks are events in the GPU's own queue, read after the last one has passed.
+A phase on a GPU is therefore the time by which it delays the GPU. Work of the CPU that the GPU does not wait for counts
 nothing.
 """
 

@@ -63,7 +63,7 @@ def act(trainer: pl.Trainer, module: Any, timer: Timer) -> dict[str, float]:
 
 
 def by_step(cfg: DictConfig, seconds: dict[str, float]) -> list[tuple[str, float, int]]:
-    """Return (key, seconds, steps between) of each callback of a config that acts again and again, from what `act` took."""
+    """Return (key, seconds, steps between) of each callback of a config that acts repeatedly, from what `act` took."""
     names = {name: _name(locate(cfg.callbacks[name]["_target_"])) for name in occasional(cfg)}
     return [(name, seconds[names[name]], steps) for name, steps in occasional(cfg).items() if steps]
 
