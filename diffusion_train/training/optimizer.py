@@ -41,8 +41,9 @@ class Optimization:
             raise ValueError("adapter: no parameter of the network requires a gradient, so nothing would be trained")
         own = {} if self.conditioner_lr is None else {"lr": self.conditioner_lr}
         optimizer = self.optimizer([*groups, *(group | own for group in decay_groups(conditioner))])
+        kept = {"params", "param_names"}
         self._group_settings = [
-            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+            {key: value for key, value in group.items() if key not in kept} for group in optimizer.param_groups
         ]
         # a plain function: LambdaLR would save and restore the settings of an object
         return [optimizer], [LambdaLR(optimizer, lambda step: self.lr_schedule(step))]
@@ -83,13 +84,18 @@ def step_back(lr_schedule: LambdaLR) -> None:
 
 
 def decay_groups(network: nn.Module) -> list[dict[str, Any]]:
-    """Return the trained parameters in two groups: matrices and kernels with weight decay, all others without."""
+    """Return the trained parameters and their names: matrices and kernels with weight decay, all others without."""
     tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    decayed = [p for p in trainable if p.ndim > 1 and id(p) not in tables]
-    plain = [p for p in trainable if p.ndim <= 1 or id(p) in tables]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    decayed, plain = dict[str, nn.Parameter](), dict[str, nn.Parameter]()
+    for name, p in network.named_parameters():
+        if p.requires_grad:
+            (decayed if p.ndim > 1 and id(p) not in tables else plain)[name] = p
+    groups = [_group(decayed), _group(plain) | {"weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def _group(parameters: dict[str, nn.Parameter]) -> dict[str, Any]:
+    return {"params": list(parameters.values()), "param_names": list(parameters)}
 
 
 def adamw(
