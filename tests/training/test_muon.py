@@ -32,8 +32,8 @@ def test_the_factors_have_the_matrix_s_singular_vectors_and_values_near_1(shape:
     found, other = orthogonal_factors([matrix, torch.randn(3, 7)])
     core = u.mT @ found @ v.mT
     assert torch.allclose(core, core.diagonal().diag(), atol=1e-5)
-    assert core.diagonal().min() > 0.65
-    assert core.diagonal().max() < 1.25
+    assert core.diagonal().min() > 0.4
+    assert core.diagonal().max() < 1.6
     assert other.shape == (3, 7)
 
 
@@ -42,7 +42,8 @@ def test_a_gradient_of_0_moves_nothing() -> None:
     assert torch.equal(found, torch.zeros(4, 5))
 
 
-def test_matrices_move_as_by_the_muon_of_torch_which_iterates_in_bfloat16() -> None:
+def test_with_torch_s_polynomials_matrices_move_as_by_its_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusion_train.training.muon._COEFFICIENTS", 5 * [(3.4445, -4.7750, 2.0315)])
     net = nn.Linear(16, 24, bias=False)
     theirs_net = copy.deepcopy(net)
     settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1}
@@ -50,7 +51,7 @@ def test_matrices_move_as_by_the_muon_of_torch_which_iterates_in_bfloat16() -> N
     ours = move(net, muon(decay_groups(net), **settings))["weight"] - before
     reference = torch.optim.Muon(theirs_net.parameters(), **settings, adjust_lr_fn="match_rms_adamw")
     theirs = move(theirs_net, reference)["weight"] - before
-    assert (ours - theirs).norm() < 0.02 * theirs.norm()
+    assert (ours - theirs).norm() < 0.02 * theirs.norm()  # torch iterates in bfloat16
 
 
 def test_all_but_the_chosen_matrices_move_as_by_adamw() -> None:
