@@ -18,8 +18,8 @@ from torch.optim.adamw import adamw
 
 from diffusion_train.utils.ranges import at_least, fraction
 
-# a, b, c of the polynomials a x + b x^3 + c x^5 of Amsel et al. 2025, "The Polar Express: Optimal Matrix Sign Methods and
-# Their Application to the Muon Algorithm". Four bring singular values of 0.001 to 1 to between 0.44 and 1.56. More
+# a, b, c of the polynomials a x + b x^3 + c x^5 of Amsel et al. 2025, "The Polar Express: Optimal Matrix Sign Methods
+# and Their Application to the Muon Algorithm". Four bring singular values of 0.001 to 1 to between 0.44 and 1.56. More
 # iterations come closer to 1, but the loss of a run falls no faster.
 _COEFFICIENTS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
