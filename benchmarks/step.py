@@ -93,9 +93,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32, help=f"up to {NUM_IMAGES}; not with --against")
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 256], help="block_out_channels")
     parser.add_argument("--ema", action="store_true", help="the example averages weights, as train.py always does")
-    asked, settings = parser.parse_known_args(arguments)
-    if unknown := [word for word in settings if word.startswith("-")]:
-        parser.error(f"unknown options: {' '.join(unknown)}")
+    words = sys.argv[1:] if arguments is None else arguments
+    settings = [word for word in words if word.startswith("~") or ("=" in word and not word.startswith("-"))]
+    asked = parser.parse_args([word for word in words if word not in settings])
     asked.settings = settings
     if asked.warm_up < 1:
         parser.error("--warm-up must be at least 1: the FLOP of the first step are counted, which takes time")
