@@ -18,7 +18,8 @@ from diffusion_train.data.caption.prompt_list import read_prompts
 from diffusion_train.data.image.collate import collate
 from diffusion_train.data.image.decode import decode_image
 from diffusion_train.data.image.header import ImageError
-from diffusion_train.pipeline import select_rows
+from diffusion_train.network.layout import set_memory_format
+from diffusion_train.pipeline import Pipeline, select_rows
 from diffusion_train.run_folder import weights_file
 from diffusion_train.utils.exit_code import Exit
 from diffusion_train.utils.files import unchanged
@@ -36,6 +37,7 @@ RUN_KEYS = (
     "sampler",
     "guidance",
     "pretrained",
+    "channels_last",
     "name",
     "data.image_size",
     "data.background",
@@ -56,7 +58,7 @@ def run(cfg: DictConfig) -> int:
     rows = [row for row in range(len(conditions["caption"])) for _ in range(ask.num_samples)]
     refuse_older(Path(ask.out), file_names(len(rows), ask.num_samples))
     with unchanged(file) as sha256:
-        pipeline = load_pipeline(Path(ask.run), cfg, device=best_device())
+        pipeline = opened(cfg)
     seeds = [ask.seed + number % ask.num_samples for number in range(len(rows))]
     samples = pipeline.sample(seeds, select_rows(conditions, rows), ask.batch_size, negative_prompt)
     facts = {
@@ -73,6 +75,13 @@ def run(cfg: DictConfig) -> int:
     if then := after_sampling(cfg, Path(ask.run)):
         print("\n".join(then))
     return Exit.DONE
+
+
+def opened(cfg: DictConfig) -> Pipeline:
+    """Return the run's pipeline, whose network has the memory format of training."""
+    pipeline = load_pipeline(Path(cfg.sample.run), cfg, device=best_device())
+    set_memory_format(pipeline.network, channels_last=cfg.channels_last, compile=False)
+    return pipeline
 
 
 def refuse(cfg: DictConfig) -> None:

@@ -6,15 +6,18 @@ import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from diffusion_train.assembly import without_trigger
 from diffusion_train.command.encode import check_settings
 from diffusion_train.command.next_commands import sample_command
-from diffusion_train.command.sample import decoded, file_names, refuse, refuse_older
+from diffusion_train.command.sample import decoded, file_names, opened, refuse, refuse_older
 from diffusion_train.conditioner.base import Conditioner
 from diffusion_train.config import ConfigError
 from diffusion_train.config.command_line.arguments import parse
@@ -165,3 +168,11 @@ def test_prompts_without_the_trigger_word_are_warned_about():
 def branded(prompts: Sequence[str] = ()) -> DictConfig:
     samples = {"samples": {"prompts": list(prompts)}}
     return OmegaConf.create({"callbacks": samples, "data": {"captions": {"trigger": "zyx"}}})
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_network_has_the_memory_format_of_training(monkeypatch, channels_last):
+    pipeline = SimpleNamespace(network=nn.Conv2d(2, 3, 3))
+    monkeypatch.setattr("diffusion_train.command.sample.load_pipeline", lambda *_, **__: pipeline)
+    network: Any = opened(OmegaConf.create({"sample": {"run": "run"}, "channels_last": channels_last})).network
+    assert network.weight.is_contiguous(memory_format=torch.channels_last) is channels_last
