@@ -14,9 +14,13 @@ KID-efflite0 to 1,024 training images and retrieval, for 512 training captions a
 a peer take `--sampling-steps` steps of DDIM. An unconditional peer has a KID alone. Writes results.json, kid.svg,
 kid.png and a grid of samples a side to `--out`.
 
-The peers need: pip install "diffusion_train[pretrained]"; pip install --no-deps denoising-diffusion-pytorch ema-pytorch
-einops. torchvision may be absent: their loop reads no image files here. The default network of
-diffusers/text-to-image has 860 M parameters and needs 20 GB, so it trains only if `--sides` names it.
+    pip install "diffusion_train[demo,pretrained]"
+    pip install --no-deps denoising-diffusion-pytorch ema-pytorch einops
+
+installs the peers. torchvision may be absent: a stub replaces it while denoising-diffusion-pytorch is imported, which
+uses it only to read and write image files. The default network of diffusers/text-to-image has 860 M parameters and
+needs 20 GB, so it trains only if `--sides` names it. On a CPU, drawing the samples of the peers' default networks takes
+longer than training them; fewer `--sampling-steps` or `--sides` shorten it.
 """
 
 from __future__ import annotations
@@ -179,6 +183,7 @@ def compete(entrants: list[Entrant], asked: argparse.Namespace, judge: Judge) ->
     """Let all sides train and be measured. The order of the turns changes each round."""
     rows: list[Row] = []
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(asked).items()}
+    settings |= {"device": best_device(), "threads": torch.get_num_threads()}
     goal, number = 0.0, 0
     while any(entrant.minutes for entrant in entrants):
         goal, number = goal + asked.slice, number + 1

@@ -1,8 +1,9 @@
 """The peers of time_to_quality.py: other libraries' networks, losses and training loops, fed by our data.
 
-time_to_quality_loop.py trains one of them. The settings are the defaults of their trainer or example,
-besides the time: batches of 16, AdamW or Adam at 1e-4, gradients clipped to norm 1, float32, samples drawn with the
-averaged weights. `small` gives them a network of about 1.8 M parameters, the size of our default one.
+time_to_quality_loop.py trains one of them. The settings are the defaults of their trainer or example: batches of 16,
+Adam or AdamW at 1e-4, gradients clipped to norm 1, float32. Horizontal flips are a default of the first peer alone.
+Samples are drawn with the averaged weights. `small` gives them a network of about 1.8 M parameters, as our default one
+has.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class DenoisingDiffusionPytorch(Peer):
 
 
 class Unconditional(Peer):
-    """diffusers' examples/unconditional_image_generation/train_unconditional.py with `--use_ema`, as its README has it.
+    """diffusers' examples/unconditional_image_generation/train_unconditional.py with `--use_ema`, as in its README.
 
     The cosine schedule of its 100 epochs stays at 0 after them. DDIM replaces the 1,000 steps of DDPMPipeline.
     """
