@@ -69,28 +69,31 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             grads = [p.grad for p in group["params"] if p.grad is not None]
             if parameters:
                 move = self._move_orthogonally if group["orthogonal"] else self._move_by_adamw
-                move(parameters, grads, group, getattr(self, "found_inf", None))
+                move(parameters, grads, group, found_inf)
         return loss
 
     def _move_orthogonally(
         self, parameters: list[Tensor], grads: list[Tensor], group: dict[str, Any], found_inf: Tensor | None
     ) -> None:
         averages = [self._state(p, "momentum", torch.zeros_like)["momentum"] for p in parameters]
-        lr = group["lr"]
+        rate: Tensor | float = -group["lr"]
         if found_inf is not None:  # averages of themselves and a step of 0 change nothing
             finite = found_inf == 0
             grads = [torch.where(finite, grad, average) for grad, average in zip(grads, averages, strict=True)]
-            lr = lr * finite
+            rate = rate * finite
         torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, averages, group["momentum"])  # Nesterov's momentum
         moves = orthogonal_factors([matrix.flatten(1) for matrix in ahead])
-        for p, move in zip(parameters, moves, strict=True):
-            p.mul_(1 - lr * group["weight_decay"]).sub_(move.view_as(p) * (lr * 0.2 * max(move.shape) ** 0.5))
+        torch._foreach_mul_(moves, [0.2 * max(move.shape) ** 0.5 for move in moves])
+        torch._foreach_add_(moves, [p.flatten(1) for p in parameters], alpha=group["weight_decay"])
+        torch._foreach_mul_(moves, rate)
+        torch._foreach_add_(parameters, [move.reshape(p.shape) for p, move in zip(parameters, moves, strict=True)])
 
     def _move_by_adamw(
         self, parameters: list[Tensor], grads: list[Tensor], group: dict[str, Any], found_inf: Tensor | None
@@ -123,7 +126,8 @@ def orthogonal_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
     of one size are iterated as one batch.
     """
     wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
-    wide = [matrix / matrix.norm().clamp(min=torch.finfo(matrix.dtype).tiny) for matrix in wide]
+    norms = torch._foreach_norm(wide)
+    wide = list(torch._foreach_div(wide, [norm.clamp(min=torch.finfo(norm.dtype).tiny) for norm in norms]))
     alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for number, matrix in enumerate(wide):
         alike[(len(matrix), matrix.dtype, matrix.device)].append(number)
@@ -149,7 +153,8 @@ def _inverse_roots(gram: Tensor) -> Tensor:
 
 def _divided(group: dict[str, Any], adamw_names: Sequence[str]) -> list[dict[str, Any]]:
     """Return a group as one for Muon and one for AdamW, without those that are empty."""
-    names, parameters = group["param_names"], group["params"]
+    parameters = group["params"]
+    names = group.get("param_names", [""] * len(parameters))
     by_muon = [
         p.ndim > 1 and group.get("weight_decay") != 0 and not any(part in name for part in adamw_names)
         for name, p in zip(names, parameters, strict=True)

@@ -12,7 +12,7 @@ from diffusion_train.training.optimizer import Optimization, adamw, decay_groups
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 8))
+    return nn.Sequential(nn.Conv2d(2, 16, 2), nn.GroupNorm(2, 16), nn.Flatten(), nn.Linear(16, 4), nn.Linear(4, 8))
 
 
 def move(net: nn.Module, optimizer: torch.optim.Optimizer, num_steps: int = 3) -> dict[str, torch.Tensor]:
