@@ -84,6 +84,7 @@ def slots() -> Slots:
                 references[_named((*slot, key))] = tuple(name[1].split("."))
     same = {slot: other for slot, other in references.items() if other in named}
     same |= {("conditioner", "parts", "*"): ("conditioner",)}
+    same |= {("diffusion", "time_sampler", "time_sampler"): ("diffusion", "time_sampler")}
     same |= {("sampler", "grid", part): ("sampler", "grid") for part in ("single_step", "multistep", "euler", "model")}
     return Slots(_frozen(named), _frozen(hydra_keys), _frozen(keys), same)
 
