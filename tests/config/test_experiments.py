@@ -37,13 +37,20 @@ PARTS = [
     "callbacks",
     "logger",
 ]
-WITH_OPTIONS = "trainer debug optimizer lr_schedule ema sampler guidance autoencoder adapter logger".split()
-NOT_PARTS = {"experiment", "trainer", "debug", "optimizer", "lr_schedule", "ema", "source"}
-OPTIONS = [
-    f"{group}={file.stem}"
-    for group in WITH_OPTIONS
-    for file in sorted((CONF / group).glob("*.yaml"))
+WITH_OPTIONS = [
+    "trainer",
+    "debug",
+    "optimizer",
+    "lr_schedule",
+    "ema",
+    "sampler",
+    "guidance",
+    "autoencoder",
+    "adapter",
+    "logger",
 ]
+NOT_PARTS = {"experiment", "trainer", "debug", "optimizer", "lr_schedule", "ema", "source"}
+OPTIONS = [f"{group}={file.stem}" for group in WITH_OPTIONS for file in sorted((CONF / group).glob("*.yaml"))]
 OPTIONS += [f"diffusion/time_sampler={name}" for name in ("logit_normal", "stratified")]
 
 
