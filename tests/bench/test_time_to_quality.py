@@ -48,7 +48,8 @@ def trainee(benchmarks, tmp_path):
         one.stop()
 
 
-def test_a_trainee_trains_as_long_as_it_is_told_and_draws_while_its_clock_stands(trainee, tmp_path):
+@pytest.mark.slow
+def test_a_trainee_trains_for_its_slice_and_draws_while_its_clock_stands(trainee, tmp_path):
     one = trainee(CODE)
     first = one.train(0.1)
     assert one.facts == {"parameters": 3}

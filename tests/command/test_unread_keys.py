@@ -16,6 +16,7 @@ from diffusion_train.utils.exit_code import Exit
 ON_A_RUN = [name for name, command in cli.commands().items() if command.run_keys]
 NEEDED = {  # what each command must be given
     "approve": ["run=run", "use=x", "by=y", "revoke=true"],
+    "bench": ["experiment=points"],
     "check": ["data.shards=x.tar", "out=out"],
     "encode": ["experiment=openmoji", "out=out"],
     "export": ["run=run", "out=out"],

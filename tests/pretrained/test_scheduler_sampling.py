@@ -46,7 +46,7 @@ def parts(tmp_path, settings):
     return {name: hydra.utils.instantiate(node) for name, node in nodes(file, "base").items()}
 
 
-@pytest.mark.parametrize("num_steps", [1, 7, 15, 20, 30, 48])  # of these, only 1 and 20 divide 1000
+@pytest.mark.parametrize("num_steps", [1, 7, 20])  # of these, only 7 does not divide 1000
 @pytest.mark.parametrize("settings", FILES.values(), ids=FILES.keys())
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_samples_are_those_of_diffusers(kind, settings, num_steps, tmp_path):
@@ -82,6 +82,7 @@ def test_samples_are_those_of_diffusers(kind, settings, num_steps, tmp_path):
     torch.testing.assert_close(ours.double(), theirs.double(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize(("kind", "sampler"), SAMPLERS.items(), ids=SAMPLERS.keys())
