@@ -79,8 +79,8 @@ from diffusion_train.callbacks.validation import Validation
 Validation.on_train_end = lambda *rest: os.kill(os.getpid(), signal.SIGTERM)
 """
 IN_THE_REPORT = """
-import diffusion_train.command.train
-diffusion_train.command.train.write_report = lambda *rest: os.kill(os.getpid(), signal.SIGTERM)
+import diffusion_train.report.brand_report
+diffusion_train.report.brand_report.write_report = lambda *rest: os.kill(os.getpid(), signal.SIGTERM)
 """
 IN_LONG_WORK = """
 import threading
