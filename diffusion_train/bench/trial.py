@@ -1,4 +1,4 @@
-"""A training run in a process of its own, which takes steps when it is told to."""
+"""A training run in a process of its own, which takes steps on request."""
 
 from __future__ import annotations
 

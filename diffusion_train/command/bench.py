@@ -23,7 +23,6 @@ from diffusion_train.bench.trial import Facts, Profile, Trial, TrialFailed
 from diffusion_train.callbacks.stop import GracefulStop
 from diffusion_train.callbacks.time_budget import TimeBudget
 from diffusion_train.command.train import validate
-from diffusion_train.config.mistakes import did_you_mean
 from diffusion_train.config.targets import locate
 from diffusion_train.config.training_config import SETTINGS
 from diffusion_train.training_run import lightning_trainer
@@ -66,11 +65,7 @@ def run(cfg: DictConfig) -> int:
 
 def refuse(cfg: DictConfig) -> None:
     """Raises ConfigError with every mistake in the command's own settings."""
-    mistakes = [
-        config.Mistake(f"attempts=[{name}]", "cannot be tried", did_you_mean(str(name), KINDS) or ", ".join(KINDS))
-        for name in cfg.attempts
-        if name not in KINDS
-    ]
+    mistakes = config.unknown_names("attempts", cfg.attempts, KINDS, "cannot be tried")
     if not cfg.round_seconds > 0:
         mistakes.append(config.Mistake(f"round_seconds={cfg.round_seconds:g}", "must be above 0", "give 0.5"))
     config.raise_all([*mistakes, *config.too_small(cfg, num_rounds=6)])

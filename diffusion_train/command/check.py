@@ -21,7 +21,6 @@ from diffusion_train.check.copies import find_copies, of_copies
 from diffusion_train.check.rules import RULES, by_rule, in_order
 from diffusion_train.check.samples import Samples
 from diffusion_train.command.next_commands import after_check
-from diffusion_train.config.mistakes import did_you_mean
 from diffusion_train.data.caption.tokens import Tokens
 from diffusion_train.data.data_settings import ShardData
 from diffusion_train.data.order.buckets import Occupancy
@@ -61,11 +60,7 @@ def run(cfg: DictConfig) -> int:
 
 def refuse(cfg: DictConfig) -> None:
     """Raises ConfigError with every mistake in the command's own settings."""
-    mistakes = [
-        config.Mistake(f"ignore={name}", "there is no such rule", did_you_mean(str(name), RULES) or ", ".join(RULES))
-        for name in cfg.ignore
-        if name not in RULES
-    ]
+    mistakes = config.unknown_names("ignore", cfg.ignore, RULES, "there is no such rule")
     if "storage" not in cfg.data:
         problem = "check only reads shards that can be indexed"
         mistakes.append(config.Mistake("data", problem, "choose data=shards, openmoji, simple_icons or brand_icons"))

@@ -6,7 +6,7 @@ Only this package uses Hydra.
 from diffusion_train.config.checks.dry_build import attempt, dry_build, mistakes_of
 from diffusion_train.config.checks.signatures import check
 from diffusion_train.config.checks.values import settings
-from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, too_small, unwritable
+from diffusion_train.config.mistakes import ConfigError, Mistake, raise_all, too_small, unknown_names, unwritable
 from diffusion_train.config.resolve_files import place_files, resolve_files
 from diffusion_train.config.run import compose_run, from_container, load_run_config
 from diffusion_train.config.secrets import redact, save_config
@@ -33,5 +33,6 @@ __all__ = [
     "resolve_files",
     "dry_build",
     "too_small",
+    "unknown_names",
     "unwritable",
 ]

@@ -67,6 +67,16 @@ def too_small(settings: Mapping[str, Any], **least: int) -> list[Mistake]:
     ]
 
 
+def unknown_names(key: str, given: Iterable[object], known: Iterable[str], problem: str) -> list[Mistake]:
+    """Return a mistake with `problem` for each entry of the list setting `key` that is not one of `known`."""
+    names = list(known)
+    return [
+        Mistake(f"{key}=[{name}]", problem, did_you_mean(str(name), names) or ", ".join(names))
+        for name in given
+        if name not in names
+    ]
+
+
 def no_option(argument: str, group: str, value: object, options: Sequence[str]) -> Mistake:
     remedy = f"{did_you_mean(str(value), options)} options: {listed(options)}".strip()
     return Mistake(argument, f"group {group!r} has no option {value!r}", remedy)
